@@ -1,0 +1,215 @@
+"""What every room is told: the network, the diffusion process and the optimiser, as frozen records that check themselves.
+
+Field names of `ModelConfig` are the keys of diffusers' `UNet2DModel` config, because that layout is what the field exchanges.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+SCHEDULES = ("linear", "quad", "cosine", "sigmoid", "sigmoid_alpha_bar", "tutorial")
+OBJECTIVES = ("eps", "x0", "v")
+LOSSES = ("l2", "l1")
+LOSS_WEIGHTS = ("none", "p2", "min_snr")
+VARIANCES = ("small", "large", "learned", "learned_range")
+DOWN_BLOCKS = ("DownBlock2D", "AttnDownBlock2D")
+UP_BLOCKS = ("UpBlock2D", "AttnUpBlock2D")
+
+
+class ConfigError(ValueError):
+    """A user's mistake: one line that names the argument, its value and the rule."""
+
+
+def require(condition: bool, name: str, value: object, rule: str) -> None:
+    """Raise `ConfigError` unless `condition` holds."""
+    if not condition:
+        raise ConfigError(f"{name}={value!r}: {rule}")
+
+
+def _choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    require(value in choices, name, value, f"must be one of {', '.join(choices)}")
+
+
+def _freeze(config: Any) -> None:
+    """JSON gives lists where the frozen record needs tuples; wrong types are the user's mistake, not a traceback."""
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, list):
+            object.__setattr__(config, field.name, tuple(value))
+        kind = str(field.type).split(" | ")
+        good: dict[str, type | tuple[type, ...]] = {
+            "int": int, "float": (int, float), "str": str, "bool": bool, "None": type(None),
+            "tuple[int, ...]": (tuple, list), "tuple[str, ...]": (tuple, list),
+        }
+        allowed = tuple(t for k in kind for t in (good[k] if isinstance(good[k], tuple) else (good[k],)))
+        is_bool = isinstance(value, bool)
+        require(isinstance(value, allowed) and (not is_bool or bool in allowed), field.name, value,
+                f"must be of type {field.type}")
+        if "tuple[" in str(field.type):
+            inner = int if "int" in str(field.type) else str
+            require(all(type(v) is inner for v in value), field.name, value, f"must be of type {field.type}")
+
+
+class _Record:
+    """JSON in and out, shared by the three records."""
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], *, ignore_unknown: bool = False) -> Any:
+        """Build from a mapping; an unknown key is an error unless `ignore_unknown` (diffusers files carry more keys)."""
+        known = {field.name for field in fields(cls)}  # type: ignore[arg-type]
+        unknown = sorted(set(values) - known)
+        require(ignore_unknown or not unknown, cls.__name__, unknown, f"unknown keys; known are {', '.join(sorted(known))}")
+        return cls(**{key: value for key, value in values.items() if key in known})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; `from_dict` of it gives an equal record."""
+        return json.loads(json.dumps(asdict(self)))  # type: ignore[call-overload]
+
+
+@dataclass(frozen=True)
+class ModelConfig(_Record):
+    """The UNet of Ho et al. 2020 as diffusers' `UNet2DModel` parametrises it. See the network table in the README.
+
+    `attention_head_dim` is the width of one head (None: one head as wide as the block); `num_attention_heads` fixes their
+    number instead, as IDDPM does. `downsample_padding` 0 pads right and bottom only, (0, 1, 0, 1); 1 is symmetric.
+    """
+
+    sample_size: int = 28
+    in_channels: int = 1
+    out_channels: int = 1
+    layers_per_block: int = 1
+    block_out_channels: tuple[int, ...] = (16, 32, 64)
+    down_block_types: tuple[str, ...] = ("DownBlock2D", "AttnDownBlock2D", "DownBlock2D")
+    up_block_types: tuple[str, ...] = ("UpBlock2D", "AttnUpBlock2D", "UpBlock2D")
+    norm_num_groups: int = 8
+    norm_eps: float = 1e-6
+    downsample_padding: int = 0
+    flip_sin_to_cos: bool = False  # False: (sin, cos); True: (cos, sin)
+    freq_shift: int = 1  # divisor of the frequencies' exponent: half - freq_shift
+    attention_head_dim: int | None = None
+    num_attention_heads: int | None = None
+    dropout: float = 0.0
+    zero_init: bool = True  # zero the last convolution of each residual branch at initialisation, as Ho et al. do
+
+    def __post_init__(self) -> None:
+        _freeze(self)
+        levels = len(self.block_out_channels)
+        for name in ("sample_size", "in_channels", "out_channels", "layers_per_block", "norm_num_groups"):
+            require(1 <= getattr(self, name) <= 65536, name, getattr(self, name), "must be between 1 and 65536")
+        require(1 <= levels <= 16, "block_out_channels", self.block_out_channels, "must have 1 to 16 levels")
+        for name, allowed in (("down_block_types", DOWN_BLOCKS), ("up_block_types", UP_BLOCKS)):
+            types = getattr(self, name)
+            require(len(types) == levels, name, types, f"must have one entry per level of block_out_channels ({levels})")
+            for t in types:
+                _choice(name, t, allowed)
+        for channels in self.block_out_channels:
+            require(channels > 0 and channels % self.norm_num_groups == 0, "block_out_channels", self.block_out_channels,
+                    f"every width must be a positive multiple of norm_num_groups={self.norm_num_groups}")
+            require(channels > self.norm_num_groups, "norm_num_groups", self.norm_num_groups,
+                    f"must be below every width; with one channel a group (width {channels}) "
+                    "GroupNorm cancels the time embedding")
+        require(self.block_out_channels[0] % 2 == 0, "block_out_channels", self.block_out_channels,
+                "the first width must be even (half sine, half cosine)")
+        require(self.block_out_channels[0] // 2 > self.freq_shift >= 0, "freq_shift", self.freq_shift,
+                "must be 0 or more and below half the first width")
+        require(self.norm_eps > 0, "norm_eps", self.norm_eps, "must be positive")
+        require(self.downsample_padding in (0, 1), "downsample_padding", self.downsample_padding, "must be 0 or 1")
+        require(0 <= self.dropout < 1, "dropout", self.dropout, "must be in [0, 1)")
+        require(self.sample_size % 2 ** (levels - 1) == 0, "sample_size", self.sample_size,
+                f"must be divisible by 2^{levels - 1} for {levels} levels")
+        require(self.attention_head_dim is None or self.num_attention_heads is None, "num_attention_heads",
+                self.num_attention_heads, "give attention_head_dim or num_attention_heads, not both")
+        for channels, down, up in zip(self.block_out_channels, self.down_block_types, self.up_block_types[::-1], strict=True):
+            if "Attn" in down or "Attn" in up or channels == self.block_out_channels[-1]:
+                self.heads(channels)
+
+    def heads(self, channels: int) -> int:
+        """Number of attention heads in a block of this width."""
+        for name in ("attention_head_dim", "num_attention_heads"):
+            value = getattr(self, name)
+            if value is not None:
+                require(value > 0 and channels % value == 0, name, value, f"must divide the block's width {channels}")
+        if self.num_attention_heads is not None:
+            return self.num_attention_heads
+        return channels // (self.attention_head_dim or channels)
+
+
+@dataclass(frozen=True)
+class DiffusionConfig(_Record):
+    """The forward process, what the network predicts and how it is trained.
+
+    `schedule` names a row of the schedule table; `beta_scaling` multiplies both ends of it by 1000/T (IDDPM, lucidrains).
+    `variance` is the reverse process's; the two learned ones double the network's output channels.
+    """
+
+    schedule: str = "linear"
+    timesteps: int = 1000
+    beta_start: float = 1e-4
+    beta_end: float = 0.02
+    beta_scaling: bool = False
+    zero_terminal_snr: bool = False
+    objective: str = "eps"
+    variance: str = "large"
+    loss: str = "l2"
+    loss_weight: str = "none"
+    p2_gamma: float = 1.0
+    p2_k: float = 1.0
+    min_snr_gamma: float = 5.0
+    self_conditioning: bool = False
+
+    def __post_init__(self) -> None:
+        _freeze(self)
+        for name, choices in (("schedule", SCHEDULES), ("objective", OBJECTIVES), ("variance", VARIANCES),
+                              ("loss", LOSSES), ("loss_weight", LOSS_WEIGHTS)):
+            _choice(name, getattr(self, name), choices)
+        require(1 <= self.timesteps <= 1_000_000, "timesteps", self.timesteps, "must be between 1 and 1000000")
+        require(0 < self.beta_start <= self.beta_end < 1, "beta_start, beta_end", (self.beta_start, self.beta_end),
+                "must satisfy 0 < beta_start <= beta_end < 1")
+        if self.beta_scaling:
+            largest = self.beta_end * 1000 / self.timesteps
+            require(largest < 1, "timesteps", self.timesteps,
+                    f"beta_scaling gives beta={largest:g} >= 1; T must exceed {self.beta_end * 1000:g}")
+        require(not (self.zero_terminal_snr and self.objective == "eps"), "objective", self.objective,
+                "zero_terminal_snr has alpha_bar = 0 at the last step, where eps says nothing about x0; use v or x0")
+        for name in ("p2_gamma", "p2_k", "min_snr_gamma"):
+            require(0 <= getattr(self, name) < float("inf"), name, getattr(self, name), "must be finite and not negative")
+
+    @property
+    def learned_variance(self) -> bool:
+        """Whether the network predicts the variance too, in the second half of its output channels."""
+        return self.variance in ("learned", "learned_range")
+
+
+@dataclass(frozen=True)
+class OptimConfig(_Record):
+    """Adam (Kingma & Ba 2015) with global-norm clipping, linear warm-up, cosine decay and an EMA of the weights.
+
+    The learning rate of step n = 0, 1, .. is `lr * min(1, (n + 1) / warmup_steps)`, then falls from `lr` to `min_lr` on a
+    half cosine that ends at `total_steps` (0: stays constant). The EMA's decay at step n is
+    `min(ema_decay, (1 + n) / (10 + n))`, so that the average forgets the initial weights.
+    """
+
+    lr: float = 2e-4
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    warmup_steps: int = 0
+    total_steps: int = 0
+    min_lr: float = 0.0
+    max_grad_norm: float = 1.0  # 0: no clipping
+    ema_decay: float = 0.9999
+
+    def __post_init__(self) -> None:
+        _freeze(self)
+        require(0 < self.lr < float("inf"), "lr", self.lr, "must be positive and finite")
+        for name in ("beta1", "beta2", "ema_decay"):
+            require(0 <= getattr(self, name) < 1, name, getattr(self, name), "must be in [0, 1)")
+        require(self.eps > 0, "eps", self.eps, "must be positive")
+        for name in ("warmup_steps", "total_steps", "max_grad_norm"):
+            require(0 <= getattr(self, name) < float("inf"), name, getattr(self, name), "must be finite and not negative")
+        require(0 <= self.min_lr <= self.lr, "min_lr", self.min_lr, "must be between 0 and lr")
+        require(self.total_steps == 0 or self.total_steps > self.warmup_steps, "total_steps", self.total_steps,
+                f"must exceed warmup_steps={self.warmup_steps}")

@@ -1,0 +1,174 @@
+"""Where public implementations differ, as data, and `Plan`: one sampling path with every such choice resolved.
+
+A plan is all that a sampler is told. Its choices compile into one array of coefficients per term of the update
+(`samplers.coefficients`, in the reference and in each backend), so that one loop without branches runs every convention.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from . import timesteps
+from .config import VARIANCES, DiffusionConfig, require
+
+CLEAN = -1  # the virtual state after the last step, whose alpha_bar is `Plan.final_alpha_bar`
+PURE_NOISE = -2  # the virtual state of alpha_bar = 0
+
+
+@dataclass(frozen=True)
+class Convention:
+    """One code's choices. Sources are named by `CONVENTIONS`; `plain` is ours and has none of the others' quirks."""
+
+    name: str
+    source: str
+    beta_scaling: bool = False  # linear betas x 1000/T
+    final_alpha_bar: str = "one"  # "one", or "first": alpha_bars[0]
+    spacing: str = "leading"  # default rule; `timesteps.LITERAL` holds the code's own version of it
+    clip_ddim: str = "none"  # x0_hat: "none", "clip" to [-1, 1], "dynamic" (Saharia et al. 2022)
+    clip_ddpm: str = "clip"
+    rederive_eps: bool = False  # eps recomputed from the clipped x0_hat before DDIM uses it
+    variance: str = "large"  # DDPM's reverse variance where the caller names none
+    log_variance_first: str = "second"  # beta_tilde is 0 at the last step: "second" = the step before's, "floor" = 1e-20
+    large_variance_first: bool = False  # the large variance, too, takes beta_tilde of the step before at the last step
+    previous: str = "next"  # "next" in the list, or "ratio": t - T // S
+    float32_tables: bool = False
+    gate_ddpm: str = "list_end"  # no noise on the last step of the list, or "t_positive": at t = 0 only
+    rescale_timesteps: bool = False  # the network is told t x 1000/T
+    encode_shifted: bool = False  # encoding takes x0 for a sample at the first timestep and ends at alpha_bar = 0
+
+
+CONVENTIONS = {c.name: c for c in (
+    Convention("plain", "this project", rederive_eps=True),
+    Convention("ho2020", "github.com/hojonathanho/diffusion", spacing="all", clip_ddim="clip", large_variance_first=True),
+    Convention("song2021", "github.com/ermongroup/ddim", float32_tables=True, gate_ddpm="t_positive"),
+    Convention("nichol2021", "github.com/openai/improved-diffusion", beta_scaling=True, spacing="linspace",
+               clip_ddim="clip", rederive_eps=True, variance="small", large_variance_first=True, rescale_timesteps=True,
+               encode_shifted=True),
+    Convention("diffusers", "github.com/huggingface/diffusers", clip_ddim="clip", variance="small",
+               log_variance_first="floor", previous="ratio", float32_tables=True, gate_ddpm="t_positive"),
+    Convention("lucidrains", "github.com/lucidrains/denoising-diffusion-pytorch", beta_scaling=True, spacing="trailing",
+               clip_ddim="clip", rederive_eps=True, variance="small", log_variance_first="floor"),
+)}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One sampling path, everything resolved. Hashable. Build it with `make_plan` or `make_encode_plan`.
+
+    Step i moves from `timesteps[i]` to `previous[i]`, both indices into the schedule or `CLEAN`, telling the network
+    `network_t[i]` and adding noise where `noise_gate[i]` is 1.
+    """
+
+    diffusion: DiffusionConfig
+    sampler: str  # "ddim" or "ddpm"
+    timesteps: tuple[int, ...]
+    previous: tuple[int, ...]
+    network_t: tuple[float, ...]
+    noise_gate: tuple[int, ...]
+    eta: float  # DDIM equation 16: scales the standard deviation
+    sigma_hat: bool  # DDIM table 1's last row: noise of sqrt(1 - ab/ab_prev), eps term as with eta = 1
+    variance: str  # DDPM only
+    clip: str
+    threshold_ratio: float
+    rederive_eps: bool
+    final_alpha_bar: str
+    float32_tables: bool
+    log_variance_first: str
+    large_variance_first: bool
+    convention: str
+
+    @property
+    def steps(self) -> int:
+        """Number of network calls."""
+        return len(self.timesteps)
+
+    @property
+    def needs_noise(self) -> bool:
+        """Whether any step adds noise."""
+        return any(self.noise_gate) and (self.sampler == "ddpm" or self.sigma_hat or self.eta > 0)
+
+    @property
+    def learned(self) -> str:
+        """How the network's extra channels give the DDPM variance: "learned", "learned_range" or "" (fixed)."""
+        return self.variance if self.sampler == "ddpm" and self.diffusion.learned_variance else ""
+
+
+def get_convention(name: str) -> Convention:
+    """The convention of this name; `ConfigError` lists the valid ones."""
+    require(name in CONVENTIONS, "convention", name, f"must be one of {', '.join(CONVENTIONS)}")
+    return CONVENTIONS[name]
+
+
+def make_plan(
+    diffusion: DiffusionConfig,
+    steps: int | tuple[int, ...],
+    *,
+    sampler: str = "ddim",
+    eta: float | str = 0.0,
+    spacing: str | None = None,
+    convention: str = "plain",
+    clip: str | None = None,
+    threshold_ratio: float = 0.995,
+    variance: str | None = None,
+    final_alpha_bar: str | None = None,
+    rederive_eps: bool | None = None,
+) -> Plan:
+    """Resolve a convention and the caller's own choices (None: the convention's) into a `Plan`.
+
+    `steps` is S or IDDPM's section counts; `eta` is a number in [0, 1] or "sigma_hat". Raises `ConfigError`.
+    """
+    c = get_convention(convention)
+    require(sampler in ("ddim", "ddpm"), "sampler", sampler, "must be ddim or ddpm")
+    sigma_hat = eta == "sigma_hat"
+    scale = 1.0 if isinstance(eta, str) else float(eta)
+    require(sigma_hat or (not isinstance(eta, str) and 0 <= scale <= 1), "eta", eta, "must be in [0, 1] or sigma_hat")
+    clip = clip or (c.clip_ddim if sampler == "ddim" else c.clip_ddpm)
+    require(clip in ("none", "clip", "dynamic"), "clip", clip, "must be none, clip or dynamic")
+    require(0 < threshold_ratio <= 1, "threshold_ratio", threshold_ratio, "must be in (0, 1]")
+    variance = variance or (diffusion.variance if diffusion.learned_variance else c.variance)
+    require(variance in VARIANCES, "variance", variance, f"must be one of {', '.join(VARIANCES)}")
+    require((variance in ("learned", "learned_range")) <= (variance == diffusion.variance), "variance", variance,
+            f"the network was built for variance {diffusion.variance}")
+    final_alpha_bar = final_alpha_bar or c.final_alpha_bar
+    require(final_alpha_bar in ("one", "first"), "final_alpha_bar", final_alpha_bar, "must be one or first")
+    if c.beta_scaling and diffusion.schedule == "linear":
+        diffusion = replace(diffusion, beta_scaling=True)
+    T = diffusion.timesteps
+    path = tuple(timesteps.path(T, steps, spacing or c.spacing, convention)[::-1])
+    if c.previous == "ratio":
+        previous = tuple(max(t - T // len(path), CLEAN) for t in path)
+    else:
+        previous = (*path[1:], CLEAN)
+    gate = [1] * (len(path) - 1) + [0]
+    if sampler == "ddpm" and c.gate_ddpm == "t_positive":
+        gate = [int(t > 0) for t in path]
+    return Plan(
+        diffusion, sampler, path, previous, _network_t(path, T, c), tuple(gate), scale, sigma_hat, variance, clip,
+        threshold_ratio, c.rederive_eps if rederive_eps is None else rederive_eps, final_alpha_bar, c.float32_tables,
+        c.log_variance_first, c.large_variance_first, convention,
+    )
+
+
+def make_encode_plan(diffusion: DiffusionConfig, steps: int | tuple[int, ...], *, spacing: str | None = None,
+                     convention: str = "plain") -> Plan:
+    """DDIM's ODE run from x0 to x_T (DDIM section 4.3), eta = 0.
+
+    The first step leaves the clean image, alpha_bar = 1, for which no timestep exists: the network is told the first timestep
+    of the path there. Nothing is clipped, because at alpha_bar = 1 eps can't be derived from x0. `nichol2021` takes the
+    image for a sample at the path's first timestep instead, clips, and its last step goes to alpha_bar = 0.
+    """
+    decode = make_plan(diffusion, steps, spacing=spacing, convention=convention)
+    c = get_convention(convention)
+    path = decode.timesteps[::-1]
+    if c.encode_shifted:
+        return replace(decode, timesteps=path, previous=(*path[1:], PURE_NOISE),
+                       network_t=_network_t(path, diffusion.timesteps, c), noise_gate=(0,) * len(path))
+    require(diffusion.objective != "x0", "objective", diffusion.objective,
+            "a clean image and its x0 prediction leave eps undefined: encoding needs eps or v")
+    told = (path[0], *path[:-1])
+    return replace(decode, timesteps=(CLEAN, *path[:-1]), previous=path, noise_gate=(0,) * len(path),
+                   network_t=_network_t(told, diffusion.timesteps, c), clip="none", rederive_eps=False)
+
+
+def _network_t(path: tuple[int, ...], T: int, c: Convention) -> tuple[float, ...]:
+    return tuple(t * 1000 / T if c.rescale_timesteps else float(t) for t in path)
