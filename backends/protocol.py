@@ -1,0 +1,127 @@
+"""The narrow interface between the harness and a framework.
+
+A backend is a folder here, or an installed package with an entry point in the group `ddim_bench.backends`, whose module exports
+`create(spec: Spec) -> Backend`. NumPy arrays cross into the framework in `to_device`, `load_weights`, `load_state` and
+`train_step`, and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from reference.config import DiffusionConfig, ModelConfig, OptimConfig, require
+from reference.conventions import Plan
+from reference.weights import Weights
+
+Tensor = Any  # the framework's own
+MODES = ("stock", "tuned")
+
+
+class DeviceError(ValueError):
+    """A device or dtype was asked for that this machine or framework does not have."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """All that a backend is told, once."""
+
+    model: ModelConfig
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    device: str = "cpu"  # cpu, cuda, cuda:N, ascend
+    dtype: str = "float32"  # of the network: float32, bfloat16, float16, float64. Tables and updates stay float64/float32
+    mode: str = "tuned"  # "stock": the framework's plain layers, nothing tuned
+
+    def __post_init__(self) -> None:
+        require(self.mode in MODES, "mode", self.mode, f"must be one of {', '.join(MODES)}")
+        require(self.dtype in ("float32", "bfloat16", "float16", "float64"), "dtype", self.dtype,
+                "must be one of float32, bfloat16, float16, float64")
+        channels = self.image_channels
+        wanted = 2 * channels if self.diffusion.learned_variance else channels
+        require(self.model.out_channels == wanted, "out_channels", self.model.out_channels,
+                f"variance {self.diffusion.variance} on {channels} image channels needs {wanted}")
+
+    @property
+    def image_channels(self) -> int:
+        """Channels of an image; with self-conditioning the network's input is the image beside its last x0_hat."""
+        if not self.diffusion.self_conditioning:
+            return self.model.in_channels
+        require(self.model.in_channels % 2 == 0, "in_channels", self.model.in_channels,
+                "self_conditioning feeds the image and its last x0_hat: must be even")
+        return self.model.in_channels // 2
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        return self.image_channels, self.model.sample_size, self.model.sample_size
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One training step's inputs, the same for every backend."""
+
+    ids: np.ndarray  # (N,) int64, position of each sample in the training stream
+    x0: np.ndarray  # (N, C, H, W) float32 in [-1, 1]
+    t: np.ndarray  # (N,) int64 in 0..T-1
+    noise: np.ndarray  # (N, C, H, W) float32, standard normal
+    step: int  # 0, 1, ..: decides the learning rate and Adam's bias correction
+    coin: np.ndarray | None = None  # (N,) bool: condition this sample on its own first x0_hat
+
+
+class Sampler(Protocol):
+    """Enough for tables, single steps and whole paths (conformance levels L0, L1 and L5)."""
+
+    def to_device(self, array: np.ndarray) -> Tensor:
+        """Copy to the device; floating arrays keep their dtype."""
+
+    def to_host(self, tensor: Tensor) -> np.ndarray:
+        """Copy back, waiting for the result."""
+
+    def synchronize(self, *results: Tensor) -> None:
+        """Return when `results` and all work queued before them are done."""
+
+    def device_info(self) -> dict[str, str]:
+        """Framework version, device name, threads, and how the network runs (eager, compiled, graph)."""
+
+    def tables(self, plan: Plan) -> dict[str, np.ndarray]:
+        """The plan's coefficients as computed in the framework: keys and shapes of `reference.samplers.coefficients`, float64."""
+
+    def step(self, x: Tensor, output: Tensor, i: int, plan: Plan, z: Tensor | None) -> Tensor:
+        """x_prev of step i, in x's dtype: (N, C, H, W) from the network's output (N, C or 2C, H, W)."""
+
+
+class Backend(Sampler, Protocol):
+    """A sampler with the UNet and its training."""
+
+    def load_weights(self, weights: Weights) -> None:
+        """Set weights and EMA from canonical float32 arrays and start the optimiser afresh. Names and shapes are checked."""
+
+    def weights(self, ema: bool = False) -> Weights:
+        """Canonical arrays."""
+
+    def forward(self, x: Tensor, t: Tensor, self_cond: Tensor | None = None, *, ema: bool = False) -> Tensor:
+        """The network in inference mode: x (N, C, H, W), t (N,) as the network is told it, output (N, out_channels, H, W)."""
+
+    def activations(self, x: Tensor, t: Tensor) -> Weights:
+        """Each block's output by canonical module name, for conformance: `time_embedding`, `conv_in`,
+        `down_blocks.i.resnets.j`, `...attentions.j`, `...downsamplers.0`, `mid_block...`, `up_blocks...`, `conv_out`."""
+
+    def loss_and_gradients(self, batch: Batch) -> tuple[Tensor, Weights]:
+        """Scalar loss and gradients by canonical name, before clipping, for conformance."""
+
+    def train_step(self, batch: Batch) -> Tensor:
+        """One optimiser and EMA step; the scalar loss stays on the device."""
+
+    def sample(self, x: Tensor, plan: Plan, noise: Callable[[int], np.ndarray] | None = None, *, ema: bool = True,
+               on_step: Callable[[int], None] | None = None) -> Tensor:
+        """The whole path from x = x_T; `noise(i)` gives z of step i; `on_step(i)` is called after step i was queued."""
+
+    def state(self) -> Mapping[str, np.ndarray]:
+        """All that a resume needs, flat: `weights/NAME`, `ema/NAME`, `adam_m/NAME`, `adam_v/NAME`, `step`."""
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Continue bit for bit from `state()`."""
