@@ -1,0 +1,178 @@
+"""The forward process, the three things a network may predict, the posterior, and the training losses, in float64.
+
+Shapes: images (N, C, H, W), t (N,) integers in 0..T-1. SNR(t) = alpha_bar / (1 - alpha_bar).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr
+
+from .config import DiffusionConfig
+from .schedules import Array, Schedule
+
+Index = NDArray[np.int64]
+
+
+def _at(table: Array, t: Index) -> Array:
+    return table[t].reshape(-1, 1, 1, 1)
+
+
+def q_sample(x0: Array, t: Index, noise: Array, alpha_bars: Array) -> Array:
+    """x_t from x_0 (DDPM equation 4)."""
+    ab = _at(alpha_bars, t)
+    return np.sqrt(ab) * x0 + np.sqrt(1 - ab) * noise
+
+
+def x0_from_eps(xt: Array, t: Index, eps: Array, alpha_bars: Array) -> Array:
+    """DDPM equation 15."""
+    ab = _at(alpha_bars, t)
+    return (xt - np.sqrt(1 - ab) * eps) / np.sqrt(ab)
+
+
+def eps_from_x0(xt: Array, t: Index, x0: Array, alpha_bars: Array) -> Array:
+    """DDPM equation 4 solved for eps."""
+    ab = _at(alpha_bars, t)
+    return (xt - np.sqrt(ab) * x0) / np.sqrt(1 - ab)
+
+
+def v_from_x0_eps(x0: Array, t: Index, eps: Array, alpha_bars: Array) -> Array:
+    """v = sqrt(ab) eps - sqrt(1 - ab) x0 (Salimans & Ho 2022, arXiv:2202.00512, appendix D)."""
+    ab = _at(alpha_bars, t)
+    return np.sqrt(ab) * eps - np.sqrt(1 - ab) * x0
+
+
+def x0_from_v(xt: Array, t: Index, v: Array, alpha_bars: Array) -> Array:
+    """x0 = sqrt(ab) x_t - sqrt(1 - ab) v."""
+    ab = _at(alpha_bars, t)
+    return np.sqrt(ab) * xt - np.sqrt(1 - ab) * v
+
+
+def eps_from_v(xt: Array, t: Index, v: Array, alpha_bars: Array) -> Array:
+    """eps = sqrt(1 - ab) x_t + sqrt(ab) v."""
+    ab = _at(alpha_bars, t)
+    return np.sqrt(1 - ab) * xt + np.sqrt(ab) * v
+
+
+def x0_from_output(config: DiffusionConfig, xt: Array, t: Index, output: Array, alpha_bars: Array) -> Array:
+    """The x0 that a network's output means, by the config's objective."""
+    if config.objective == "x0":
+        return output
+    return (x0_from_eps if config.objective == "eps" else x0_from_v)(xt, t, output, alpha_bars)
+
+
+def target(config: DiffusionConfig, x0: Array, t: Index, noise: Array, alpha_bars: Array) -> Array:
+    """What the network is trained to output."""
+    if config.objective == "x0":
+        return x0
+    return noise if config.objective == "eps" else v_from_x0_eps(x0, t, noise, alpha_bars)
+
+
+def loss_weights(config: DiffusionConfig, alpha_bars: Array) -> Array:
+    """Weight of the loss at each timestep, shape (T,).
+
+    "p2": (k + SNR)^-gamma (Choi et al. 2022, arXiv:2204.00227, equation 8, relative to the unweighted eps loss).
+    "min_snr": min(SNR, gamma) on the x0 loss (Hang et al. 2023, arXiv:2303.09556), divided by SNR for eps and by SNR + 1 for
+    v, whose losses are that multiple of the x0 loss.
+    """
+    if config.loss_weight == "none":
+        return np.ones_like(alpha_bars)
+    snr = alpha_bars / (1 - alpha_bars)
+    if config.loss_weight == "p2":
+        return (config.p2_k + snr) ** -config.p2_gamma
+    clipped = np.minimum(snr, config.min_snr_gamma)
+    return {"x0": clipped, "eps": clipped / np.maximum(snr, 1e-20), "v": clipped / (snr + 1)}[config.objective]
+
+
+def posterior_mean(x0: Array, xt: Array, t: Index, schedule: Schedule) -> Array:
+    """Mean of q(x_{t-1} | x_t, x_0) (DDPM equation 7)."""
+    return _at(schedule.posterior_mean_x0, t) * x0 + _at(schedule.posterior_mean_xt, t) * xt
+
+
+def model_log_variance(config: DiffusionConfig, variance: Array, t: Index, schedule: Schedule) -> Array:
+    """log variance of p(x_{t-1} | x_t); `variance` is the second half of the output's channels, unused where it is fixed.
+
+    Learned range: exp(v log beta + (1 - v) log beta_tilde), v from [-1, 1] to [0, 1] (IDDPM equation 15).
+    """
+    small = _at(schedule.posterior_log_variance, t)
+    if config.variance == "learned":
+        return variance
+    if config.variance == "small":
+        return small
+    large = np.log(_at(schedule.betas, t))
+    if config.variance == "large":
+        return large
+    share = (variance + 1) / 2
+    return share * large + (1 - share) * small
+
+
+def normal_kl(mean1: Array, logvar1: Array, mean2: Array, logvar2: Array) -> Array:
+    """KL(N1 || N2) per element, nats."""
+    return 0.5 * (logvar2 - logvar1 - 1 + np.exp(logvar1 - logvar2) + (mean1 - mean2) ** 2 * np.exp(-logvar2))
+
+
+def discretised_nll(x0: Array, mean: Array, log_scale: Array) -> Array:
+    """-log probability of 8-bit pixels in [-1, 1] under a Gaussian cut into bins of 2/255 (DDPM equation 13), nats."""
+    inverse = np.exp(-log_scale)
+    upper, lower = ndtr((x0 - mean + 1 / 255) * inverse), ndtr((x0 - mean - 1 / 255) * inverse)
+    upper, lower = np.where(x0 > 0.999, 1, upper), np.where(x0 < -0.999, 0, lower)
+    return -np.log(np.maximum(upper - lower, 1e-12))
+
+
+def vlb_terms(config: DiffusionConfig, x0: Array, xt: Array, t: Index, output: Array, variance: Array, schedule: Schedule,
+              clip: bool = False) -> Array:
+    """One term of the variational bound per image, bits per dimension, shape (N,) (DDPM equation 5).
+
+    KL of the posterior from the model for t > 0, the discretised likelihood at t = 0.
+    """
+    x0_hat = x0_from_output(config, xt, t, output, schedule.alpha_bars)
+    x0_hat = np.clip(x0_hat, -1, 1) if clip else x0_hat
+    mean = posterior_mean(x0_hat, xt, t, schedule)
+    log_variance = model_log_variance(config, variance, t, schedule)
+    kl = normal_kl(posterior_mean(x0, xt, t, schedule), _at(schedule.posterior_log_variance, t), mean, log_variance)
+    nll = discretised_nll(x0, mean, 0.5 * log_variance)
+    return np.where(t.reshape(-1, 1, 1, 1) == 0, nll, kl).mean(axis=(1, 2, 3)) / np.log(2)
+
+
+def prior_bits(x0: Array, schedule: Schedule) -> Array:
+    """KL(q(x_T | x_0) || N(0, 1)) per image, bits per dimension, shape (N,)."""
+    ab = schedule.alpha_bars[-1]
+    zero = np.zeros_like(x0)
+    return normal_kl(np.sqrt(ab) * x0, zero + np.log(1 - ab), zero, zero).mean(axis=(1, 2, 3)) / np.log(2)
+
+
+def loss(config: DiffusionConfig, x0: Array, t: Index, noise: Array, output: Array) -> float:
+    """The training loss of one batch: mean over images of weight(t) x mean over pixels of |output - target|^2 or |.|.
+
+    With a learned variance (IDDPM section 3.1) `output` is (N, 2C, H, W) and the loss is L_simple + L_vlb / 1000, where L_vlb is
+    T x the batch's mean bound term, and the mean is held fixed in it: its gradient reaches the variance alone.
+    """
+    schedule = Schedule.from_config(config)
+    mean, variance = output[:, : x0.shape[1]], output[:, x0.shape[1]:]
+    error = mean - target(config, x0, t, noise, schedule.alpha_bars)
+    per_image = (error**2 if config.loss == "l2" else np.abs(error)).mean(axis=(1, 2, 3))
+    total = (loss_weights(config, schedule.alpha_bars)[t] * per_image).mean()
+    if config.learned_variance:
+        xt = q_sample(x0, t, noise, schedule.alpha_bars)
+        total += config.timesteps / 1000 * vlb_terms(config, x0, xt, t, mean, variance, schedule).mean()
+    return float(total)
+
+
+def self_condition(x0_hat: Array, coin: NDArray[np.bool_]) -> Array:
+    """What a self-conditioned network is shown in training (Chen et al. 2022, arXiv:2208.04202): its own first, unclipped
+    x0_hat, through which no gradient flows, for images whose coin (N,) is true, else zeros."""
+    return x0_hat * coin.reshape(-1, 1, 1, 1)
+
+
+def slerp(a: Array, b: Array, share: float) -> Array:
+    """Spherical interpolation between two latents (C, H, W) (DDIM equation 67); share 0 gives a, 1 gives b."""
+    theta = np.arccos(np.clip(np.vdot(a, b) / (np.linalg.norm(a) * np.linalg.norm(b)), -1, 1))
+    if np.sin(theta) < 1e-12:
+        return (1 - share) * a + share * b
+    return (np.sin((1 - share) * theta) * a + np.sin(share * theta) * b) / np.sin(theta)
+
+
+def mix(a: Array, b: Array, share: float) -> Array:
+    """DDPM's interpolation of two images diffused to the same t (section 4.3, appendix D.3): (1 - share) a + share b."""
+    return (1 - share) * a + share * b

@@ -1,0 +1,51 @@
+"""One optimiser step in float64: gradient clipping, Adam, the learning rate of a step, the moving average of weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from .config import OptimConfig
+
+Arrays = Mapping[str, np.ndarray]
+
+
+def learning_rate(config: OptimConfig, step: int) -> float:
+    """Rate of step 0, 1, ..: linear warm-up, then constant or a half cosine down to `min_lr` at `total_steps`."""
+    if step < config.warmup_steps:
+        return config.lr * (step + 1) / config.warmup_steps
+    if config.total_steps == 0:
+        return config.lr
+    progress = min((step - config.warmup_steps) / (config.total_steps - config.warmup_steps), 1.0)
+    return config.min_lr + (config.lr - config.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def clip_scale(config: OptimConfig, gradients: Arrays) -> float:
+    """Factor that brings the global norm down to `max_grad_norm`; the 1e-6 is torch's `clip_grad_norm_`'s."""
+    if config.max_grad_norm == 0:
+        return 1.0
+    norm = math.sqrt(sum(float((g.astype(np.float64) ** 2).sum()) for g in gradients.values()))
+    return min(1.0, config.max_grad_norm / (norm + 1e-6))
+
+
+def ema_decay(config: OptimConfig, step: int) -> float:
+    """Decay of the moving average after step 0, 1, .."""
+    return min(config.ema_decay, (1 + step) / (10 + step))
+
+
+def adam_step(config: OptimConfig, step: int, weights: Arrays, gradients: Arrays, m: Arrays, v: Arrays, ema: Arrays
+              ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """(weights, m, v, ema) after step 0, 1, .. (Kingma & Ba 2015, arXiv:1412.6980, algorithm 1; eps outside the root)."""
+    lr, scale, decay = learning_rate(config, step), clip_scale(config, gradients), ema_decay(config, step)
+    new_w, new_m, new_v, new_ema = {}, {}, {}, {}
+    for name, w in weights.items():
+        g = gradients[name] * scale
+        new_m[name] = config.beta1 * m[name] + (1 - config.beta1) * g
+        new_v[name] = config.beta2 * v[name] + (1 - config.beta2) * g**2
+        m_hat = new_m[name] / (1 - config.beta1 ** (step + 1))
+        v_hat = new_v[name] / (1 - config.beta2 ** (step + 1))
+        new_w[name] = w - lr * m_hat / (np.sqrt(v_hat) + config.eps)
+        new_ema[name] = decay * ema[name] + (1 - decay) * new_w[name]
+    return new_w, new_m, new_v, new_ema
