@@ -1,0 +1,130 @@
+"""The UNet's forward pass in NumPy, from canonical weights: the framework-free voice in "identical networks".
+
+Ho et al. 2020 (arXiv:2006.11239, appendix B) as diffusers' `UNet2DModel` parametrises it. All arrays are NCHW; everything is
+computed in float64 whatever the weights' dtype.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from .config import ModelConfig
+from .schedules import Array
+from .weights import Weights
+
+
+def time_proj(t: ArrayLike, config: ModelConfig) -> Array:
+    """Sinusoidal embedding of t (N,), shape (N, first width): frequencies 10000^(-k / (half - freq_shift))."""
+    half = config.block_out_channels[0] // 2
+    freqs = np.exp(-np.log(10000.0) * np.arange(half) / (half - config.freq_shift))
+    angle = np.asarray(t, np.float64)[:, None] * freqs
+    order = (np.cos(angle), np.sin(angle)) if config.flip_sin_to_cos else (np.sin(angle), np.cos(angle))
+    return np.concatenate(order, axis=1)
+
+
+def silu(x: Array) -> Array:
+    """x sigmoid(x)."""
+    return x * 0.5 * (1 + np.tanh(0.5 * x))
+
+
+def linear(w: Weights, name: str, x: Array) -> Array:
+    """x (.., in) to (.., out)."""
+    return x @ w[f"{name}.weight"].astype(np.float64).T + w[f"{name}.bias"]
+
+
+def conv(w: Weights, name: str, x: Array, stride: int = 1, pad: tuple[int, int] | None = None) -> Array:
+    """Convolution with a square kernel; `pad` is (before, after) of both spatial axes, by default what keeps the size."""
+    kernel = w[f"{name}.weight"].astype(np.float64)
+    out, cin, size, _ = kernel.shape
+    x = np.pad(x, ((0, 0), (0, 0), *(2 * [pad or (size // 2, size // 2)])))
+    windows = np.lib.stride_tricks.sliding_window_view(x, (size, size), axis=(2, 3))[:, :, ::stride, ::stride]
+    n, _, h, width, _, _ = windows.shape
+    columns = windows.transpose(0, 2, 3, 1, 4, 5).reshape(n * h * width, cin * size * size)
+    y = columns @ kernel.reshape(out, -1).T + w[f"{name}.bias"]
+    return y.reshape(n, h, width, out).transpose(0, 3, 1, 2)
+
+
+def group_norm(w: Weights, name: str, x: Array, config: ModelConfig) -> Array:
+    """Wu & He 2018 (arXiv:1803.08494): zero mean and unit variance per image and group, then scale and shift per channel."""
+    n, c, *_ = x.shape
+    grouped = x.reshape(n, config.norm_num_groups, -1)
+    mean, variance = grouped.mean(-1, keepdims=True), grouped.var(-1, keepdims=True)
+    y = ((grouped - mean) / np.sqrt(variance + config.norm_eps)).reshape(x.shape)
+    return y * w[f"{name}.weight"].reshape(1, c, 1, 1) + w[f"{name}.bias"].reshape(1, c, 1, 1)
+
+
+def resnet(w: Weights, name: str, x: Array, temb: Array, config: ModelConfig) -> Array:
+    """Two norm-SiLU-conv, the time embedding added between them, around a shortcut."""
+    h = conv(w, f"{name}.conv1", silu(group_norm(w, f"{name}.norm1", x, config)))
+    h = h + linear(w, f"{name}.time_emb_proj", silu(temb))[:, :, None, None]
+    h = conv(w, f"{name}.conv2", silu(group_norm(w, f"{name}.norm2", h, config)))
+    return h + (conv(w, f"{name}.conv_shortcut", x) if f"{name}.conv_shortcut.weight" in w else x)
+
+
+def attention(w: Weights, name: str, x: Array, config: ModelConfig) -> Array:
+    """Self-attention over the H W positions, scaled by head_dim^-1/2, around a shortcut."""
+    n, c, h, width = x.shape
+    heads = config.heads(c)
+    tokens = group_norm(w, f"{name}.group_norm", x, config).reshape(n, c, h * width).transpose(0, 2, 1)
+    q, k, v = (linear(w, f"{name}.{part}", tokens).reshape(n, h * width, heads, c // heads).transpose(0, 2, 1, 3)
+               for part in ("to_q", "to_k", "to_v"))
+    scores = q @ k.transpose(0, 1, 3, 2) / np.sqrt(c // heads)
+    scores = np.exp(scores - scores.max(-1, keepdims=True))
+    mixed = (scores / scores.sum(-1, keepdims=True)) @ v
+    y = linear(w, f"{name}.to_out.0", mixed.transpose(0, 2, 1, 3).reshape(n, h * width, c))
+    return x + y.transpose(0, 2, 1).reshape(x.shape)
+
+
+def downsample(w: Weights, name: str, x: Array, config: ModelConfig) -> Array:
+    """Strided convolution; padding 0 means right and bottom only."""
+    return conv(w, f"{name}.conv", x, stride=2, pad=(1, 1) if config.downsample_padding else (0, 1))
+
+
+def upsample(w: Weights, name: str, x: Array) -> Array:
+    """Nearest neighbour, then a convolution."""
+    return conv(w, f"{name}.conv", x.repeat(2, axis=2).repeat(2, axis=3))
+
+
+def forward(w: Weights, config: ModelConfig, x: ArrayLike, t: ArrayLike, activations: dict[str, Array] | None = None) -> Array:
+    """Output (N, out_channels, H, W) for x (N, in_channels, H, W) and t (N,), without dropout.
+
+    With self-conditioning x is the image and the last x0_hat, joined along the channels. Where `activations` is given each
+    block's output is put into it by canonical name.
+    """
+    seen: dict[str, Array] = {} if activations is None else activations
+
+    def note(name: str, value: Array) -> Array:
+        seen[name] = value
+        return value
+
+    temb = linear(w, "time_embedding.linear_2", silu(linear(w, "time_embedding.linear_1", time_proj(t, config))))
+    note("time_embedding", temb)
+    h = note("conv_in", conv(w, "conv_in", np.asarray(x, np.float64)))
+    skips = [h]
+    for i, kind in enumerate(config.down_block_types):
+        for j in range(config.layers_per_block):
+            name = f"down_blocks.{i}.resnets.{j}"
+            h = note(name, resnet(w, name, h, temb, config))
+            if kind == "AttnDownBlock2D":
+                name = f"down_blocks.{i}.attentions.{j}"
+                h = note(name, attention(w, name, h, config))
+            skips.append(h)
+        if i < len(config.block_out_channels) - 1:
+            name = f"down_blocks.{i}.downsamplers.0"
+            h = note(name, downsample(w, name, h, config))
+            skips.append(h)
+    h = note("mid_block.resnets.0", resnet(w, "mid_block.resnets.0", h, temb, config))
+    h = note("mid_block.attentions.0", attention(w, "mid_block.attentions.0", h, config))
+    h = note("mid_block.resnets.1", resnet(w, "mid_block.resnets.1", h, temb, config))
+    for i, kind in enumerate(config.up_block_types):
+        for j in range(config.layers_per_block + 1):
+            name = f"up_blocks.{i}.resnets.{j}"
+            h = note(name, resnet(w, name, np.concatenate((h, skips.pop()), axis=1), temb, config))
+            if kind == "AttnUpBlock2D":
+                name = f"up_blocks.{i}.attentions.{j}"
+                h = note(name, attention(w, name, h, config))
+        if i < len(config.block_out_channels) - 1:
+            name = f"up_blocks.{i}.upsamplers.0"
+            h = note(name, upsample(w, name, h))
+    return note("conv_out", conv(w, "conv_out", silu(group_norm(w, "conv_norm_out", h, config))))
