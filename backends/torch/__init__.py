@@ -1,0 +1,1 @@
+"""The PyTorch backend. `backend.create(spec)` builds it."""

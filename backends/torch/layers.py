@@ -1,0 +1,84 @@
+"""Sinusoidal time embedding and self-attention: the two pieces of the UNet that `torch.nn` does not have as they are needed."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from reference.config import ModelConfig
+
+
+def time_proj(t: Tensor, config: ModelConfig) -> Tensor:
+    """Sinusoidal embedding of t (N,), float64 (N, first width): frequencies 10000^(-k / (half - freq_shift)).
+
+    float64 because a float32 angle is up to 2.6e-5 off at t = 977.
+    """
+    half = config.block_out_channels[0] // 2
+    k = torch.arange(half, dtype=torch.float64, device=t.device)
+    freqs = torch.exp(-math.log(10000.0) * k / (half - config.freq_shift))
+    angle = t.double()[:, None] * freqs
+    order = (torch.cos(angle), torch.sin(angle)) if config.flip_sin_to_cos else (torch.sin(angle), torch.cos(angle))
+    return torch.cat(order, dim=1)
+
+
+class TimeEmbedding(nn.Module):
+    """Two-layer perceptron on the sinusoidal embedding."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        width = config.block_out_channels[0]
+        self.linear_1 = nn.Linear(width, 4 * width)
+        self.linear_2 = nn.Linear(4 * width, 4 * width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, first width) to (N, 4 first width)."""
+        return self.linear_2(F.silu(self.linear_1(x)))
+
+
+class Attention(nn.Module):
+    """Self-attention over the H W positions, scaled by head_dim^-1/2, around a shortcut."""
+
+    def __init__(self, channels: int, config: ModelConfig) -> None:
+        super().__init__()
+        self.heads = config.heads(channels)
+        self.group_norm = nn.GroupNorm(config.norm_num_groups, channels, config.norm_eps)
+        self.to_q = nn.Linear(channels, channels)
+        self.to_k = nn.Linear(channels, channels)
+        self.to_v = nn.Linear(channels, channels)
+        self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to the same."""
+        n, c, h, w = x.shape
+        tokens = self.group_norm(x).flatten(2).transpose(1, 2)
+        q, k, v = (project(tokens).reshape(n, h * w, self.heads, -1).transpose(1, 2)
+                   for project in (self.to_q, self.to_k, self.to_v))
+        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, h * w, c)
+        return x + self.to_out[0](mixed).transpose(1, 2).reshape(n, c, h, w)
+
+
+class Downsample(nn.Module):
+    """Strided convolution; padding 0 means right and bottom only."""
+
+    def __init__(self, channels: int, config: ModelConfig) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=config.downsample_padding)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C, H/2, W/2)."""
+        return self.conv(x if self.conv.padding[0] else F.pad(x, (0, 1, 0, 1)))
+
+
+class Upsample(nn.Module):
+    """Nearest neighbour, then a convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C, 2H, 2W)."""
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))

@@ -1,0 +1,73 @@
+"""Noise schedules in float64, the same functions as `reference/schedules.py` in torch. Tables are made on the CPU."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from reference.config import DiffusionConfig
+
+MAX_BETA = 0.999  # IDDPM, section 3.2
+F64 = torch.float64
+
+
+def _betas_from_alpha_bar(alpha_bar: Tensor) -> Tensor:
+    return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=MAX_BETA)
+
+
+def linear(T: int, beta_start: float, beta_end: float) -> Tensor:
+    """DDPM section 4."""
+    return torch.linspace(beta_start, beta_end, T, dtype=F64)
+
+
+def quad(T: int, beta_start: float, beta_end: float) -> Tensor:
+    """Linear in sqrt(beta); the DDIM code's `quad`, diffusers' `scaled_linear`."""
+    return torch.linspace(beta_start**0.5, beta_end**0.5, T, dtype=F64) ** 2
+
+
+def cosine(T: int, beta_start: float, beta_end: float) -> Tensor:
+    """IDDPM equation 17. The two ends are not used: the curve fixes its own."""
+    t = torch.arange(T + 1, dtype=F64) / T
+    return _betas_from_alpha_bar(torch.cos((t + 0.008) / 1.008 * torch.pi / 2) ** 2)
+
+
+def sigmoid(T: int, beta_start: float, beta_end: float) -> Tensor:
+    """The DDIM code's `sigmoid`: betas on a logistic curve over [-6, 6]."""
+    return torch.sigmoid(torch.linspace(-6, 6, T, dtype=F64)) * (beta_end - beta_start) + beta_start
+
+
+def sigmoid_alpha_bar(T: int, beta_start: float, beta_end: float) -> Tensor:
+    """Jabri et al. 2022 (arXiv:2212.11972), algorithm 1 with start -3, end 3, tau 1. The two beta ends are not used."""
+    start, end = torch.sigmoid(torch.tensor([-3.0, 3.0], dtype=F64))
+    t = torch.arange(T + 1, dtype=F64) / T
+    return _betas_from_alpha_bar((end - torch.sigmoid(t * 6 - 3)) / (end - start))
+
+
+def tutorial(T: int, beta_start: float, beta_end: float) -> Tensor:
+    """T + 1 linear points of which the first is never used, as tutorials that count t = 1..T write it."""
+    return torch.linspace(beta_start, beta_end, T + 1, dtype=F64)[1:]
+
+
+BETAS = {f.__name__: f for f in (linear, quad, cosine, sigmoid, sigmoid_alpha_bar, tutorial)}
+
+
+def zero_terminal_snr(betas: Tensor) -> Tensor:
+    """Lin et al. 2023 (arXiv:2305.08891), algorithm 1: shift and scale sqrt(alpha_bar) so that its last value is 0."""
+    root = torch.sqrt(torch.cumprod(1 - betas, 0))
+    root = (root - root[-1]) * root[0] / (root[0] - root[-1])
+    alpha_bars = root**2
+    return 1 - alpha_bars / torch.cat((torch.ones(1, dtype=F64), alpha_bars[:-1]))
+
+
+def betas(config: DiffusionConfig) -> Tensor:
+    """Betas of a diffusion config, shape (T,), float64."""
+    scale = 1000 / config.timesteps if config.beta_scaling else 1.0
+    out = BETAS[config.schedule](config.timesteps, scale * config.beta_start, scale * config.beta_end)
+    return zero_terminal_snr(out) if config.zero_terminal_snr else out
+
+
+def alpha_bars(betas: Tensor, float32_tables: bool = False) -> Tensor:
+    """Cumulative product of 1 - betas, shape (T,), float64; `float32_tables` rounds as a float32 torch code does."""
+    if float32_tables:
+        return torch.cumprod(1 - betas.float(), 0, dtype=F64).float().double()
+    return torch.cumprod(1 - betas, 0)
