@@ -1,0 +1,97 @@
+"""The machine and software of a run, for its rows, and the variables that every timed process starts with.
+
+Nothing here names the host, the user or a path of theirs. Versions come from package metadata: no framework is imported.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from reference.config import require
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("numpy", "scipy", "torch", "torchvision", "mindspore", "torch-fidelity", "diffusers", "safetensors", "pandas")
+FLAGS = ("sse4_2", "avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8",
+         "asimd", "sve", "sve2", "bf16", "hypervisor")
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+# glibc returns large blocks to the system after each use and faults them in again, which costs big batches up to 1.7x.
+ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "4294967296", "MALLOC_TOP_PAD_": "268435456"}
+
+
+def worker_env(threads: int) -> dict[str, str]:
+    """Environment variables of a worker, to be set before anything is imported: thread counts and one allocator setting."""
+    require(threads >= 1, "threads", threads, "must be at least 1")
+    return {**dict.fromkeys(THREADS, str(threads)), **ALLOCATOR}
+
+
+def describe() -> dict[str, Any]:
+    """Machine state and versions, plain JSON types; what can't be read is None."""
+    return {
+        "cpu": _cpu(), "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), "quota": _quota(),
+        "load_average": [round(x, 2) for x in os.getloadavg()], "gpu": _gpu(),
+        "os": f"{platform.system()} {platform.release()}", "libc": " ".join(platform.libc_ver()),
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "packages": {name: _version(name) for name in PACKAGES}, "commit": commit(),
+        "variables": {name: os.environ[name] for name in (*THREADS, *ALLOCATOR) if name in os.environ},
+    }
+
+
+def commit() -> str:
+    """Git commit of the code, with `+dirty` where tracked code differs from it (`results/` aside); "unknown" without git."""
+    head = _output("git", "-C", str(ROOT), "rev-parse", "HEAD")
+    if head is None:
+        return "unknown"
+    changed = _output("git", "-C", str(ROOT), "status", "--porcelain", "--untracked-files=no", "--", ".", ":!results")
+    return head + ("+dirty" if changed else "")
+
+
+def _cpu() -> dict[str, Any]:
+    info = dict(line.split(":", 1) for line in (_text("/proc/cpuinfo") or "").splitlines() if ":" in line)
+    info = {key.strip(): value.strip() for key, value in info.items()}
+    flags = (info.get("flags") or info.get("Features") or "").split()
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+    return {
+        "model": info.get("model name") or platform.processor() or None, "machine": platform.machine(),
+        "flags": [flag for flag in FLAGS if flag in flags], "cores": os.cpu_count(), "affinity": affinity,
+        "governor": _text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+    }
+
+
+def _quota() -> dict[str, Any]:
+    """The container's limits as the kernel writes them: cgroup v2, else v1."""
+    old = "/sys/fs/cgroup/cpu/cpu.cfs_"
+    period = _text(f"{old}quota_us"), _text(f"{old}period_us")
+    return {"cpu": _text("/sys/fs/cgroup/cpu.max") or (" ".join(period) if all(period) else None),  # type: ignore[arg-type]
+            "memory": _text("/sys/fs/cgroup/memory.max") or _text("/sys/fs/cgroup/memory/memory.limit_in_bytes")}
+
+
+def _gpu() -> list[str] | None:
+    fields = "name,driver_version,clocks.sm,clocks.max.sm,memory.total"
+    lines = _output("nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader")
+    return lines.splitlines() if lines else None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _text(path: str) -> str | None:
+    try:
+        return Path(path).read_text().strip() or None
+    except OSError:
+        return None
+
+
+def _output(*command: str) -> str | None:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,182 @@
+"""Timing logic on clocks that the test controls, and what is recorded about the machine."""
+
+import getpass
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench import environment
+from bench.timing import calibrate, paired_ratio, summary, time_blocks, warm_up
+from reference.config import ConfigError
+
+
+class Clock:
+    """A contender whose unit costs seconds(number of earlier blocks)."""
+
+    def __init__(self, seconds, overhead=0.0, log=None, name=""):
+        self.seconds, self.overhead, self.ks, self.log, self.name = seconds, overhead, [], log, name
+
+    def __call__(self, k):
+        spent = self.overhead + k * self.seconds(len(self.ks))
+        self.ks.append(k)
+        if self.log is not None:
+            self.log.append(self.name)
+        return spent
+
+
+@pytest.mark.parametrize("unit, overhead", [(1.0, 0), (0.2, 0), (0.19, 0), (0.01, 0.005), (1e-4, 0.1), (3e-6, 0)])
+def test_calibrated_blocks_last_long_enough_and_not_forever(unit, overhead):
+    block = Clock(lambda _: unit, overhead)
+    seconds = block(calibrate(block))
+    assert seconds >= 0.2
+    assert seconds <= max(1.25 * unit, 0.5)
+
+
+def test_calibration_of_nothing_ends():
+    with pytest.raises(ConfigError, match="nothing is being timed"):
+        calibrate(lambda k: 0.0)
+
+
+def test_warm_up_ends_when_two_medians_agree():
+    block = Clock(lambda n: 1.0 if n < 4 else 0.5)  # groups: 1 1 1 | 1 .5 .5 | .5 .5 .5
+    assert warm_up(block, 1, 60) == ([1, 1, 1, 1, .5, .5, .5, .5, .5], True)
+    assert warm_up(Clock(lambda n: 0.96 ** (n // 3)), 1, 60)[1] is True  # 4% apart
+    assert len(warm_up(Clock(lambda n: 0.9 ** (n // 3)), 1, 10)[0]) > 6  # 10% apart
+
+
+def test_one_outlier_does_not_unsettle_a_median():
+    times, steady = warm_up(Clock(lambda n: 9.0 if n == 4 else 0.3), 1, 60)
+    assert steady and len(times) == 6
+
+
+def test_warm_up_that_never_settles_hits_its_cap():
+    times, steady = warm_up(Clock(lambda n: 1.0 if n % 6 < 3 else 2.0), 1, 20)
+    assert not steady and 20 <= sum(times) <= 26
+
+
+def test_contenders_alternate_a_b_b_a():
+    log = []
+    a, b = Clock(lambda _: 0.3, log=log, name="a"), Clock(lambda _: 0.6, log=log, name="b")
+    seen = []
+    got = time_blocks({"a": a, "b": b}, blocks=10, on_progress=lambda done, total: seen.append((done, total)))
+    assert log[-20:] == ["a", "b", "b", "a"] * 5
+    assert seen == [(i, 20) for i in range(1, 21)]
+    assert [len(values["block_seconds"]) for values in got.values()] == [10, 10]
+    assert json.loads(json.dumps(got)) == got
+
+
+def test_the_first_unit_is_reported_apart():
+    got = time_blocks({"a": Clock(lambda n: 30.0 if n == 0 else 0.05)})["a"]
+    assert got["first_seconds"] == 30.0 and max(got["warmup_seconds"] + got["block_seconds"]) < 1
+    assert got["steady"] and got["units_per_block"] == 5  # ceil(1.2 * 0.2 / 0.05)
+    assert np.allclose(got["block_seconds"], 0.25)
+
+
+def test_blocks_stay_long_enough_when_work_grows_faster():
+    got = time_blocks({"a": Clock(lambda n: 0.25 if n < 4 else 0.01)})["a"]
+    assert min(got["block_seconds"]) >= 0.2
+
+
+def test_an_unsteady_contender_is_marked():
+    assert not time_blocks({"a": Clock(lambda n: 1.0 if n % 6 < 3 else 2.0)}, cap_seconds=10)["a"]["steady"]
+
+
+def test_fewer_blocks_than_the_rule_are_refused():
+    with pytest.raises(ConfigError, match="blocks=9"):
+        time_blocks({"a": Clock(lambda _: 1.0)}, blocks=9)
+
+
+def test_summary_by_hand():
+    got = summary([4.0, 1.0, 3.0, 2.0])
+    assert got == {"median": 2.5, "q1": 1.75, "q3": 3.25, "min": 1.0, "mean": 2.5, "n": 4,
+                   "cv": pytest.approx((5 / 3)**0.5 / 2.5)}
+    assert summary([2.0])["cv"] == 0
+    for bad in ([], [0.0], [float("nan")]):
+        with pytest.raises(ConfigError, match="samples"):
+            summary(bad)
+
+
+def test_paired_ratio_ignores_drift_that_hits_both():
+    drift = np.linspace(1, 3, 20)
+    assert paired_ratio(2 * drift, drift) == (2, 2, 2)
+
+
+def test_paired_ratio_covers_the_truth_as_often_as_it_says():
+    rng = np.random.Generator(np.random.Philox(1))
+    covered = 0
+    for _ in range(200):
+        noise = np.exp(0.1 * rng.standard_normal((2, 20)))
+        middle, low, high = paired_ratio(1.5 * noise[0], noise[1], resamples=400)
+        assert low <= middle <= high
+        covered += low <= 1.5 <= high
+    assert 0.88 <= covered / 200 <= 1.0
+
+
+def test_paired_ratio_is_repeatable_and_seeded():
+    a, b = np.linspace(1, 2, 10)**2, np.linspace(1.5, 1.2, 10)
+    assert paired_ratio(a, b) == paired_ratio(a, b)
+    assert len({paired_ratio(a, b, seed=seed, resamples=10) for seed in range(5)}) > 1
+    with pytest.raises(ConfigError, match="pair up"):
+        paired_ratio(a, b[:-1])
+
+
+def test_peak_memory_counts_what_the_process_itself_touched():
+    here = b"x" * (300 << 20)  # a child must not inherit this
+    script = """
+from bench.timing import peak_memory
+before = peak_memory()
+block = bytearray(b"x") * (100 << 20)
+print(peak_memory() - before)
+"""
+    grown = int(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout)
+    assert 90 << 20 <= grown <= 130 << 20 and len(here) == 300 << 20
+
+
+def test_the_environment_is_plain_json_without_names_of_people_or_places():
+    got = environment.describe()
+    text = json.dumps(got, allow_nan=False)
+    assert got["cpu"]["cores"] >= 1 and got["packages"]["numpy"] == np.__version__
+    for private in (str(Path.home()), socket.gethostname(), str(Path.cwd())):
+        assert private not in text
+    assert f'"{getpass.getuser()}"' not in text
+
+
+def test_describing_imports_no_framework():
+    script = "import sys; from bench import environment; environment.describe(); print({'torch', 'mindspore'} & {*sys.modules})"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+def test_commit_says_dirty(tmp_path, monkeypatch):
+    def git(*args):
+        who = ("-c", "user.name=a", "-c", "user.email=a@b")
+        subprocess.run(["git", "-C", tmp_path, *who, *args], check=True, capture_output=True)
+
+    monkeypatch.setattr(environment, "ROOT", tmp_path / "nowhere")
+    assert environment.commit() == "unknown"
+    git("init")
+    (tmp_path / "results").mkdir()
+    for name in ("code.py", "results/rows.jsonl"):
+        (tmp_path / name).write_text("1")
+    git("add", ".")
+    git("commit", "-m", "x")
+    monkeypatch.setattr(environment, "ROOT", tmp_path)
+    clean = environment.commit()
+    assert len(clean) == 40
+    (tmp_path / "results/rows.jsonl").write_text("2")
+    assert environment.commit() == clean
+    (tmp_path / "code.py").write_text("2")
+    assert environment.commit() == clean + "+dirty"
+
+
+def test_worker_variables():
+    got = environment.worker_env(3)
+    assert got["OMP_NUM_THREADS"] == "3" and got["MALLOC_MMAP_MAX_"] == "0"
+    with pytest.raises(ConfigError, match="threads=0"):
+        environment.worker_env(0)
+
+
