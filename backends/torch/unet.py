@@ -5,8 +5,6 @@ Modules carry the canonical names, so `state_dict()` is the exchange format.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -38,13 +36,78 @@ class Resnet(nn.Module):
 
 
 class Block(nn.Module):
-    """Resnets of one resolution, each followed by attention where the block has it, and the change of resolution."""
+    """The layers of one resolution under their canonical names; `UNet` runs them."""
 
-    def __init__(self, channels: Sequence[tuple[int, int]], attention: bool, resample: nn.Module | None, down: bool,
-                 config: ModelConfig) -> None:
+    def __init__(self, channels: list[tuple[int, int]], attentions: int, config: ModelConfig, *,
+                 down: bool = False, up: bool = False) -> None:
         super().__init__()
+        width = channels[-1][1]
         self.resnets = nn.ModuleList([Resnet(cin, cout, config) for cin, cout in channels])
-        if attention:
-            self.attentions = nn.ModuleList([Attention(cout, config) for _, cout in channels])
-        if resample is not None:
-            setattr(self, "downsamplers" if down else "upsamplers", nn.ModuleList([resample]))
+        self.attentions = nn.ModuleList([Attention(width, config) for _ in range(attentions)])
+        self.downsamplers = nn.ModuleList([Downsample(width, config)] if down else [])
+        self.upsamplers = nn.ModuleList([Upsample(width)] if up else [])
+
+
+class UNet(nn.Module):
+    """`forward(x, t)` is `denoise(x, time_shifts(t))`: t enters through one shift per resnet, which depends on t alone."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        widths, layers = config.block_out_channels, config.layers_per_block
+        self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
+        self.time_embedding = TimeEmbedding(config)
+        down_blocks, skips, cin = [], [widths[0]], widths[0]
+        for i, (width, kind) in enumerate(zip(widths, config.down_block_types, strict=True)):
+            last = i == len(widths) - 1
+            channels = [(cin, width)] + [(width, width)] * (layers - 1)
+            down_blocks.append(Block(channels, layers * (kind == "AttnDownBlock2D"), config, down=not last))
+            skips += [width] * (layers + (not last))
+            cin = width
+        self.down_blocks = nn.ModuleList(down_blocks)
+        self.mid_block = Block([(cin, cin), (cin, cin)], 1, config)
+        up_blocks = []
+        for i, (width, kind) in enumerate(zip(widths[::-1], config.up_block_types, strict=True)):
+            channels = [((cin if j == 0 else width) + skips.pop(), width) for j in range(layers + 1)]
+            attentions = (layers + 1) * (kind == "AttnUpBlock2D")
+            up_blocks.append(Block(channels, attentions, config, up=i < len(widths) - 1))
+            cin = width
+        self.up_blocks = nn.ModuleList(up_blocks)
+        self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, widths[0], config.norm_eps)
+        self.conv_out = nn.Conv2d(widths[0], config.out_channels, 3, padding=1)
+
+    def time_shifts(self, t: Tensor) -> list[Tensor]:
+        """What t (N,) adds in each resnet, in the order of the forward pass: a list of (N, cout)."""
+        temb = self.time_embedding(time_proj(t, self.config).to(self.conv_in.weight.dtype))
+        temb = F.silu(temb)
+        return [module.time_emb_proj(temb) for module in self.modules() if isinstance(module, Resnet)]
+
+    def denoise(self, x: Tensor, time_shifts: list[Tensor]) -> Tensor:
+        """Output (N, out_channels, H, W) for x (N, in_channels, H, W); shifts are (N, cout), or (1, cout) where all t agree."""
+        shifts = iter(time_shifts)
+        h = self.conv_in(x)
+        skips = [h]
+        for block in self.down_blocks:
+            for j, resnet in enumerate(block.resnets):
+                h = resnet(h, next(shifts))
+                if block.attentions:
+                    h = block.attentions[j](h)
+                skips.append(h)
+            for downsample in block.downsamplers:
+                h = downsample(h)
+                skips.append(h)
+        h = self.mid_block.resnets[0](h, next(shifts))
+        h = self.mid_block.attentions[0](h)
+        h = self.mid_block.resnets[1](h, next(shifts))
+        for block in self.up_blocks:
+            for j, resnet in enumerate(block.resnets):
+                h = resnet(torch.cat((h, skips.pop()), dim=1), next(shifts))
+                if block.attentions:
+                    h = block.attentions[j](h)
+            for upsample in block.upsamplers:
+                h = upsample(h)
+        return self.conv_out(F.silu(self.conv_norm_out(h)))
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """Output (N, out_channels, H, W) for x (N, in_channels, H, W) and t (N,) as the network is told it."""
+        return self.denoise(x, self.time_shifts(t))
