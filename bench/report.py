@@ -1,0 +1,239 @@
+"""The report of one job, from its rows: one table for the terminal, `results/README.md` and PNG figures.
+
+Rows hold raw samples; every median and interval is derived here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from bench import timing
+from bench.rows import Row
+
+Images = Mapping[tuple[str, int, str], NDArray[np.uint8]]  # (backend, S, eta) to (N, C, H, W)
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe & Ito's, safe for the colour-blind
+LABELS = {"torch": "PyTorch", "mindspore": "MindSpore"}
+
+
+def label(backend: str) -> str:
+    """The name to show."""
+    return LABELS.get(backend, backend)
+
+
+def _of(rows: list[Row], kind: str, **config: Any) -> list[Row]:
+    return [r for r in rows if r.kind == kind and all(r.config.get(k) == v for k, v in config.items())]
+
+
+def speed_table(rows: list[Row]) -> pd.DataFrame:
+    """Medians of the timed blocks: units/s, quartiles, CV, first call, steadiness; one line per backend and workload."""
+    lines = []
+    for row in _of(rows, "timing"):
+        v, per_unit = row.values, np.array(row.values["block_seconds"]) / row.values["units_per_block"]
+        s = timing.summary(per_unit)
+        lines.append({
+            "backend": label(row.backend), "workload": row.config["workload"], "batch": row.config["batch_size"],
+            "ms (median)": round(1e3 * s["median"], 2), "quartiles": f"{1e3 * s['q1']:.2f} .. {1e3 * s['q3']:.2f}",
+            "per second": round(1 / s["median"], 2), "images/s": round(row.config["batch_size"] / s["median"], 1),
+            "CV": f"{100 * s['cv']:.1f}%" + (" (noisy)" if s["cv"] > 0.05 else ""), "first call s": round(v["first_seconds"], 2),
+            "steady": "yes" if v["steady"] else "no", "peak memory MB": round(v["peak_rss_bytes"] / 1e6),
+        })
+    return pd.DataFrame(lines)
+
+
+def ratio_lines(rows: list[Row]) -> list[str]:
+    """Paired time ratios of the contenders that were timed in turn, with bootstrap intervals, beside the A/A floor."""
+    out = []
+    for workload in ("training step", "sampling step"):
+        found = _of(rows, "timing", workload=workload)
+        for other in found[1:]:
+            a, b = (np.array(r.values["block_seconds"]) / r.values["units_per_block"] for r in (found[0], other))
+            median, low, high = timing.paired_ratio(b, a)
+            same = [timing.paired_ratio(x[0::2], x[1::2]) for x in (a, b)]
+            out.append(f"- {workload}: {label(other.backend)} takes {median:.2f} times {label(found[0].backend)}'s time "
+                       f"(95% interval {low:.2f} .. {high:.2f}); A/A: {min(x[1] for x in same):.2f} .. {max(x[2] for x in same):.2f}")
+    return out
+
+
+def sample_table(rows: list[Row]) -> pd.DataFrame:
+    """One line per backend, S and eta: distance, time, and how far its images are from the first backend's."""
+    lines = []
+    for row in _of(rows, "sample"):
+        c, seconds = row.config, np.array(row.values["batch_seconds"])
+        metric = [m for m in _of(rows, "metric", steps=c["steps"], eta=c["eta"]) if m.backend == row.backend]
+        parity = [p for p in _of(rows, "check", steps=c["steps"], eta=c["eta"]) if p.backend.endswith(f" {row.backend}")]
+        per_image = seconds.sum() / row.values["images"]
+        line = {"backend": label(row.backend), "S": c["steps"], "eta": c["eta"], "n": row.values["images"]}
+        if metric:
+            m = metric[0].values
+            line |= {m["metric"]: round(m["fid"], 3), m["metric"].replace("FID", "KID"): round(m["kid"], 5)}
+        line |= {"s/image": f"{per_image:.4g}", "images/s": f"{1 / per_image:.4g}"}
+        if parity:
+            v = parity[0].values["images"]
+            line |= {"max pixel difference": f"{v['error']:.1e}"}
+        lines.append(line)
+    return pd.DataFrame(lines).fillna("")
+
+
+def bounds(rows: list[Row]) -> list[str]:
+    """Floor and ceiling of the metric, and what it was measured with."""
+    out = []
+    for name, what in (("real", "floor: held-out real images"), ("noise", "ceiling: standard normal noise")):
+        for row in (r for r in _of(rows, "metric") if r.backend == name):
+            v = row.values
+            out.append(f"- {v['metric']} {what}, n = {v['n']}: {v['fid']:.3f} (KID {v['kid']:.5f})")
+    for row in [r for r in _of(rows, "metric") if r.backend not in ("real", "noise")][:1]:
+        v = row.values
+        out.append(f"- extractor {v['extractor']}, sha256 {v['extractor_sha256'][:16]}; reference: {v['reference']}")
+        if v["n"] < 2000:
+            out.append(f"- n = {v['n']} images are few for {v['metric']}, which is biased in n: indicative only, "
+                       "comparable with the floor and ceiling of the same n and nothing else")
+    return out
+
+
+def check_table(rows: list[Row]) -> pd.DataFrame:
+    """Every comparison with the oracle and between backends: measured error, tolerance, verdict."""
+    lines = []
+    for row in _of(rows, "check"):
+        where = f", S={row.config['steps']}, eta={row.config['eta']}" if "steps" in row.config else ""
+        for name, v in row.values.items():
+            gate = v["tolerance"]
+            lines.append({"who": " / ".join(label(b) for b in row.backend.split(" ")), "what": name.replace("_", " ") + where,
+                          "measured": f"{v['error']:.1e}", "tolerance": "(reported)" if gate is None else f"{gate:.0e}",
+                          "verdict": "" if gate is None else "ok" if v["ok"] else "**DISAGREES**"})
+    return pd.DataFrame(lines)
+
+
+def disagreements(rows: list[Row]) -> list[str]:
+    """One line per failed comparison."""
+    return [f"{row.backend}: {name} off by {v['error']:.3g}, tolerance {v['tolerance']:.3g}"
+            for row in _of(rows, "check") for name, v in row.values.items() if not v["ok"]]
+
+
+def terminal(rows: list[Row], missing: list[str]) -> str:
+    """What the main job prints."""
+    parts = [sample_table(rows).to_string(index=False), speed_table(rows).to_string(index=False), *ratio_lines(rows),
+             *bounds(rows), check_table(rows).to_string(index=False), *missing]
+    return "\n\n".join(parts[:2]) + "\n\n" + "\n".join(parts[2:])
+
+
+def render(rows: list[Row], images: Images, out: Path, command: str, missing: list[str]) -> Path:
+    """Write `out`/README.md and `out`/figures/*.png; returns the former."""
+    figures = out / "figures"
+    figures.mkdir(parents=True, exist_ok=True)
+    made = [*_curves(rows, figures), *_losses(rows, figures), *_grids(images, figures)]
+    e = next(iter(rows)).environment
+    text = [
+        "# Results", "", f"Made by `{command}`. Every number comes from a row in [rows/](rows), which holds its raw samples, "
+        "its configuration, the machine and the code's commit.", "",
+        "## Images", "", sample_table(rows).to_markdown(index=False), "", *bounds(rows), "",
+        "`s/image` is the time of drawing all n images divided by n, first call left out; the largest pixel difference is to the "
+        "first backend's images from the same x_T, on the scale [-1, 1].", "",
+        "## Speed", "", speed_table(rows).to_markdown(index=False), "", *ratio_lines(rows), "",
+        "Blocks of the contenders alternate A B B A in one run. A/A is the same ratio between alternate blocks of one contender: "
+        "a ratio inside it is no difference.", "",
+        "## Agreement", "", check_table(rows).to_markdown(index=False), "", *missing, "",
+        "## Figures", "", *(f"![{alt}](figures/{path.name})\n" for path, alt in made), "## Machine", "",
+        *(f"- {key}: {value}" for key, value in _machine(e).items()), "",
+    ]
+    path = out / "README.md"
+    path.write_text("\n".join(text))
+    return path
+
+
+def _machine(environment: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in environment.items() if not isinstance(v, dict | list)} | environment.get("versions", {})
+
+
+def _axes(xlabel: str, ylabel: str) -> tuple[Any, Any]:
+    import matplotlib
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    axes.grid(alpha=0.3)
+    return figure, axes
+
+
+def _curves(rows: list[Row], folder: Path) -> list[tuple[Path, str]]:
+    samples = _of(rows, "sample")
+    series = sorted({(r.backend, r.config["eta"]) for r in samples}, reverse=True)
+    made = []
+    metrics = [r for r in _of(rows, "metric") if r.backend not in ("real", "noise")]
+    name = metrics[0].values["metric"] if metrics else "FID"
+    for file, ylabel, value in (("metric.png", name, "fid"), ("seconds.png", "seconds per image", "seconds")):
+        figure, axes = _axes("sampling steps S", ylabel)
+        for i, (backend, eta) in enumerate(series):
+            points = []
+            for r in samples:
+                if (r.backend, r.config["eta"]) != (backend, eta):
+                    continue
+                if value == "seconds":
+                    points.append((r.config["steps"], sum(r.values["batch_seconds"]) / r.values["images"]))
+                else:
+                    points += [(m.config["steps"], m.values["fid"]) for m in metrics
+                               if (m.backend, m.config["eta"], m.config["steps"]) == (backend, eta, r.config["steps"])]
+            points.sort()
+            # Backends that agree lie on one another: the later one is drawn smaller, on top.
+            axes.plot(*zip(*points, strict=True), marker="os^Dvx"[i % 6], markersize=max(9 - 3 * i, 3), lw=max(4 - 2 * i, 1),
+                      color=COLOURS[i % 6], label=f"{label(backend)}, eta {eta}") if points else None
+        if value == "fid":
+            for bound, style in (("real", ":"), ("noise", "--")):
+                for r in (r for r in _of(rows, "metric") if r.backend == bound):
+                    axes.axhline(r.values["fid"], ls=style, color="black", lw=1,
+                                 label={"real": "floor: real images", "noise": "ceiling: noise"}[bound])
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.legend()
+        figure.savefig(folder / file, dpi=120)
+        made.append((folder / file, f"{ylabel} against S"))
+    return made
+
+
+def _losses(rows: list[Row], folder: Path) -> list[tuple[Path, str]]:
+    train = _of(rows, "train")
+    if not train:
+        return []
+    figure, axes = _axes("training step", "loss (mean squared error of eps)")
+    for i, row in enumerate(train):
+        axes.plot(row.values["losses"], color=COLOURS[i % 6], lw=max(4 - 2 * i, 1), label=label(row.backend))
+    axes.legend()
+    figure.savefig(folder / "losses.png", dpi=120)
+    return [(folder / "losses.png", "training losses of the backends from the same weights and batches")]
+
+
+def _grids(images: Images, folder: Path) -> list[tuple[Path, str]]:
+    if not images:
+        return []
+    import matplotlib
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+    names = sorted({k[0] for k in images}, reverse=True)
+    cells = sorted({k[1:] for k in images})
+    figure, axes = plt.subplots(len(cells), len(names), squeeze=False, layout="constrained",
+                                figsize=(4.2 * len(names), 2.3 * len(cells)))
+    for row, cell in enumerate(cells):
+        for column, name in enumerate(names):
+            ax = axes[row][column]
+            ax.axis("off")
+            if (name, *cell) in images:
+                ax.imshow(grid(images[(name, *cell)][:32], 8), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+                ax.set_title(f"{label(name)}, S = {cell[0]}, eta = {cell[1]}", fontsize=10)
+    figure.savefig(folder / "samples.png", dpi=120)
+    return [(folder / "samples.png", "samples per backend and step count from the same x_T")]
+
+
+def grid(images: NDArray[np.uint8], columns: int) -> NDArray[np.uint8]:
+    """One picture (H', W') or (H', W', 3) of images (N, C, H, W), row by row; a short last row is filled with black."""
+    n, c, h, w = images.shape
+    lines = -(-n // columns)
+    padded = np.zeros((lines * columns, c, h, w), np.uint8)
+    padded[:n] = images
+    tiled = padded.reshape(lines, columns, c, h, w).transpose(0, 3, 1, 4, 2).reshape(lines * h, columns * w, c)
+    return tiled[:, :, 0] if c == 1 else tiled

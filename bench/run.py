@@ -1,0 +1,188 @@
+"""The main job: `python bench/run.py --steps 10,50,1000`.
+
+Trains, times, samples and measures the same network on each backend, checks every stage against the NumPy oracle, prints one
+table, appends rows to `results/rows` and writes `results/README.md` with its figures.
+
+Exit codes: 0 all well, 2 the user's mistake, 3 cells missing, 4 backends or oracle disagree, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import shlex
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+
+if __name__ == "__main__":  # the script's own folder stands first on the path; the packages are beside it
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import backends
+from bench import checkpoint, data, extractor, report
+from bench.cells import Cells
+from bench.config import PRESETS, ROOT, get_preset
+from bench.job import Job, Run, with_options
+from bench.worker import Worker, WorkerDied
+from reference import weights
+from reference.config import ConfigError, require
+from reference.conventions import CONVENTIONS
+from reference.timesteps import parse_steps
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], epilog=__doc__.split("\n\n")[-1])
+    p.add_argument("--steps", default="10,50,1000", help="DDIM step counts, such as 10,50,1000")
+    p.add_argument("--eta", default="0", help="one or more of [0, 1] or sigma_hat, separated by commas")
+    p.add_argument("--backends", help=f"of {', '.join(backends.names())}; default: all that are installed")
+    p.add_argument("--preset", default="quick", help=f"of {', '.join(PRESETS)}")
+    p.add_argument("--dataset", help=f"of {', '.join(data.RECORDS)}")
+    p.add_argument("--data", help="folder that holds the data set's files")
+    p.add_argument("--download", action="store_true", help="fetch the data set where no file of it is found")
+    p.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N or ascend")
+    p.add_argument("--dtype", default="float32", help="of the network: float32, bfloat16, float16 or float64")
+    p.add_argument("--samples", type=int, help="images per sampling cell")
+    p.add_argument("--train-steps", type=int, help="training steps per backend")
+    p.add_argument("--batch-size", type=int, help="of training")
+    p.add_argument("--weights", type=Path, help="pipeline folder to sample from; default: the preset's")
+    p.add_argument("--convention", default="plain", help=f"of {', '.join(CONVENTIONS)}")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="CPU threads of each backend")
+    p.add_argument("--out", type=Path, default=ROOT / "results", help="folder of rows, figures and report")
+    p.add_argument("--fresh", action="store_true", help="do finished cells again")
+    p.add_argument("--dry-run", action="store_true", help="print the resolved config and the cells, and stop")
+    return p
+
+
+def parse_eta(text: str) -> tuple[float | str, ...]:
+    """ "0,0.5,sigma_hat" as eta values; `make_plan` checks their range."""
+    out: list[float | str] = []
+    for part in text.split(","):
+        try:
+            out.append(part.strip() if part.strip() == "sigma_hat" else float(part))
+        except ValueError:
+            raise ConfigError(f"--eta={text!r}: must be numbers in [0, 1] or sigma_hat, separated by commas") from None
+    require(len(set(out)) == len(out), "--eta", text, "every value must appear once")
+    return tuple(out)
+
+
+def choose_backends(asked: str | None) -> tuple[tuple[str, ...], list[str]]:
+    """(backends to run, lines about those that are not installed); one asked for by name must be there."""
+    chosen, absent = [], []
+    for name in asked.split(",") if asked else backends.names():
+        require(name in backends.names(), "--backends", name, f"must be one of {', '.join(backends.names())}")
+        if name not in backends.INSTALL or importlib.util.find_spec(name) is not None:
+            chosen.append(name)
+            continue
+        line = f"{name} is not installed and was not run; to install it: {backends.INSTALL[name]}"
+        require(asked is None, "--backends", name, line)
+        absent.append(line)
+    require(len(chosen) > 0, "--backends", asked, "no backend is installed: " + "; ".join(absent))
+    require(len(set(chosen)) == len(chosen), "--backends", asked, "every backend must appear once")
+    return tuple(chosen), absent
+
+
+def resolve(args: argparse.Namespace) -> tuple[Job, list[str]]:
+    """The job that the command line asks for, checked, and lines about backends that are absent. Writes nothing."""
+    steps, etas = parse_steps(args.steps), parse_eta(args.eta)
+    for name in ("samples", "train_steps", "batch_size", "threads"):
+        value = getattr(args, name)
+        require(value is None or value >= 1, f"--{name.replace('_', '-')}", value, "must be at least 1")
+    require(args.seed >= 0, "--seed", args.seed, "must be 0 or more")
+    preset = with_options(get_preset(args.preset), dataset=args.dataset, samples=args.samples, train_steps=args.train_steps,
+                          batch_size=args.batch_size)
+    require(preset.dataset in data.RECORDS, "--dataset", preset.dataset, f"must be one of {', '.join(data.RECORDS)}")
+    require(preset.samples >= 2 * extractor.WIDTH, "--samples", preset.samples,
+            f"the metric needs at least twice its feature width, {2 * extractor.WIDTH}")
+    chosen, absent = choose_backends(args.backends)
+    initial = weights.initialise(preset.model, args.seed)
+    folder = args.weights or preset.weights
+    if folder is None:
+        trained = initial
+    else:
+        trained, model, process = checkpoint.load_pipeline(folder)
+        if args.weights:
+            preset = with_options(preset, model=model, diffusion=process)
+            initial = weights.initialise(model, args.seed)
+        else:
+            weights.check(trained, preset.model, str(folder))
+    dataset = data.load(preset.dataset, "train", args.data, download=args.download)
+    require(dataset.images.shape[1:] == (preset.model.out_channels, *2 * (preset.model.sample_size,)), "--weights", str(folder),
+            f"the network makes images of {preset.model.sample_size} pixels, data set {preset.dataset} has {dataset.images.shape[1:]}")
+    job = Job(preset, initial, trained, tuple(steps), etas, chosen, args.device, args.dtype, args.convention, args.seed, dataset,
+              args.threads)
+    for s, eta in job.cells:
+        job.plan(s, eta)
+    _ = job.spec
+    return job, absent
+
+
+def describe(job: Job, absent: list[str]) -> str:
+    """What `--dry-run` prints."""
+    config = {**job.preset.to_dict(), "device": job.device, "dtype": job.dtype, "convention": job.convention, "seed": job.seed,
+              "threads": job.threads, "data": job.dataset.provenance}
+    cells = []
+    for b in job.backends:
+        cells += [f"{b}: oracle", f"{b}: train {job.preset.train_steps} steps", f"{b}: time training and sampling"]
+        cells += [f"{b}: sample and measure S={s} eta={eta} n={job.preset.samples}" for s, eta in job.cells]
+    return "\n".join([json.dumps(config, indent=2), *cells, *absent])
+
+
+def run(args: argparse.Namespace, command: str) -> int:
+    """The whole job; returns the exit code."""
+    job, absent = resolve(args)
+    if args.dry_run:
+        print(describe(job, absent))
+        return 0
+    with ExitStack() as stack:
+        logs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ddim-bench-")))
+        spec = {"model": job.preset.model.to_dict(), "diffusion": job.preset.diffusion.to_dict(),
+                "optim": job.preset.optim.to_dict(), "device": job.device, "dtype": job.dtype}
+        workers, missing = {}, list(absent)
+        for name in job.backends:  # started before anything is written: a device that is absent is the user's mistake
+            worker = stack.enter_context(Worker(name, spec, job.threads, logs / f"{name}.log"))
+            try:
+                worker.call("create")
+                workers[name] = worker
+            except WorkerDied as error:
+                missing.append(f"missing: all cells of {name}: {error}")
+        try:
+            args.out.mkdir(parents=True, exist_ok=True)
+            probe = args.out / ".writable"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise ConfigError(f"--out={str(args.out)!r}: {error.strerror}: must be a folder that can be written") from None
+        cells = Cells(args.out, args.fresh)
+        this = Run(job, cells, workers)
+        this.missing += missing
+        this.all()
+    if cells.reused:
+        print(f"{cells.reused} finished cells were used again; --fresh does them again")
+    print(report.terminal(this.rows, this.missing))
+    print(f"\nreport: {report.render(this.rows, this.images, args.out, command, this.missing)}")
+    if bad := report.disagreements(this.rows):
+        print("\n".join(["", *bad]), file=sys.stderr)
+        return 4
+    return 3 if any(line.startswith("missing") for line in this.missing) else 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run with a command line; returns the exit code, and prints a user's mistake as one line."""
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        return run(parser().parse_args(argv), shlex.join(["python", "bench/run.py", *argv]))
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the finished cells", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

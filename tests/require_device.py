@@ -1,0 +1,27 @@
+"""`python -m tests.require_device cuda|ascend`: one line and exit code 1 where the device doesn't work; never a skip."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main(device: str) -> int:
+    """Compute something on the device."""
+    try:
+        if device == "cuda":
+            import torch
+            assert torch.cuda.is_available(), "torch.cuda.is_available() is False"
+            assert float(torch.ones(8, device="cuda").sum()) == 8
+        else:
+            import mindspore as ms
+            ms.set_device("Ascend")
+            assert float(ms.ops.ones((8,), ms.float32).sum()) == 8
+    except Exception as error:  # whatever a broken driver raises means the same
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        print(f"error: device {device!r} doesn't work: {reason}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
