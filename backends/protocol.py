@@ -88,7 +88,7 @@ class Sampler(Protocol):
         """Framework version, device name, threads, and how the network runs (eager, compiled, graph)."""
 
     def tables(self, plan: Plan) -> dict[str, np.ndarray]:
-        """The plan's coefficients as computed in the framework: keys and shapes of `reference.samplers.coefficients`, float64."""
+        """The plan's coefficients, computed in the framework: keys and shapes of `reference.samplers.coefficients`, float64."""
 
     def step(self, x: Tensor, output: Tensor, i: int, plan: Plan, z: Tensor | None) -> Tensor:
         """x_prev of step i, in x's dtype: (N, C, H, W) from the network's output (N, C or 2C, H, W)."""

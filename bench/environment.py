@@ -31,12 +31,19 @@ def worker_env(threads: int) -> dict[str, str]:
 
 def describe() -> dict[str, Any]:
     """Machine state and versions, plain JSON types; what can't be read is None."""
+    info = dict(line.split(":", 1) for line in (_text("/proc/cpuinfo") or "").splitlines() if ":" in line)
+    info = {key.strip(): value.strip() for key, value in info.items()}
+    flags = (info.get("flags") or info.get("Features") or "").split()
     return {
-        "cpu": _cpu(), "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), "quota": _quota(),
+        "cpu": info.get("model name") or platform.processor() or None, "machine": platform.machine(),
+        "cpu_flags": [flag for flag in FLAGS if flag in flags], "cores": os.cpu_count(),
+        "affinity": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "governor": _text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"), "quota": _quota(),
+        "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         "load_average": [round(x, 2) for x in os.getloadavg()], "gpu": _gpu(),
         "os": f"{platform.system()} {platform.release()}", "libc": " ".join(platform.libc_ver()),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
-        "packages": {name: _version(name) for name in PACKAGES}, "commit": commit(),
+        "versions": {name: _version(name) for name in PACKAGES}, "commit": commit(),
         "variables": {name: os.environ[name] for name in (*THREADS, *ALLOCATOR) if name in os.environ},
     }
 
@@ -48,18 +55,6 @@ def commit() -> str:
         return "unknown"
     changed = _output("git", "-C", str(ROOT), "status", "--porcelain", "--untracked-files=no", "--", ".", ":!results")
     return head + ("+dirty" if changed else "")
-
-
-def _cpu() -> dict[str, Any]:
-    info = dict(line.split(":", 1) for line in (_text("/proc/cpuinfo") or "").splitlines() if ":" in line)
-    info = {key.strip(): value.strip() for key, value in info.items()}
-    flags = (info.get("flags") or info.get("Features") or "").split()
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
-    return {
-        "model": info.get("model name") or platform.processor() or None, "machine": platform.machine(),
-        "flags": [flag for flag in FLAGS if flag in flags], "cores": os.cpu_count(), "affinity": affinity,
-        "governor": _text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-    }
 
 
 def _quota() -> dict[str, Any]:

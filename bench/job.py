@@ -9,6 +9,7 @@ import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from bench.cells import Cells
 from bench.config import Preset
 from bench.rows import Row
 from bench.worker import Worker, WorkerDied
-from reference import diffusion, samplers, unet
+from reference import diffusion, samplers, schedules, unet
 from reference import weights as names
 from reference.conventions import Plan, make_plan
 
@@ -115,6 +116,10 @@ class Run:
         self.rows.append(row)
         return row
 
+    def keep(self, name: str, kind: str, key: dict[str, Any], values: dict[str, Any]) -> None:
+        """A cell whose values are at hand."""
+        self.cell(name, key, lambda folder: self.row(kind, key["backend"], key, values))
+
     def all(self) -> None:
         """Every stage."""
         for backend in self.workers:
@@ -156,9 +161,9 @@ class Run:
             for steps, eta in job.cells:
                 args = {"steps": steps, "eta": eta, "convention": job.convention}
                 self.call(backend, "tables", "tables", plan=args, out=str(folder / "tables.npz"))
-                expected = samplers.coefficients(job.plan(steps, eta))
-                with np.load(folder / "tables.npz") as found:
-                    worst = max(worst, *(relative_error(found[name], expected[name]) for name in expected))
+                tables = samplers.coefficients(job.plan(steps, eta))
+                with np.load(folder / "tables.npz") as file:
+                    worst = max(worst, *(relative_error(file[name], table) for name, table in tables.items()))
             shape, T = job.spec.image_shape, job.preset.diffusion.timesteps
             ids = np.arange(4)
             x = streams.normal(job.seed, "check", ids, shape)
@@ -170,8 +175,8 @@ class Run:
             values["loss"] = self._loss_error(backend, folder, batch)
             steps = min(ORACLE_STEPS, *job.steps)
             found = self._draw(backend, folder / "oracle.npy", np.arange(ORACLE_IMAGES), steps, 0.0)["images"]
-            x = streams.normal(job.seed, "x_T", np.arange(ORACLE_IMAGES), shape).astype(np.float64)
-            expected = samplers.sample(lambda x, t: unet.forward(job.trained, job.preset.model, x, t), x, job.plan(steps, 0.0))
+            x_T = streams.normal(job.seed, "x_T", np.arange(ORACLE_IMAGES), shape).astype(np.float64)
+            expected = samplers.sample(lambda x, t: unet.forward(job.trained, job.preset.model, x, t), x_T, job.plan(steps, 0.0))
             values["sampling"] = float(np.abs(found - expected).max() / max(1.0, np.abs(expected).max()))
             return self.row("check", f"{backend} oracle", key,
                             {name: verdict(error, tolerances[name]) for name, error in values.items()})
@@ -180,7 +185,8 @@ class Run:
 
     def _loss_error(self, backend: str, folder: Path, batch: Batch) -> float:
         job = self.job
-        xt = diffusion.q_sample(batch.x0, batch.t, batch.noise, alpha_bars(job))
+        bars = schedules.alpha_bars(schedules.betas(job.preset.diffusion))
+        xt = diffusion.q_sample(batch.x0, batch.t, batch.noise, bars)
         output = unet.forward(job.trained, job.preset.model, xt, batch.t)
         expected = diffusion.loss(job.preset.diffusion, batch.x0, batch.t, batch.noise, output)
         np.savez(folder / "batch.npz", ids=batch.ids, x0=batch.x0, t=batch.t, noise=batch.noise)
@@ -208,7 +214,7 @@ class Run:
             a, b = (np.array(r.values["losses"][:GATED_LOSSES]) for r in (trained[0], other))
             key = self.job.key(f"{trained[0].backend} {other.backend}", stage="losses", rows=[trained[0].created, other.created])
             values = {f"losses_of_{len(a)}_steps": verdict(relative_error(b, a), TOLERANCES[self.job.dtype]["losses"])}
-            self.cell("losses", key, lambda _, key=key, values=values: self.row("check", key["backend"], key, values))
+            self.keep("losses", "check", key, values)
 
     def _time(self) -> None:
         """Training and sampling steps, blocks of all backends in turn."""
@@ -216,6 +222,7 @@ class Run:
         for workload, batch in (("training step", p.batch_size), ("sampling step", p.sample_batch)):
             keys = {b: job.key(b, stage="timing", workload=workload, batch_size=batch, blocks=p.blocks, beside=list(self.workers),
                                optim=p.optim.to_dict()) for b in self.workers}
+            raw: dict[str, dict[str, Any]] = {b: {} for b in keys}
             if not all(self.cells.done("timing", key) for key in keys.values()):
                 try:
                     raw = self._time_workload(workload, batch)
@@ -223,7 +230,7 @@ class Run:
                     self.missing.append(f"missing: timing of the {workload}: {error}")
                     continue
             for backend, key in keys.items():
-                self.cell("timing", key, lambda _, b=backend, key=key: self.row("timing", b, key, raw[b]))
+                self.keep("timing", "timing", key, raw[backend])
 
     def _time_workload(self, workload: str, batch: int) -> dict[str, dict[str, Any]]:
         job = self.job
@@ -234,8 +241,8 @@ class Run:
         contenders = {}
         for backend in self.workers:
             self._load(backend, folder, trained=workload == "sampling step")
-            args = {"batch_size": batch, "seed": job.seed, "images": str(folder / "images.npy")}
-            contenders[backend] = lambda k, b=backend, args=args: self.workers[b].call(command, units=k, **args)["seconds"]
+            args: dict[str, Any] = {"batch_size": batch, "seed": job.seed, "images": str(folder / "images.npy")}
+            contenders[backend] = partial(self._block, backend, command, args)
         with tqdm(desc=f"time the {workload}", leave=False, mininterval=1) as bar:
             def progress(done: int, total: int) -> None:
                 bar.total = total
@@ -243,6 +250,9 @@ class Run:
             raw = timing.time_blocks(contenders, blocks=job.preset.blocks, on_progress=progress)
         (folder / "images.npy").unlink()
         return {b: {**values, **self.workers[b].call("info")} for b, values in raw.items()}
+
+    def _block(self, backend: str, command: str, args: dict[str, Any], units: int) -> float:
+        return self.workers[backend].call(command, units=units, **args)["seconds"]
 
     def _sample(self, backend: str, steps: int, eta: float | str) -> None:
         job, p = self.job, self.job.preset
@@ -276,17 +286,20 @@ class Run:
             gate = TOLERANCES[self.job.dtype]["images"] if steps <= GATED_STEPS else None
             key = self.job.trained_key(f"{have[0]} {other}", steps, eta) | {"stage": "images"}
             values = {"images": verdict(float(np.abs(a - b).max()), gate)}
-            self.cell("images", key, lambda _, key=key, values=values: self.row("check", key["backend"], key, values))
+            self.keep("images", "check", key, values)
 
     def _measure(self) -> None:
         """The metric of every set of images, beside its floor and ceiling for the same n."""
         job, n = self.job, self.job.preset.samples
-        key = {"stage": "metric", "samples": n, "seed": job.seed}
-        self.cell("metric", key | {"backend": "real"}, lambda _: self.row("metric", "real", key | {"backend": "real"}, dict(fid.floor(n))))
-        self.cell("metric", key | {"backend": "noise"}, lambda _: self.row("metric", "noise", key | {"backend": "noise"}, dict(fid.ceiling(n, seed=job.seed))))
+        bounds: dict[str, Callable[[], fid.Result]] = {"real": lambda: fid.floor(n), "noise": lambda: fid.ceiling(n, seed=job.seed)}
+        for name, compute in bounds.items():
+            self._metric({"stage": "metric", "samples": n, "seed": job.seed, "backend": name}, compute)
         for (backend, steps, eta), images in tqdm(self.images.items(), desc="metric", leave=False):
-            key = job.trained_key(backend, steps, eta) | {"stage": "metric"}
-            self.cell("metric", key, lambda _, b=backend, key=key, images=images: self.row("metric", b, key, dict(fid.evaluate(images, seed=job.seed))))
+            self._metric(job.trained_key(backend, steps, eta) | {"stage": "metric"},
+                         lambda images=images: fid.evaluate(images, seed=job.seed))
+
+    def _metric(self, key: dict[str, Any], compute: Callable[[], fid.Result]) -> None:
+        self.cell("metric", key, lambda folder: self.row("metric", key["backend"], key, dict(compute())))
 
     def _load(self, backend: str, folder: Path, trained: bool) -> None:
         path = folder / "weights.npz"
@@ -304,12 +317,6 @@ class Run:
         reply = self.call(backend, "sample", f"sample S={steps} eta={eta}", ids=[int(ids[0]), int(ids[-1]) + 1], plan=args,
                           batch_size=self.job.preset.sample_batch, seed=self.job.seed, out=str(path))
         return reply | {"images": np.load(path)}
-
-
-def alpha_bars(job: Job) -> NDArray[np.float64]:
-    """The reference's table of the job's process."""
-    from reference import schedules
-    return schedules.alpha_bars(schedules.betas(job.preset.diffusion))
 
 
 def relative_error(found: NDArray[Any], expected: NDArray[Any]) -> float:

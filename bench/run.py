@@ -111,8 +111,9 @@ def resolve(args: argparse.Namespace) -> tuple[Job, list[str]]:
         else:
             weights.check(trained, preset.model, str(folder))
     dataset = data.load(preset.dataset, "train", args.data, download=args.download)
-    require(dataset.images.shape[1:] == (preset.model.out_channels, *2 * (preset.model.sample_size,)), "--weights", str(folder),
-            f"the network makes images of {preset.model.sample_size} pixels, data set {preset.dataset} has {dataset.images.shape[1:]}")
+    shape = (preset.model.out_channels, preset.model.sample_size, preset.model.sample_size)
+    require(dataset.images.shape[1:] == shape, "--weights", str(folder),
+            f"the network makes images of shape {shape}, data set {preset.dataset} has {dataset.images.shape[1:]}")
     job = Job(preset, initial, trained, tuple(steps), etas, chosen, args.device, args.dtype, args.convention, args.seed, dataset,
               args.threads)
     for s, eta in job.cells:

@@ -55,7 +55,8 @@ def main(argv: list[str] | None = None) -> int:
 def train(args: argparse.Namespace, command: list[str]) -> None:
     """Train, saving states beside `args.save`, then write the pipeline folder."""
     preset = get_preset(args.preset)
-    require(args.steps > preset.optim.warmup_steps, "--steps", args.steps, f"must exceed the warm-up's {preset.optim.warmup_steps}")
+    require(args.steps > preset.optim.warmup_steps, "--steps", args.steps,
+            f"must exceed the warm-up's {preset.optim.warmup_steps}")
     optim = replace(preset.optim, total_steps=args.steps)
     spec = Spec(preset.model, preset.diffusion, optim, args.device, args.dtype, args.mode)
     batch_size = args.batch_size or preset.batch_size

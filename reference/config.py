@@ -33,20 +33,21 @@ def _choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     require(value in choices, name, value, f"must be one of {', '.join(choices)}")
 
 
+_TYPES: dict[str, tuple[type, ...]] = {
+    "int": (int,), "float": (int, float), "str": (str,), "bool": (bool,), "None": (type(None),),
+    "tuple[int, ...]": (tuple,), "tuple[str, ...]": (tuple,),
+}
+
+
 def _freeze(config: Any) -> None:
     """JSON gives lists where the frozen record needs tuples; wrong types are the user's mistake, not a traceback."""
     for field in fields(config):
         value = getattr(config, field.name)
         if isinstance(value, list):
-            object.__setattr__(config, field.name, tuple(value))
-        kind = str(field.type).split(" | ")
-        good: dict[str, type | tuple[type, ...]] = {
-            "int": int, "float": (int, float), "str": str, "bool": bool, "None": type(None),
-            "tuple[int, ...]": (tuple, list), "tuple[str, ...]": (tuple, list),
-        }
-        allowed = tuple(t for k in kind for t in (good[k] if isinstance(good[k], tuple) else (good[k],)))
-        is_bool = isinstance(value, bool)
-        require(isinstance(value, allowed) and (not is_bool or bool in allowed), field.name, value,
+            value = tuple(value)
+            object.__setattr__(config, field.name, value)
+        allowed = tuple(t for kind in str(field.type).split(" | ") for t in _TYPES[kind])
+        require(isinstance(value, allowed) and (not isinstance(value, bool) or bool in allowed), field.name, value,
                 f"must be of type {field.type}")
         if "tuple[" in str(field.type):
             inner = int if "int" in str(field.type) else str

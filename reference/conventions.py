@@ -135,10 +135,8 @@ def make_plan(
         diffusion = replace(diffusion, beta_scaling=True)
     T = diffusion.timesteps
     path = tuple(timesteps.path(T, steps, spacing or c.spacing, convention)[::-1])
-    if c.previous == "ratio":
-        previous = tuple(max(t - T // len(path), CLEAN) for t in path)
-    else:
-        previous = (*path[1:], CLEAN)
+    stride = T // len(path)
+    previous = tuple(max(t - stride, CLEAN) for t in path) if c.previous == "ratio" else (*path[1:], CLEAN)
     gate = [1] * (len(path) - 1) + [0]
     if sampler == "ddpm" and c.gate_ddpm == "t_positive":
         gate = [int(t > 0) for t in path]

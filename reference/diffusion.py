@@ -145,8 +145,8 @@ def prior_bits(x0: Array, schedule: Schedule) -> Array:
 def loss(config: DiffusionConfig, x0: Array, t: Index, noise: Array, output: Array) -> float:
     """The training loss of one batch: mean over images of weight(t) x mean over pixels of |output - target|^2 or |.|.
 
-    With a learned variance (IDDPM section 3.1) `output` is (N, 2C, H, W) and the loss is L_simple + L_vlb / 1000, where L_vlb is
-    T x the batch's mean bound term, and the mean is held fixed in it: its gradient reaches the variance alone.
+    With a learned variance (IDDPM section 3.1) `output` is (N, 2C, H, W) and the loss is L_simple + L_vlb / 1000, where L_vlb
+    is T x the batch's mean bound term, and the mean is held fixed in it: its gradient reaches the variance alone.
     """
     schedule = Schedule.from_config(config)
     mean, variance = output[:, : x0.shape[1]], output[:, x0.shape[1]:]

@@ -38,7 +38,7 @@ def conv(w: Weights, name: str, x: Array, stride: int = 1, pad: tuple[int, int] 
     kernel = w[f"{name}.weight"].astype(np.float64)
     out, cin, size, _ = kernel.shape
     x = np.pad(x, ((0, 0), (0, 0), *(2 * [pad or (size // 2, size // 2)])))
-    windows = np.lib.stride_tricks.sliding_window_view(x, (size, size), axis=(2, 3))[:, :, ::stride, ::stride]
+    windows = np.lib.stride_tricks.sliding_window_view(x, (size, size), (2, 3))[:, :, ::stride, ::stride]  # type: ignore
     n, _, h, width, _, _ = windows.shape
     columns = windows.transpose(0, 2, 3, 1, 4, 5).reshape(n * h * width, cin * size * size)
     y = columns @ kernel.reshape(out, -1).T + w[f"{name}.bias"]
