@@ -1,0 +1,172 @@
+"""Network and diffusion configs in the JSON files of diffusers' pipeline folders.
+
+diffusers' keys say what they can; the exact record stands beside them under the key `ddim_bench`, and the two must agree.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from reference import schedules
+from reference.config import ConfigError, DiffusionConfig, ModelConfig
+
+MAX_JSON = 16 << 20  # bytes
+
+# diffusers' UNet2DModel: the value of a missing key, and the keys that this network does not vary.
+UNET_DEFAULTS: dict[str, Any] = {
+    "sample_size": None, "in_channels": 3, "out_channels": 3, "layers_per_block": 2, "block_out_channels": (224, 448, 672, 896),
+    "down_block_types": ("DownBlock2D", *("AttnDownBlock2D",) * 3), "up_block_types": (*("AttnUpBlock2D",) * 3, "UpBlock2D"),
+    "norm_num_groups": 32, "norm_eps": 1e-5, "downsample_padding": 1, "flip_sin_to_cos": True, "freq_shift": 0, "dropout": 0.0,
+}
+UNET_FIXED: dict[str, Any] = {
+    "center_input_sample": False, "time_embedding_type": "positional", "time_embedding_dim": None,
+    "mid_block_type": "UNetMidBlock2D", "mid_block_scale_factor": 1, "downsample_type": "conv", "upsample_type": "conv",
+    "act_fn": "silu", "attn_norm_num_groups": None, "resnet_time_scale_shift": "default", "add_attention": True,
+    "class_embed_type": None, "num_class_embeds": None, "num_train_timesteps": None,
+}
+BETA_SCHEDULES = {"linear": "linear", "quad": "scaled_linear", "cosine": "squaredcos_cap_v2", "sigmoid": "sigmoid"}
+PREDICTION_TYPES = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}
+VARIANCE_TYPES = {"small": "fixed_small", "large": "fixed_large", "learned": "learned", "learned_range": "learned_range"}
+SAMPLING = {"clip_sample": True, "clip_sample_range": 1.0, "thresholding": False, "timestep_spacing": "leading",
+            "steps_offset": 0}  # a sampler's choices, which a diffusion config does not hold
+OURS = "ddim_bench"  # key of the exact record in both JSON files; diffusers ignores it with a warning
+
+
+class CheckpointError(ConfigError):
+    """A file of weights, configs or training state that can't be used; the message names it and the reason."""
+
+
+def unet_json(model: ModelConfig) -> dict[str, Any]:
+    """Contents of `unet/config.json`. Raises `CheckpointError` for heads that diffusers can't express."""
+    return {"_class_name": "UNet2DModel", **_unet_keys(model), **UNET_FIXED, OURS: model.to_dict()}
+
+
+def _unet_keys(model: ModelConfig) -> dict[str, Any]:
+    values = model.to_dict()
+    levels = zip(model.block_out_channels, model.down_block_types, model.up_block_types[::-1], strict=True)
+    widths = {width for width, down, up in levels if "Attn" in down + up} | {model.block_out_channels[-1]}
+    head = {width // model.heads(width) for width in widths}
+    if model.num_attention_heads is not None:
+        if len(head) > 1:
+            raise CheckpointError(f"num_attention_heads={model.num_attention_heads}: diffusers' layout has one head width, and "
+                                  f"attention at widths {sorted(widths)} needs {sorted(head)}")
+        values["attention_head_dim"] = head.pop()
+    return {**{key: values[key] for key in UNET_DEFAULTS}, "attention_head_dim": values["attention_head_dim"]}
+
+
+def read_unet(path: Path, legacy: bool) -> ModelConfig:
+    """The network of a `unet/config.json`; `legacy` weights have attention names of before diffusers 0.17.
+
+    A missing `attention_head_dim` is one head with legacy weights and an error else: diffusers would take 8 silently. Raises
+    `CheckpointError`.
+    """
+    values = _read_json(path, ("UNet2DModel",))
+    if OURS in values:
+        return _read_ours(path, values, ModelConfig, _unet_keys)
+    for key, only in UNET_FIXED.items():
+        if values.get(key, only) != only and (key, values[key]) != ("act_fn", "swish"):
+            raise CheckpointError(f"{path}: {key}={values[key]!r}: only {only!r} is implemented")
+    if "attention_head_dim" not in values and not legacy:
+        raise CheckpointError(f"{path}: attention_head_dim is missing: state 8 (diffusers' default) or null (one head)")
+    known = UNET_DEFAULTS | {"attention_head_dim": None}
+    merged = {key: values.get(key, default) for key, default in known.items()}
+    if isinstance(size := merged["sample_size"], list) and len(size) == 2 and size[0] == size[1]:
+        merged["sample_size"] = size[0]
+    with named(path):
+        model = ModelConfig.from_dict(merged)
+    return _limited(path, model)
+
+
+def _limited(path: Path, model: ModelConfig) -> ModelConfig:
+    """Refuse depths whose list of parameters alone would fill the memory."""
+    if model.layers_per_block > 256 or max(model.block_out_channels) > 65536:
+        raise CheckpointError(f"{path}: layers_per_block={model.layers_per_block}, block_out_channels="
+                              f"{model.block_out_channels}: more than 256 layers or 65536 channels are not read")
+    return model
+
+
+def scheduler_json(diffusion: DiffusionConfig) -> dict[str, Any]:
+    """Contents of `scheduler/scheduler_config.json`. A schedule that diffusers has no name for goes in as `trained_betas`."""
+    return {"_class_name": "DDPMScheduler", **_scheduler_keys(diffusion), **SAMPLING, OURS: diffusion.to_dict()}
+
+
+def _scheduler_keys(d: DiffusionConfig) -> dict[str, Any]:
+    has_name = d.schedule in BETA_SCHEDULES and not d.beta_scaling
+    return {
+        "num_train_timesteps": d.timesteps, "beta_start": d.beta_start, "beta_end": d.beta_end,
+        "beta_schedule": BETA_SCHEDULES.get(d.schedule, "linear"), "rescale_betas_zero_snr": d.zero_terminal_snr,
+        "trained_betas": None if has_name else schedules.betas(replace(d, zero_terminal_snr=False)).tolist(),
+        "prediction_type": PREDICTION_TYPES[d.objective], "variance_type": VARIANCE_TYPES[d.variance],
+    }
+
+
+def read_scheduler(path: Path) -> DiffusionConfig:
+    """The diffusion of a DDPM or DDIM `scheduler_config.json`. Raises `CheckpointError`."""
+    values = _read_json(path, ("DDPMScheduler", "DDIMScheduler"))
+    if OURS in values:
+        return _read_ours(path, values, DiffusionConfig, _scheduler_keys)
+    if values.get("trained_betas") is not None:
+        raise CheckpointError(f"{path}: trained_betas: only schedules with a name are read")
+
+    def ours(key: str, default: str, names: dict[str, str]) -> str:
+        value = values.get(key, default)
+        if value not in names.values():
+            raise CheckpointError(f"{path}: {key}={value!r}: must be one of {', '.join(names.values())}")
+        return next(name for name, theirs in names.items() if theirs == value)
+
+    with named(path):
+        return DiffusionConfig(
+            schedule=ours("beta_schedule", "linear", BETA_SCHEDULES), timesteps=values.get("num_train_timesteps", 1000),
+            beta_start=values.get("beta_start", 1e-4), beta_end=values.get("beta_end", 0.02),
+            zero_terminal_snr=values.get("rescale_betas_zero_snr", False),
+            objective=ours("prediction_type", "epsilon", PREDICTION_TYPES),
+            variance=ours("variance_type", "fixed_small", VARIANCE_TYPES),
+        )
+
+
+def _read_ours(path: Path, values: dict[str, Any], record: Any, theirs: Callable[[Any], dict[str, Any]]) -> Any:
+    """The exact record that was saved beside diffusers' keys, which must still agree with it."""
+    if not isinstance(values[OURS], dict):
+        raise CheckpointError(f"{path}: {OURS} must be an object")
+    with named(path):
+        config = record.from_dict(values[OURS])
+        if isinstance(config, ModelConfig):
+            _limited(path, config)
+        expected = theirs(config)
+    differ = [key for key in expected if key != "trained_betas" and values.get(key) != expected[key]]
+    if differ:
+        key = differ[0]
+        raise CheckpointError(f"{path}: {key}={values.get(key)!r} contradicts {OURS}, which gives {expected[key]!r}")
+    return config
+
+
+def _read_json(path: Path, classes: tuple[str, ...]) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_JSON + 1)
+        if len(data) > MAX_JSON:
+            raise OSError(f"larger than {MAX_JSON} bytes")
+        values = json.loads(data.decode("utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: missing") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: can't be read: {error}") from None
+    if not isinstance(values, dict) or values.get("_class_name") not in classes:
+        raise CheckpointError(f"{path}: must be an object whose _class_name is {' or '.join(classes)}")
+    return values
+
+
+@contextlib.contextmanager
+def named(path: Path) -> Iterator[None]:
+    """A config error inside names this file."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except ConfigError as error:
+        raise CheckpointError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
