@@ -121,7 +121,7 @@ def save_state(folder: Path, step: int, state: Mapping[str, np.ndarray], config:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _write_tensors(path, state, metadata)
-        for old in _states(folder)[KEEP:]:
+        for old in (*_states(folder)[KEEP:], *folder.glob("state-*.safetensors.part")):  # a killed writer's leftovers too
             old.unlink()
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: can't be written: {error}") from error
