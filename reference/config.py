@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-SCHEDULES = ("linear", "quad", "cosine", "sigmoid", "sigmoid_alpha_bar", "tutorial")
+SCHEDULES = ("linear", "quad", "cosine", "sigmoid", "sigmoid_alpha_bar", "sigmoid_alpha_bar_float32", "tutorial")
 OBJECTIVES = ("eps", "x0", "v")
 LOSSES = ("l2", "l1")
 LOSS_WEIGHTS = ("none", "p2", "min_snr")

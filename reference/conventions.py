@@ -30,11 +30,13 @@ class Convention:
     variance: str = "large"  # DDPM's reverse variance where the caller names none
     log_variance_first: str = "second"  # beta_tilde is 0 at the last step: "second" = the step before's, "floor" = 1e-20
     large_variance_first: bool = False  # the large variance, too, takes beta_tilde of the step before at the last step
-    previous: str = "next"  # "next" in the list, or "ratio": t - T // S
+    previous_ddim: str = "next"  # "next" in the list, or "ratio": t - T // S
     float32_tables: bool = False
-    gate_ddpm: str = "list_end"  # no noise on the last step of the list, or "t_positive": at t = 0 only
+    float32_sigmoid: bool = False  # the ends of the sigmoid alpha_bar schedule are rounded to float32
+    gate_ddim: str = "list_end"  # no noise on the last step of the list, or "clean": on a step to alpha_bar = 1 only
+    gate_ddpm: str = "list_end"  # the same, or "t_positive": none at t = 0 only
     rescale_timesteps: bool = False  # the network is told t x 1000/T
-    encode_shifted: bool = False  # encoding takes x0 for a sample at the first timestep and ends at alpha_bar = 0
+    encode: str = "paper"  # `make_encode_plan` says what "paper", "shifted" and "destination" are
 
 
 CONVENTIONS = {c.name: c for c in (
@@ -43,11 +45,12 @@ CONVENTIONS = {c.name: c for c in (
     Convention("song2021", "github.com/ermongroup/ddim", float32_tables=True, gate_ddpm="t_positive"),
     Convention("nichol2021", "github.com/openai/improved-diffusion", beta_scaling=True, spacing="linspace",
                clip_ddim="clip", rederive_eps=True, variance="small", large_variance_first=True, rescale_timesteps=True,
-               encode_shifted=True),
+               encode="shifted"),
     Convention("diffusers", "github.com/huggingface/diffusers", clip_ddim="clip", variance="small",
-               log_variance_first="floor", previous="ratio", float32_tables=True, gate_ddpm="t_positive"),
+               log_variance_first="floor", previous_ddim="ratio", float32_tables=True, gate_ddim="clean",
+               gate_ddpm="t_positive", encode="destination"),
     Convention("lucidrains", "github.com/lucidrains/denoising-diffusion-pytorch", beta_scaling=True, spacing="trailing",
-               clip_ddim="clip", rederive_eps=True, variance="small", log_variance_first="floor"),
+               clip_ddim="clip", rederive_eps=True, variance="small", log_variance_first="floor", float32_sigmoid=True),
 )}
 
 
@@ -90,7 +93,7 @@ class Plan:
     @property
     def learned(self) -> str:
         """How the network's extra channels give the DDPM variance: "learned", "learned_range" or "" (fixed)."""
-        return self.variance if self.sampler == "ddpm" and self.diffusion.learned_variance else ""
+        return self.variance if self.sampler == "ddpm" and self.variance in ("learned", "learned_range") else ""
 
 
 def get_convention(name: str) -> Convention:
@@ -133,13 +136,19 @@ def make_plan(
     require(final_alpha_bar in ("one", "first"), "final_alpha_bar", final_alpha_bar, "must be one or first")
     if c.beta_scaling and diffusion.schedule == "linear":
         diffusion = replace(diffusion, beta_scaling=True)
+    if c.float32_sigmoid and diffusion.schedule == "sigmoid_alpha_bar":
+        diffusion = replace(diffusion, schedule="sigmoid_alpha_bar_float32")
     T = diffusion.timesteps
     path = tuple(timesteps.path(T, steps, spacing or c.spacing, convention)[::-1])
-    stride = T // len(path)
-    previous = tuple(max(t - stride, CLEAN) for t in path) if c.previous == "ratio" else (*path[1:], CLEAN)
-    gate = [1] * (len(path) - 1) + [0]
-    if sampler == "ddpm" and c.gate_ddpm == "t_positive":
-        gate = [int(t > 0) for t in path]
+    previous = (*path[1:], CLEAN)
+    if sampler == "ddim" and c.previous_ddim == "ratio":
+        stride = T // len(path)
+        previous = tuple(max(t - stride, CLEAN) for t in path)
+    gate = {
+        "list_end": [1] * (len(path) - 1) + [0],
+        "clean": [int(t != CLEAN or final_alpha_bar == "first") for t in previous],
+        "t_positive": [int(t > 0) for t in path],
+    }[c.gate_ddim if sampler == "ddim" else c.gate_ddpm]
     return Plan(
         diffusion, sampler, path, previous, _network_t(path, T, c), tuple(gate), scale, sigma_hat, variance, clip,
         threshold_ratio, c.rederive_eps if rederive_eps is None else rederive_eps, final_alpha_bar, c.float32_tables,
@@ -152,20 +161,23 @@ def make_encode_plan(diffusion: DiffusionConfig, steps: int | tuple[int, ...], *
     """DDIM's ODE run from x0 to x_T (DDIM section 4.3), eta = 0.
 
     The first step leaves the clean image, alpha_bar = 1, for which no timestep exists: the network is told the first timestep
-    of the path there. Nothing is clipped, because at alpha_bar = 1 eps can't be derived from x0. `nichol2021` takes the
-    image for a sample at the path's first timestep instead, clips, and its last step goes to alpha_bar = 0.
+    of the path there. Nothing is clipped, because at alpha_bar = 1 eps can't be derived from x0. Two codes differ:
+    `nichol2021` takes the image for a sample at the path's first timestep, clips, and its last step goes to alpha_bar = 0;
+    `diffusers` tells the network the timestep that each step goes to, and clips.
     """
     decode = make_plan(diffusion, steps, spacing=spacing, convention=convention)
     c = get_convention(convention)
     path = decode.timesteps[::-1]
-    if c.encode_shifted:
+    if c.encode == "shifted":
         return replace(decode, timesteps=path, previous=(*path[1:], PURE_NOISE),
                        network_t=_network_t(path, diffusion.timesteps, c), noise_gate=(0,) * len(path))
     require(diffusion.objective != "x0", "objective", diffusion.objective,
             "a clean image and its x0 prediction leave eps undefined: encoding needs eps or v")
-    told = (path[0], *path[:-1])
-    return replace(decode, timesteps=(CLEAN, *path[:-1]), previous=path, noise_gate=(0,) * len(path),
-                   network_t=_network_t(told, diffusion.timesteps, c), clip="none", rederive_eps=False)
+    destination = c.encode == "destination"
+    told = path if destination else (path[0], *path[:-1])
+    return replace(decode, timesteps=decode.previous[::-1], previous=path, noise_gate=(0,) * len(path),
+                   network_t=_network_t(told, diffusion.timesteps, c), clip=decode.clip if destination else "none",
+                   rederive_eps=False)
 
 
 def _network_t(path: tuple[int, ...], T: int, c: Convention) -> tuple[float, ...]:

@@ -55,12 +55,18 @@ def sigmoid_alpha_bar(T: int, beta_start: float, beta_end: float) -> Array:
     return _betas_from_alpha_bar((end - _sigmoid(t * 6 - 3)) / (end - start))
 
 
+def sigmoid_alpha_bar_float32(T: int, beta_start: float, beta_end: float) -> Array:
+    """`sigmoid_alpha_bar` with its end rounded to float32, as lucidrains' code has it: betas are up to 6.5e-6 off at T = 1000."""
+    end = np.float64(np.float32(_sigmoid(np.array(3.0))))
+    return _betas_from_alpha_bar(end - _sigmoid(np.arange(T + 1) / T * 6 - 3))
+
+
 def tutorial(T: int, beta_start: float, beta_end: float) -> Array:
     """T + 1 linear points of which the first is never used, as tutorials that count t = 1..T write it."""
     return np.linspace(beta_start, beta_end, T + 1)[1:]
 
 
-BETAS = {f.__name__: f for f in (linear, quad, cosine, sigmoid, sigmoid_alpha_bar, tutorial)}
+BETAS = {f.__name__: f for f in (linear, quad, cosine, sigmoid, sigmoid_alpha_bar, sigmoid_alpha_bar_float32, tutorial)}
 
 
 def zero_terminal_snr(betas: Array) -> Array:

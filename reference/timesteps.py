@@ -50,7 +50,7 @@ def quad(T: int, S: int) -> list[int]:
     return out
 
 
-def sections(T: int, counts: tuple[int, ...]) -> list[int]:
+def sections(T: int, counts: tuple[int, ...], points: Callable[[int, int], list[int]] = _even) -> list[int]:
     """IDDPM's respacing: T is cut into len(counts) nearly equal sections, each strided on its own to counts[i] steps."""
     require(len(counts) > 0, "steps", counts, "sections need at least one count")
     size, extra = divmod(T, len(counts))
@@ -59,7 +59,7 @@ def sections(T: int, counts: tuple[int, ...]) -> list[int]:
     for i, count in enumerate(counts):
         length = size + (i < extra)
         require(1 <= count <= length, "steps", counts, f"section {i} has {length} of T={T} timesteps and cannot give {count}")
-        out += [start + t for t in _even(length, count)]
+        out += [start + t for t in points(length, count)]
         start += length
     return out
 
@@ -82,13 +82,17 @@ def _nichol_ddim(T: int, S: int) -> list[int]:
     raise ConfigError(f"steps={S!r}: no integer stride gives S={S} of T={T} timesteps (rule ddimN of nichol2021)")
 
 
-def _nichol_sections(T: int, S: int) -> list[int]:
-    require(S > 1, "steps", S, "nichol2021 cannot build a one-step path")
-    stride, position, out = (T - 1) / (S - 1), 0.0, []
-    for _ in range(S):  # the sum's rounding decides halves: 500 where 499.5 is exact, for some S
+def _nichol_even(length: int, count: int) -> list[int]:
+    stride, position, out = (length - 1) / max(count - 1, 1), 0.0, []
+    for _ in range(count):  # the sum's rounding decides halves: 500 where 499.5 is exact, for some S
         out.append(round(position))
         position += stride
     return out
+
+
+def _nichol_sections(T: int, counts: tuple[int, ...]) -> list[int]:
+    require(sum(counts) > 1, "steps", counts, "nichol2021 cannot build a one-step path")
+    return sections(T, counts, _nichol_even)
 
 
 def _diffusers_leading(T: int, S: int) -> list[int]:
@@ -104,11 +108,11 @@ def _diffusers_trailing(T: int, S: int) -> list[int]:
 
 
 def _lucidrains(T: int, S: int) -> list[int]:
-    """torch.linspace(-1, T - 1, S + 1) in float32, truncated; torch fills its second half from the end backwards."""
-    step = np.float32(T) / np.float32(S)
+    """torch.linspace(-1, T - 1, S + 1) in float32, truncated. torch fills its second half from the end backwards, with fused
+    multiply-adds, which one rounding of the float64 value equals."""
+    step = float(np.float32(T) / np.float32(S))
     i = np.arange(S + 1)
-    points = np.where(i < (S + 1) // 2, np.float32(-1) + step * i.astype(np.float32),
-                      np.float32(T - 1) - step * (S - i).astype(np.float32))
+    points = np.where(i < (S + 1) // 2, -1 + step * i, T - 1 - step * (S - i)).astype(np.float32)
     return [int(t) for t in points[1:]]
 
 
@@ -121,7 +125,7 @@ LITERAL: dict[str, dict[str, Callable[[int, int], list[int]]]] = {
     "plain": SPACINGS,
     "ho2020": {"all": _all_steps},
     "song2021": {"leading": _song_uniform, "quad": _song_quad},
-    "nichol2021": {"linspace": _nichol_sections, "leading": _nichol_ddim},
+    "nichol2021": {"linspace": lambda T, S: _nichol_sections(T, (S,)), "leading": _nichol_ddim},
     "diffusers": {"leading": _diffusers_leading, "trailing": _diffusers_trailing, "linspace": _diffusers_linspace},
     "lucidrains": {"trailing": _lucidrains},
 }
@@ -135,7 +139,7 @@ def path(T: int, steps: int | tuple[int, ...], spacing: str, convention: str = "
     rules = LITERAL[convention]
     if isinstance(steps, tuple):
         require(convention in ("plain", "nichol2021"), "steps", steps, f"convention {convention} has no sections")
-        return sections(T, steps)
+        return _nichol_sections(T, steps) if convention == "nichol2021" else sections(T, steps)
     require(spacing in rules, "spacing", spacing, f"convention {convention} has {', '.join(rules)}")
     _check(T, steps, spacing)
     return rules[spacing](T, steps)

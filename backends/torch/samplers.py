@@ -53,6 +53,8 @@ def coefficients(plan: Plan) -> Coefficients:
     log_variance_min = torch.log(beta_tilde.clamp(min=TINY))
     if plan.previous[-1] == CLEAN and plan.log_variance_first == "second" and plan.steps > 1:
         log_variance_min[-1] = log_variance_min[-2]
+    if plan.previous[-1] == CLEAN and plan.large_variance_first and plan.variance == "large":
+        log_variance_max[-1] = log_variance_min[-1]
     if plan.sampler == "ddim":
         sigma = plan.eta * torch.sqrt(beta_tilde)  # DDIM equation 16
         prev_from_x0, prev_from_x = torch.sqrt(ab_prev), zero
@@ -63,10 +65,7 @@ def coefficients(plan: Plan) -> Coefficients:
         # DDPM equation 7
         prev_from_x0, prev_from_x = torch.sqrt(ab_prev) * beta / (1 - ab), torch.sqrt(alpha) * (1 - ab_prev) / (1 - ab)
         prev_from_eps = zero
-        log_variance = (log_variance_min if plan.variance == "small" else log_variance_max).clone()
-        if plan.variance == "large" and plan.large_variance_first and plan.previous[-1] == CLEAN:
-            log_variance[-1] = log_variance_min[-1]
-        sigma = torch.exp(0.5 * log_variance)
+        sigma = torch.exp(0.5 * (log_variance_min if plan.variance == "small" else log_variance_max))
     return {
         "alpha_bar": ab, "alpha_bar_prev": ab_prev, "network_t": torch.tensor(plan.network_t, dtype=torch.float64),
         "x0_from_x": x0_from_x, "x0_from_output": x0_from_output,

@@ -43,12 +43,18 @@ def sigmoid_alpha_bar(T: int, beta_start: float, beta_end: float) -> Tensor:
     return _betas_from_alpha_bar((end - torch.sigmoid(t * 6 - 3)) / (end - start))
 
 
+def sigmoid_alpha_bar_float32(T: int, beta_start: float, beta_end: float) -> Tensor:
+    """`sigmoid_alpha_bar` with its end rounded to float32, as lucidrains' code has it: betas are up to 6.5e-6 off at T = 1000."""
+    end = torch.sigmoid(torch.tensor(3.0, dtype=F64)).float().double()
+    return _betas_from_alpha_bar(end - torch.sigmoid(torch.arange(T + 1, dtype=F64) / T * 6 - 3))
+
+
 def tutorial(T: int, beta_start: float, beta_end: float) -> Tensor:
     """T + 1 linear points of which the first is never used, as tutorials that count t = 1..T write it."""
     return torch.linspace(beta_start, beta_end, T + 1, dtype=F64)[1:]
 
 
-BETAS = {f.__name__: f for f in (linear, quad, cosine, sigmoid, sigmoid_alpha_bar, tutorial)}
+BETAS = {f.__name__: f for f in (linear, quad, cosine, sigmoid, sigmoid_alpha_bar, sigmoid_alpha_bar_float32, tutorial)}
 
 
 def zero_terminal_snr(betas: Tensor) -> Tensor:
