@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from reference.config import DiffusionConfig, ModelConfig, OptimConfig, require
+from reference.config import ConfigError, DiffusionConfig, ModelConfig, OptimConfig, require
 from reference.conventions import Plan
 from reference.weights import Weights
 
@@ -21,7 +21,7 @@ Tensor = Any  # the framework's own
 MODES = ("stock", "tuned")
 
 
-class DeviceError(ValueError):
+class DeviceError(ConfigError):
     """A device or dtype was asked for that this machine or framework does not have."""
 
 

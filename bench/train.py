@@ -67,8 +67,8 @@ def train(args: argparse.Namespace, command: list[str]) -> None:
               "batch_size": batch_size, "dataset": dataset.sha256, "backend": args.backend, "dtype": args.dtype}
     states = args.save.with_name(args.save.name + ".states")
     losses, start, before = np.zeros(args.steps, np.float32), 0, 0.0
-    if states.exists():
-        start, state = checkpoint.load_state(states, config)
+    if (found := checkpoint.load_state(states, config)) is not None:
+        start, state = found
         losses[:start], before = state.pop("losses")[:start], float(state.pop("seconds"))
         backend.load_state(state)
     pending: list[tuple[int, object]] = []
@@ -92,15 +92,14 @@ def train(args: argparse.Namespace, command: list[str]) -> None:
                 seconds = np.array(before + time.monotonic() - began)
                 checkpoint.save_state(states, step + 1, {**backend.state(), "losses": losses, "seconds": seconds}, config)
                 saved = time.monotonic()
-    checkpoint.save_pipeline(args.save, backend.weights(ema=True), spec.model, spec.diffusion)
-    with (args.save / "loss.csv").open("w") as file:
-        file.write("step,loss\n" + "".join(f"{n},{loss:.6g}\n" for n, loss in enumerate(losses)))
     about = {
         "command": shlex.join(command), "seconds": round(before + time.monotonic() - began, 1), "config": config,
         "dataset": dataset.provenance, "final_loss_mean_of_1000": float(losses[-1000:].mean()),
         "device": backend.device_info(), "environment": environment.describe(), "resumed": start > 0,
     }
-    (args.save / "training.json").write_text(json.dumps(about, indent=2) + "\n")
+    curve = "step,loss\n" + "".join(f"{n},{loss:.6g}\n" for n, loss in enumerate(losses))
+    checkpoint.save_pipeline(args.save, backend.weights(ema=True), spec.model, spec.diffusion,
+                             {"loss.csv": curve, "training.json": json.dumps(about, indent=2) + "\n"})
     print(f"wrote {args.save.relative_to(ROOT) if args.save.is_relative_to(ROOT) else args.save}")
 
 

@@ -1,0 +1,162 @@
+"""The training loss and the optimiser, the same formulas as `reference/diffusion.py` and `reference/optim.py` in torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from reference.config import DiffusionConfig, OptimConfig
+
+from . import schedules
+
+TINY = 1e-20
+
+
+class Process:
+    """The forward process: its tables on a device, and the loss of a network under it."""
+
+    def __init__(self, config: DiffusionConfig, device: torch.device) -> None:
+        self.config = config
+        betas = schedules.betas(config)
+        alpha_bars = schedules.alpha_bars(betas)
+        prev = torch.cat((torch.ones_like(betas[:1]), alpha_bars[:-1]))
+        variance = betas * (1 - prev) / (1 - alpha_bars)
+        first = variance[1:2] if len(betas) > 1 else betas
+        self.tables = {
+            "signal": alpha_bars.sqrt(), "noise": (1 - alpha_bars).sqrt(), "weight": loss_weights(config, alpha_bars),
+            "log_variance_max": betas.log(), "log_variance_min": torch.cat((first, variance[1:])).log(),
+            "mean_x0": prev.sqrt() * betas / (1 - alpha_bars), "mean_xt": (1 - betas).sqrt() * (1 - prev) / (1 - alpha_bars),
+        }
+        self.tables = {name: table.to(device) for name, table in self.tables.items()}
+
+    def at(self, name: str, t: Tensor, like: Tensor) -> Tensor:
+        """The table's value at each t, (N, 1, 1, 1), in the dtype of `like`."""
+        return self.tables[name][t].to(like.dtype).reshape(-1, 1, 1, 1)
+
+    def q_sample(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """x_t from x_0 (DDPM equation 4)."""
+        return self.at("signal", t, x0) * x0 + self.at("noise", t, x0) * noise
+
+    def x0_from_output(self, xt: Tensor, t: Tensor, output: Tensor) -> Tensor:
+        """The x0 that a network's output means, by the config's objective."""
+        if self.config.objective == "x0":
+            return output
+        signal, noise = self.at("signal", t, xt), self.at("noise", t, xt)
+        return (xt - noise * output) / signal if self.config.objective == "eps" else signal * xt - noise * output
+
+    def target(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """What the network is trained to output."""
+        if self.config.objective == "x0":
+            return x0
+        return noise if self.config.objective == "eps" else self.at("signal", t, x0) * noise - self.at("noise", t, x0) * x0
+
+    def vlb_terms(self, x0: Tensor, xt: Tensor, t: Tensor, output: Tensor, variance: Tensor) -> Tensor:
+        """One term of the variational bound per image, bits per dimension, shape (N,) (DDPM equation 5)."""
+        mean_x0, mean_xt = self.at("mean_x0", t, xt), self.at("mean_xt", t, xt)
+        small, large = self.at("log_variance_min", t, xt), self.at("log_variance_max", t, xt)
+        mean = mean_x0 * self.x0_from_output(xt, t, output) + mean_xt * xt
+        share = (variance + 1) / 2
+        log_variance = variance if self.config.variance == "learned" else share * large + (1 - share) * small
+        true_mean = mean_x0 * x0 + mean_xt * xt
+        kl = 0.5 * (log_variance - small - 1 + (small - log_variance).exp() + (true_mean - mean) ** 2 * (-log_variance).exp())
+        nll = discretised_nll(x0, mean, 0.5 * log_variance)
+        return torch.where(t.reshape(-1, 1, 1, 1) == 0, nll, kl).mean(dim=(1, 2, 3)) / math.log(2)
+
+    def loss(self, network: Callable[[Tensor, Tensor], Tensor], x0: Tensor, t: Tensor, noise: Tensor, coin: Tensor | None) -> Tensor:
+        """The training loss of one batch, a scalar (`reference.diffusion.loss`); `coin` (N,) with self-conditioning."""
+        config = self.config
+        xt = self.q_sample(x0, t, noise)
+        inputs = xt
+        if config.self_conditioning:
+            assert coin is not None
+            with torch.no_grad():
+                first = network(torch.cat((xt, torch.zeros_like(xt)), dim=1), t)[:, : x0.shape[1]]
+                x0_hat = self.x0_from_output(xt, t, first)
+            inputs = torch.cat((xt, x0_hat * coin.reshape(-1, 1, 1, 1)), dim=1)
+        output = network(inputs, t)
+        mean, variance = output[:, : x0.shape[1]], output[:, x0.shape[1]:]
+        error = mean - self.target(x0, t, noise)
+        per_image = (error.square() if config.loss == "l2" else error.abs()).mean(dim=(1, 2, 3))
+        total = (self.tables["weight"][t].to(per_image.dtype) * per_image).mean()
+        if config.learned_variance:  # IDDPM section 3.1; the mean is held fixed in the bound
+            total = total + config.timesteps / 1000 * self.vlb_terms(x0, xt, t, mean.detach(), variance).mean()
+        return total
+
+
+def loss_weights(config: DiffusionConfig, alpha_bars: Tensor) -> Tensor:
+    """Weight of the loss at each timestep, shape (T,): `reference.diffusion.loss_weights`."""
+    if config.loss_weight == "none":
+        return torch.ones_like(alpha_bars)
+    snr = alpha_bars / (1 - alpha_bars)
+    if config.loss_weight == "p2":
+        return (config.p2_k + snr) ** -config.p2_gamma
+    clipped = snr.clamp(max=config.min_snr_gamma)
+    return {"x0": clipped, "eps": clipped / snr.clamp(min=TINY), "v": clipped / (snr + 1)}[config.objective]
+
+
+def discretised_nll(x0: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
+    """-log probability of 8-bit pixels in [-1, 1] under a Gaussian cut into bins of 2/255 (DDPM equation 13), nats."""
+    inverse = (-log_scale).exp()
+    upper = torch.special.ndtr((x0 - mean + 1 / 255) * inverse)
+    lower = torch.special.ndtr((x0 - mean - 1 / 255) * inverse)
+    upper, lower = torch.where(x0 > 0.999, 1.0, upper), torch.where(x0 < -0.999, 0.0, lower)
+    return -(upper - lower).clamp(min=1e-12).log()
+
+
+def learning_rate(config: OptimConfig, step: int) -> float:
+    """Rate of step 0, 1, ..: linear warm-up, then constant or a half cosine down to `min_lr` at `total_steps`."""
+    if step < config.warmup_steps:
+        return config.lr * (step + 1) / config.warmup_steps
+    if config.total_steps == 0:
+        return config.lr
+    progress = min((step - config.warmup_steps) / (config.total_steps - config.warmup_steps), 1.0)
+    return config.min_lr + (config.lr - config.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def ema_decay(config: OptimConfig, step: int) -> float:
+    """Decay of the moving average after step 0, 1, .."""
+    return min(config.ema_decay, (1 + step) / (10 + step))
+
+
+class Optimiser:
+    """Gradient clipping, Adam and the moving average of a network's parameters (`reference.optim.adam_step`)."""
+
+    def __init__(self, config: OptimConfig, network: nn.Module, ema: nn.Module, tuned: bool) -> None:
+        self.config = config
+        self.names = [name for name, _ in network.named_parameters()]
+        self.parameters, self.ema = list(network.parameters()), list(ema.parameters())
+        self.adam = torch.optim.Adam(self.parameters, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps,
+                                     fused=tuned)  # one kernel for all parameters
+
+    def step(self, n: int) -> None:
+        """Apply the parameters' gradients as step n = 0, 1, .."""
+        if self.config.max_grad_norm:
+            nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+        self.adam.param_groups[0]["lr"] = learning_rate(self.config, n)
+        self.adam.step()
+        with torch.no_grad():
+            torch._foreach_lerp_(self.ema, self.parameters, 1 - ema_decay(self.config, n))
+
+    def state(self) -> dict[str, np.ndarray]:
+        """First and second moments by parameter name; zeros before the first step."""
+        out = {}
+        for name, parameter in zip(self.names, self.parameters, strict=True):
+            moments = self.adam.state.get(parameter, {})
+            for ours, theirs in (("adam_m", "exp_avg"), ("adam_v", "exp_avg_sq")):
+                value = moments.get(theirs, torch.zeros_like(parameter))
+                out[f"{ours}/{name}"] = value.detach().cpu().contiguous().numpy().copy()
+        return out
+
+    def load_state(self, state: Mapping[str, np.ndarray], step: int) -> None:
+        """Moments from `state()`, after `step` steps."""
+        self.adam.state.clear()
+        for name, parameter in zip(self.names, self.parameters, strict=True):
+            if step:
+                device = parameter.device if self.adam.defaults["fused"] else "cpu"
+                self.adam.state[parameter] = {"step": torch.tensor(float(step), device=device)} | {
+                    theirs: torch.empty_like(parameter).copy_(torch.from_numpy(np.array(state[f"{ours}/{name}"]))).detach()
+                    for ours, theirs in (("adam_m", "exp_avg"), ("adam_v", "exp_avg_sq"))}
