@@ -1,0 +1,220 @@
+"""One child process per backend, so that no two frameworks share a timed process and none takes the job down with it.
+
+Commands go in as JSON lines over stdin. Replies, progress and heartbeats come back as JSON lines over a pipe of their own;
+stdout and stderr, where frameworks chatter, go to a log file. The child runs `python -m bench.worker FD`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from backends import NotInstalled
+from backends.protocol import DeviceError
+from reference.config import ConfigError
+
+from .environment import worker_env
+
+ROOT = Path(__file__).resolve().parents[1]
+BEAT_SECONDS = 1.0
+PROGRESS_SECONDS = 0.2  # at most one message in this time
+SILENCE_SECONDS = 300.0  # without a heartbeat; a compilation may hold the GIL for long
+TAIL_LINES, TAIL_BYTES = 5, 4096
+
+
+class WorkerError(RuntimeError):
+    """A command failed in a worker, which goes on."""
+
+
+class WorkerDied(WorkerError):
+    """A worker ended or hung and was ended; the message has its exit signal and last output."""
+
+
+class Worker:
+    """The parent's side. Use as a context manager: leaving it, by Ctrl-C too, ends the child and its children.
+
+    `spec` is a `Spec` in plain JSON types (see `commands.make_spec`); nothing is imported before the command `create`.
+    """
+
+    def __init__(self, backend: str, spec: Mapping[str, Any], threads: int, log_path: Path,
+                 silence: float = SILENCE_SECONDS) -> None:
+        self.backend, self.silence, self.log_path = backend, silence, Path(log_path)
+        self._received, self._dead = b"", ""
+        paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = {**os.environ, **worker_env(threads), "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
+        self._pipe, child_end = os.pipe()
+        try:
+            with self.log_path.open("wb") as log:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-P", "-m", "bench.worker", str(child_end)], stdin=subprocess.PIPE, stdout=log, stderr=log,
+                    pass_fds=(child_end,), env=environment, start_new_session=True)  # a terminal's Ctrl-C reaches the parent alone
+        except BaseException:
+            os.close(self._pipe)
+            raise
+        finally:
+            os.close(child_end)
+        self._send({"backend": backend, "spec": dict(spec)})
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def call(self, command: str, on_progress: Callable[[int, int], None] | None = None, timeout: float | None = None,
+             **args: Any) -> dict[str, Any]:
+        """Run a command of `bench.commands` and return its reply.
+
+        `on_progress(done, total)` is called as work is done; `timeout` is in seconds without progress. A user's mistake
+        raises `ConfigError` (`NotInstalled` for a missing framework), another failure `WorkerError`, and `WorkerDied` where
+        the process ended, sent no heartbeat or hit the timeout; it stays dead.
+        """
+        if self._dead:
+            raise WorkerDied(self._dead)
+        try:
+            self._send({"command": command, "args": args})
+            moved = time.monotonic()
+            while True:
+                if "beat" in (message := self._receive(command)):
+                    if timeout is not None and time.monotonic() - moved > timeout:
+                        self._die(f"made no progress for {timeout:g} s in {command}")
+                elif "progress" in message:
+                    moved = time.monotonic()
+                    if on_progress:
+                        on_progress(*message["progress"])
+                elif "error" in message:
+                    raise {"ConfigError": ConfigError, "NotInstalled": NotInstalled}.get(message["error"], WorkerError)(
+                        message["message"])
+                else:
+                    return message["reply"]
+        except BrokenPipeError:
+            self._die(f"ended before {command}", patience=5)
+
+    def close(self) -> None:
+        """End the child, at once if it is busy. May be called twice."""
+        if self._process.stdin is None or self._process.stdin.closed:
+            return
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+        for end, patience in ((None, 1.0), (signal.SIGTERM, 3.0), (signal.SIGKILL, None)):
+            if end is not None:
+                self._kill(end)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(patience)
+                break
+        self._kill(signal.SIGKILL)  # processes that a framework left behind
+        os.close(self._pipe)
+
+    def _kill(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, number)
+
+    def _send(self, message: dict[str, Any]) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(message).encode() + b"\n")
+        self._process.stdin.flush()
+
+    def _receive(self, command: str) -> dict[str, Any]:
+        """The next message, of which a working child sends one a second."""
+        quiet_since = time.monotonic()
+        while b"\n" not in self._received:
+            ready, _, _ = select.select([self._pipe], [], [], 0.5)
+            if ready:
+                if not (data := os.read(self._pipe, 1 << 16)):
+                    self._die(f"ended during {command}", patience=5)
+                self._received += data
+            elif time.monotonic() - quiet_since > self.silence:
+                self._die(f"sent no heartbeat for {self.silence:g} s in {command}")
+        line, _, self._received = self._received.partition(b"\n")
+        return json.loads(line)
+
+    def _die(self, how: str, patience: float = 0) -> NoReturn:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(patience)
+        code = self._process.poll()
+        self._kill(signal.SIGKILL)
+        self._process.wait()
+        if code is None:
+            how += " and was killed"
+        elif code < 0:
+            name = signal.Signals(-code).name
+            how += f" by {name}" + (", which the system sends when memory runs out" if name == "SIGKILL" else "")
+        else:
+            how += f" with exit code {code}"
+        with self.log_path.open("rb") as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - TAIL_BYTES))
+            tail = [line for line in log.read().decode("utf-8", "replace").splitlines() if line.strip()][-TAIL_LINES:]
+        self._dead = f"worker {self.backend} {how}; last output: {' | '.join(tail) or 'none'}"
+        raise WorkerDied(self._dead)
+
+
+def serve(pipe: int) -> None:
+    """The child's side: answer commands until stdin ends or the parent is gone."""
+    from . import commands
+
+    lock, busy = threading.Lock(), threading.Event()
+    session: commands.Session | None = None
+
+    def send(message: dict[str, Any]) -> None:
+        with lock:
+            os.write(pipe, json.dumps(message).encode() + b"\n")
+
+    def beat() -> None:
+        while busy.wait():
+            time.sleep(BEAT_SECONDS)
+            try:
+                if busy.is_set():
+                    send({"beat": True})
+            except OSError:
+                os._exit(1)  # the parent is gone, and the main thread may be hours from noticing
+
+    reported = 0.0
+
+    def progress(done: int, total: int) -> None:
+        nonlocal reported
+        if done == total or time.monotonic() - reported >= PROGRESS_SECONDS:
+            reported = time.monotonic()
+            send({"progress": [done, total]})
+
+    def answer(message: dict[str, Any]) -> dict[str, Any]:
+        nonlocal session
+        try:
+            if session is None:
+                session = commands.Session(first["backend"], commands.make_spec(first["spec"]), progress,
+                                           lambda line: print(line, file=sys.stderr))
+            return {"reply": commands.COMMANDS[message["command"]](session, **message["args"])}
+        except NotInstalled as error:
+            return {"error": "NotInstalled", "message": str(error)}
+        except (ConfigError, DeviceError) as error:
+            return {"error": "ConfigError", "message": str(error)}
+        except Exception as error:
+            traceback.print_exc()
+            text = " ".join(str(error).split())[:500]
+            return {"error": "WorkerError", "message": f"worker {first['backend']}: {message['command']} failed: "
+                                                       f"{type(error).__name__}: {text}"}
+
+    faulthandler.enable()
+    os.set_inheritable(pipe, False)
+    threading.Thread(target=beat, daemon=True).start()
+    first = json.loads(sys.stdin.readline())
+    for line in sys.stdin:
+        busy.set()
+        reply = answer(json.loads(line))
+        busy.clear()
+        send(reply)
+
+
+if __name__ == "__main__":
+    serve(int(sys.argv[1]))

@@ -1,0 +1,302 @@
+"""Worker processes: every command against a known backend, and what the job hears when a worker is harmed."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from backends import NotInstalled
+from backends.protocol import Spec
+from bench import commands, streams
+from bench.worker import Worker, WorkerDied, WorkerError
+from reference import samplers, unet, weights
+from reference.config import ConfigError, DiffusionConfig, ModelConfig, OptimConfig
+from reference.conventions import make_plan
+
+TINY = ModelConfig(sample_size=8, block_out_channels=(8, 16), norm_num_groups=4, zero_init=False,
+                   down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"))
+SPEC = {"model": TINY.to_dict(), "diffusion": DiffusionConfig(timesteps=20).to_dict(), "optim": OptimConfig().to_dict(),
+        "device": "cpu", "dtype": "float32"}
+TRAIN = {"seed": 0, "steps": 6, "batch_size": 4, "flip": False}
+GENTLE = {"steps": 5, "eta": 1.0}
+
+
+@pytest.fixture
+def start(tmp_path, monkeypatch):
+    """start(harm, backend) gives a worker, with the fake backend installed as an outside package."""
+    package = tmp_path / "site" / "fake_backend-1.0.dist-info"
+    package.mkdir(parents=True)
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: fake-backend\nVersion: 1.0\n")
+    (package / "entry_points.txt").write_text("[ddim_bench.backends]\nfake = fake_backend\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "site"), str(Path(__file__).parent)]))
+    workers = []
+
+    def begin(harm="", backend="fake", create=True, spec=SPEC, **options):
+        monkeypatch.setenv("FAKE_HARM", harm)
+        workers.append(Worker(backend, spec, 1, tmp_path / f"{backend}.log", **options))
+        if create:
+            workers[-1].call("create")
+        return workers[-1]
+
+    yield begin
+    for worker in workers:
+        worker.close()
+
+
+@pytest.fixture
+def images(tmp_path):
+    values = np.random.default_rng(0).integers(0, 256, (10, 1, 8, 8), np.uint8)
+    np.save(tmp_path / "images.npy", values)
+    return str(tmp_path / "images.npy")
+
+
+def gone(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return Path(f"/proc/{pid}/stat").read_text().split(") ")[1][0] == "Z"
+
+
+def test_the_spec_round_trips():
+    assert commands.make_spec(SPEC) == Spec(TINY, DiffusionConfig(timesteps=20))
+
+
+def test_create_sets_threads_and_allocator_before_anything_is_imported(start):
+    reply = start(create=False).call("create")
+    assert reply["device"] == {"framework": "fake", "threads": "1", "allocator": "0"}
+    assert reply["parameters"] == weights.count(TINY) and reply["peak_memory_bytes"] > 1 << 20
+
+
+def test_commands_against_the_reference(start, tmp_path, images):
+    worker = start()
+    initial = weights.initialise(TINY, 0)
+    scale = float(initial["conv_in.weight"].flat[0])
+    np.savez(tmp_path / "w.npz", **initial)
+    worker.call("load", weights=str(tmp_path / "w.npz"))
+
+    worker.call("tables", plan=GENTLE, out=str(tmp_path / "t.npz"))
+    plan = make_plan(DiffusionConfig(timesteps=20), **GENTLE)
+    with np.load(tmp_path / "t.npz") as found:
+        assert all(np.array_equal(found[name], table) for name, table in samplers.coefficients(plan).items())
+
+    x = np.linspace(-1, 1, 64).reshape(1, 1, 8, 8)
+    np.savez(tmp_path / "in.npz", x=x, t=np.zeros(1))
+    worker.call("forward", inputs=str(tmp_path / "in.npz"), out=str(tmp_path / "out.npy"))
+    assert np.array_equal(np.load(tmp_path / "out.npy"), scale * x)
+
+    batch = streams.training_batch(0, np.load(images), 0, 4, 20)
+    np.savez(tmp_path / "b.npz", ids=batch.ids, x0=batch.x0, t=batch.t, noise=batch.noise)
+    expected = np.float32(np.mean((batch.noise - scale * batch.x0) ** 2))
+    assert worker.call("loss", batch=str(tmp_path / "b.npz"))["loss"] == expected
+
+    seen = []
+    reply = worker.call("train", images=images, **TRAIN, on_progress=lambda done, total: seen.append((done, total)))
+    t = [streams.training_batch(0, np.load(images), step, 4, 20).t.sum() for step in range(6)]
+    assert reply["losses"] == [float(np.float32(step + t[step] / 1e6)) for step in range(6)]
+    assert seen[-1] == (6, 6) and reply["seconds"] > 0 and reply["first_seconds"] > 0
+    assert worker.call("time_train", units=3, images=images, seed=0, batch_size=4)["seconds"] > 0
+    assert worker.call("time_sample", units=45, batch_size=4, seed=0)["seconds"] > 0  # more than twice round T = 20
+
+
+def draw(worker, tmp_path, ids, batch_size, plan=GENTLE, **args):
+    reply = worker.call("sample", ids=ids, plan=plan, batch_size=batch_size, seed=3, out=str(tmp_path / "s.npy"), **args)
+    return np.load(tmp_path / "s.npy"), reply
+
+
+def test_images_do_not_depend_on_the_batch(start, tmp_path):
+    worker, seen = start(), []
+    images, reply = draw(worker, tmp_path, [0, 11], 4, on_progress=lambda done, total: seen.append((done, total)))
+    assert images.shape == (11, 1, 8, 8) and images.dtype == np.float32
+    assert reply["calls"] == 3 * 5 and len(reply["batch_seconds"]) == 3 and reply["notes"] == []
+    assert seen[-1] == (55, 55) and seen == sorted(seen)
+    for ids, batch_size in ([0, 11], 11), ([0, 11], 1), ([0, 11], 100):
+        assert np.array_equal(draw(worker, tmp_path, ids, batch_size)[0], images)
+    assert np.array_equal(draw(worker, tmp_path, [5, 7], 4)[0], images[5:7])
+    assert not np.array_equal(draw(worker, tmp_path, [5, 7], 4, {"steps": 5, "eta": 0.0})[0], images[5:7])
+
+
+def test_out_of_memory_halves_the_batch_and_says_so(start, tmp_path):
+    images, _ = draw(start(), tmp_path, [0, 11], 11)
+    worker = start("oom")
+    again, reply = draw(worker, tmp_path, [0, 11], 8)
+    assert np.array_equal(again, images)
+    assert reply["batch_size"] == 2 and len(reply["notes"]) == 2
+    assert reply["notes"][0] == "fake: out of memory with a sampling batch of 8; going on with 4"
+    assert draw(worker, tmp_path, [0, 11], 8)[1]["notes"] == []  # what fits is remembered
+    with pytest.raises(WorkerError, match="MemoryError: Unable to allocate 20 GiB"):
+        draw(start("oom always"), tmp_path, [0, 11], 8)
+
+
+@pytest.mark.parametrize("text, expected", [
+    ("CUDA out of memory. Tried to allocate 2.00 GiB", True), ("Allocate memory failed", True),
+    ("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4096 bytes. Error code 12", True),
+    ("Unable to allocate 20.0 GiB for an array", True), ("Out of Memory: not enough device memory", True),
+    ("shape mismatch", False), ("invalid memory format", False),
+])
+def test_out_of_memory_is_told_from_other_errors(text, expected):
+    assert commands.out_of_memory(RuntimeError(text)) is expected
+
+
+def test_chatter_on_stdout_breaks_nothing(start, tmp_path):
+    assert draw(start("chatter"), tmp_path, [0, 3], 3)[0].shape == (3, 1, 8, 8)
+    assert "nor this" in (tmp_path / "fake.log").read_text()
+
+
+@pytest.mark.parametrize("harm, error, said", [
+    ("no device", ConfigError, "this machine has none"), ("no framework", NotInstalled, "pip install fake")])
+def test_a_users_mistake_comes_back_as_one(start, harm, error, said):
+    with pytest.raises(error, match=said):
+        start(harm)
+
+
+def test_wrong_specs_backends_and_commands(start):
+    with pytest.raises(ConfigError, match="dtype='float7'"):
+        start(spec={**SPEC, "dtype": "float7"})
+    with pytest.raises(ConfigError, match="backend='jax': must be one of .*fake"):
+        start(backend="jax")
+    with pytest.raises(ConfigError, match="not created yet"):
+        start(create=False).call("info")
+    worker = start()
+    with pytest.raises(WorkerError, match="KeyError"):
+        worker.call("dance")
+    with pytest.raises(WorkerError, match="unexpected keyword argument 'colour'"):
+        worker.call("info", colour="red")
+    with pytest.raises(ConfigError, match="steps=21"):
+        worker.call("tables", plan={"steps": 21}, out="nowhere.npz")
+    assert worker.call("info")["device"]["framework"] == "fake"  # and it goes on
+
+
+def test_a_failed_command_is_told_in_one_line_and_logged(start, tmp_path, images):
+    worker = start("bug")
+    with pytest.raises(WorkerError, match="worker fake: train failed: RuntimeError: kernel missing") as caught:
+        worker.call("train", images=images, **TRAIN)
+    assert not isinstance(caught.value, WorkerDied)
+    assert "Traceback" in (tmp_path / "fake.log").read_text()
+
+
+def test_a_loss_that_is_not_finite_stops_training(start, images):
+    with pytest.raises(ConfigError, match=r"loss=nan: is not finite at step \[3\]; lr=0.0002"):
+        start("nan").call("train", images=images, **TRAIN)
+
+
+@pytest.mark.parametrize("harm, said", [
+    ("die", "by SIGKILL, which the system sends when memory runs out; last output: the last words"),
+    ("segfault", "by SIGSEGV"), ("exit", "with exit code 7; last output: none")])
+def test_a_worker_that_dies_is_reported_with_its_signal_and_last_output(start, images, harm, said):
+    worker = start(harm)
+    with pytest.raises(WorkerDied, match=f"worker fake ended during train {said}"):
+        worker.call("train", images=images, **TRAIN)
+    with pytest.raises(WorkerDied, match="ended during train"):  # it stays dead
+        worker.call("info")
+
+
+def test_a_worker_killed_while_idle_is_noticed(start):
+    worker = start()
+    os.kill(worker._process.pid, signal.SIGKILL)
+    worker._process.wait()
+    with pytest.raises(WorkerDied, match="by SIGKILL"):
+        worker.call("info")
+
+
+def test_a_frozen_worker_is_ended(start, images):
+    worker, began = start("freeze", silence=3.0), time.monotonic()
+    with pytest.raises(WorkerDied, match="sent no heartbeat for 3 s in train and was killed"):
+        worker.call("train", images=images, **TRAIN)
+    assert time.monotonic() - began < 15 and gone(worker._process.pid)
+
+
+def test_a_worker_without_progress_is_ended(start, images):
+    worker = start("hang", silence=30.0)
+    with pytest.raises(WorkerDied, match="made no progress for 2 s in train and was killed"):
+        worker.call("train", images=images, timeout=2.0, **TRAIN)
+    assert gone(worker._process.pid)
+
+
+def test_slow_progress_is_no_hang(start, images):
+    """Longer in all than silence and timeout, but never still for so long."""
+    reply = start("slow", silence=2.0).call("train", images=images, timeout=1.5, **{**TRAIN, "steps": 80})
+    assert len(reply["losses"]) == 80 and reply["seconds"] > 3.9
+
+
+def test_closing_ends_a_busy_worker_and_its_children(start, tmp_path, images):
+    worker = start("children")
+    worker.call("train", images=images, **TRAIN)
+    child = int((tmp_path / "fake.log").read_text().split("child ")[1].split()[0])
+    threading.Timer(0.5, worker.close).start()
+    began = time.monotonic()
+    worker._send({"command": "train", "args": {"images": images, **TRAIN, "steps": 10**7}})
+    worker._process.wait(20)
+    time.sleep(0.3)
+    assert time.monotonic() - began < 10 and gone(child)
+    worker.close()
+
+
+SCRIPT = """
+import sys, time
+from bench.worker import Worker
+from tests_spec import SPEC
+with Worker("fake", SPEC, 1, sys.argv[1]) as worker:
+    worker.call("create")
+    print(worker._process.pid, flush=True)
+    worker.call("train", images=sys.argv[2], seed=0, steps=10**7, batch_size=4, flip=False)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_no_worker_outlives_its_parent(start, tmp_path, images, number, monkeypatch):
+    monkeypatch.setenv("FAKE_HARM", "")
+    (tmp_path / "site/tests_spec.py").write_text(f"SPEC = {SPEC!r}\n")
+    root = str(Path(commands.__file__).parents[1])
+    monkeypatch.setenv("PYTHONPATH", os.environ["PYTHONPATH"] + os.pathsep + root)
+    parent = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path / "log"), images], stdout=subprocess.PIPE, text=True,
+                              stderr=subprocess.DEVNULL)
+    child = int(parent.stdout.readline())
+    time.sleep(0.5)
+    assert not gone(child)
+    parent.send_signal(number)
+    parent.wait(20)
+    deadline = time.monotonic() + 10
+    while not gone(child) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert gone(child)
+
+
+def test_the_parent_loads_no_framework():
+    script = "import sys; import bench.worker, bench.commands; print({'torch', 'mindspore'} & {*sys.modules})"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+def test_a_real_backend_end_to_end(start, tmp_path, images):
+    """torch through every command: forward and sampling held against the oracle, images against the batch size."""
+    worker = start(backend="torch")
+    trained = weights.initialise(TINY, 1)
+    np.savez(tmp_path / "w.npz", **trained)
+    worker.call("load", weights=str(tmp_path / "w.npz"))
+    x, t = streams.normal(0, "check", np.arange(3), (1, 8, 8)), np.array([0, 7, 19])
+    np.savez(tmp_path / "in.npz", x=x, t=t)
+    worker.call("forward", inputs=str(tmp_path / "in.npz"), out=str(tmp_path / "out.npy"))
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), unet.forward(trained, TINY, x.astype(float), t), atol=2e-5)
+
+    found, reply = draw(worker, tmp_path, [0, 5], 2)
+    plan = make_plan(DiffusionConfig(timesteps=20), **GENTLE)
+    x_T = streams.normal(3, "x_T", np.arange(5), (1, 8, 8)).astype(float)
+    expected = samplers.sample(lambda x, t: unet.forward(trained, TINY, x, t), x_T, plan,
+                               lambda i: streams.normal(3, "z", np.arange(5), (1, 8, 8), step=i).astype(float))
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+    assert reply["calls"] == 15
+    np.testing.assert_allclose(draw(worker, tmp_path, [0, 5], 5)[0], found, atol=1e-4)
+
+    losses = worker.call("train", images=images, **TRAIN)["losses"]
+    assert len(losses) == 6 and np.isfinite(losses).all()
+    worker.call("load", weights=str(tmp_path / "w.npz"))
+    assert worker.call("train", images=images, **TRAIN)["losses"] == losses
+    assert worker.call("time_train", units=2, images=images, seed=0, batch_size=4)["seconds"] > 0
+    assert worker.call("time_sample", units=3, batch_size=4, seed=0)["seconds"] > 0
+    assert worker.call("info")["peak_memory_bytes"] > 50 << 20
