@@ -1,0 +1,148 @@
+"""The feature extractor behind `FID[fmnist-cnn]`: a small CNN on 28x28x1 images with 64 features.
+
+Inception features say little about 28x28 clothes, so the metric has a classifier of its own. It is trained on the
+first 30,000 training images of Fashion-MNIST, never on held-out images. Reference statistics ship for the whole
+training set and for the 30,000 images that it did not see; `bench/assets/README.md` has the difference.
+`python -m bench.extractor` trains it again and rewrites `bench/assets/` (full data set; minutes on two cores).
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import hashlib
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bench.data import ASSETS, Dataset, load, load_subset
+from reference.frechet import statistics
+
+if TYPE_CHECKING:
+    import torch
+
+NAME = "fmnist-cnn"
+WIDTH = 64
+TRAINED_ON = slice(0, 30000)
+# Reference sets whose statistics ship, by the name that a row carries.
+REFERENCES = {"train[30000:]": slice(30000, 60000), "train": slice(0, 60000)}
+WEIGHTS = ASSETS / f"{NAME}.safetensors"
+STATISTICS = ASSETS / f"{NAME}-statistics.safetensors"
+RECORD = ASSETS / f"{NAME}.json"
+
+
+def network() -> torch.nn.ModuleDict:
+    """The CNN: `features` maps float32 (N, 1, 28, 28) in [-1, 1] to (N, 64), `head` maps those to 10 class logits.
+
+    The 64 features are the plain output of a linear layer: after a ReLU some would be zero for every image and the
+    covariance singular. Never trained with flips, so that it sees flipped clothes as foreign.
+    """
+    from torch import nn
+
+    def block(inputs: int, outputs: int) -> list[nn.Module]:
+        convolution = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+        return [convolution, nn.BatchNorm2d(outputs), nn.ReLU(), nn.MaxPool2d(2)]
+
+    features = nn.Sequential(
+        *block(1, 32), *block(32, 64), *block(64, 128), nn.Flatten(), nn.Dropout(0.3), nn.Linear(128 * 3 * 3, WIDTH)
+    )
+    return nn.ModuleDict({"features": features, "head": nn.Sequential(nn.GELU(), nn.Linear(WIDTH, 10))})
+
+
+@functools.cache
+def sha256(path: Path = WEIGHTS) -> str:
+    """SHA-256 of a file, by default of the extractor's weights: a metric's value belongs to these bytes."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def pretrained() -> torch.nn.ModuleDict:
+    """The network with the shipped weights, in evaluation mode."""
+    from safetensors.torch import load_file
+
+    net = network()
+    net.load_state_dict(load_file(WEIGHTS))
+    return net.eval()
+
+
+def scale(images: torch.Tensor) -> torch.Tensor:
+    """uint8 (N, 1, 28, 28) to float32 in [-1, 1], as `bench.data.to_float`, on the tensor's own device."""
+    return images.float() / 127.5 - 1
+
+
+def train(data: Dataset, test: Dataset, seed: int, epochs: int, batch: int = 128) -> tuple[torch.nn.ModuleDict, float]:
+    """Train on `data` (cross-entropy, AdamW, one-cycle learning rate); return the network and its test accuracy."""
+    import torch
+    from torch.nn.functional import cross_entropy
+    from tqdm import trange
+
+    torch.manual_seed(seed)
+    net = network()
+    images, labels = torch.from_numpy(data.images[TRAINED_ON].copy()), torch.from_numpy(data.labels[TRAINED_ON].copy())
+    labels = labels.long()
+    steps = epochs * (len(images) // batch)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
+    for _ in trange(epochs, desc="epochs"):
+        for ids in torch.randperm(len(images)).split(batch)[: steps // epochs]:
+            logits = net["head"](net["features"](scale(images[ids])))
+            loss = cross_entropy(logits, labels[ids], label_smoothing=0.05)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    net.eval()
+    with torch.no_grad():
+        held_out = torch.from_numpy(test.images.copy())
+        logits = torch.cat([net["head"](net["features"](scale(part))) for part in held_out.split(1000)])
+    return net, float((logits.argmax(1).numpy() == test.labels).mean())
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Train, then write weights, record and reference statistics to `bench/assets/`."""
+    parser = argparse.ArgumentParser(prog="python -m bench.extractor", description=__doc__.splitlines()[0])
+    parser.add_argument("--data", help="folder with the four Fashion-MNIST files")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args(argv)
+
+    import torch
+    from safetensors.numpy import save_file
+    from safetensors.torch import save_file as save_tensors
+
+    from bench.fid import features
+
+    torch.set_num_threads(args.threads)
+    torch.use_deterministic_algorithms(True)
+    data, test = load("fashion-mnist", "train", args.data), load("fashion-mnist", "test", args.data)
+    if len(data) != REFERENCES["train"].stop:
+        parser.error(f"training needs the full data set, found {data.provenance}")
+    start = time.perf_counter()
+    net, accuracy = train(data, test, args.seed, args.epochs)
+    seconds = time.perf_counter() - start
+    save_tensors(net.state_dict(), WEIGHTS)
+    sha256.cache_clear()
+
+    arrays: dict[str, np.ndarray[Any, Any]] = {}
+    found = features(data.images)
+    for name, part in REFERENCES.items():
+        arrays[f"{name}.mu"], arrays[f"{name}.sigma"] = statistics(found[part])
+    metadata = {"extractor_sha256": sha256(), "data": data.provenance, "data_sha256": data.sha256}
+    save_file(arrays, STATISTICS, metadata)
+    RECORD.write_text(json.dumps({
+        "name": NAME, "width": WIDTH, "test_accuracy": accuracy, "test_images": len(test), "seed": args.seed,
+        "epochs": args.epochs, "threads": args.threads, "train_split": "train[:30000]",
+        "train_seconds": round(seconds),
+        "command": f"python -m bench.extractor --seed {args.seed} --epochs {args.epochs} --threads {args.threads}",
+        "torch": torch.__version__, "data": data.provenance, "data_sha256": data.sha256,
+        "test_sha256": test.sha256, "weights_sha256": sha256(), "statistics_sha256": sha256(STATISTICS),
+        "subset_sha256": load_subset("fashion-mnist", "train").sha256,
+    }, indent=1) + "\n")
+    print(RECORD.read_text())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,221 @@
+"""Data sets: the real bytes arrive, damaged ones do not, pixels survive the way to [-1, 1] and back."""
+
+import dataclasses
+import functools
+import gzip
+import hashlib
+import http.server
+import struct
+import threading
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench import data
+from reference.config import ConfigError
+
+RECORD = data.FASHION_MNIST
+SHAPE = (3, 28, 28)
+
+
+@pytest.fixture(autouse=True)
+def nothing_installed(monkeypatch, tmp_path):
+    """Only the shipped subset exists, whatever this machine has."""
+    empty = dataclasses.replace(RECORD, debian_folder=tmp_path / "no-package", url="http://127.0.0.1:9/")
+    monkeypatch.setitem(data.RECORDS, RECORD.name, empty)
+    monkeypatch.delenv(data.ENVIRONMENT, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return empty
+
+
+def idx(array, magic=None, dims=None):
+    magic = 0x800 | array.ndim if magic is None else magic
+    return struct.pack(f">{1 + array.ndim}I", magic, *(dims or array.shape)) + array.tobytes()
+
+
+def pixels(shape=SHAPE):
+    return np.arange(np.prod(shape)).astype(np.uint8).reshape(shape)
+
+
+@pytest.mark.parametrize("split, n, digest", [
+    ("train", 4000, "583ebdeb37a04d513e491295e541fa9baef98d478f20504238373481b3ab0c7d"),
+    ("test", 2000, None),
+])
+def test_shipped_subset_is_the_last_resort(split, n, digest):
+    loaded = data.load("fashion-mnist", split)
+    assert loaded.images.shape == (n, 1, 28, 28) and loaded.images.dtype == np.uint8 and len(loaded) == n
+    assert np.bincount(loaded.labels).tolist() == [n // 10] * 10
+    assert loaded.provenance == f"fashion-mnist shipped subset {split} ({n})"
+    assert not loaded.flip
+    assert digest in (None, loaded.sha256)
+    with pytest.raises(ValueError, match="read-only"):
+        loaded.images[0] = 0
+
+
+def test_subset_is_part_of_the_published_data():
+    if not all((RECORD.debian_folder / file.name).exists() for pair in RECORD.splits.values() for file in pair):
+        pytest.skip("needs the Debian package dataset-fashion-mnist")
+    data.RECORDS[RECORD.name] = RECORD
+    for split, first in (("train", 30000), ("test", 0)):
+        full, part = data.load("fashion-mnist", split), data.load_subset("fashion-mnist", split)
+        assert full.provenance.endswith("Debian package dataset-fashion-mnist")
+        rows = {image.tobytes(): int(label) for image, label in zip(full.images[first:], full.labels[first:],
+                                                                    strict=True)}
+        assert all(rows.get(image.tobytes()) == label for image, label in zip(part.images, part.labels, strict=True))
+
+
+@pytest.fixture
+def small(monkeypatch, nothing_installed, tmp_path):
+    """A record of three images in a folder of its own; returns (record, folder)."""
+    images, labels = pixels(), np.array([1, 2, 3], np.uint8)
+    folder = tmp_path / "data"
+    folder.mkdir()
+    files = []
+    for name, array in (("train-images-idx3-ubyte.gz", images), ("train-labels-idx1-ubyte.gz", labels)):
+        (folder / name).write_bytes(gzip.compress(idx(array)))
+        files.append(data.File(name, array.shape, hashlib.sha256(idx(array)).hexdigest(), "0" * 64))
+    record = dataclasses.replace(nothing_installed, splits={"train": tuple(files)})
+    monkeypatch.setitem(data.RECORDS, record.name, record)
+    return record, folder
+
+
+def test_named_folder_environment_cache_and_package(small, monkeypatch, tmp_path):
+    record, folder = small
+    by_name = data.load("fashion-mnist", "train", folder)
+    assert by_name.provenance == "fashion-mnist full train (3), folder data"
+    np.testing.assert_array_equal(by_name.images[:, 0], pixels())
+    monkeypatch.setenv(data.ENVIRONMENT, str(folder))
+    assert data.load("fashion-mnist", "train").sha256 == by_name.sha256
+    monkeypatch.delenv(data.ENVIRONMENT)
+    monkeypatch.setitem(data.RECORDS, record.name, dataclasses.replace(record, debian_folder=folder))
+    assert data.load("fashion-mnist", "train").provenance.endswith("Debian package dataset-fashion-mnist")
+    cache = tmp_path / "cache" / "ddim-bench" / "fashion-mnist"
+    cache.parent.mkdir(parents=True)
+    folder.rename(cache)
+    assert data.load("fashion-mnist", "train").provenance.endswith("downloaded")
+
+
+def test_plain_files_are_read_too(small):
+    _, folder = small
+    for path in list(folder.iterdir()):
+        (folder / path.stem).write_bytes(gzip.decompress(path.read_bytes()))
+        path.unlink()
+    assert len(data.load("fashion-mnist", "train", folder)) == 3
+
+
+def test_altered_pixel_is_refused(small):
+    _, folder = small
+    images = pixels()
+    images[1, 2, 3] ^= 1
+    (folder / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(images)))
+    with pytest.raises(data.DataError, match=r"train-images-idx3-ubyte.gz: SHA-256 .* expected"):
+        data.load("fashion-mnist", "train", folder)
+
+
+def test_named_folder_without_the_files_is_an_error(tmp_path):
+    with pytest.raises(data.DataError, match="train-images-idx3-ubyte.gz: no such file"):
+        data.load("fashion-mnist", "train", tmp_path)
+
+
+def test_failed_download_is_one_line(tmp_path):
+    with pytest.raises(data.DataError, match=r"http://127.0.0.1:9/train-images.*failed") as caught:
+        data.load("fashion-mnist", "train", tmp_path, download=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_download_keeps_only_the_published_bytes(small, tmp_path):
+    """A server with other bytes is refused by checksum, the right ones are kept and read."""
+    record, folder = small
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        url = f"http://127.0.0.1:{server.server_address[1]}/"
+        data.RECORDS[record.name] = dataclasses.replace(record, url=url)
+        with pytest.raises(data.DataError, match="failed"):
+            data.load("fashion-mnist", "train", tmp_path / "refused", download=True)
+        good = tuple(dataclasses.replace(
+            file, download_sha256=hashlib.sha256((folder / file.name).read_bytes()).hexdigest()
+        ) for file in record.splits["train"])
+        data.RECORDS[record.name] = dataclasses.replace(record, url=url, splits={"train": good})
+        assert data.load("fashion-mnist", "train", download=True).provenance.endswith("downloaded")
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize("name, split, message", [("cifar11", "train", "'cifar11' is unknown"),
+                                                  ("fashion-mnist", "dev", "'dev' of fashion-mnist is unknown")])
+def test_unknown_names(name, split, message):
+    with pytest.raises(data.DataError, match=message):
+        data.load(name, split)
+    assert issubclass(data.DataError, ConfigError)
+
+
+DAMAGED = {
+    "truncated gzip": (gzip.compress(idx(pixels()))[:-60], "cannot be read"),
+    "no gzip at all": (b"<html>not found</html>", "cannot be read"),
+    "flipped bit inside": (b"".join((gzip.compress(idx(pixels()), 0)[:40], b"\xff",
+                                     gzip.compress(idx(pixels()), 0)[41:])), "cannot be read"),
+    "empty": (gzip.compress(b""), "ends after 0 bytes, inside its 16-byte header"),
+    "data too short": (gzip.compress(idx(pixels())[:-1]), "ends after 2351 of 2352 bytes"),
+    "wrong magic": (gzip.compress(idx(pixels(), magic=0x801)), "magic number 0x00000801 is not 0x00000803"),
+    "float data": (gzip.compress(idx(pixels(), magic=0xD03)), "magic number 0x00000d03"),
+    "claims 2**96 bytes": (gzip.compress(idx(pixels(), dims=(2**32 - 1,) * 3)), "header says shape"),
+    "claims fewer images": (gzip.compress(idx(pixels(), dims=(2, 28, 28))), "header says shape"),
+    "wrong picture size": (gzip.compress(idx(pixels(), dims=(3, 14, 56))), "header says shape"),
+    "one byte too many": (gzip.compress(idx(pixels()) + b"\0"), "holds more than the 2352 bytes"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_damaged_file_is_one_line_with_its_name(case, tmp_path):
+    content, reason = DAMAGED[case]
+    path = tmp_path / "images.gz"
+    path.write_bytes(content)
+    with pytest.raises(data.DataError, match=reason) as caught:
+        data.read_idx(path, SHAPE)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("payload", [idx(pixels()), idx(pixels(), dims=(2**31, 2**8, 2**8))], ids=["data", "header"])
+def test_gzip_bomb_costs_no_memory(payload, tmp_path):
+    path = tmp_path / "bomb.gz"
+    path.write_bytes(gzip.compress(payload + bytes(200_000_000), 1))
+    tracemalloc.start()
+    with pytest.raises(data.DataError):
+        data.read_idx(path, SHAPE)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2_000_000
+
+
+def test_every_pixel_value_survives_the_way_there_and_back():
+    grey = np.arange(256, dtype=np.uint8)
+    x = data.to_float(grey)
+    assert x.dtype == np.float32 and x[0] == -1 and x[255] == 1
+    np.testing.assert_array_equal(data.to_uint8(x), grey)
+
+
+def test_to_uint8_clips_and_rounds_half_to_even():
+    # (x + 1) 127.5 is 0.5, 1.5, 126.5 and 127.5; truncation and "+ 128" give other values.
+    x = np.array([0.5, 1.5, 126.5, 127.5]) / 127.5 - 1
+    exact = (x + 1) * 127.5 == [0.5, 1.5, 126.5, 127.5]
+    np.testing.assert_array_equal(data.to_uint8(x)[exact], np.array([0, 2, 126, 128])[exact])
+    assert exact[-1] and exact.sum() >= 2
+    np.testing.assert_array_equal(data.to_uint8(np.array([-7.0, 7.0], np.float32)), [0, 255])
+
+
+@given(st.floats(-3, 3))
+def test_to_uint8_is_the_nearest_grey(x):
+    grey = int(data.to_uint8(np.array(x)))
+    assert abs(grey - (min(max(x, -1), 1) + 1) * 127.5) <= 0.5
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_to_uint8_refuses_what_is_no_picture(bad):
+    with pytest.raises(data.DataError, match="1 of 2 values are not finite"):
+        data.to_uint8(np.array([0, bad]))
