@@ -1,0 +1,1 @@
+"""The MindSpore backend; `backend.create(spec)` makes one."""

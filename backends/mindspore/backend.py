@@ -1,0 +1,197 @@
+"""The MindSpore backend: `create(spec)`. What "tuned" adds to "stock" is here and in layers.py, named where it stands."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+from backends.protocol import Batch, DeviceError, Spec
+from reference import weights as names
+from reference.config import require
+from reference.conventions import Plan
+from reference.weights import Weights
+
+from . import samplers
+from .training import Optimiser, Process
+from .unet import UNet
+
+DTYPES = {"float32": ms.float32}
+coefficients = functools.lru_cache(maxsize=32)(samplers.coefficients)
+
+
+def create(spec: Spec) -> MindSporeBackend:
+    """A backend for this spec. Raises `DeviceError` where the device is absent, `ConfigError` for a dtype it lacks."""
+    return MindSporeBackend(spec)
+
+
+def find_device(name: str) -> str:
+    """MindSpore's name of this device, set for the process; `DeviceError` where this machine lacks it."""
+    kinds = {"cpu": "CPU", "ascend": "Ascend"}
+    if name not in kinds:
+        raise DeviceError(f"device={name!r}: the mindspore backend has cpu and ascend")
+    try:
+        ms.set_device(kinds[name])
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise DeviceError(f"device={name!r}: MindSpore {ms.__version__} can't use it here: {reason}") from None
+    return kinds[name]
+
+
+class MindSporeBackend:
+    """`backends.protocol.Backend` in MindSpore. Weights, optimiser and samples are float32."""
+
+    def __init__(self, spec: Spec) -> None:
+        self.spec, self.device, self.tuned = spec, find_device(spec.device), spec.mode == "tuned"
+        require(spec.dtype in DTYPES, "dtype", spec.dtype,
+                f"the mindspore backend has {', '.join(DTYPES)}: its CPU has no float64 and no bfloat16 convolution")
+        self.network = UNet(spec.model, self.tuned)
+        self.ema = UNet(spec.model, self.tuned)
+        self.ema.update_parameters_name("ema.")
+        for parameter in self.ema.get_parameters():
+            parameter.requires_grad = False
+        self.ema.set_train(False)
+        self.process = Process(spec.diffusion, self.network)
+        self.optimiser = Optimiser(spec.optim, self.network, self.ema)
+        self.step_count = 0
+        self.gradient = ms.value_and_grad(self.process, None, ms.ParameterTuple(self.network.get_parameters()))
+        self.compiled = self.tuned
+        # One graph for a whole step: PyNative's pipeline threads contend with the kernels' own on few cores.
+        self.denoise = {ema: ms.jit(net.denoise) if self.compiled else net.denoise
+                        for ema, net in ((False, self.network), (True, self.ema))}
+        self.train = ms.jit(self._train) if self.compiled else self._train
+
+    def to_device(self, array: np.ndarray) -> Tensor:
+        """Copy to the device; 64-bit floats become 32-bit."""
+        array = np.ascontiguousarray(array)
+        return Tensor(array.astype(np.float32) if array.dtype == np.float64 else array)
+
+    def to_host(self, tensor: Tensor) -> np.ndarray:
+        """Copy back, waiting for the result."""
+        return tensor.asnumpy()
+
+    def synchronize(self, *results: Tensor) -> None:
+        """Return when `results` are done: on CPU the first `runtime.synchronize` doesn't wait, reading a value does."""
+        for result in results:
+            result.asnumpy()
+
+    def device_info(self) -> dict[str, str]:
+        """What runs where."""
+        return {"framework": f"mindspore {ms.__version__}", "device": self.device.lower(),
+                "threads": os.environ.get("OMP_NUM_THREADS", "default"), "execution": "graph" if self.compiled else "pynative"}
+
+    def tables(self, plan: Plan) -> dict[str, np.ndarray]:
+        """The plan's coefficients, float64."""
+        return {name: table.asnumpy().copy() for name, table in samplers.coefficients(plan).items()}
+
+    def step(self, x: Tensor, output: Tensor, i: int, plan: Plan, z: Tensor | None) -> Tensor:
+        """x_prev of step i, in x's dtype."""
+        return samplers.step(x, output, i, plan, z, cast(plan))[0]
+
+    def load_weights(self, weights: Weights) -> None:
+        """Set weights and EMA, start the optimiser afresh."""
+        names.check(weights, self.spec.model, "weights")
+        for network in (self.network, self.ema):
+            set_weights(network, weights)
+        self.optimiser.load_state({}, 0)
+        self.step_count = 0
+
+    def weights(self, ema: bool = False) -> Weights:
+        """Canonical arrays."""
+        return {name: p.asnumpy().copy() for name, p in (self.ema if ema else self.network).parameters_and_names()}
+
+    def forward(self, x: Tensor, t: Tensor, self_cond: Tensor | None = None, *, ema: bool = False) -> Tensor:
+        """The network in inference mode."""
+        if self.spec.diffusion.self_conditioning:
+            x = ops.cat((x, ops.zeros_like(x) if self_cond is None else self_cond), axis=1)
+        network = self.ema if ema else self.network
+        network.set_train(False)
+        return self.denoise[ema](x, network.time_shifts(t))
+
+    def activations(self, x: Tensor, t: Tensor) -> Weights:
+        """Each block's output by canonical module name."""
+        seen: dict[str, np.ndarray] = {}
+        kinds = ("Resnet", "Attention", "Downsample", "Upsample", "TimeEmbedding")
+
+        def keep(name: str) -> Callable[[nn.Cell, Any, Tensor], None]:
+            return lambda cell, inputs, output: seen.update({name: output.asnumpy().copy()})
+
+        hooks = [cell.register_forward_hook(keep(name)) for name, cell in self.network.cells_and_names()
+                 if type(cell).__name__ in kinds or name in ("conv_in", "conv_out")]
+        try:
+            self.network.set_train(False)
+            inputs = ops.cat((x, ops.zeros_like(x)), axis=1) if self.spec.diffusion.self_conditioning else x
+            self.network.denoise(inputs, self.network.time_shifts(t))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return seen
+
+    def loss_and_gradients(self, batch: Batch) -> tuple[Tensor, Weights]:
+        """Scalar loss and gradients by canonical name, before clipping."""
+        self.network.set_train(True)
+        loss, gradients = self.gradient(*self._inputs(batch))
+        return loss, {name: g.asnumpy().copy() for name, g in zip(self.optimiser.names, gradients, strict=True)}
+
+    def train_step(self, batch: Batch) -> Tensor:
+        """One optimiser and EMA step; the loss stays on the device."""
+        self.network.set_train(True)
+        loss = self.train(*self._inputs(batch), *self.optimiser.scalars(batch.step))
+        self.step_count = batch.step + 1
+        return loss
+
+    def sample(self, x: Tensor, plan: Plan, noise: Callable[[int], np.ndarray] | None = None, *, ema: bool = True,
+               on_step: Callable[[int], None] | None = None) -> Tensor:
+        """The whole path from x = x_T."""
+        network = self.ema if ema else self.network
+        network.set_train(False)
+        # Once for all steps and images: they depend on t alone.
+        t = Tensor(np.array(plan.network_t))
+        shifts = [shift.asnumpy() for shift in network.time_shifts(t)] if self.tuned else []
+
+        def output(x: Tensor, i: int, x0: Tensor) -> Tensor:
+            inputs = ops.cat((x, x0), axis=1) if self.spec.diffusion.self_conditioning else x
+            if self.tuned:
+                return self.denoise[ema](inputs, tuple(Tensor(s[i:i + 1]) for s in shifts))
+            return network(inputs, t[i].broadcast_to((len(x),)))
+
+        z = None if noise is None else lambda i: self.to_device(noise(i))
+        return samplers.sample(output, x, plan, cast(plan), z, on_step)
+
+    def state(self) -> Mapping[str, np.ndarray]:
+        """All that a resume needs, flat."""
+        return ({f"weights/{k}": v for k, v in self.weights().items()} | {f"ema/{k}": v for k, v in self.weights(ema=True).items()}
+                | self.optimiser.state() | {"step": np.array(self.step_count)})
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Continue bit for bit from `state()`."""
+        for part, network in (("weights", self.network), ("ema", self.ema)):
+            set_weights(network, {name: state[f"{part}/{name}"] for name, _ in network.parameters_and_names()})
+        self.step_count = int(state["step"])
+        self.optimiser.load_state(state, self.step_count)
+
+    def _train(self, x0: Tensor, t: Tensor, noise: Tensor, coin: Tensor, *scalars: Tensor) -> Tensor:
+        loss, gradients = self.gradient(x0, t, noise, coin)
+        return ops.depend(loss, self.optimiser(gradients, *scalars))
+
+    def _inputs(self, batch: Batch) -> tuple[Tensor, ...]:
+        coin = np.zeros(len(batch.t)) if batch.coin is None else batch.coin
+        return (self.to_device(batch.x0), Tensor(batch.t.astype(np.int32)), self.to_device(batch.noise),
+                Tensor(coin.astype(np.float32)))
+
+
+def set_weights(network: nn.Cell, weights: Weights) -> None:
+    """Copy canonical arrays into a network."""
+    for name, parameter in network.parameters_and_names():
+        parameter.set_data(Tensor(np.array(weights[name])))
+
+
+@functools.lru_cache(maxsize=32)
+def cast(plan: Plan) -> dict[str, list[float]]:
+    """The coefficients as Python numbers, which MindSpore rounds to the dtype of the tensor that they meet."""
+    return {name: table.asnumpy().tolist() for name, table in samplers.coefficients(plan).items()}

@@ -1,0 +1,148 @@
+"""DDPM and DDIM sampling, the same functions as `reference/samplers.py` in MindSpore.
+
+Coefficients are float64, as `tables` shows them; `cast` rounds them once to the dtype of x, in which the update runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import mindspore as ms
+from mindspore import Tensor, ops
+
+from reference.conventions import CLEAN, Plan
+
+from . import schedules
+from .schedules import f64
+
+Coefficients = dict[str, Tensor]
+TINY = 1e-20
+
+
+def coefficients(plan: Plan) -> Coefficients:
+    """Per-step arrays of shape (S,), float64, for `step`. Names say what is computed from what.
+
+    x0 = x0_from_x x + x0_from_output output, then clipped;
+    eps = eps_from_x x + eps_from_output output + eps_from_x0 x0;
+    x_prev = prev_from_x0 x0 + prev_from_x x + prev_from_eps eps + sigma z.
+    """
+    alpha_bars = schedules.alpha_bars(schedules.betas(plan.diffusion), plan.float32_tables)
+    final = 1.0 if plan.final_alpha_bar == "one" else float(alpha_bars[0])
+    alpha_bars = ops.cat((alpha_bars, Tensor([0.0, final], ms.float64)))  # indices PURE_NOISE = -2 and CLEAN = -1
+    ab, ab_prev = alpha_bars[list(plan.timesteps)], alpha_bars[list(plan.previous)]
+    gate = Tensor(plan.noise_gate, ms.float64)
+    zero, one = ops.zeros_like(ab), ops.ones_like(ab)
+
+    signal, noise = ops.sqrt(ab), ops.sqrt(1 - ab)
+    if plan.diffusion.objective == "eps":
+        x0_from_x, x0_from_output = 1 / signal, -noise / signal
+        eps_from_x, eps_from_output, eps_from_x0 = zero, one, zero
+    elif plan.diffusion.objective == "x0":
+        x0_from_x, x0_from_output = zero, one
+        eps_from_x, eps_from_output, eps_from_x0 = 1 / noise, -signal / noise, zero
+    else:  # v = sqrt(ab) eps - sqrt(1 - ab) x0, Salimans & Ho 2022 (arXiv:2202.00512), appendix D
+        x0_from_x, x0_from_output = signal, -noise
+        eps_from_x, eps_from_output, eps_from_x0 = noise, signal, zero
+    if plan.rederive_eps:
+        eps_from_x, eps_from_output, eps_from_x0 = 1 / noise, zero, -signal / noise
+
+    # alpha between neighbours of the path, IDDPM equation 19; encoding has ab_prev < ab and needs no variance.
+    alpha = ab / ab_prev.maximum(f64(TINY))
+    beta = (1 - alpha).clamp(min=0)
+    beta_tilde = beta * (1 - ab_prev) / (1 - ab).maximum(f64(TINY))
+    log_variance_max = ops.log(beta.maximum(f64(TINY)))
+    log_variance_min = ops.log(beta_tilde.maximum(f64(TINY)))
+    if plan.previous[-1] == CLEAN and plan.log_variance_first == "second" and plan.steps > 1:
+        log_variance_min[-1] = log_variance_min[-2]
+    if plan.previous[-1] == CLEAN and plan.large_variance_first and plan.variance == "large":
+        log_variance_max[-1] = log_variance_min[-1]
+    if plan.sampler == "ddim":
+        sigma = f64(plan.eta) * ops.sqrt(beta_tilde)  # DDIM equation 16
+        prev_from_x0, prev_from_x = ops.sqrt(ab_prev), zero
+        prev_from_eps = ops.sqrt((1 - ab_prev - sigma**2).clamp(min=0))
+        if plan.sigma_hat:
+            sigma = ops.sqrt(beta)
+    else:
+        # DDPM equation 7
+        prev_from_x0, prev_from_x = ops.sqrt(ab_prev) * beta / (1 - ab), ops.sqrt(alpha) * (1 - ab_prev) / (1 - ab)
+        prev_from_eps = zero
+        sigma = ops.exp(0.5 * (log_variance_min if plan.variance == "small" else log_variance_max))
+    return {
+        "alpha_bar": ab, "alpha_bar_prev": ab_prev, "network_t": Tensor(plan.network_t, ms.float64),
+        "x0_from_x": x0_from_x, "x0_from_output": x0_from_output,
+        "eps_from_x": eps_from_x, "eps_from_output": eps_from_output, "eps_from_x0": eps_from_x0,
+        "prev_from_x0": prev_from_x0, "prev_from_x": prev_from_x, "prev_from_eps": prev_from_eps,
+        "sigma": sigma * gate, "noise_gate": gate,
+        "log_variance_min": log_variance_min, "log_variance_max": log_variance_max,
+    }
+
+
+def clip_x0(x0: Tensor, plan: Plan) -> Tensor:
+    """x0_hat (N, C, H, W) as the plan clips it: not at all, to [-1, 1], or by Imagen's dynamic threshold.
+
+    The threshold (Saharia et al. 2022, arXiv:2205.11487, section 2.3) is per image: the given quantile of |x0|, at least 1;
+    x0 is clipped to it and divided by it.
+    """
+    if plan.clip == "none":
+        return x0
+    if plan.clip == "clip":
+        return x0.clamp(-1, 1)
+    s = _quantile(x0.abs().flatten(start_dim=1), plan.threshold_ratio)
+    s = s.clamp(min=1).reshape(-1, 1, 1, 1)
+    return x0.clamp(-s, s) / s
+
+
+def _quantile(x: Tensor, share: float) -> Tensor:
+    """Linearly interpolated quantile of each row of x (N, M), shape (N,)."""
+    position = share * (x.shape[1] - 1)
+    low = int(position)
+    ordered = ops.sort(x, axis=1)[0]
+    first, second = ordered[:, low], ordered[:, min(low + 1, x.shape[1] - 1)]
+    return first + (second - first) * (position - low)
+
+
+def predict(x: Tensor, output: Tensor, i: int, plan: Plan, c: Coefficients) -> tuple[Tensor, Tensor]:
+    """(x0, eps) of step i from the network's output, x0 clipped as planned."""
+    x0 = clip_x0(c["x0_from_x"][i] * x + c["x0_from_output"][i] * output, plan)
+    eps = c["eps_from_x"][i] * x + c["eps_from_output"][i] * output + c["eps_from_x0"][i] * x0
+    return x0, eps
+
+
+def step(x: Tensor, output: Tensor, i: int, plan: Plan, z: Tensor | None, c: Coefficients) -> tuple[Tensor, Tensor]:
+    """One reverse step: (x_prev, x0_hat).
+
+    x, z: (N, C, H, W); output: the network's, (N, C or 2C, H, W); z may be None where the plan adds no noise.
+    """
+    output, variance = output[:, : x.shape[1]], output[:, x.shape[1]:]
+    x0, eps = predict(x, output, i, plan, c)
+    x_prev = c["prev_from_x0"][i] * x0 + c["prev_from_x"][i] * x + c["prev_from_eps"][i] * eps
+    if z is not None:
+        x_prev = x_prev + _sigma(variance, i, plan, c) * z
+    return x_prev, x0
+
+
+def _sigma(variance: Tensor, i: int, plan: Plan, c: Coefficients) -> Tensor:
+    """Standard deviation of the step's noise; learned ones after IDDPM equation 15 ("learned" is log variance itself)."""
+    if not plan.learned:
+        return c["sigma"][i]
+    if plan.learned == "learned_range":
+        share = (variance + 1) / 2
+        variance = share * c["log_variance_max"][i] + (1 - share) * c["log_variance_min"][i]
+    return c["noise_gate"][i] * ops.exp(0.5 * variance)
+
+
+def sample(network: Callable[[Tensor, int, Tensor], Tensor], x: Tensor, plan: Plan, c: Coefficients,
+           noise: Callable[[int], Tensor] | None = None, on_step: Callable[[int], None] | None = None) -> Tensor:
+    """Run the whole path from x = x_T (or from x0, for an encoding plan).
+
+    `network(x, i, x0)` is the network's output at step i, in x's dtype; x0 is its last x0_hat, for self-conditioning.
+    `noise(i)` gives z of step i and is asked only where the plan adds noise; `on_step(i)` is called after step i.
+    """
+    x0 = ops.zeros_like(x)
+    for i in range(plan.steps):
+        output = network(x, i, x0)
+        z = noise(i) if noise is not None and plan.needs_noise and plan.noise_gate[i] else None
+        x, x0 = step(x, output, i, plan, z, c)
+        if on_step is not None:
+            on_step(i)
+    return x

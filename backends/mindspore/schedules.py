@@ -1,0 +1,90 @@
+"""Noise schedules in float64, the same functions as `reference/schedules.py` in MindSpore."""
+
+from __future__ import annotations
+
+import math
+
+import mindspore as ms
+from mindspore import Tensor, ops
+
+from reference.config import DiffusionConfig
+
+MAX_BETA = 0.999  # IDDPM, section 3.2
+F64 = ms.float64
+
+
+def _betas_from_alpha_bar(alpha_bar: Tensor) -> Tensor:
+    return (1 - alpha_bar[1:] / alpha_bar[:-1]).minimum(f64(MAX_BETA))
+
+
+def f64(value: float) -> Tensor:
+    """A 64-bit scalar: MindSpore rounds a Python number that meets a tensor to 32 bits."""
+    return Tensor(value, F64)
+
+
+def _linspace(start: float, end: float, steps: int) -> Tensor:
+    return ops.linspace(f64(start), f64(end), steps)
+
+
+def linear(T: int, beta_start: float, beta_end: float) -> Tensor:
+    """DDPM section 4."""
+    return _linspace(beta_start, beta_end, T)
+
+
+def quad(T: int, beta_start: float, beta_end: float) -> Tensor:
+    """Linear in sqrt(beta); the DDIM code's `quad`, diffusers' `scaled_linear`."""
+    return _linspace(beta_start**0.5, beta_end**0.5, T) ** 2
+
+
+def cosine(T: int, beta_start: float, beta_end: float) -> Tensor:
+    """IDDPM equation 17. The two ends are not used: the curve fixes its own."""
+    t = ops.arange(T + 1).astype(F64) / T
+    return _betas_from_alpha_bar(ops.cos((t + f64(0.008)) / f64(1.008) * f64(math.pi / 2)) ** 2)
+
+
+def sigmoid(T: int, beta_start: float, beta_end: float) -> Tensor:
+    """The DDIM code's `sigmoid`: betas on a logistic curve over [-6, 6]."""
+    return ops.sigmoid(_linspace(-6, 6, T)) * f64(beta_end - beta_start) + f64(beta_start)
+
+
+def sigmoid_alpha_bar(T: int, beta_start: float, beta_end: float) -> Tensor:
+    """Jabri et al. 2022 (arXiv:2212.11972), algorithm 1 with start -3, end 3, tau 1. The two beta ends are not used."""
+    start, end = ops.sigmoid(Tensor([-3.0, 3.0], F64))
+    t = ops.arange(T + 1).astype(F64) / T
+    return _betas_from_alpha_bar((end - ops.sigmoid(t * 6 - 3)) / (end - start))
+
+
+def sigmoid_alpha_bar_float32(T: int, beta_start: float, beta_end: float) -> Tensor:
+    """`sigmoid_alpha_bar` with its end rounded to float32, as lucidrains' code has it: betas are up to 6.5e-6 off at T = 1000."""
+    end = ops.sigmoid(f64(3.0)).astype(ms.float32).astype(F64)
+    return _betas_from_alpha_bar(end - ops.sigmoid(ops.arange(T + 1).astype(F64) / T * 6 - 3))
+
+
+def tutorial(T: int, beta_start: float, beta_end: float) -> Tensor:
+    """T + 1 linear points of which the first is never used, as tutorials that count t = 1..T write it."""
+    return _linspace(beta_start, beta_end, T + 1)[1:]
+
+
+BETAS = {f.__name__: f for f in (linear, quad, cosine, sigmoid, sigmoid_alpha_bar, sigmoid_alpha_bar_float32, tutorial)}
+
+
+def zero_terminal_snr(betas: Tensor) -> Tensor:
+    """Lin et al. 2023 (arXiv:2305.08891), algorithm 1: shift and scale sqrt(alpha_bar) so that its last value is 0."""
+    root = ops.sqrt(ops.cumprod(1 - betas, 0))
+    root = (root - root[-1]) * root[0] / (root[0] - root[-1])
+    alpha_bars = root**2
+    return 1 - alpha_bars / ops.cat((ops.ones((1,), F64), alpha_bars[:-1]))
+
+
+def betas(config: DiffusionConfig) -> Tensor:
+    """Betas of a diffusion config, shape (T,), float64."""
+    scale = 1000 / config.timesteps if config.beta_scaling else 1.0
+    out = BETAS[config.schedule](config.timesteps, scale * config.beta_start, scale * config.beta_end)
+    return zero_terminal_snr(out) if config.zero_terminal_snr else out
+
+
+def alpha_bars(betas: Tensor, float32_tables: bool = False) -> Tensor:
+    """Cumulative product of 1 - betas, shape (T,), float64; `float32_tables` rounds as a float32 torch code does."""
+    if float32_tables:
+        return ops.cumprod((1 - betas.astype(ms.float32)).astype(F64), 0).astype(ms.float32).astype(F64)
+    return ops.cumprod(1 - betas, 0)

@@ -1,0 +1,188 @@
+"""The training loss and the optimiser, the same formulas as `reference/diffusion.py` and `reference/optim.py` in MindSpore."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, Tensor, nn, ops
+
+from reference.config import DiffusionConfig, OptimConfig
+
+from . import schedules
+from .schedules import f64
+
+TINY = 1e-20
+
+
+class Process(nn.Cell):
+    """The forward process: its tables, and the loss of a network under it."""
+
+    def __init__(self, config: DiffusionConfig, network: nn.Cell) -> None:
+        super().__init__()
+        self.config, self.network = config, network
+        betas = schedules.betas(config)
+        alpha_bars = schedules.alpha_bars(betas)
+        prev = ops.cat((ops.ones((1,), ms.float64), alpha_bars[:-1]))
+        variance = betas * (1 - prev) / (1 - alpha_bars)
+        first = variance[1:2] if len(betas) > 1 else betas
+        tables = (
+            alpha_bars.sqrt(), (1 - alpha_bars).sqrt(), loss_weights(config, alpha_bars),
+            betas.log(), ops.cat((first, variance[1:])).log(),
+            prev.sqrt() * betas / (1 - alpha_bars), (1 - betas).sqrt() * (1 - prev) / (1 - alpha_bars),
+        )
+        # float32 once, here: what the tables multiply is float32.
+        self.signal, self.noise, self.weight, self.log_variance_max, self.log_variance_min, self.mean_x0, self.mean_xt = (
+            table.astype(ms.float32) for table in tables)
+
+    def at(self, table: Tensor, t: Tensor) -> Tensor:
+        """The table's value at each t, (N, 1, 1, 1)."""
+        return ops.gather(table, t, 0).reshape(-1, 1, 1, 1)
+
+    def q_sample(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """x_t from x_0 (DDPM equation 4)."""
+        return self.at(self.signal, t) * x0 + self.at(self.noise, t) * noise
+
+    def x0_from_output(self, xt: Tensor, t: Tensor, output: Tensor) -> Tensor:
+        """The x0 that a network's output means, by the config's objective."""
+        if self.config.objective == "x0":
+            return output
+        signal, noise = self.at(self.signal, t), self.at(self.noise, t)
+        return (xt - noise * output) / signal if self.config.objective == "eps" else signal * xt - noise * output
+
+    def target(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """What the network is trained to output."""
+        if self.config.objective == "x0":
+            return x0
+        return noise if self.config.objective == "eps" else self.at(self.signal, t) * noise - self.at(self.noise, t) * x0
+
+    def vlb_terms(self, x0: Tensor, xt: Tensor, t: Tensor, output: Tensor, variance: Tensor) -> Tensor:
+        """One term of the variational bound per image, bits per dimension, shape (N,) (DDPM equation 5)."""
+        mean_x0, mean_xt = self.at(self.mean_x0, t), self.at(self.mean_xt, t)
+        small, large = self.at(self.log_variance_min, t), self.at(self.log_variance_max, t)
+        mean = mean_x0 * self.x0_from_output(xt, t, output) + mean_xt * xt
+        share = (variance + 1) / 2
+        log_variance = variance if self.config.variance == "learned" else share * large + (1 - share) * small
+        true_mean = mean_x0 * x0 + mean_xt * xt
+        kl = 0.5 * (log_variance - small - 1 + (small - log_variance).exp() + (true_mean - mean) ** 2 * (-log_variance).exp())
+        nll = discretised_nll(x0, mean, 0.5 * log_variance)
+        return ops.where(t.reshape(-1, 1, 1, 1) == 0, nll, kl).mean((1, 2, 3)) / math.log(2)
+
+    def construct(self, x0: Tensor, t: Tensor, noise: Tensor, coin: Tensor) -> Tensor:
+        """The training loss of one batch, a scalar (`reference.diffusion.loss`); `coin` (N,) serves self-conditioning alone."""
+        config = self.config
+        channels = x0.shape[1]
+        xt = self.q_sample(x0, t, noise)
+        inputs = xt
+        if config.self_conditioning:
+            first = self.network(ops.cat((xt, ops.zeros_like(xt)), axis=1), t)[:, :channels]
+            x0_hat = ops.stop_gradient(self.x0_from_output(xt, t, first))
+            inputs = ops.cat((xt, x0_hat * coin.reshape(-1, 1, 1, 1)), axis=1)
+        output = self.network(inputs, t)
+        mean = output[:, :channels]
+        error = mean - self.target(x0, t, noise)
+        per_image = (error.square() if config.loss == "l2" else error.abs()).mean((1, 2, 3))
+        total = (ops.gather(self.weight, t, 0) * per_image).mean()
+        if config.variance in ("learned", "learned_range"):  # IDDPM section 3.1; the mean is held fixed in the bound
+            terms = self.vlb_terms(x0, xt, t, ops.stop_gradient(mean), output[:, channels:])
+            total = total + config.timesteps / 1000 * terms.mean()
+        return total
+
+
+def loss_weights(config: DiffusionConfig, alpha_bars: Tensor) -> Tensor:
+    """Weight of the loss at each timestep, shape (T,): `reference.diffusion.loss_weights`."""
+    if config.loss_weight == "none":
+        return ops.ones_like(alpha_bars)
+    snr = alpha_bars / (1 - alpha_bars)
+    if config.loss_weight == "p2":
+        return (f64(config.p2_k) + snr) ** f64(-config.p2_gamma)
+    clipped = snr.minimum(f64(config.min_snr_gamma))
+    return {"x0": clipped, "eps": clipped / snr.maximum(f64(TINY)), "v": clipped / (snr + 1)}[config.objective]
+
+
+def ndtr(x: Tensor) -> Tensor:
+    """The standard normal distribution function, by erfc of |x| so that the lower tail keeps its digits."""
+    tail = 0.5 * ops.erfc(x.abs() / math.sqrt(2))
+    return ops.where(x < 0, tail, 1 - tail)
+
+
+def discretised_nll(x0: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
+    """-log probability of 8-bit pixels in [-1, 1] under a Gaussian cut into bins of 2/255 (DDPM equation 13), nats."""
+    inverse = (-log_scale).exp()
+    upper = ndtr((x0 - mean + 1 / 255) * inverse)
+    lower = ndtr((x0 - mean - 1 / 255) * inverse)
+    upper, lower = ops.where(x0 > 0.999, ops.ones_like(upper), upper), ops.where(x0 < -0.999, ops.zeros_like(lower), lower)
+    return -(upper - lower).clamp(min=1e-12).log()
+
+
+def learning_rate(config: OptimConfig, step: int) -> float:
+    """Rate of step 0, 1, ..: linear warm-up, then constant or a half cosine down to `min_lr` at `total_steps`."""
+    if step < config.warmup_steps:
+        return config.lr * (step + 1) / config.warmup_steps
+    if config.total_steps == 0:
+        return config.lr
+    progress = min((step - config.warmup_steps) / (config.total_steps - config.warmup_steps), 1.0)
+    return config.min_lr + (config.lr - config.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def ema_decay(config: OptimConfig, step: int) -> float:
+    """Decay of the moving average after step 0, 1, .."""
+    return min(config.ema_decay, (1 + step) / (10 + step))
+
+
+class Optimiser(nn.Cell):
+    """Gradient clipping, Adam and the moving average of a network's parameters (`reference.optim.adam_step`)."""
+
+    def __init__(self, config: OptimConfig, network: nn.Cell, ema: nn.Cell) -> None:
+        super().__init__()
+        self.config = config
+        self.names = [name for name, _ in network.parameters_and_names()]
+        self.parameters_, self.ema = ms.ParameterTuple(network.get_parameters()), ms.ParameterTuple(ema.get_parameters())
+        self.adam_m, self.adam_v = (
+            ms.ParameterTuple([Parameter(ops.zeros_like(p), name=f"{moment}.{name}", requires_grad=False)
+                               for name, p in zip(self.names, self.parameters_, strict=True)]) for moment in ("adam_m", "adam_v"))
+        self.adam = ops.Adam()
+
+    def scalars(self, n: int) -> tuple[Tensor, ...]:
+        """What `construct` needs of step n, as tensors, so that a compiled graph serves every step.
+
+        The primitive adds eps to sqrt(v) before the bias correction of v, torch and the paper after it: eps sqrt(1 - beta2^t).
+        """
+        config = self.config
+        power1, power2 = config.beta1 ** (n + 1), config.beta2 ** (n + 1)
+        values = power1, power2, learning_rate(config, n), config.eps * math.sqrt(1 - power2), 1 - ema_decay(config, n)
+        return tuple(Tensor(value, ms.float32) for value in values)
+
+    def construct(self, gradients: tuple[Tensor, ...], power1: Tensor, power2: Tensor, rate: Tensor, eps: Tensor,
+                  ema_share: Tensor) -> Tensor:
+        """Apply gradients; returns their global norm."""
+        config = self.config
+        squares = ops.zeros((), ms.float32)
+        for g in gradients:
+            squares = squares + g.square().sum()
+        norm = squares.sqrt()
+        scale = ops.ones((), ms.float32)
+        if config.max_grad_norm > 0:
+            scale = (config.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
+        for i in range(len(self.parameters_)):
+            g = gradients[i] * scale
+            done = self.adam(self.parameters_[i], self.adam_m[i], self.adam_v[i], power1, power2, rate,
+                             Tensor(config.beta1, ms.float32), Tensor(config.beta2, ms.float32), eps, g)
+            norm = ops.depend(norm, done)
+        for i in range(len(self.parameters_)):
+            ema, value = self.ema[i], ops.depend(self.parameters_[i], norm)
+            ops.assign(ema, ema + (value - ema) * ema_share)
+        return norm
+
+    def state(self) -> dict[str, np.ndarray]:
+        """First and second moments by parameter name; zeros before the first step."""
+        return {f"{kind}/{name}": p.asnumpy().copy() for kind, moments in (("adam_m", self.adam_m), ("adam_v", self.adam_v))
+                for name, p in zip(self.names, moments, strict=True)}
+
+    def load_state(self, state: Mapping[str, np.ndarray], step: int) -> None:
+        """Moments from `state()`, after `step` steps."""
+        for kind, moments in (("adam_m", self.adam_m), ("adam_v", self.adam_v)):
+            for name, p in zip(self.names, moments, strict=True):
+                p.set_data(Tensor(np.array(state[f"{kind}/{name}"])) if step else ops.zeros_like(p))

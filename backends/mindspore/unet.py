@@ -1,0 +1,131 @@
+"""The UNet of Ho et al. 2020 (arXiv:2006.11239, appendix B) as diffusers' `UNet2DModel` parametrises it.
+
+Cells carry the canonical names, so their parameters' names are the exchange format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mindspore import Tensor, nn, ops
+
+from reference.config import ModelConfig
+
+from .layers import AddShift, Attention, Conv2d, Downsample, GroupNorm, Linear, TimeEmbedding, Upsample, time_proj
+
+SAME = (1, 1, 1, 1)
+
+
+class Resnet(nn.Cell):
+    """Two norm-SiLU-conv, the time embedding's projection added between them, around a shortcut."""
+
+    def __init__(self, cin: int, cout: int, config: ModelConfig, tuned: bool) -> None:
+        super().__init__()
+        self.norm1 = GroupNorm(cin, config, tuned)
+        self.conv1 = Conv2d(cin, cout, 3, SAME, 1, tuned)
+        self.time_emb_proj = Linear(4 * config.block_out_channels[0], cout)
+        self.add_shift = AddShift(tuned)
+        self.norm2 = GroupNorm(cout, config, tuned)
+        self.dropout = nn.Dropout(p=config.dropout)
+        self.conv2 = Conv2d(cout, cout, 3, SAME, 1, tuned)
+        self.conv_shortcut = Conv2d(cin, cout, 1, (0, 0, 0, 0), 1, tuned) if cin != cout else nn.Identity()
+
+    def construct(self, x: Tensor, shift: Tensor) -> Tensor:
+        """x (N, cin, H, W), shift (N or 1, cout) to (N, cout, H, W)."""
+        h = self.conv1(ops.silu(self.norm1(x)))
+        h = self.add_shift(h, shift)
+        h = self.conv2(self.dropout(ops.silu(self.norm2(h))))
+        return self.conv_shortcut(x) + h
+
+
+class Block(nn.Cell):
+    """Resnets of one resolution, each followed by attention where the block has it, and the change of resolution."""
+
+    def __init__(self, channels: Sequence[tuple[int, int]], attentions: int, config: ModelConfig, tuned: bool,
+                 down: bool = False, up: bool = False) -> None:
+        super().__init__()
+        width = channels[-1][1]
+        self.resnets = nn.CellList([Resnet(cin, cout, config, tuned) for cin, cout in channels])
+        self.attentions = nn.CellList([Attention(width, config, tuned) for _ in range(attentions)])
+        self.downsamplers = nn.CellList([Downsample(width, config, tuned)] if down else [])
+        self.upsamplers = nn.CellList([Upsample(width, tuned)] if up else [])
+        self.attends, self.down, self.up = attentions > 0, down, up  # a compiled graph can't ask an empty list
+
+
+class UNet(nn.Cell):
+    """`construct(x, t)` is `denoise(x, time_shifts(t))`: t enters through one shift per resnet, which depends on t alone."""
+
+    def __init__(self, config: ModelConfig, tuned: bool) -> None:
+        super().__init__()
+        self.config = config
+        widths, layers = config.block_out_channels, config.layers_per_block
+        self.conv_in = Conv2d(config.in_channels, widths[0], 3, SAME, 1, tuned)
+        self.time_embedding = TimeEmbedding(config)
+        down_blocks, skips, cin = [], [widths[0]], widths[0]
+        for i, (width, kind) in enumerate(zip(widths, config.down_block_types, strict=True)):
+            last = i == len(widths) - 1
+            channels = [(cin, width)] + [(width, width)] * (layers - 1)
+            down_blocks.append(Block(channels, layers * (kind == "AttnDownBlock2D"), config, tuned, down=not last))
+            skips += [width] * (layers + (not last))
+            cin = width
+        self.down_blocks = nn.CellList(down_blocks)
+        self.mid_block = Block([(cin, cin), (cin, cin)], 1, config, tuned)
+        up_blocks = []
+        for i, (width, kind) in enumerate(zip(widths[::-1], config.up_block_types, strict=True)):
+            channels = [((cin if j == 0 else width) + skips.pop(), width) for j in range(layers + 1)]
+            attentions = (layers + 1) * (kind == "AttnUpBlock2D")
+            up_blocks.append(Block(channels, attentions, config, tuned, up=i < len(widths) - 1))
+            cin = width
+        self.up_blocks = nn.CellList(up_blocks)
+        self.conv_norm_out = GroupNorm(widths[0], config, tuned)
+        self.conv_out = Conv2d(widths[0], config.out_channels, 3, SAME, 1, tuned)
+
+    def time_shifts(self, t: Tensor) -> tuple[Tensor, ...]:
+        """What t (N,) adds in each resnet, in the order of the forward pass: a tuple of (N, cout)."""
+        temb = self.time_embedding(time_proj(t, self.config).astype(self.conv_in.weight.dtype))
+        temb = ops.silu(temb)
+        shifts = []
+        for block in self.down_blocks:
+            for resnet in block.resnets:
+                shifts.append(resnet.time_emb_proj(temb))
+        for resnet in self.mid_block.resnets:
+            shifts.append(resnet.time_emb_proj(temb))
+        for block in self.up_blocks:
+            for resnet in block.resnets:
+                shifts.append(resnet.time_emb_proj(temb))
+        return tuple(shifts)
+
+    def denoise(self, x: Tensor, time_shifts: tuple[Tensor, ...]) -> Tensor:
+        """Output (N, out_channels, H, W) for x (N, in_channels, H, W); shifts are (N, cout), or (1, cout) where all t agree."""
+        n = 0
+        h = self.conv_in(x)
+        skips = [h]
+        for block in self.down_blocks:
+            for j in range(len(block.resnets)):
+                h = block.resnets[j](h, time_shifts[n])
+                n += 1
+                if block.attends:
+                    h = block.attentions[j](h)
+                skips.append(h)
+            if block.down:
+                h = block.downsamplers[0](h)
+                skips.append(h)
+        h = self.mid_block.resnets[0](h, time_shifts[n])
+        h = self.mid_block.attentions[0](h)
+        h = self.mid_block.resnets[1](h, time_shifts[n + 1])
+        n += 2
+        last = len(skips)
+        for block in self.up_blocks:
+            for j in range(len(block.resnets)):
+                last -= 1
+                h = block.resnets[j](ops.cat((h, skips[last]), axis=1), time_shifts[n])
+                n += 1
+                if block.attends:
+                    h = block.attentions[j](h)
+            if block.up:
+                h = block.upsamplers[0](h)
+        return self.conv_out(ops.silu(self.conv_norm_out(h)))
+
+    def construct(self, x: Tensor, t: Tensor) -> Tensor:
+        """Output (N, out_channels, H, W) for x (N, in_channels, H, W) and t (N,) as the network is told it."""
+        return self.denoise(x, self.time_shifts(t))
