@@ -173,6 +173,8 @@ class DiffusionConfig(_Record):
             largest = self.beta_end * 1000 / self.timesteps
             require(largest < 1, "timesteps", self.timesteps,
                     f"beta_scaling gives beta={largest:g} >= 1; T must exceed {self.beta_end * 1000:g}")
+        require(not (self.zero_terminal_snr and self.timesteps == 1), "timesteps", self.timesteps,
+                "zero_terminal_snr needs a step before the one that ends at alpha_bar = 0")
         require(not (self.zero_terminal_snr and self.objective == "eps"), "objective", self.objective,
                 "zero_terminal_snr has alpha_bar = 0 at the last step, where eps says nothing about x0; use v or x0")
         for name in ("p2_gamma", "p2_k", "min_snr_gamma"):

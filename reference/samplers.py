@@ -62,8 +62,8 @@ def coefficients(plan: Plan) -> Coefficients:
     if plan.rederive_eps:
         eps_from_x, eps_from_output, eps_from_x0 = 1 / noise, zero, -signal / noise
 
-    # alpha between neighbours of the path, IDDPM equation 19; encoding has ab_prev < ab and needs no variance.
-    alpha = ab / np.maximum(ab_prev, TINY)
+    # alpha between neighbours of the path, IDDPM equation 19; encoding has ab_prev < ab, even 0, and needs no variance.
+    alpha = ab / np.maximum(ab_prev, 1e-300)
     beta = np.maximum(1 - alpha, 0)
     beta_tilde = beta * (1 - ab_prev) / np.maximum(1 - ab, TINY)
     log_variance_max = np.log(np.maximum(beta, TINY))
@@ -149,6 +149,6 @@ def sample(network: Callable[..., Array], x: Array, plan: Plan, noise: Callable[
     for i in range(plan.steps):
         t = np.full(len(x), c["network_t"][i])
         output = network(x, t, x0) if plan.diffusion.self_conditioning else network(x, t)
-        z = noise(i) if noise is not None and plan.needs_noise and plan.noise_gate[i] else None
+        z = np.asarray(noise(i), np.float64) if noise is not None and plan.needs_noise and plan.noise_gate[i] else None
         x, x0 = step(x, output, i, plan, z, c)
     return x

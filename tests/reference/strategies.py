@@ -1,0 +1,26 @@
+"""Hypothesis settings and strategies shared by the laws."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+
+from reference.config import OBJECTIVES, SCHEDULES, DiffusionConfig
+
+LAW = settings(deadline=None, derandomize=True, max_examples=100)
+
+# Betas below 1e-6 or a sum of betas over 700 leave float64: alpha_bar would stand still or reach 0.
+BETA = st.floats(1e-6, 0.3)
+SEED = st.integers(0, 2**32 - 1)
+
+
+@st.composite
+def diffusions(draw: st.DrawFn, objectives: tuple[str, ...] = OBJECTIVES, max_timesteps: int = 1000) -> DiffusionConfig:
+    """Any forward process: schedule, T, beta ends, 1000/T scaling and zero terminal SNR."""
+    objective = draw(st.sampled_from(objectives))
+    T = draw(st.integers(1, max_timesteps))
+    zero_snr = T > 1 and objective != "eps" and draw(st.booleans())
+    start, end = sorted((draw(BETA), draw(BETA)))
+    scaling = 1e3 * end / T < 0.9 and draw(st.booleans())
+    return DiffusionConfig(schedule=draw(st.sampled_from(SCHEDULES)), timesteps=T, beta_start=start, beta_end=end,
+                           beta_scaling=scaling, zero_terminal_snr=zero_snr, objective=objective)

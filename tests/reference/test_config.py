@@ -1,0 +1,148 @@
+"""Config records: every mistake is one line that names the field, its value and the rule."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+
+import pytest
+from hypothesis import given
+
+from reference.config import LOSS_WEIGHTS, OBJECTIVES, SCHEDULES, VARIANCES, ConfigError, DiffusionConfig, ModelConfig, OptimConfig
+
+from .strategies import LAW, diffusions
+
+RECORDS = (ModelConfig, DiffusionConfig, OptimConfig)
+CIFAR10 = {  # google/ddpm-cifar10-32, unet/config.json
+    "_class_name": "UNet2DModel", "sample_size": 32, "in_channels": 3, "out_channels": 3, "layers_per_block": 2,
+    "block_out_channels": [128, 256, 256, 256], "act_fn": "silu",
+    "down_block_types": ["DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"], "norm_num_groups": 32, "norm_eps": 1e-6,
+    "downsample_padding": 0, "flip_sin_to_cos": False, "freq_shift": 1, "attention_head_dim": None,
+}
+
+
+def says(message: str) -> str:
+    return "^" + re.escape(message)
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"sample_size": 0}, "sample_size=0: must be between 1 and 65536"),
+    ({"sample_size": 30}, "sample_size=30: must be divisible by 2^2 for 3 levels"),
+    ({"sample_size": 28.0}, "sample_size=28.0: must be of type int"),
+    ({"sample_size": True}, "sample_size=True: must be of type int"),
+    ({"in_channels": -1}, "in_channels=-1: must be between 1 and 65536"),
+    ({"out_channels": 0}, "out_channels=0: must be between 1 and 65536"),
+    ({"layers_per_block": 0}, "layers_per_block=0: must be between 1 and 65536"),
+    ({"block_out_channels": ()}, "block_out_channels=(): must have 1 to 16 levels"),
+    ({"block_out_channels": (16, 32.0, 64)}, "block_out_channels=(16, 32.0, 64): must be of type tuple[int, ...]"),
+    ({"block_out_channels": (16, 36, 64)}, "block_out_channels=(16, 36, 64): every width must be a positive multiple of "
+                                           "norm_num_groups=8"),
+    ({"block_out_channels": (8, 16, 32)}, "norm_num_groups=8: must be below every width; with one channel a group (width 8) "
+                                          "GroupNorm cancels the time embedding"),
+    ({"block_out_channels": (15, 30, 60), "norm_num_groups": 5}, "block_out_channels=(15, 30, 60): the first width must be even"),
+    ({"down_block_types": ("DownBlock2D",)}, "down_block_types=('DownBlock2D',): must have one entry per level of "
+                                             "block_out_channels (3)"),
+    ({"up_block_types": ("UpBlock2D", "UpBlock2D", "DownBlock2D")}, "up_block_types='DownBlock2D': must be one of UpBlock2D, "
+                                                                    "AttnUpBlock2D"),
+    ({"norm_num_groups": 0}, "norm_num_groups=0: must be between 1 and 65536"),
+    ({"norm_eps": 0.0}, "norm_eps=0.0: must be positive"),
+    ({"norm_eps": float("nan")}, "norm_eps=nan: must be positive"),
+    ({"downsample_padding": 2}, "downsample_padding=2: must be 0 or 1"),
+    ({"freq_shift": 8}, "freq_shift=8: must be 0 or more and below half the first width"),
+    ({"freq_shift": -1}, "freq_shift=-1: must be 0 or more and below half the first width"),
+    ({"dropout": 1.0}, "dropout=1.0: must be in [0, 1)"),
+    ({"attention_head_dim": 8, "num_attention_heads": 4}, "num_attention_heads=4: give attention_head_dim or "
+                                                          "num_attention_heads, not both"),
+    ({"attention_head_dim": 7}, "attention_head_dim=7: must divide the block's width 32"),
+    ({"num_attention_heads": 5}, "num_attention_heads=5: must divide the block's width 32"),
+])
+def test_a_network_that_cannot_be(change, message):
+    with pytest.raises(ConfigError, match=says(message)):
+        ModelConfig(**change)
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"schedule": "exp"}, f"schedule='exp': must be one of {', '.join(SCHEDULES)}"),
+    ({"objective": "noise"}, f"objective='noise': must be one of {', '.join(OBJECTIVES)}"),
+    ({"variance": "tiny"}, f"variance='tiny': must be one of {', '.join(VARIANCES)}"),
+    ({"loss": "huber"}, "loss='huber': must be one of l2, l1"),
+    ({"loss_weight": "snr"}, f"loss_weight='snr': must be one of {', '.join(LOSS_WEIGHTS)}"),
+    ({"timesteps": 0}, "timesteps=0: must be between 1 and 1000000"),
+    ({"timesteps": 1000.0}, "timesteps=1000.0: must be of type int"),
+    ({"timesteps": "1000"}, "timesteps='1000': must be of type int"),
+    ({"beta_start": 0.0}, "beta_start, beta_end=(0.0, 0.02): must satisfy 0 < beta_start <= beta_end < 1"),
+    ({"beta_end": 1.0}, "beta_start, beta_end=(0.0001, 1.0): must satisfy"),
+    ({"beta_start": 0.1}, "beta_start, beta_end=(0.1, 0.02): must satisfy"),
+    ({"beta_start": float("nan")}, "beta_start, beta_end=(nan, 0.02): must satisfy"),
+    ({"timesteps": 20, "beta_scaling": True}, "timesteps=20: beta_scaling gives beta=1 >= 1; T must exceed 20"),
+    ({"zero_terminal_snr": True}, "objective='eps': zero_terminal_snr has alpha_bar = 0 at the last step"),
+    ({"zero_terminal_snr": True, "objective": "v", "timesteps": 1}, "timesteps=1: zero_terminal_snr needs a step before"),
+    ({"p2_gamma": float("inf")}, "p2_gamma=inf: must be finite and not negative"),
+    ({"min_snr_gamma": -1.0}, "min_snr_gamma=-1.0: must be finite and not negative"),
+])
+def test_a_diffusion_that_cannot_be(change, message):
+    with pytest.raises(ConfigError, match=says(message)):
+        DiffusionConfig(**change)
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"lr": 0.0}, "lr=0.0: must be positive and finite"),
+    ({"lr": float("nan")}, "lr=nan: must be positive and finite"),
+    ({"beta2": 1.0}, "beta2=1.0: must be in [0, 1)"),
+    ({"ema_decay": -0.1}, "ema_decay=-0.1: must be in [0, 1)"),
+    ({"eps": 0.0}, "eps=0.0: must be positive"),
+    ({"warmup_steps": -1}, "warmup_steps=-1: must be finite and not negative"),
+    ({"max_grad_norm": float("inf")}, "max_grad_norm=inf: must be finite and not negative"),
+    ({"min_lr": 1.0}, "min_lr=1.0: must be between 0 and lr"),
+    ({"warmup_steps": 10, "total_steps": 10}, "total_steps=10: must exceed warmup_steps=10"),
+])
+def test_an_optimiser_that_cannot_be(change, message):
+    with pytest.raises(ConfigError, match=says(message)):
+        OptimConfig(**change)
+
+
+@pytest.mark.parametrize("record", RECORDS)
+def test_json_round_trip(record):
+    config = record()
+    assert record.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert hash(config) == hash(record.from_dict(config.to_dict()))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.lr = 1  # type: ignore[misc]
+
+
+@LAW
+@given(diffusions())
+def test_json_round_trip_of_any_diffusion(config):
+    assert DiffusionConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+@pytest.mark.parametrize("record", RECORDS)
+def test_unknown_key_is_an_error_unless_told(record):
+    with pytest.raises(ConfigError, match=rf"^{record.__name__}=\['learning_rate'\]: unknown keys; known are "):
+        record.from_dict({"learning_rate": 1})
+    assert record.from_dict({"learning_rate": 1}, ignore_unknown=True) == record()
+
+
+def test_reads_the_published_cifar10_network():
+    config = ModelConfig.from_dict(CIFAR10, ignore_unknown=True)
+    assert config.block_out_channels == (128, 256, 256, 256) and config.norm_eps == 1e-6
+    assert config.heads(256) == 1
+
+
+def test_heads():
+    assert ModelConfig(attention_head_dim=8).heads(32) == 4
+    assert ModelConfig(num_attention_heads=4).heads(64) == 4
+    assert ModelConfig().heads(64) == 1
+
+
+def test_heads_are_checked_where_attention_is():
+    """Widths 16, 32, 64 with attention at 32 and in the middle: a head of 32 divides both, though not 16."""
+    assert ModelConfig(attention_head_dim=32).heads(64) == 2
+    with pytest.raises(ConfigError, match=says("attention_head_dim=32: must divide the block's width 16")):
+        ModelConfig(attention_head_dim=32, down_block_types=("AttnDownBlock2D",) * 3, up_block_types=("AttnUpBlock2D",) * 3)
+
+
+def test_learned_variance():
+    assert [v for v in VARIANCES if DiffusionConfig(variance=v).learned_variance] == ["learned", "learned_range"]
