@@ -56,7 +56,7 @@ def create(session: Session) -> dict[str, Any]:
 def info(session: Session) -> dict[str, Any]:
     """What the backend says of its device, the number of parameters, and the process's peak memory so far in bytes."""
     return {"device": dict(_backend(session).device_info()), "parameters": count(session.spec.model),
-            "peak_memory_bytes": peak_memory()}
+            "peak_rss_bytes": peak_memory()}
 
 
 def load(session: Session, weights: str) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def test_the_spec_round_trips():
 def test_create_sets_threads_and_allocator_before_anything_is_imported(start):
     reply = start(create=False).call("create")
     assert reply["device"] == {"framework": "fake", "threads": "1", "allocator": "0"}
-    assert reply["parameters"] == weights.count(TINY) and reply["peak_memory_bytes"] > 1 << 20
+    assert reply["parameters"] == weights.count(TINY) and reply["peak_rss_bytes"] > 1 << 20
 
 
 def test_commands_against_the_reference(start, tmp_path, images):
@@ -299,4 +299,4 @@ def test_a_real_backend_end_to_end(start, tmp_path, images):
     assert worker.call("train", images=images, **TRAIN)["losses"] == losses
     assert worker.call("time_train", units=2, images=images, seed=0, batch_size=4)["seconds"] > 0
     assert worker.call("time_sample", units=3, batch_size=4, seed=0)["seconds"] > 0
-    assert worker.call("info")["peak_memory_bytes"] > 50 << 20
+    assert worker.call("info")["peak_rss_bytes"] > 50 << 20
