@@ -68,7 +68,7 @@ def test_sections_give_exactly_their_counts(data, T, parts):
     sizes = [T // parts + (i < T % parts) for i in range(parts)]
     counts = tuple(data.draw(st.integers(1, size)) for size in sizes)
     path = timesteps.path(T, counts, "linspace")
-    assert len(path) == sum(counts) and path == sorted(set(path)) and 0 <= path[0] and path[-1] < T
+    assert len(path) == sum(counts) and path == sorted(set(path)) and path[0] >= 0 and path[-1] < T
     for i in range(parts):
         start = sum(sizes[:i])
         inside = [t for t in path if start <= t < start + sizes[i]]
@@ -101,7 +101,9 @@ def test_sections_belong_to_two_conventions():
 
 @pytest.mark.parametrize("convention", timesteps.LITERAL)
 def test_unknown_spacing_lists_the_rules(convention):
-    with pytest.raises(ConfigError, match=f"spacing='random': convention {convention} has {', '.join(timesteps.LITERAL[convention])}"):
+    rules = ', '.join(timesteps.LITERAL[convention])
+    rules = ", ".join(timesteps.LITERAL[convention])
+    with pytest.raises(ConfigError, match=f"spacing='random': convention {convention} has {rules}"):
         timesteps.path(T, 10, "random", convention)
 
 

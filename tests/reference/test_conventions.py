@@ -1,0 +1,278 @@
+"""Each row of the table of differences between public codes, as that code behaves. Golden numbers are in `test_golden`."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from reference import schedules, timesteps
+from reference.config import ConfigError, DiffusionConfig
+from reference.conventions import CLEAN, CONVENTIONS, PURE_NOISE, get_convention, make_encode_plan, make_plan
+from reference.samplers import coefficients, step
+
+LINEAR = DiffusionConfig()
+NAMES = ("plain", "ho2020", "song2021", "nichol2021", "diffusers", "lucidrains")
+
+
+def plan_of(convention: str, steps: int = 10, diffusion: DiffusionConfig = LINEAR, **choices):
+    """A plan of this convention; Ho et al.'s code knows full paths alone."""
+    return make_plan(diffusion, diffusion.timesteps if convention == "ho2020" else steps, convention=convention, **choices)
+
+
+def row(values: str) -> dict[str, str]:
+    return dict(zip(NAMES, values.split(), strict=True))
+
+
+def test_names():
+    assert tuple(CONVENTIONS) == NAMES and all(c.source for c in CONVENTIONS.values())
+    with pytest.raises(ConfigError, match=f"convention='song': must be one of {', '.join(NAMES)}"):
+        get_convention("song")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_linear_betas_times_1000_over_T(name):
+    diffusion = DiffusionConfig(timesteps=100)
+    first = 1 - coefficients(plan_of(name, 100, diffusion, spacing="trailing" if name == "lucidrains" else None))["alpha_bar"][-1]
+    scaled = {"nichol2021", "lucidrains"}
+    assert first == pytest.approx(1e-3 if name in scaled else 1e-4, rel=1e-3)
+    cosine = plan_of(name, 100, DiffusionConfig(timesteps=100, schedule="cosine"))
+    assert not cosine.diffusion.beta_scaling
+
+
+def test_scaling_that_cannot_be_is_refused_when_the_plan_is_made():
+    with pytest.raises(ConfigError, match="timesteps=20: beta_scaling gives beta=1 >= 1"):
+        make_plan(DiffusionConfig(timesteps=20), 10, convention="nichol2021")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_last_alpha_bar_is_one_or_the_first(name):
+    assert coefficients(plan_of(name))["alpha_bar_prev"][-1] == 1
+    first = schedules.alpha_bars(schedules.betas(plan_of(name).diffusion), CONVENTIONS[name].float32_tables)[0]
+    assert coefficients(plan_of(name, final_alpha_bar="first"))["alpha_bar_prev"][-1] == first
+
+
+@pytest.mark.parametrize("name, spacing", row("leading all leading linspace leading trailing").items())
+def test_default_spacing(name, spacing):
+    S = 1000 if name == "ho2020" else 50
+    assert list(plan_of(name, S).timesteps) == timesteps.path(1000, S, spacing, name)[::-1]
+
+
+@pytest.mark.parametrize("name, steps, count", [("song2021", 30, 31), ("song2021", 300, 334), ("diffusers", 300, 300),
+                                                ("plain", 30, 30)])
+def test_number_of_network_calls(name, steps, count):
+    plan = plan_of(name, steps)
+    assert plan.steps == count == len(plan.previous) == len(plan.network_t) == len(plan.noise_gate)
+
+
+def test_nichol2021_has_no_stride_for_ddim300():
+    with pytest.raises(ConfigError, match="steps=300: no integer stride gives S=300 of T=1000"):
+        plan_of("nichol2021", 300, spacing="leading")
+
+
+def test_song2021_stays_where_quad_repeats_a_step():
+    """At S = 50 the path ends 2, 1, 0, 0: the step from 0 to 0 has alpha = 1 and leaves x alone."""
+    plan = plan_of("song2021", 50, spacing="quad", eta=1.0)
+    assert plan.timesteps[-3:] == (1, 0, 0) and plan.previous[-3:] == (0, 0, CLEAN)
+    x, output = np.random.default_rng(0).standard_normal((2, 2, 1, 4, 4))
+    np.testing.assert_allclose(step(x, output, 48, plan, np.ones_like(x), coefficients(plan))[0], x, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("name, clip", row("none clip none clip clip clip").items())
+def test_ddim_clips_x0(name, clip):
+    assert plan_of(name).clip == clip
+    x, output = np.full((1, 1, 1, 1), 3.0), np.zeros((1, 1, 1, 1))
+    plan = plan_of(name)
+    x0 = step(x, output, plan.steps // 2, plan, None, coefficients(plan))[1].item()
+    assert x0 == 1 if clip == "clip" else x0 > 3
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_ddpm_clips_x0(name):
+    assert plan_of(name, sampler="ddpm").clip == "clip"
+
+
+def test_dynamic_threshold_is_a_choice():
+    assert plan_of("diffusers", clip="dynamic", threshold_ratio=0.9).threshold_ratio == 0.9
+    for ratio in (0.0, 1.1):
+        with pytest.raises(ConfigError, match=rf"threshold_ratio={ratio}: must be in \(0, 1\]"):
+            plan_of("diffusers", clip="dynamic", threshold_ratio=ratio)
+
+
+@pytest.mark.parametrize("name, rederived", row("yes no no yes no yes").items())
+def test_eps_is_rederived_from_the_clipped_x0(name, rederived):
+    """x = 3, output = 0: x0_hat = 3 / sqrt(ab) clips to 1, so eps is 0 or (3 - sqrt(ab)) / sqrt(1 - ab)."""
+    plan = plan_of(name, clip="clip")
+    c, i = coefficients(plan), plan.steps // 2
+    ab, ab_prev = c["alpha_bar"][i], c["alpha_bar_prev"][i]
+    eps = (3 - math.sqrt(ab)) / math.sqrt(1 - ab) if rederived == "yes" else 0
+    x = np.full((1, 1, 1, 1), 3.0)
+    got = step(x, 0 * x, i, plan, None, c)[0].item()
+    assert got == pytest.approx(math.sqrt(ab_prev) + math.sqrt(1 - ab_prev) * eps, rel=1e-13)
+
+
+@pytest.mark.parametrize("name, variance", row("large large large small small small").items())
+def test_ddpm_variance(name, variance):
+    plan = plan_of(name, sampler="ddpm")
+    c, i = coefficients(plan), plan.steps // 2
+    ab, ab_prev = c["alpha_bar"][i], c["alpha_bar_prev"][i]
+    beta = 1 - ab / ab_prev
+    expected = {"large": beta, "small": beta * (1 - ab_prev) / (1 - ab)}
+    assert c["sigma"][i] ** 2 == pytest.approx(expected[variance], rel=1e-12)
+    other = "small" if variance == "large" else "large"
+    again = coefficients(plan_of(name, sampler="ddpm", variance=other))
+    assert again["sigma"][i] ** 2 == pytest.approx(expected[other], rel=1e-12)
+
+
+@pytest.mark.parametrize("variance", ["learned", "learned_range"])
+def test_a_learned_variance_is_the_networks_own(variance):
+    diffusion = DiffusionConfig(variance=variance)
+    assert plan_of("nichol2021", diffusion=diffusion, sampler="ddpm").variance == variance
+    with pytest.raises(ConfigError, match=f"variance='{variance}': the network was built for variance large"):
+        plan_of("nichol2021", sampler="ddpm", variance=variance)
+
+
+@pytest.mark.parametrize("name, value", row("-9.817 -9.817 -9.817 -9.817 -46.05 -46.05").items())
+def test_log_variance_at_the_first_timestep(name, value):
+    """beta_tilde is 0 at t = 0: log beta_tilde_1 = log(1.19920e-4 x 1e-4 / 2.19908e-4) = -9.8168, or log 1e-20 = -46.0517."""
+    plan = make_plan(LINEAR, 1000, sampler="ddpm", convention=name, variance="small",
+                     spacing={"nichol2021": "leading", "lucidrains": "trailing"}.get(name))
+    assert plan.timesteps[-1] == 0
+    # The DDIM code has no small variance; the value there is ours. float32 tables move it by 1e-4.
+    assert coefficients(plan)["log_variance_min"][-1] == pytest.approx(float(value), abs=2e-3)
+
+
+@pytest.mark.parametrize("name, substituted", row("no yes no yes no no").items())
+def test_fixed_large_takes_beta_tilde_of_the_second_step_at_the_first(name, substituted):
+    c = coefficients(plan_of(name, sampler="ddpm", variance="large"))
+    beta = 1 - c["alpha_bar"][-1]
+    expected = c["log_variance_min"][-2] if substituted == "yes" else math.log(beta)
+    assert c["log_variance_max"][-1] == pytest.approx(expected, rel=1e-12)
+
+
+def test_diffusers_ddim_previous_step_is_a_ratio():
+    """t - 1000 // 10 = t - 100 along 999, 888, .. 0: wrong in all 9 transitions. DDPM takes the next of the list."""
+    plan = plan_of("diffusers", 10, spacing="linspace")
+    assert plan.timesteps == tuple(range(999, -1, -111))
+    assert plan.previous == tuple(t - 100 for t in plan.timesteps[:-1]) + (CLEAN,)
+    assert sum(a != b for a, b in zip(plan.previous[:-1], plan.timesteps[1:], strict=True)) == 9
+    assert plan_of("diffusers", 10, spacing="linspace", sampler="ddpm").previous == (*plan.timesteps[1:], CLEAN)
+
+
+@pytest.mark.parametrize("steps, wrong", [(10, 0), (15, 10), (30, 10)])
+def test_diffusers_trailing_is_wrong_where_S_does_not_divide_T(steps, wrong):
+    """S falls of T // S or one more make up T, so T mod S of them are longer than the ratio: 1000 mod 15 = 1000 mod 30 = 10."""
+    plan = plan_of("diffusers", steps, spacing="trailing")
+    assert sum(a != b for a, b in zip(plan.previous, (*plan.timesteps[1:], CLEAN), strict=True)) == wrong
+
+
+@pytest.mark.parametrize("name", sorted({*NAMES} - {"diffusers"}))
+def test_previous_step_is_the_next_of_the_list(name):
+    for sampler in ("ddim", "ddpm"):
+        plan = plan_of(name, 30, sampler=sampler)
+        assert plan.previous == (*plan.timesteps[1:], CLEAN)
+
+
+@pytest.mark.parametrize("name, bits", row("64 64 32 64 32 64").items())
+def test_precision_of_the_tables(name, bits):
+    alpha_bar = coefficients(plan_of(name))["alpha_bar"]
+    assert alpha_bar.dtype == np.float64
+    assert (alpha_bar == alpha_bar.astype(np.float32)).all() == (bits == "32")
+
+
+def test_lucidrains_sigmoid_has_a_float32_end():
+    sigmoid = DiffusionConfig(schedule="sigmoid_alpha_bar")
+    assert plan_of("lucidrains", diffusion=sigmoid).diffusion.schedule == "sigmoid_alpha_bar_float32"
+    assert all(plan_of(name, diffusion=sigmoid).diffusion == sigmoid for name in NAMES if name != "lucidrains")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
+def test_no_noise_on_the_step_from_zero_to_the_clean_image(name, sampler):
+    plan = plan_of(name, 100, sampler=sampler, eta=1.0, spacing={"lucidrains": "trailing"}.get(name))
+    assert plan.noise_gate == (1,) * (plan.steps - 1) + (0,)
+
+
+def test_diffusers_ddpm_gates_noise_on_t():
+    """Trailing at S = 10 ends at t = 99, not 0, so a last noise of sqrt(1 - ab_99) = 0.32 stays in the image."""
+    plan = plan_of("diffusers", 10, spacing="trailing", sampler="ddpm", variance="large")
+    assert plan.timesteps[-1] == 99 and plan.noise_gate == (1,) * 10
+    c = coefficients(plan)
+    assert c["sigma"][-1] == pytest.approx(math.sqrt(1 - c["alpha_bar"][-1]), rel=1e-12)
+    assert round(float(c["sigma"][-1]), 2) == 0.32
+    for name in ("plain", "lucidrains"):
+        assert coefficients(plan_of(name, 10, spacing="trailing", sampler="ddpm", variance="large"))["sigma"][-1] == 0
+
+
+def test_diffusers_ddim_adds_noise_unless_the_step_ends_at_one():
+    """Trailing at S = 15: the last step goes from 66 to 66 - 66 = 0, whose alpha_bar is not 1."""
+    plan = plan_of("diffusers", 15, spacing="trailing", eta=1.0)
+    assert plan.timesteps[-1] == 66 and plan.previous[-1] == 0 and plan.noise_gate[-1] == 1
+    c = coefficients(plan)
+    ab, ab_0 = c["alpha_bar"][-1], c["alpha_bar_prev"][-1]
+    assert c["sigma"][-1] == pytest.approx(math.sqrt((1 - ab_0) / (1 - ab) * (1 - ab / ab_0)), rel=1e-12)
+    kept = plan_of("diffusers", 10, spacing="trailing", eta=1.0, final_alpha_bar="first")
+    assert kept.previous[-1] == CLEAN and coefficients(kept)["sigma"][-1] > 9e-3
+
+
+@pytest.mark.parametrize("name", sorted({*NAMES} - {"ho2020"}))
+def test_eta_scales_the_standard_deviation(name):
+    one, half = (coefficients(plan_of(name, eta=eta))["sigma"] for eta in (1.0, 0.5))
+    np.testing.assert_allclose(half, one / 2, rtol=1e-15)
+
+
+@pytest.mark.parametrize("eta", [-0.1, 1.1, "hat", float("nan")])
+def test_eta_out_of_range(eta):
+    with pytest.raises(ConfigError, match=rf"eta={eta!r}: must be in \[0, 1\] or sigma_hat"):
+        plan_of("plain", eta=eta)
+
+
+@pytest.mark.parametrize("choice", ["sampler", "clip", "variance", "final_alpha_bar", "spacing"])
+def test_unknown_choices(choice):
+    with pytest.raises(ConfigError, match=f"^{choice}='other': "):
+        plan_of("plain", **{choice: "other"})
+
+
+def test_nichol2021_tells_the_network_t_times_1000_over_T():
+    plan = plan_of("nichol2021", 4, DiffusionConfig(timesteps=4000, schedule="cosine"), spacing="leading")
+    assert plan.timesteps == (3000, 2000, 1000, 0) and plan.network_t == (750, 500, 250, 0)
+    assert plan_of("plain", 4, DiffusionConfig(timesteps=4000, schedule="cosine")).network_t == (3000, 2000, 1000, 0)
+
+
+def test_nichol2021_encoding_ends_at_pure_eps():
+    """The image is taken for a sample at the first timestep, and alpha_bar_next of the last is 0: sqrt(0) x0 + sqrt(1) eps."""
+    plan = make_encode_plan(LINEAR, 10, convention="nichol2021")
+    assert plan.timesteps[0] == 0 and plan.previous[:2] == plan.timesteps[1:3] and plan.previous[-1] == PURE_NOISE
+    assert plan.network_t == plan.timesteps and plan.clip == "clip" and not plan.needs_noise
+    c = coefficients(plan)
+    x, output = np.random.default_rng(0).uniform(-0.5, 0.5, (2, 1, 1, 4, 4))
+    ab = c["alpha_bar"][-1]
+    x_prev, x0 = step(x, output, 9, plan, None, c)
+    np.testing.assert_allclose(x_prev, (x - np.sqrt(ab) * x0) / np.sqrt(1 - ab), rtol=1e-12)
+    unclipped = dataclasses.replace(plan, clip="none")
+    np.testing.assert_allclose(step(x, output, 9, unclipped, None, c)[0], output, rtol=0, atol=1e-12)
+
+
+def test_diffusers_encoding_tells_the_network_the_destination():
+    plan = make_encode_plan(LINEAR, 15, convention="diffusers", spacing="trailing")
+    assert plan.previous[:3] == (66, 132, 199) and plan.network_t[:3] == (66, 132, 199)
+    assert plan.timesteps[:3] == (0, 66, 133) and plan.clip == "clip"
+
+
+@pytest.mark.parametrize("name", ["plain", "song2021", "lucidrains"])
+def test_encoding_retraces_the_decoding_path(name):
+    encode, decode = make_encode_plan(LINEAR, 10, convention=name), plan_of(name)
+    assert encode.timesteps == decode.previous[::-1] and encode.previous == decode.timesteps[::-1]
+    assert encode.timesteps[0] == CLEAN and encode.network_t == (decode.timesteps[-1], *decode.timesteps[:0:-1])
+    assert encode.clip == "none" and not encode.rederive_eps
+
+
+def test_encoding_needs_an_eps():
+    with pytest.raises(ConfigError, match="objective='x0': a clean image and its x0 prediction leave eps undefined"):
+        make_encode_plan(DiffusionConfig(objective="x0"), 10)
+
+
+def test_plans_are_hashable_and_equal_by_value():
+    assert plan_of("plain") == plan_of("plain") and len({plan_of("plain"), plan_of("plain"), plan_of("plain", eta=0.5)}) == 2

@@ -1,0 +1,294 @@
+"""A golden file per convention, derived here from the papers' formulas and each code's own choices in 50-digit decimals.
+
+Nothing of `reference` is used to derive them. `python -m tests.reference.test_golden` writes the files; the tests compare them
+with the derivation, so that they can't rot, and the reference with them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from dataclasses import dataclass
+from decimal import Decimal, getcontext
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from reference import schedules, timesteps
+from reference.config import DiffusionConfig
+from reference.conventions import CONVENTIONS, make_encode_plan, make_plan
+from reference.samplers import coefficients, step
+
+FOLDER = Path(__file__).parent / "golden"
+D = Decimal
+getcontext().prec = 50
+PIXELS = 4
+
+
+@dataclass(frozen=True)
+class Code:
+    """What was read from one code. `previous` is where DDIM goes from t: the next of the list, or t - T // S."""
+
+    scaled: bool = False  # linear betas x 1000 / T
+    float32: bool = False
+    clip: bool = True  # DDIM; DDPM clips in all of them
+    rederive: bool = False  # eps from the clipped x0
+    ddpm_variance: str = "small"
+    previous: str = "next"
+    paths: tuple[tuple[str, int], ...] = ()  # (spacing, S) at T = 1000
+    samplers: tuple[str, ...] = ("ddim", "ddpm")
+    encode: str = ""
+    T: int = 200
+    S: int = 10
+
+
+CODES = {
+    "plain": Code(clip=False, rederive=True, ddpm_variance="large", encode="paper",
+                  paths=(("leading", 30), ("linspace", 21), ("trailing", 15), ("quad", 50))),
+    "ho2020": Code(ddpm_variance="large", samplers=("ddpm",), T=20, S=20),
+    "song2021": Code(float32=True, clip=False, ddpm_variance="large", paths=(("leading", 30), ("quad", 50), ("quad", 100))),
+    "nichol2021": Code(scaled=True, rederive=True, encode="shifted", paths=(("linspace", 21), ("leading", 50))),
+    "diffusers": Code(float32=True, previous="ratio", encode="destination",
+                      paths=(("leading", 30), ("linspace", 30), ("trailing", 30))),
+    "lucidrains": Code(scaled=True, rederive=True, paths=(("trailing", 15), ("trailing", 30), ("trailing", 50))),
+}
+DEFAULT = {"plain": "leading", "ho2020": "all", "song2021": "leading", "nichol2021": "linspace", "diffusers": "leading",
+           "lucidrains": "trailing"}
+
+
+def f32(x: Decimal | float) -> float:
+    return struct.unpack("f", struct.pack("f", float(x)))[0]
+
+
+def alpha_bars(code: Code, schedule: str, sigmoid_end: float | None = None) -> list[Decimal]:
+    """linear: DDPM section 4, exact. cosine (IDDPM equation 17) and the sigmoid of alpha_bar (Jabri et al., algorithm 1):
+    alpha_bar_t is f(t + 1) / f(0) until beta clips at 0.999, which happens at the last step alone. float32: betas and alphas are
+    rounded, their float64 product is rounded again."""
+    T = code.T
+    if schedule == "linear":
+        scale = D(1000) / T if code.scaled else D(1)
+        betas = [scale * (D("0.0001") + D("0.0199") * t / (T - 1)) for t in range(T)]
+        exact, product = [], D(1)
+        for beta in betas:
+            product *= 1 - beta
+            exact.append(product)
+    else:
+        if schedule == "cosine":
+            f = [math.cos((t / T + 0.008) / 1.008 * math.pi / 2) ** 2 for t in range(T + 1)]
+        else:
+            end = 1 / (1 + math.exp(-3))
+            f = [(end if sigmoid_end is None else sigmoid_end) - 1 / (1 + math.exp(3 - 6 * t / T)) for t in range(T + 1)]
+        betas = [D(min(1 - b / a, 0.999)) for a, b in zip(f, f[1:], strict=False)]
+        exact = [D(x) / D(f[0]) for x in f[1:-1]]
+        exact.append(exact[-1] * D("0.001"))
+    if not code.float32:
+        return exact
+    rounded, product64 = [], 1.0
+    for beta in betas:
+        product64 *= f32(1 - f32(beta))
+        rounded.append(D(f32(product64)))
+    return rounded
+
+
+def path(name: str, spacing: str, T: int, S: int) -> list[int]:
+    """Increasing timesteps as each code has them. A Fraction rounds exactly, halves to even."""
+    if name == "ho2020":
+        return list(range(T))
+    if name == "song2021":
+        return list(range(0, T, T // S)) if spacing == "leading" else [
+            int(i * i * 0.8 * T / (S - 1) ** 2 + (1e-9 if i == S - 1 else 0)) for i in range(S)]
+    if name == "nichol2021" and spacing == "linspace":
+        out, position = [], 0.0
+        for _ in range(S):
+            out.append(round(position))
+            position += (T - 1) / (S - 1)
+        return out
+    if name == "diffusers" and spacing == "leading":
+        return [i * (T // S) for i in range(S)]
+    if name == "lucidrains":  # linspace(-1, T - 1, S + 1) without its first point, truncated
+        return [int(Fraction(i * T, S) - 1) for i in range(1, S + 1)]
+    if spacing == "leading":
+        return [i * T // S for i in range(S)]
+    if spacing == "linspace":
+        return [round(Fraction(i * (T - 1), S - 1)) for i in range(S)]
+    if spacing == "trailing":
+        return [round(Fraction(i * T, S)) - 1 for i in range(1, S + 1)]
+    out = []
+    for i in range(S):  # quad of ours: a repeated step moves up
+        t = int(i * i * 0.8 * T / (S - 1) ** 2 + 1e-9)
+        out.append(max(t, out[-1] + 1) if out else t)
+    return out
+
+
+def output(i: int, p: int) -> Fraction:
+    """What the network says at step i about pixel p: multiples of a quarter in [-5/4, 5/4], large enough for x0 to clip."""
+    return Fraction((7 * i + 3 * p) % 11 - 5, 4)
+
+
+def noise(i: int, p: int) -> Fraction:
+    return Fraction((5 * i + 2 * p) % 7 - 3, 2)
+
+
+def start(p: int) -> Fraction:
+    return Fraction(2 * p - 3, 2)
+
+
+def dec(x: Fraction) -> Decimal:
+    return D(x.numerator) / D(x.denominator)
+
+
+def derive_path(name: str, sampler: str) -> dict[str, list]:
+    """Coefficients of every step and the states of four pixels. DDIM equations 12 and 16 at eta = 1/2; DDPM equation 7."""
+    code = CODES[name]
+    ab = alpha_bars(code, "linear")
+    ts = path(name, DEFAULT[name], code.T, code.S)[::-1]
+    clip, rows, states, x = code.clip or sampler == "ddpm", [], [], [dec(start(p)) for p in range(PIXELS)]
+    for i, t in enumerate(ts):
+        after = ts[i + 1] if i + 1 < len(ts) else -1
+        if code.previous == "ratio" and sampler == "ddim":
+            after = t - code.T // len(ts)
+        a, b = ab[t], ab[after] if after >= 0 else D(1)
+        beta = 1 - a / b
+        tilde = beta * (1 - b) / (1 - a)
+        last = i + 1 == len(ts)
+        if sampler == "ddim":
+            sigma = tilde.sqrt() / 2
+            to_x0, to_x, to_eps = b.sqrt(), D(0), (1 - b - sigma**2).sqrt()
+        else:
+            to_x0, to_x, to_eps = b.sqrt() * beta / (1 - a), (a / b).sqrt() * (1 - b) / (1 - a), D(0)
+            sigma = D(0) if last else (beta if code.ddpm_variance == "large" else tilde).sqrt()
+        rows.append([t, a, b, to_x0, to_x, to_eps, sigma])
+        for p in range(PIXELS):
+            eps = dec(output(i, p))
+            x0 = (x[p] - (1 - a).sqrt() * eps) / a.sqrt()
+            if clip:
+                x0 = min(max(x0, D(-1)), D(1))
+            if code.rederive:
+                eps = (x[p] - a.sqrt() * x0) / (1 - a).sqrt()
+            x[p] = to_x0 * x0 + to_x * x[p] + to_eps * eps + sigma * dec(noise(i, p))
+        states.append(list(x))
+    return {f"{sampler}_steps": rows, f"{sampler}_states": states[-10:]}
+
+
+def derive_encoding(name: str) -> dict[str, list]:
+    """DDIM equation 13 from the image up. "paper" and "destination" leave alpha_bar = 1; "shifted" (IDDPM) takes the image for a
+    sample at the first timestep, derives eps from the clipped x0 and ends at alpha_bar = 0. Pixels are the start over 4."""
+    code = CODES[name]
+    ab = alpha_bars(code, "linear")
+    ts = path(name, DEFAULT[name], code.T, code.S)
+    shifted = code.encode == "shifted"
+    at = [ab[t] for t in ts] if shifted else [D(1), *(ab[t] for t in ts[:-1])]
+    to = [*(ab[t] for t in ts[1:]), D(0)] if shifted else [ab[t] for t in ts]
+    told = ts if code.encode in ("shifted", "destination") else [ts[0], *ts[:-1]]
+    told = [D(t) * 1000 / code.T if name == "nichol2021" else D(t) for t in told]
+    states, x = [], [dec(start(p) / 4) for p in range(PIXELS)]
+    for i, (a, b) in enumerate(zip(at, to, strict=True)):
+        for p in range(PIXELS):
+            eps = dec(output(i, p) / 4)
+            x0 = (x[p] - (1 - a).sqrt() * eps) / a.sqrt()
+            if code.encode != "paper":
+                x0 = min(max(x0, D(-1)), D(1))
+            if shifted:
+                eps = (x[p] - a.sqrt() * x0) / (1 - a).sqrt()
+            x[p] = b.sqrt() * x0 + (1 - b).sqrt() * eps
+        states.append([told[i], *x])
+    return {"encode_states": states}
+
+
+def derive(name: str) -> dict[str, list | dict]:
+    code = CODES[name]
+    tables = {"linear": alpha_bars(code, "linear")}
+    if name != "song2021":  # whose code has no cosine
+        tables["cosine"] = alpha_bars(code, "cosine")
+    if name in ("plain", "lucidrains"):
+        tables["sigmoid_alpha_bar"] = alpha_bars(code, "sigmoid", f32(1 / (1 + math.exp(-3))) if name == "lucidrains" else None)
+    shown = sorted({0, 1, 2, *range(0, code.T, code.T // 10), code.T - 2, code.T - 1})
+    golden: dict[str, list | dict] = {
+        "alpha_bars": {schedule: [[t, table[t]] for t in shown] for schedule, table in tables.items()},
+        "paths": {f"{spacing} {S}": path(name, spacing, 1000, S) for spacing, S in code.paths},
+    }
+    for sampler in code.samplers:
+        golden |= derive_path(name, sampler)
+    return golden | (derive_encoding(name) if code.encode else {})
+
+
+def numbers(value: object) -> list[float]:
+    if isinstance(value, dict):
+        return [x for v in value.values() for x in numbers(v)]
+    if isinstance(value, list):
+        return [x for v in value for x in numbers(v)]
+    return [float(value)]  # type: ignore[arg-type]
+
+
+def write() -> None:
+    for name in CODES:
+        lines = [json.dumps(k) + ": " + json.dumps(v, default=float) for k, v in derive(name).items()]
+        (FOLDER / f"{name}.json").write_text("{\n" + ",\n".join(lines).replace("], [", "],\n[") + "\n}\n")
+
+
+def golden(name: str) -> dict:
+    return json.loads((FOLDER / f"{name}.json").read_text())
+
+
+def test_every_convention_has_a_file():
+    assert {p.stem for p in FOLDER.glob("*.json")} == set(CODES) == set(CONVENTIONS)
+
+
+@pytest.mark.parametrize("name", CODES)
+def test_file_is_its_derivation(name):
+    stored, derived = golden(name), derive(name)
+    assert stored.keys() == derived.keys() and len(numbers(stored)) >= 200
+    np.testing.assert_allclose(numbers(stored), numbers(derived), rtol=1e-14, atol=0)  # libm's cos and exp may differ by an ulp
+
+
+@pytest.mark.parametrize("name", CODES)
+def test_alpha_bars(name):
+    for schedule, rows in golden(name)["alpha_bars"].items():
+        plan = make_plan(DiffusionConfig(schedule=schedule, timesteps=CODES[name].T), CODES[name].S, convention=name)
+        table = schedules.alpha_bars(schedules.betas(plan.diffusion), plan.float32_tables)
+        np.testing.assert_allclose([table[t] for t, _ in rows], [ab for _, ab in rows], rtol=1e-12, err_msg=schedule)
+
+
+@pytest.mark.parametrize("name", CODES)
+def test_paths(name):
+    for rule, expected in golden(name)["paths"].items():
+        spacing, S = rule.split()
+        assert timesteps.path(1000, int(S), spacing, name) == expected, rule
+
+
+def pixels(values) -> np.ndarray:
+    return np.array([float(v) for v in values]).reshape(1, 1, 1, PIXELS)
+
+
+@pytest.mark.parametrize("name, sampler", [(name, s) for name, code in CODES.items() for s in code.samplers])
+def test_steps_and_states(name, sampler):
+    code, stored = CODES[name], golden(name)
+    plan = make_plan(DiffusionConfig(timesteps=code.T), code.S, eta=0.5, sampler=sampler, convention=name)
+    c = coefficients(plan)
+    got = np.stack([plan.timesteps, *(c[k] for k in ("alpha_bar", "alpha_bar_prev", "prev_from_x0", "prev_from_x",
+                                                     "prev_from_eps", "sigma"))], axis=1)
+    np.testing.assert_allclose(got, stored[f"{sampler}_steps"], rtol=1e-11, atol=1e-15)  # 1 - ab loses four digits at t = 0
+    x, states = pixels(start(p) for p in range(PIXELS)), []
+    for i in range(plan.steps):
+        eps, z = pixels(output(i, p) for p in range(PIXELS)), pixels(noise(i, p) for p in range(PIXELS))
+        x = step(x, eps, i, plan, z, c)[0]
+        states.append(x.ravel())
+    np.testing.assert_allclose(states[-10:], stored[f"{sampler}_states"], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", [name for name, code in CODES.items() if code.encode])
+def test_encoding(name):
+    code = CODES[name]
+    plan = make_encode_plan(DiffusionConfig(timesteps=code.T), code.S, convention=name)
+    c, x = coefficients(plan), pixels(start(p) / 4 for p in range(PIXELS))
+    for i, (told, *state) in enumerate(golden(name)["encode_states"]):
+        x = step(x, pixels(output(i, p) / 4 for p in range(PIXELS)), i, plan, None, c)[0]
+        assert plan.network_t[i] == told
+        np.testing.assert_allclose(x.ravel(), state, rtol=0, atol=1e-12)
+
+
+if __name__ == "__main__":
+    write()
