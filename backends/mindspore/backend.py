@@ -175,9 +175,10 @@ class MindSporeBackend:
         self.step_count = int(state["step"])
         self.optimiser.load_state(state, self.step_count)
 
-    def _train(self, x0: Tensor, t: Tensor, noise: Tensor, coin: Tensor, *scalars: Tensor) -> Tensor:
+    def _train(self, x0: Tensor, t: Tensor, noise: Tensor, coin: Tensor, power1: Tensor, power2: Tensor, rate: Tensor, eps: Tensor,
+               ema_share: Tensor) -> Tensor:
         loss, gradients = self.gradient(x0, t, noise, coin)
-        return ops.depend(loss, self.optimiser(gradients, *scalars))
+        return ops.depend(loss, self.optimiser(gradients, power1, power2, rate, eps, ema_share))
 
     def _inputs(self, batch: Batch) -> tuple[Tensor, ...]:
         coin = np.zeros(len(batch.t)) if batch.coin is None else batch.coin

@@ -50,7 +50,7 @@ class Conv2d(nn.Cell):
 
 
 class Linear(nn.Cell):
-    """x (.., cin) to (.., cout)."""
+    """x (N, cin) to (N, cout)."""
 
     def __init__(self, cin: int, cout: int) -> None:
         super().__init__()
@@ -58,9 +58,8 @@ class Linear(nn.Cell):
         self.matmul, self.bias_add = ops.MatMul(transpose_b=True), ops.BiasAdd()
 
     def construct(self, x: Tensor) -> Tensor:
-        """Rows are flattened for the product."""
-        y = self.bias_add(self.matmul(x.reshape(-1, x.shape[-1]), self.weight), self.bias)
-        return y.reshape(*x.shape[:-1], -1)
+        """One product of matrices."""
+        return self.bias_add(self.matmul(x, self.weight), self.bias)
 
 
 class GroupNorm(nn.Cell):
@@ -132,19 +131,17 @@ class Attention(nn.Cell):
         self.scores, self.mix = ops.BatchMatMul(transpose_b=True), ops.BatchMatMul()
         self.scale = (channels // self.heads) ** -0.5
 
-    def split(self, x: Tensor) -> Tensor:
-        """(N, L, C) to (N, heads, L, C / heads)."""
-        n, length, c = x.shape
-        return x.reshape(n, length, self.heads, c // self.heads).transpose(0, 2, 1, 3)
-
     def construct(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to the same."""
         n, c, h, w = x.shape
-        tokens = self.group_norm(x).reshape(n, c, h * w).transpose(0, 2, 1)
-        q, k, v = self.split(self.to_q(tokens)), self.split(self.to_k(tokens)), self.split(self.to_v(tokens))
+        tokens = self.group_norm(x).reshape(n, c, h * w).transpose(0, 2, 1).reshape(n * h * w, c)
+        split = (n, h * w, self.heads, c // self.heads)
+        q = self.to_q(tokens).reshape(split).transpose(0, 2, 1, 3)
+        k = self.to_k(tokens).reshape(split).transpose(0, 2, 1, 3)
+        v = self.to_v(tokens).reshape(split).transpose(0, 2, 1, 3)
         mixed = self.mix(ops.softmax(self.scores(q * self.scale, k), axis=-1), v)
-        mixed = mixed.transpose(0, 2, 1, 3).reshape(n, h * w, c)
-        return x + self.to_out[0](mixed).transpose(0, 2, 1).reshape(n, c, h, w)
+        mixed = self.to_out[0](mixed.transpose(0, 2, 1, 3).reshape(n * h * w, c))
+        return x + mixed.reshape(n, h * w, c).transpose(0, 2, 1).reshape(n, c, h, w)
 
 
 class Downsample(nn.Cell):

@@ -46,8 +46,8 @@ def coefficients(plan: Plan) -> Coefficients:
     if plan.rederive_eps:
         eps_from_x, eps_from_output, eps_from_x0 = 1 / noise, zero, -signal / noise
 
-    # alpha between neighbours of the path, IDDPM equation 19; encoding has ab_prev < ab and needs no variance.
-    alpha = ab / ab_prev.maximum(f64(TINY))
+    # alpha between neighbours of the path, IDDPM equation 19; encoding has ab_prev < ab, even 0, and needs no variance.
+    alpha = ab / ab_prev.maximum(f64(1e-300))
     beta = (1 - alpha).clamp(min=0)
     beta_tilde = beta * (1 - ab_prev) / (1 - ab).maximum(f64(TINY))
     log_variance_max = ops.log(beta.maximum(f64(TINY)))

@@ -132,6 +132,23 @@ def ema_decay(config: OptimConfig, step: int) -> float:
     return min(config.ema_decay, (1 + step) / (10 + step))
 
 
+square_sum, update = ops.MultitypeFuncGraph("square_sum"), ops.MultitypeFuncGraph("update")
+
+
+@square_sum.register("Tensor")
+def _square_sum(gradient: Tensor) -> Tensor:
+    return gradient.square().sum()
+
+
+@update.register("Function", *13 * ["Tensor"])
+def _update(adam: ops.Adam, power1: Tensor, power2: Tensor, rate: Tensor, eps: Tensor, ema_share: Tensor, scale: Tensor,
+            beta1: Tensor, beta2: Tensor, gradient: Tensor, parameter: Parameter, m: Parameter, v: Parameter, ema: Parameter
+            ) -> Tensor:
+    done = adam(parameter, m, v, power1, power2, rate, beta1, beta2, eps, gradient * scale)
+    value = ops.depend(parameter, done)
+    return ops.assign(ema, ema + (value - ema) * ema_share)
+
+
 class Optimiser(nn.Cell):
     """Gradient clipping, Adam and the moving average of a network's parameters (`reference.optim.adam_step`)."""
 
@@ -143,7 +160,8 @@ class Optimiser(nn.Cell):
         self.adam_m, self.adam_v = (
             ms.ParameterTuple([Parameter(ops.zeros_like(p), name=f"{moment}.{name}", requires_grad=False)
                                for name, p in zip(self.names, self.parameters_, strict=True)]) for moment in ("adam_m", "adam_v"))
-        self.adam = ops.Adam()
+        self.adam, self.map_ = ops.Adam(), ops.HyperMap()  # a compiled loop over parameters nests too deep, a map doesn't
+        self.beta1, self.beta2 = Tensor(config.beta1, ms.float32), Tensor(config.beta2, ms.float32)
 
     def scalars(self, n: int) -> tuple[Tensor, ...]:
         """What `construct` needs of step n, as tensors, so that a compiled graph serves every step.
@@ -158,23 +176,13 @@ class Optimiser(nn.Cell):
     def construct(self, gradients: tuple[Tensor, ...], power1: Tensor, power2: Tensor, rate: Tensor, eps: Tensor,
                   ema_share: Tensor) -> Tensor:
         """Apply gradients; returns their global norm."""
-        config = self.config
-        squares = ops.zeros((), ms.float32)
-        for g in gradients:
-            squares = squares + g.square().sum()
-        norm = squares.sqrt()
-        scale = ops.ones((), ms.float32)
-        if config.max_grad_norm > 0:
-            scale = (config.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
-        for i in range(len(self.parameters_)):
-            g = gradients[i] * scale
-            done = self.adam(self.parameters_[i], self.adam_m[i], self.adam_v[i], power1, power2, rate,
-                             Tensor(config.beta1, ms.float32), Tensor(config.beta2, ms.float32), eps, g)
-            norm = ops.depend(norm, done)
-        for i in range(len(self.parameters_)):
-            ema, value = self.ema[i], ops.depend(self.parameters_[i], norm)
-            ops.assign(ema, ema + (value - ema) * ema_share)
-        return norm
+        norm = ops.sqrt(ops.addn(self.map_(square_sum, gradients)))
+        scale = ops.ones_like(norm)
+        if self.config.max_grad_norm > 0:
+            scale = ops.minimum(self.config.max_grad_norm / (norm + 1e-6), scale)
+        update_one = ops.partial(update, self.adam, power1, power2, rate, eps, ema_share, scale, self.beta1, self.beta2)
+        done = self.map_(update_one, gradients, self.parameters_, self.adam_m, self.adam_v, self.ema)
+        return ops.depend(norm, done)
 
     def state(self) -> dict[str, np.ndarray]:
         """First and second moments by parameter name; zeros before the first step."""

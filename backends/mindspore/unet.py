@@ -84,32 +84,32 @@ class UNet(nn.Cell):
         """What t (N,) adds in each resnet, in the order of the forward pass: a tuple of (N, cout)."""
         temb = self.time_embedding(time_proj(t, self.config).astype(self.conv_in.weight.dtype))
         temb = ops.silu(temb)
-        shifts = []
+        shifts: tuple[Tensor, ...] = ()  # a compiled gradient loses what is appended to a list
         for block in self.down_blocks:
             for resnet in block.resnets:
-                shifts.append(resnet.time_emb_proj(temb))
+                shifts += (resnet.time_emb_proj(temb),)
         for resnet in self.mid_block.resnets:
-            shifts.append(resnet.time_emb_proj(temb))
+            shifts += (resnet.time_emb_proj(temb),)
         for block in self.up_blocks:
             for resnet in block.resnets:
-                shifts.append(resnet.time_emb_proj(temb))
-        return tuple(shifts)
+                shifts += (resnet.time_emb_proj(temb),)
+        return shifts
 
     def denoise(self, x: Tensor, time_shifts: tuple[Tensor, ...]) -> Tensor:
         """Output (N, out_channels, H, W) for x (N, in_channels, H, W); shifts are (N, cout), or (1, cout) where all t agree."""
         n = 0
         h = self.conv_in(x)
-        skips = [h]
+        skips = (h,)
         for block in self.down_blocks:
             for j in range(len(block.resnets)):
                 h = block.resnets[j](h, time_shifts[n])
                 n += 1
                 if block.attends:
                     h = block.attentions[j](h)
-                skips.append(h)
+                skips += (h,)
             if block.down:
                 h = block.downsamplers[0](h)
-                skips.append(h)
+                skips += (h,)
         h = self.mid_block.resnets[0](h, time_shifts[n])
         h = self.mid_block.attentions[0](h)
         h = self.mid_block.resnets[1](h, time_shifts[n + 1])
