@@ -14,6 +14,7 @@ from reference.config import DiffusionConfig, OptimConfig
 from . import schedules
 
 TINY = 1e-20
+MOMENTS = (("adam_m", "exp_avg"), ("adam_v", "exp_avg_sq"))
 
 
 class Process:
@@ -66,7 +67,8 @@ class Process:
         nll = discretised_nll(x0, mean, 0.5 * log_variance)
         return torch.where(t.reshape(-1, 1, 1, 1) == 0, nll, kl).mean(dim=(1, 2, 3)) / math.log(2)
 
-    def loss(self, network: Callable[[Tensor, Tensor], Tensor], x0: Tensor, t: Tensor, noise: Tensor, coin: Tensor | None) -> Tensor:
+    def loss(self, network: Callable[[Tensor, Tensor], Tensor], x0: Tensor, t: Tensor, noise: Tensor,
+             coin: Tensor | None) -> Tensor:
         """The training loss of one batch, a scalar (`reference.diffusion.loss`); `coin` (N,) with self-conditioning."""
         config = self.config
         xt = self.q_sample(x0, t, noise)
@@ -83,7 +85,8 @@ class Process:
         per_image = (error.square() if config.loss == "l2" else error.abs()).mean(dim=(1, 2, 3))
         total = (self.tables["weight"][t].to(per_image.dtype) * per_image).mean()
         if config.learned_variance:  # IDDPM section 3.1; the mean is held fixed in the bound
-            total = total + config.timesteps / 1000 * self.vlb_terms(x0, xt, t, mean.detach(), variance).mean()
+            terms = self.vlb_terms(x0.double(), xt.double(), t, mean.detach().double(), variance.double())
+            total = total + config.timesteps / 1000 * terms.mean().to(total.dtype)
         return total
 
 
@@ -128,35 +131,34 @@ class Optimiser:
     def __init__(self, config: OptimConfig, network: nn.Module, ema: nn.Module, tuned: bool) -> None:
         self.config = config
         self.names = [name for name, _ in network.named_parameters()]
-        self.parameters, self.ema = list(network.parameters()), list(ema.parameters())
+        self.parameters: list[Tensor] = list(network.parameters())
+        self.ema: list[Tensor] = list(ema.parameters())
         self.adam = torch.optim.Adam(self.parameters, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps,
                                      fused=tuned)  # one kernel for all parameters
+        for parameter in self.parameters:  # what Adam's first step would make, here so that `state` and `step` find it
+            counter = torch.zeros((), device=parameter.device if tuned else None)
+            self.adam.state[parameter] = {"step": counter, "exp_avg": torch.zeros_like(parameter, requires_grad=False),
+                                          "exp_avg_sq": torch.zeros_like(parameter, requires_grad=False)}
 
     def step(self, n: int) -> None:
         """Apply the parameters' gradients as step n = 0, 1, .."""
         if self.config.max_grad_norm:
             nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
         self.adam.param_groups[0]["lr"] = learning_rate(self.config, n)
+        for moments in self.adam.state.values():
+            moments["step"].fill_(n)
         self.adam.step()
         with torch.no_grad():
             torch._foreach_lerp_(self.ema, self.parameters, 1 - ema_decay(self.config, n))
 
     def state(self) -> dict[str, np.ndarray]:
-        """First and second moments by parameter name; zeros before the first step."""
-        out = {}
-        for name, parameter in zip(self.names, self.parameters, strict=True):
-            moments = self.adam.state.get(parameter, {})
-            for ours, theirs in (("adam_m", "exp_avg"), ("adam_v", "exp_avg_sq")):
-                value = moments.get(theirs, torch.zeros_like(parameter))
-                out[f"{ours}/{name}"] = value.detach().cpu().contiguous().numpy().copy()
-        return out
+        """First and second moments by parameter name."""
+        return {f"{ours}/{name}": self.adam.state[parameter][theirs].cpu().contiguous().numpy().copy()
+                for ours, theirs in MOMENTS for name, parameter in zip(self.names, self.parameters, strict=True)}
 
-    def load_state(self, state: Mapping[str, np.ndarray], step: int) -> None:
-        """Moments from `state()`, after `step` steps."""
-        self.adam.state.clear()
+    def load_state(self, state: Mapping[str, np.ndarray] | None) -> None:
+        """Moments from `state()`; None: zeros, as before the first step."""
         for name, parameter in zip(self.names, self.parameters, strict=True):
-            if step:
-                device = parameter.device if self.adam.defaults["fused"] else "cpu"
-                self.adam.state[parameter] = {"step": torch.tensor(float(step), device=device)} | {
-                    theirs: torch.empty_like(parameter).copy_(torch.from_numpy(np.array(state[f"{ours}/{name}"]))).detach()
-                    for ours, theirs in (("adam_m", "exp_avg"), ("adam_v", "exp_avg_sq"))}
+            for ours, theirs in MOMENTS:
+                moment = self.adam.state[parameter][theirs]
+                moment.zero_() if state is None else moment.copy_(torch.from_numpy(np.array(state[f"{ours}/{name}"])))

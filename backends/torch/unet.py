@@ -5,6 +5,9 @@ Modules carry the canonical names, so `state_dict()` is the exchange format.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -87,7 +90,7 @@ class UNet(nn.Module):
         shifts = iter(time_shifts)
         h = self.conv_in(x)
         skips = [h]
-        for block in self.down_blocks:
+        for block in cast("Iterable[Block]", self.down_blocks):
             for j, resnet in enumerate(block.resnets):
                 h = resnet(h, next(shifts))
                 if block.attentions:
@@ -99,7 +102,7 @@ class UNet(nn.Module):
         h = self.mid_block.resnets[0](h, next(shifts))
         h = self.mid_block.attentions[0](h)
         h = self.mid_block.resnets[1](h, next(shifts))
-        for block in self.up_blocks:
+        for block in cast("Iterable[Block]", self.up_blocks):
             for j, resnet in enumerate(block.resnets):
                 h = resnet(torch.cat((h, skips.pop()), dim=1), next(shifts))
                 if block.attentions:

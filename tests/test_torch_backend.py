@@ -1,0 +1,217 @@
+"""What the conformance kit can't see of the torch backend: diffusers' numbers, resumption, fallbacks, and its own fast paths."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from backends.protocol import Batch, DeviceError, Spec
+from reference import weights as reference_weights
+from reference.config import DiffusionConfig, ModelConfig, OptimConfig
+from reference.conventions import make_plan
+
+torch = pytest.importorskip("torch")
+from backends.torch.backend import create  # noqa: E402
+
+DOWN, UP, ADOWN, AUP = "DownBlock2D", "UpBlock2D", "AttnDownBlock2D", "AttnUpBlock2D"
+SMALL = ModelConfig(sample_size=8, block_out_channels=(8, 16), norm_num_groups=4, down_block_types=(DOWN, ADOWN),
+                    up_block_types=(AUP, UP))
+NETWORKS = {
+    "ho2020": SMALL,
+    "symmetric": replace(SMALL, downsample_padding=1, flip_sin_to_cos=True, freq_shift=0, norm_eps=1e-5, layers_per_block=2,
+                         in_channels=3, out_channels=3),
+    "head_dim": replace(SMALL, attention_head_dim=4, block_out_channels=(8, 8, 16), down_block_types=(ADOWN, DOWN, DOWN),
+                        up_block_types=(UP, AUP, AUP), out_channels=2),
+}
+
+
+def random_weights(model: ModelConfig) -> dict[str, np.ndarray]:
+    """Weights without a zero, so that every parameter counts."""
+    rng = np.random.default_rng(0)
+    start = reference_weights.initialise(replace(model, zero_init=False), 0)
+    return {name: (value + 0.1 * rng.standard_normal(value.shape)).astype(np.float32) for name, value in start.items()}
+
+
+def batch(spec: Spec, step: int, size: int = 4) -> Batch:
+    """One training step's inputs."""
+    rng = np.random.default_rng(step)
+    x0, noise = rng.standard_normal((2, size, *spec.image_shape)).astype(np.float32)
+    return Batch(np.arange(size), x0.clip(-1, 1), rng.integers(0, spec.diffusion.timesteps, size), noise, step,
+                 rng.random(size) < 0.5 if spec.diffusion.self_conditioning else None)
+
+
+def diffusers_unet(model: ModelConfig) -> torch.nn.Module:
+    """diffusers' network of this config with the same weights."""
+    from bench.torchvision_shim import import_torchvision
+
+    import_torchvision()
+    from diffusers import UNet2DModel
+
+    fields = {k: v for k, v in model.to_dict().items() if k not in ("num_attention_heads", "zero_init")}
+    network = UNet2DModel(**fields)
+    network.load_state_dict({name: torch.from_numpy(value) for name, value in random_weights(model).items()})
+    return network
+
+
+def loaded(spec: Spec):
+    """A backend of this spec with the seeded weights."""
+    backend = create(spec)
+    backend.load_weights(random_weights(spec.model))
+    return backend
+
+
+@pytest.mark.parametrize("mode", ["stock", "tuned"])
+@pytest.mark.parametrize("model", NETWORKS.values(), ids=NETWORKS)
+def test_forward_and_gradients_are_those_of_diffusers(model: ModelConfig, mode: str) -> None:
+    spec = Spec(replace(model, out_channels=model.in_channels), mode=mode)
+    backend, theirs, given = loaded(spec), diffusers_unet(spec.model), batch(spec, 0)
+    x, t = torch.from_numpy(given.noise), torch.from_numpy(given.t)
+    expected = theirs(x, t).sample.detach().numpy()
+    np.testing.assert_allclose(backend.forward(x, t).numpy(), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+    loss, gradients = backend.loss_and_gradients(given)
+    ab = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)[t].reshape(-1, 1, 1, 1)
+    xt = (ab.sqrt() * torch.from_numpy(given.x0) + (1 - ab).sqrt() * x).float()
+    expected_loss = (theirs(xt, t).sample - x).square().mean()
+    expected_loss.backward()
+    assert float(loss) == pytest.approx(expected_loss.item(), rel=1e-5)
+    expected_gradients = {name: p.grad.numpy() for name, p in theirs.named_parameters()}
+    assert gradients.keys() == expected_gradients.keys()
+    largest = max(np.abs(g).max() for g in expected_gradients.values())
+    for name, gradient in gradients.items():  # to_k.bias has none but rounding errors: the softmax cancels it
+        scale = largest if name.endswith("to_k.bias") else np.abs(expected_gradients[name]).max()
+        np.testing.assert_allclose(gradient, expected_gradients[name], rtol=0, atol=5e-5 * scale, err_msg=name)
+
+
+@pytest.mark.parametrize("mode", ["stock", "tuned"])
+def test_ten_steps_are_those_of_a_plain_adam_loop(mode: str) -> None:
+    optim = OptimConfig(lr=1e-3, eps=1e-6, warmup_steps=3, max_grad_norm=0.5, ema_decay=0.5)
+    spec = Spec(SMALL, optim=optim, dtype="float64", mode=mode)
+    backend, theirs = loaded(spec), loaded(replace(spec, mode="stock"))
+    adam = torch.optim.Adam(theirs.network.parameters(), lr=1.0, eps=1e-6, foreach=False)
+    ema = [p.detach().clone() for p in theirs.network.parameters()]
+    clipped = 0
+    for n in range(10):
+        loss = backend.train_step(batch(spec, n))
+        expected, _ = theirs.loss_and_gradients(batch(spec, n))
+        assert float(loss) == pytest.approx(float(expected), rel=1e-9)
+        clipped += bool(torch.nn.utils.clip_grad_norm_(theirs.network.parameters(), 0.5) > 0.5)
+        adam.param_groups[0]["lr"] = 1e-3 * min(1, (n + 1) / 3)
+        adam.step()
+        decay = min(0.5, (1 + n) / (10 + n))
+        ema = [decay * e + (1 - decay) * p.detach() for e, p in zip(ema, theirs.network.parameters(), strict=True)]
+    assert clipped > 0
+    for ours, other in ((backend.weights(), theirs.network.parameters()), (backend.weights(ema=True), ema)):
+        for (name, value), tensor in zip(ours.items(), other, strict=True):
+            np.testing.assert_allclose(value, tensor.detach().numpy(), rtol=0, atol=1e-10, err_msg=name)
+
+
+@pytest.mark.parametrize("mode", ["stock", "tuned"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
+def test_a_resumed_run_is_the_uninterrupted_one(dtype: str, mode: str) -> None:
+    spec = Spec(replace(SMALL, dropout=0.2), optim=OptimConfig(lr=1e-3), dtype=dtype, mode=mode)
+    whole = loaded(spec)
+    for n in range(4):
+        if n == 2:
+            saved = whole.state()
+        whole.train_step(batch(spec, n))
+    torch.manual_seed(99)
+    resumed = create(spec)
+    resumed.load_state(saved)
+    assert all(np.array_equal(value, saved[name]) for name, value in resumed.state().items())
+    for n in (2, 3):
+        resumed.train_step(batch(spec, n))
+    end = whole.state()
+    assert all(np.array_equal(value, end[name]) for name, value in resumed.state().items())
+    assert not np.array_equal(end["weights/conv_in.weight"], saved["weights/conv_in.weight"])
+
+
+def test_loading_weights_starts_the_optimiser_afresh() -> None:
+    spec = Spec(SMALL, optim=OptimConfig(lr=1e-3))
+    once, twice = loaded(spec), loaded(spec)
+    for n in range(3):
+        twice.train_step(batch(spec, n))
+    twice.load_weights(random_weights(SMALL))
+    for backend in (once, twice):
+        backend.train_step(batch(spec, 0))
+    expected = once.state()
+    assert all(np.array_equal(value, expected[name]) for name, value in twice.state().items())
+
+
+GENTLE = make_plan(DiffusionConfig(objective="v"), 5, eta=0.5, clip="clip")  # v magnifies no rounding
+ONE_LEVEL = replace(SMALL, block_out_channels=(8,), down_block_types=(DOWN,), up_block_types=(UP,))  # traced in little time
+PLANS = {
+    "ddim": make_plan(DiffusionConfig(), 5, eta=0.5, clip="clip"),
+    "dynamic": make_plan(DiffusionConfig(), 5, clip="dynamic", threshold_ratio=0.8),
+    "ddpm": make_plan(DiffusionConfig(timesteps=20), 20, sampler="ddpm"),
+}
+
+
+def noise(size: int):
+    """z of a step: the same for the first images, however many there are."""
+    return lambda i: np.stack([np.random.default_rng((i, k)).standard_normal((1, 8, 8)) for k in range(size)]).astype(np.float32)
+
+
+@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
+def test_time_embeddings_made_beforehand_and_the_batch_size_change_nothing(plan) -> None:
+    x = torch.from_numpy(noise(3)(99))
+    spec = Spec(SMALL, plan.diffusion, dtype="float64")  # in float32 the first step magnifies rounding 157 times
+    stock = loaded(replace(spec, mode="stock")).sample(x, plan, noise(3)).numpy()
+    tuned = loaded(spec)
+    scale = np.abs(stock).max()
+    np.testing.assert_allclose(tuned.sample(x, plan, noise(3)).numpy(), stock, rtol=0, atol=1e-12 * scale)
+    np.testing.assert_allclose(tuned.sample(x[:1], plan, noise(1)).numpy(), stock[:1], rtol=0, atol=1e-12 * scale)
+
+
+def test_the_state_of_a_path_has_the_precision_of_the_optimiser_not_of_the_network() -> None:
+    x = torch.from_numpy(noise(2)(99))
+    expected = loaded(Spec(SMALL, dtype="float64")).sample(x, GENTLE, noise(2))
+    assert expected.dtype == torch.float64
+    for dtype, tolerance in (("float32", 1e-4), ("bfloat16", 0.1)):
+        out = loaded(Spec(SMALL, dtype=dtype)).sample(x, GENTLE, noise(2))
+        assert out.dtype == torch.float32
+        error = float((out - expected).abs().max() / expected.abs().max())
+        assert 0 < error < tolerance
+        assert (error > 1e-4) == (dtype == "bfloat16")  # the network did run in bfloat16
+
+
+def test_floating_arrays_keep_their_dtype_on_the_way_to_the_device() -> None:
+    backend = create(Spec(SMALL))
+    for dtype in (np.float32, np.float64, np.int64, np.bool_):
+        assert backend.to_host(backend.to_device(np.ones(3, dtype))).dtype == dtype
+
+
+@pytest.mark.parametrize("spec", [Spec(SMALL, device="ascend"), Spec(SMALL, device="cuda:99"), Spec(SMALL, device="cpu:x"),
+                                  Spec(SMALL, dtype="float16")], ids=lambda s: f"{s.device}-{s.dtype}")
+def test_what_the_machine_lacks_is_one_line(spec: Spec) -> None:
+    with pytest.raises(DeviceError, match=f"{spec.device if spec.dtype == 'float32' else spec.dtype}") as error:
+        create(spec)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.slow
+def test_where_nothing_can_be_compiled_sampling_is_eager_and_says_so() -> None:
+    import torch._inductor.config
+
+    plan, x = GENTLE, torch.from_numpy(noise(2)(99))
+    backend = loaded(Spec(ONE_LEVEL))
+    expected = backend.sample(x, plan, noise(2))
+    backend.execution = "compiled"
+    with torch._inductor.config.patch({"cpp.cxx": (None, "/no/such/compiler"), "force_disable_caches": True}):
+        out = backend.sample(x, plan, noise(2))
+    assert "no/such/compiler" in backend.device_info()["execution"]
+    assert "\n" not in backend.device_info()["execution"]
+    assert torch.equal(out, expected)
+
+
+@pytest.mark.slow
+def test_the_compiled_network_is_the_eager_one() -> None:
+    plan, x = GENTLE, torch.from_numpy(noise(2)(99))
+    backend = loaded(Spec(ONE_LEVEL))
+    expected = backend.sample(x, plan, noise(2))
+    backend.execution = "compiled"
+    out = backend.sample(x, plan, noise(2))
+    assert backend.device_info()["execution"] == "compiled"
+    assert float((out - expected).abs().max() / expected.abs().max()) < 2e-5
