@@ -51,19 +51,21 @@ class MindSporeBackend:
         require(spec.dtype in DTYPES, "dtype", spec.dtype,
                 f"the mindspore backend has {', '.join(DTYPES)}: its CPU has no float64 and no bfloat16 convolution")
         self.network = UNet(spec.model, self.tuned)
-        self.ema = UNet(spec.model, self.tuned)
-        self.ema.update_parameters_name("ema.")
-        for parameter in self.ema.get_parameters():
-            parameter.requires_grad = False
-        self.ema.set_train(False)
+        # `view` draws with the current weights: a network whose methods were compiled for inference can't be compiled for
+        # training any more.
+        self.ema, self.view = UNet(spec.model, self.tuned), UNet(spec.model, self.tuned)
+        for name, network in (("ema.", self.ema), ("view.", self.view)):
+            network.update_parameters_name(name)
+            network.set_train(False)
+            for parameter in network.get_parameters():
+                parameter.requires_grad = False
         self.process = Process(spec.diffusion, self.network)
         self.optimiser = Optimiser(spec.optim, self.network, self.ema)
         self.step_count = 0
-        self.gradient = ms.value_and_grad(self.process, None, ms.ParameterTuple(self.network.get_parameters()))
+        self.gradient = ms.value_and_grad(self._loss, None, ms.ParameterTuple(self.network.get_parameters()))
         self.compiled = self.tuned
         # One graph for a whole step: PyNative's pipeline threads contend with the kernels' own on few cores.
-        self.denoise = {ema: ms.jit(net.denoise) if self.compiled else net.denoise
-                        for ema, net in ((False, self.network), (True, self.ema))}
+        self.denoise = {ema: ms.jit(net.denoise) if self.compiled else net.denoise for ema, net in ((False, self.view), (True, self.ema))}
         self.train = ms.jit(self._train) if self.compiled else self._train
 
     def to_device(self, array: np.ndarray) -> Tensor:
@@ -109,9 +111,7 @@ class MindSporeBackend:
         """The network in inference mode."""
         if self.spec.diffusion.self_conditioning:
             x = ops.cat((x, ops.zeros_like(x) if self_cond is None else self_cond), axis=1)
-        network = self.ema if ema else self.network
-        network.set_train(False)
-        return self.denoise[ema](x, network.time_shifts(t))
+        return self.denoise[ema](x, self._inference(ema).time_shifts(t))
 
     def activations(self, x: Tensor, t: Tensor) -> Weights:
         """Each block's output by canonical module name."""
@@ -121,12 +121,12 @@ class MindSporeBackend:
         def keep(name: str) -> Callable[[nn.Cell, Any, Tensor], None]:
             return lambda cell, inputs, output: seen.update({name: output.asnumpy().copy()})
 
-        hooks = [cell.register_forward_hook(keep(name)) for name, cell in self.network.cells_and_names()
+        network = self._inference(ema=False)
+        hooks = [cell.register_forward_hook(keep(name)) for name, cell in network.cells_and_names()
                  if type(cell).__name__ in kinds or name in ("conv_in", "conv_out")]
         try:
-            self.network.set_train(False)
             inputs = ops.cat((x, ops.zeros_like(x)), axis=1) if self.spec.diffusion.self_conditioning else x
-            self.network.denoise(inputs, self.network.time_shifts(t))
+            network.denoise(inputs, network.time_shifts(t))
         finally:
             for hook in hooks:
                 hook.remove()
@@ -148,8 +148,7 @@ class MindSporeBackend:
     def sample(self, x: Tensor, plan: Plan, noise: Callable[[int], np.ndarray] | None = None, *, ema: bool = True,
                on_step: Callable[[int], None] | None = None) -> Tensor:
         """The whole path from x = x_T."""
-        network = self.ema if ema else self.network
-        network.set_train(False)
+        network = self._inference(ema)
         # Once for all steps and images: they depend on t alone.
         t = Tensor(np.array(plan.network_t))
         shifts = [shift.asnumpy() for shift in network.time_shifts(t)] if self.tuned else []
@@ -174,6 +173,16 @@ class MindSporeBackend:
             set_weights(network, {name: state[f"{part}/{name}"] for name, _ in network.parameters_and_names()})
         self.step_count = int(state["step"])
         self.optimiser.load_state(state, self.step_count)
+
+    def _inference(self, ema: bool) -> UNet:
+        if ema:
+            return self.ema
+        for mine, theirs in zip(self.view.get_parameters(), self.network.get_parameters(), strict=True):
+            mine.set_data(theirs.copy())
+        return self.view
+
+    def _loss(self, x0: Tensor, t: Tensor, noise: Tensor, coin: Tensor) -> Tensor:
+        return self.process(x0, t, noise, coin)
 
     def _train(self, x0: Tensor, t: Tensor, noise: Tensor, coin: Tensor, power1: Tensor, power2: Tensor, rate: Tensor, eps: Tensor,
                ema_share: Tensor) -> Tensor:
