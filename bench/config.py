@@ -29,7 +29,7 @@ class Preset:
     dataset: str = "fashion-mnist"
     batch_size: int = 64  # of training
     train_steps: int = 60  # in the main job: losses of the backends are compared over these
-    samples: int = 256
+    samples: int = 128
     sample_batch: int = 128
     blocks: int = 10  # timed blocks per contender
 
@@ -48,7 +48,7 @@ _OPTIM = OptimConfig(lr=1e-3, warmup_steps=200, total_steps=20000, min_lr=1e-5, 
 
 PRESETS = {p.name: p for p in (
     Preset("quick", FMNIST_SMALL, CHECKPOINTS / "fmnist-small", optim=_OPTIM),
-    Preset("smoke", FMNIST_SMALL, CHECKPOINTS / "fmnist-small", optim=_OPTIM, train_steps=12, samples=128, batch_size=32),
+    Preset("smoke", FMNIST_SMALL, CHECKPOINTS / "fmnist-small", optim=_OPTIM, train_steps=12, batch_size=32),
 )}
 
 

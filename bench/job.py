@@ -22,7 +22,7 @@ from bench import data, environment, fid, streams, timing
 from bench.cells import Cells
 from bench.config import Preset
 from bench.rows import Row
-from bench.worker import Worker, WorkerDied
+from bench.worker import Worker, WorkerError
 from reference import diffusion, samplers, schedules, unet
 from reference import weights as names
 from reference.conventions import Plan, make_plan
@@ -54,6 +54,7 @@ class Job:
     convention: str
     seed: int
     dataset: data.Dataset
+    held_out: data.Dataset
     threads: int
 
     @property
@@ -110,7 +111,7 @@ class Run:
         """Run one cell; a worker that died leaves it missing, and the others go on."""
         try:
             row = self.cells.run(name, key, compute)
-        except WorkerDied as error:
+        except WorkerError as error:
             self.missing.append(f"missing: {name} {key['backend']}: {error}")
             return None
         self.rows.append(row)
@@ -226,7 +227,7 @@ class Run:
             if not all(self.cells.done("timing", key) for key in keys.values()):
                 try:
                     raw = self._time_workload(workload, batch)
-                except WorkerDied as error:
+                except WorkerError as error:
                     self.missing.append(f"missing: timing of the {workload}: {error}")
                     continue
             for backend, key in keys.items():
@@ -241,7 +242,9 @@ class Run:
         contenders = {}
         for backend in self.workers:
             self._load(backend, folder, trained=workload == "sampling step")
-            args: dict[str, Any] = {"batch_size": batch, "seed": job.seed, "images": str(folder / "images.npy")}
+            args: dict[str, Any] = {"batch_size": batch, "seed": job.seed}
+            if command == "time_train":
+                args["images"] = str(folder / "images.npy")
             contenders[backend] = partial(self._block, backend, command, args)
         with tqdm(desc=f"time the {workload}", leave=False, mininterval=1) as bar:
             def progress(done: int, total: int) -> None:
@@ -291,12 +294,12 @@ class Run:
     def _measure(self) -> None:
         """The metric of every set of images, beside its floor and ceiling for the same n."""
         job, n = self.job, self.job.preset.samples
-        bounds: dict[str, Callable[[], fid.Result]] = {"real": lambda: fid.floor(n), "noise": lambda: fid.ceiling(n, seed=job.seed)}
+        bounds: dict[str, Callable[[], fid.Result]] = {"real": partial(fid.floor, n, test=job.held_out),
+                                                       "noise": partial(fid.ceiling, n, seed=job.seed)}
         for name, compute in bounds.items():
             self._metric({"stage": "metric", "samples": n, "seed": job.seed, "backend": name}, compute)
         for (backend, steps, eta), images in tqdm(self.images.items(), desc="metric", leave=False):
-            self._metric(job.trained_key(backend, steps, eta) | {"stage": "metric"},
-                         lambda images=images: fid.evaluate(images, seed=job.seed))
+            self._metric(job.trained_key(backend, steps, eta) | {"stage": "metric"}, partial(fid.evaluate, images, seed=job.seed))
 
     def _metric(self, key: dict[str, Any], compute: Callable[[], fid.Result]) -> None:
         self.cell("metric", key, lambda folder: self.row("metric", key["backend"], key, dict(compute())))

@@ -54,9 +54,9 @@ def ratio_lines(rows: list[Row]) -> list[str]:
         for other in found[1:]:
             a, b = (np.array(r.values["block_seconds"]) / r.values["units_per_block"] for r in (found[0], other))
             median, low, high = timing.paired_ratio(b, a)
-            same = [timing.paired_ratio(x[0::2], x[1::2]) for x in (a, b)]
+            same = [timing.paired_ratio(x[0::2], x[1::2])[1:] for x in (a, b)]
             out.append(f"- {workload}: {label(other.backend)} takes {median:.2f} times {label(found[0].backend)}'s time "
-                       f"(95% interval {low:.2f} .. {high:.2f}); A/A: {min(x[1] for x in same):.2f} .. {max(x[2] for x in same):.2f}")
+                       f"(95% interval {low:.2f} .. {high:.2f}); A/A: {np.min(same):.2f} .. {np.max(same):.2f}")
     return out
 
 

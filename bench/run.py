@@ -26,7 +26,7 @@ from bench import checkpoint, data, extractor, report
 from bench.cells import Cells
 from bench.config import PRESETS, ROOT, get_preset
 from bench.job import Job, Run, with_options
-from bench.worker import Worker, WorkerDied
+from bench.worker import Worker, WorkerError
 from reference import weights
 from reference.config import ConfigError, require
 from reference.conventions import CONVENTIONS
@@ -114,8 +114,11 @@ def resolve(args: argparse.Namespace) -> tuple[Job, list[str]]:
     shape = (preset.model.out_channels, preset.model.sample_size, preset.model.sample_size)
     require(dataset.images.shape[1:] == shape, "--weights", str(folder),
             f"the network makes images of shape {shape}, data set {preset.dataset} has {dataset.images.shape[1:]}")
+    held_out = data.load(preset.dataset, "test", args.data, download=args.download)
+    require(preset.samples <= len(held_out), "--samples", preset.samples,
+            f"the metric's floor is that of as many held-out images, and there are {len(held_out)}")
     job = Job(preset, initial, trained, tuple(steps), etas, chosen, args.device, args.dtype, args.convention, args.seed, dataset,
-              args.threads)
+              held_out, args.threads)
     for s, eta in job.cells:
         job.plan(s, eta)
     _ = job.spec
@@ -149,7 +152,7 @@ def run(args: argparse.Namespace, command: str) -> int:
             try:
                 worker.call("create")
                 workers[name] = worker
-            except WorkerDied as error:
+            except WorkerError as error:
                 missing.append(f"missing: all cells of {name}: {error}")
         try:
             args.out.mkdir(parents=True, exist_ok=True)

@@ -65,7 +65,8 @@ class MindSporeBackend:
         self.gradient = ms.value_and_grad(self._loss, None, ms.ParameterTuple(self.network.get_parameters()))
         self.compiled = self.tuned
         # One graph for a whole step: PyNative's pipeline threads contend with the kernels' own on few cores.
-        self.denoise = {ema: ms.jit(net.denoise) if self.compiled else net.denoise for ema, net in ((False, self.view), (True, self.ema))}
+        self.denoise = {ema: ms.jit(net.denoise) if self.compiled else net.denoise
+                        for ema, net in ((False, self.view), (True, self.ema))}
         self.train = ms.jit(self._train) if self.compiled else self._train
 
     def to_device(self, array: np.ndarray) -> Tensor:

@@ -99,7 +99,7 @@ class UNet(nn.Cell):
         """Output (N, out_channels, H, W) for x (N, in_channels, H, W); shifts are (N, cout), or (1, cout) where all t agree."""
         n = 0
         h = self.conv_in(x)
-        skips = (h,)
+        skips: tuple[Tensor, ...] = (h,)
         for block in self.down_blocks:
             for j in range(len(block.resnets)):
                 h = block.resnets[j](h, time_shifts[n])
