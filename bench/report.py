@@ -18,6 +18,7 @@ from bench.rows import Row
 
 Images = Mapping[tuple[str, int, str], NDArray[np.uint8]]  # (backend, S, eta) to (N, C, H, W)
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe & Ito's, safe for the colour-blind
+BEGIN, END = "<!-- table: written by bench/report.py -->", "<!-- end of table -->"
 LABELS = {"torch": "PyTorch", "mindspore": "MindSpore"}
 
 
@@ -144,6 +145,14 @@ def render(rows: list[Row], images: Images, out: Path, command: str, missing: li
     path = out / "README.md"
     path.write_text("\n".join(text))
     return path
+
+
+def update_readme(path: Path, rows: list[Row]) -> None:
+    """Put the table of `rows` between the two markers of the project's README."""
+    before, rest = path.read_text().split(BEGIN)
+    after = rest.split(END)[1]
+    table = "\n".join([sample_table(rows).to_markdown(index=False), "", *bounds(rows)])
+    path.write_text(f"{before}{BEGIN}\n\n{table}\n\n{END}{after}")
 
 
 def _machine(environment: dict[str, Any]) -> dict[str, Any]:

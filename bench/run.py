@@ -169,6 +169,8 @@ def run(args: argparse.Namespace, command: str) -> int:
         print(f"{cells.reused} finished cells were used again; --fresh does them again")
     print(report.terminal(this.rows, this.missing))
     print(f"\nreport: {report.render(this.rows, this.images, args.out, command, this.missing)}")
+    if args.out.resolve() == ROOT / "results":
+        report.update_readme(ROOT / "README.md", this.rows)
     if bad := report.disagreements(this.rows):
         print("\n".join(["", *bad]), file=sys.stderr)
         return 4

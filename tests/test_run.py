@@ -1,0 +1,116 @@
+"""The main job's command line: a user's mistake is one line and exit code 2, and nothing is written."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench import report, rows, run
+from bench.cells import Cells
+from bench.config import ROOT
+from bench.rows import Row
+
+MISTAKES = [
+    ("--steps 0", "--steps"), ("--steps 2000", "T=1000"), ("--steps abc", "--steps"), ("--steps 10,10", "once"),
+    ("--preset nope", "quick"), ("--backends jax", "torch"), ("--dataset nope", "fashion-mnist"), ("--samples 10", "--samples=10"),
+    ("--samples 20000", "held-out"), ("--weights /nowhere", "/nowhere"), ("--eta 2", "eta"), ("--eta x", "--eta"),
+    ("--convention nope", "plain"), ("--dtype float8", "dtype"), ("--train-steps 0", "--train-steps"), ("--seed -1", "--seed"),
+    ("--convention ho2020 --steps 10", "ho2020"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "word"), MISTAKES)
+def test_mistakes_are_one_line_exit_2_and_write_nothing(arguments, word, tmp_path, capsys):
+    assert run.main([*arguments.split(), "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and word in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_corrupt_weights_name_file_and_reason(tmp_path, capsys):
+    """Half of the shipped file's bytes."""
+    import shutil
+    folder = tmp_path / "weights"
+    shutil.copytree(ROOT / "results" / "checkpoints" / "fmnist-small", folder)
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    assert run.main(["--weights", str(folder), "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert file.name in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_dry_run_prints_config_and_cells_and_writes_nothing(tmp_path, capsys):
+    assert run.main(["--dry-run", "--backends", "torch", "--steps", "10,50", "--out", str(tmp_path / "out")]) == 0
+    out = capsys.readouterr().out
+    assert '"name": "quick"' in out and "sample and measure S=50" in out
+    assert not (tmp_path / "out").exists()
+
+
+def test_backend_that_is_not_installed_is_named_and_an_error_when_asked_for(monkeypatch, capsys):
+    monkeypatch.setattr(run.importlib.util, "find_spec", lambda name: None if name == "mindspore" else object())
+    chosen, absent = run.choose_backends(None)
+    assert chosen == ("torch",) and "pip install" in absent[0] and "mindspore" in absent[0]
+    with pytest.raises(run.ConfigError, match="mindspore is not installed"):
+        run.choose_backends("mindspore")
+
+
+def _row() -> Row:
+    return Row(kind="train", backend="torch", preset="quick", config={"a": 1}, values={"losses": [1.0]}, environment={}, commit="x")
+
+
+def test_a_finished_cell_is_used_again_and_fresh_is_not(tmp_path):
+    calls: list[int] = []
+
+    def compute(folder: Path) -> Row:
+        calls.append(1)
+        return _row()
+
+    for fresh, expected in ((False, 1), (False, 1), (True, 2)):
+        Cells(tmp_path, fresh).run("train", {"a": 1}, compute)
+        assert len(calls) == expected
+    assert len(rows.read(tmp_path / "rows")) >= 1
+
+
+def test_a_row_lost_between_result_and_append_is_appended_by_the_next_run(tmp_path):
+    Cells(tmp_path, False).run("train", {"a": 1}, lambda folder: _row())
+    (tmp_path / "rows" / "train.jsonl").unlink()
+    Cells(tmp_path, False).run("train", {"a": 1}, lambda folder: _row())
+    assert len(rows.read(tmp_path / "rows")) == 1
+
+
+def test_grid_places_images_row_by_row():
+    images = np.arange(3, dtype=np.uint8)[:, None, None, None] * np.ones((3, 1, 2, 2), np.uint8)
+    assert report.grid(images, 2).tolist() == [[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 0, 0], [2, 2, 0, 0]]
+
+
+def test_the_readmes_table_is_the_reports():
+    table = (ROOT / "README.md").read_text().split(report.BEGIN)[1].split(report.END)[0].strip()
+    assert table and all(line in (ROOT / "results" / "README.md").read_text() for line in table.splitlines())
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_complete_rows_and_the_job_goes_on(tmp_path):
+    """Interrupted once a first row is there; the same command then finishes the job and uses that row's cell."""
+    command = [sys.executable, str(ROOT / "bench" / "run.py"), "--preset", "smoke", "--backends", "torch", "--steps", "10",
+               "--out", str(tmp_path)]
+    job = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 300
+    while not list(tmp_path.glob("rows/*.jsonl")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    job.send_signal(signal.SIGINT)
+    job.communicate(timeout=60)
+    assert job.returncode == 130
+    before = rows.read(tmp_path / "rows")
+    assert len(before) >= 1
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert "used again" in done.stdout
+    after = rows.read(tmp_path / "rows")
+    assert after[: 1] == before[: 1] and {"check", "train", "timing", "sample", "metric"} == {r.kind for r in after}
