@@ -108,13 +108,14 @@ class Worker:
             return
         with contextlib.suppress(OSError):
             self._process.stdin.close()
-        for end, patience in ((None, 1.0), (signal.SIGTERM, 3.0), (signal.SIGKILL, None)):
-            if end is not None:
-                self._kill(end)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(patience)
-                break
-        self._kill(signal.SIGKILL)  # processes that a framework left behind
+        if not self._dead:  # a dead one's group was killed at once; by now its id may belong to another process
+            for end, patience in ((None, 1.0), (signal.SIGTERM, 3.0), (signal.SIGKILL, None)):
+                if end is not None:
+                    self._kill(end)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(patience)
+                    break
+            self._kill(signal.SIGKILL)  # processes that a framework left behind
         os.close(self._pipe)
 
     def _kill(self, number: signal.Signals) -> None:

@@ -1,5 +1,6 @@
 """Pipelines go out to diffusers and come back; damaged, foreign and hostile files end in one clear error; states outlive kills."""
 
+import importlib.util
 import inspect
 import json
 import multiprocessing
@@ -56,6 +57,10 @@ def test_round_trip_is_exact(tmp_path, model, diffusion):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a"]
 
 
+needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="diffusers' network needs torch")
+
+
+@needs_torch
 @pytest.mark.parametrize("model", [TINY, replace(OTHERS, out_channels=3), replace(TINY, num_attention_heads=2)])
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_diffusers_reads_ours_and_we_read_what_it_writes(tmp_path, model, schedule):
@@ -85,6 +90,7 @@ def test_diffusers_reads_ours_and_we_read_what_it_writes(tmp_path, model, schedu
         assert np.array_equal(unet.forward(back, model_back, x, t), unet.forward(weights, model, x, t))
 
 
+@needs_torch
 def test_defaults_and_fixed_keys_are_those_of_diffusers():
     import_torchvision()
     from diffusers import UNet2DModel

@@ -1,6 +1,8 @@
 """Worker processes: every command against a known backend, and what the job hears when a worker is harmed."""
 
+import importlib.util
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -34,7 +36,8 @@ def start(tmp_path, monkeypatch):
     package.mkdir(parents=True)
     (package / "METADATA").write_text("Metadata-Version: 2.1\nName: fake-backend\nVersion: 1.0\n")
     (package / "entry_points.txt").write_text("[ddim_bench.backends]\nfake = fake_backend\n")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "site"), str(Path(__file__).parent)]))
+    shutil.copy(Path(__file__).with_name("fake_backend.py"), tmp_path / "site")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
     workers = []
 
     def begin(harm="", backend="fake", create=True, spec=SPEC, **options):
@@ -205,6 +208,16 @@ def test_a_worker_killed_while_idle_is_noticed(start):
         worker.call("info")
 
 
+def test_closing_a_dead_worker_kills_nobody(start, images, monkeypatch):
+    """Its process id is free by then, and may be another's."""
+    worker, killed = start("exit"), []
+    with pytest.raises(WorkerDied):
+        worker.call("train", images=images, **TRAIN)
+    monkeypatch.setattr(os, "killpg", lambda *args: killed.append(args))
+    worker.close()
+    assert killed == []
+
+
 def test_a_frozen_worker_is_ended(start, images):
     worker, began = start("freeze", silence=3.0), time.monotonic()
     with pytest.raises(WorkerDied, match="sent no heartbeat for 3 s in train and was killed"):
@@ -273,9 +286,17 @@ def test_the_parent_loads_no_framework():
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 
-def test_a_real_backend_end_to_end(start, tmp_path, images):
-    """torch through every command: forward and sampling held against the oracle, images against the batch size."""
-    worker = start(backend="torch")
+REAL = [name for name in ("torch", "mindspore") if importlib.util.find_spec(name)]
+
+
+def test_a_framework_is_installed():
+    assert REAL, "the worker's end-to-end test needs torch or mindspore"
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_a_real_backend_end_to_end(start, tmp_path, images, name):
+    """Every command: forward and sampling held against the oracle, images against the batch size, losses against a rerun."""
+    worker = start(backend=name)
     trained = weights.initialise(TINY, 1)
     np.savez(tmp_path / "w.npz", **trained)
     worker.call("load", weights=str(tmp_path / "w.npz"))
