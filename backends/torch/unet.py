@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from reference.config import ModelConfig
 
-from .layers import Attention, Downsample, TimeEmbedding, Upsample, time_proj
+from .layers import Attention, Downsample, NormSiLU, TimeEmbedding, Upsample, time_proj
 
 
 class Resnet(nn.Module):
@@ -22,19 +22,19 @@ class Resnet(nn.Module):
 
     def __init__(self, cin: int, cout: int, config: ModelConfig) -> None:
         super().__init__()
-        self.norm1 = nn.GroupNorm(config.norm_num_groups, cin, config.norm_eps)
+        self.norm1 = NormSiLU(cin, config)
         self.conv1 = nn.Conv2d(cin, cout, 3, padding=1)
         self.time_emb_proj = nn.Linear(4 * config.block_out_channels[0], cout)
-        self.norm2 = nn.GroupNorm(config.norm_num_groups, cout, config.norm_eps)
+        self.norm2 = NormSiLU(cout, config)
         self.dropout = nn.Dropout(config.dropout)
         self.conv2 = nn.Conv2d(cout, cout, 3, padding=1)
         self.conv_shortcut = nn.Conv2d(cin, cout, 1) if cin != cout else nn.Identity()
 
     def forward(self, x: Tensor, shift: Tensor) -> Tensor:
         """x (N, cin, H, W), shift (N or 1, cout) to (N, cout, H, W)."""
-        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv1(self.norm1(x))
         h = h + shift[:, :, None, None]
-        h = self.conv2(self.dropout(F.silu(self.norm2(h))))
+        h = self.conv2(self.dropout(self.norm2(h)))
         return self.conv_shortcut(x) + h
 
 
@@ -76,7 +76,7 @@ class UNet(nn.Module):
             up_blocks.append(Block(channels, attentions, config, up=i < len(widths) - 1))
             cin = width
         self.up_blocks = nn.ModuleList(up_blocks)
-        self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, widths[0], config.norm_eps)
+        self.conv_norm_out = NormSiLU(widths[0], config)
         self.conv_out = nn.Conv2d(widths[0], config.out_channels, 3, padding=1)
 
     def time_shifts(self, t: Tensor) -> list[Tensor]:
@@ -109,7 +109,7 @@ class UNet(nn.Module):
                     h = block.attentions[j](h)
             for upsample in block.upsamplers:
                 h = upsample(h)
-        return self.conv_out(F.silu(self.conv_norm_out(h)))
+        return self.conv_out(self.conv_norm_out(h))
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """Output (N, out_channels, H, W) for x (N, in_channels, H, W) and t (N,) as the network is told it."""
