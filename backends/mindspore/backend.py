@@ -10,6 +10,7 @@ from typing import Any
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
+from mindspore._extends import parse
 
 from backends.protocol import Batch, DeviceError, Spec
 from reference import weights as names
@@ -23,6 +24,30 @@ from .unet import UNet
 
 DTYPES = {"float32": ms.float32}
 coefficients = functools.lru_cache(maxsize=32)(samplers.coefficients)
+
+
+_parsed: list[object] = []
+
+
+def _keep_parsed() -> None:
+    """Keep all that MindSpore's graph parser has seen alive.
+
+    It caches by `id()`, and Python gives a freed object's id to the next one: compiling a training step after an inference step
+    then fails, or takes one function for another.
+    """
+    def keeping(key: Callable[[object], Any]) -> Callable[[object], Any]:
+        def kept(obj: object) -> Any:
+            _parsed.append(obj)
+            return key(obj)
+        return kept
+
+    for name in ("get_object_key", "get_obj_id"):
+        kept = keeping(getattr(parse, name))
+        setattr(parse, name, kept)
+        setattr(parse.parser, name, kept)
+
+
+_keep_parsed()
 
 
 def create(spec: Spec) -> MindSporeBackend:
@@ -62,12 +87,16 @@ class MindSporeBackend:
         self.process = Process(spec.diffusion, self.network)
         self.optimiser = Optimiser(spec.optim, self.network, self.ema)
         self.step_count = 0
+        self.updated: Tensor | None = None  # of the last training step, for `synchronize`
         self.gradient = ms.value_and_grad(self._loss, None, ms.ParameterTuple(self.network.get_parameters()))
         self.compiled = self.tuned
         # One graph for a whole step: PyNative's pipeline threads contend with the kernels' own on few cores.
+        # Shifts are passed as mutable: a compiled function takes a plain tuple for a constant and is compiled again for each.
         self.denoise = {ema: ms.jit(net.denoise) if self.compiled else net.denoise
                         for ema, net in ((False, self.view), (True, self.ema))}
-        self.train = ms.jit(self._train) if self.compiled else self._train
+        # Two graphs: as one, the main thread waits busily for it and takes the kernels' core.
+        self.train_gradient = ms.jit(self._gradient) if self.compiled else self._gradient
+        self.update = ms.jit(self._update) if self.compiled else self._update
 
     def to_device(self, array: np.ndarray) -> Tensor:
         """Copy to the device; 64-bit floats become 32-bit."""
@@ -80,7 +109,7 @@ class MindSporeBackend:
 
     def synchronize(self, *results: Tensor) -> None:
         """Return when `results` are done: on CPU the first `runtime.synchronize` doesn't wait, reading a value does."""
-        for result in results:
+        for result in (*results, *([] if self.updated is None else [self.updated])):
             result.asnumpy()
 
     def device_info(self) -> dict[str, str]:
@@ -112,7 +141,7 @@ class MindSporeBackend:
         """The network in inference mode."""
         if self.spec.diffusion.self_conditioning:
             x = ops.cat((x, ops.zeros_like(x) if self_cond is None else self_cond), axis=1)
-        return self.denoise[ema](x, self._inference(ema).time_shifts(t))
+        return self.denoise[ema](x, ms.mutable(self._inference(ema).time_shifts(t)))
 
     def activations(self, x: Tensor, t: Tensor) -> Weights:
         """Each block's output by canonical module name."""
@@ -142,7 +171,8 @@ class MindSporeBackend:
     def train_step(self, batch: Batch) -> Tensor:
         """One optimiser and EMA step; the loss stays on the device."""
         self.network.set_train(True)
-        loss = self.train(*self._inputs(batch), *self.optimiser.scalars(batch.step))
+        loss, gradients = self.train_gradient(*self._inputs(batch))
+        self.updated = self.update(ms.mutable(gradients), *self.optimiser.scalars(batch.step))
         self.step_count = batch.step + 1
         return loss
 
@@ -157,7 +187,7 @@ class MindSporeBackend:
         def output(x: Tensor, i: int, x0: Tensor) -> Tensor:
             inputs = ops.cat((x, x0), axis=1) if self.spec.diffusion.self_conditioning else x
             if self.tuned:
-                return self.denoise[ema](inputs, tuple(Tensor(s[i:i + 1]) for s in shifts))
+                return self.denoise[ema](inputs, ms.mutable(tuple(Tensor(s[i:i + 1]) for s in shifts)))
             return network(inputs, t[i].broadcast_to((len(x),)))
 
         z = None if noise is None else lambda i: self.to_device(noise(i))
@@ -185,10 +215,12 @@ class MindSporeBackend:
     def _loss(self, x0: Tensor, t: Tensor, noise: Tensor, coin: Tensor) -> Tensor:
         return self.process(x0, t, noise, coin)
 
-    def _train(self, x0: Tensor, t: Tensor, noise: Tensor, coin: Tensor, power1: Tensor, power2: Tensor, rate: Tensor, eps: Tensor,
-               ema_share: Tensor) -> Tensor:
-        loss, gradients = self.gradient(x0, t, noise, coin)
-        return ops.depend(loss, self.optimiser(gradients, power1, power2, rate, eps, ema_share))
+    def _gradient(self, x0: Tensor, t: Tensor, noise: Tensor, coin: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        return self.gradient(x0, t, noise, coin)
+
+    def _update(self, gradients: tuple[Tensor, ...], power1: Tensor, power2: Tensor, rate: Tensor, eps: Tensor,
+                ema_share: Tensor) -> Tensor:
+        return self.optimiser(gradients, power1, power2, rate, eps, ema_share)
 
     def _inputs(self, batch: Batch) -> tuple[Tensor, ...]:
         coin = np.zeros(len(batch.t)) if batch.coin is None else batch.coin

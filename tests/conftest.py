@@ -1,0 +1,41 @@
+"""Options of the test suite."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+os.environ["OMP_NUM_THREADS"] = "1"  # networks here are tiny: waiting for a second thread costs four times the work itself
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of this suite; `--benchmark-*` are pytest-benchmark's."""
+    group = parser.getgroup("ddim-bench")
+    group.addoption("--backend", action="append", default=[], metavar="NAME",
+                    help="check this backend (may be repeated); default: every one that is installed")
+    group.addoption("--device", default="cpu", help="device of the conformance kit: cpu, cuda, cuda:N, ascend")
+    group.addoption("--slow", action="store_true", help="also run tests marked slow")
+    group.addoption("--record", action="store_true",
+                    help="print the worst error of every row of the conformance kit's tolerance table")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A backend that was asked for and can't be imported fails the run before anything is collected."""
+    from backends import load
+    from reference.config import ConfigError
+
+    for name in config.getoption("--backend"):
+        try:
+            load(name)
+        except ConfigError as error:
+            raise pytest.UsageError(str(error)) from error
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Slow tests are deselected, which the summary counts, unless they are asked for."""
+    if config.getoption("--slow"):
+        return
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    config.hook.pytest_deselected(items=slow)
+    items[:] = [item for item in items if item not in slow]
