@@ -1,0 +1,1 @@
+"""The conformance kit: is this backend right? See README.md."""

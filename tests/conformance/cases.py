@@ -1,0 +1,155 @@
+"""The networks, losses, optimisers and sampling plans that the levels run over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+from reference.config import OBJECTIVES, DiffusionConfig, ModelConfig, OptimConfig
+from reference.conventions import CONVENTIONS, Plan, make_encode_plan, make_plan
+from reference.timesteps import LITERAL
+
+# Networks. Together they move every field of `ModelConfig` off its default.
+DOWN, UP, ADOWN, AUP = "DownBlock2D", "UpBlock2D", "AttnDownBlock2D", "AttnUpBlock2D"
+TINY = ModelConfig(
+    sample_size=4, in_channels=2, out_channels=2, layers_per_block=1, block_out_channels=(8, 16), norm_num_groups=4,
+    down_block_types=(DOWN, ADOWN), up_block_types=(AUP, UP), norm_eps=1e-5,
+)
+ONE_LEVEL = replace(TINY, block_out_channels=(8,), down_block_types=(DOWN,), up_block_types=(UP,))
+NETWORKS = {
+    "tiny": TINY,
+    "iddpm": replace(TINY, flip_sin_to_cos=True, freq_shift=0, downsample_padding=1, norm_eps=1e-2, num_attention_heads=4),
+    "head_dim": replace(TINY, attention_head_dim=4, layers_per_block=2, block_out_channels=(8, 8), dropout=0.3),
+    "three_levels": replace(TINY, sample_size=8, block_out_channels=(8, 16, 24), norm_num_groups=2, zero_init=False,
+                            down_block_types=(ADOWN, DOWN, DOWN), up_block_types=(AUP, UP, AUP), in_channels=1, out_channels=2),
+    "one_level": replace(ONE_LEVEL, down_block_types=(ADOWN,), up_block_types=(UP,), in_channels=3, out_channels=3, freq_shift=2,
+                         norm_eps=1e-6),
+}
+TRAINED = {"tiny": TINY, "iddpm": replace(NETWORKS["iddpm"], block_out_channels=(8, 8))}
+
+
+def network(diffusion: DiffusionConfig, base: ModelConfig = TINY) -> ModelConfig:
+    """The network that this diffusion config needs."""
+    return replace(base, in_channels=base.in_channels * (1 + diffusion.self_conditioning),
+                   out_channels=base.in_channels * (1 + diffusion.learned_variance))
+
+
+# Training.
+LOSSES = {name: DiffusionConfig(**changes) for name, changes in {
+    "eps": {},
+    "eps-l1-p2": {"loss": "l1", "loss_weight": "p2", "p2_gamma": 0.5, "p2_k": 2.0, "schedule": "quad"},
+    "eps-min_snr": {"loss_weight": "min_snr", "schedule": "sigmoid_alpha_bar"},
+    "x0-l1": {"objective": "x0", "loss": "l1", "schedule": "cosine"},
+    "x0-p2": {"objective": "x0", "loss_weight": "p2", "schedule": "sigmoid"},
+    "x0-min_snr": {"objective": "x0", "loss_weight": "min_snr", "min_snr_gamma": 0.5, "zero_terminal_snr": True},
+    "v": {"objective": "v", "schedule": "tutorial", "timesteps": 50},
+    "v-p2": {"objective": "v", "loss_weight": "p2", "beta_scaling": True, "timesteps": 100},
+    "v-l1-min_snr": {"objective": "v", "loss": "l1", "loss_weight": "min_snr", "schedule": "sigmoid_alpha_bar_float32"},
+    "learned_range": {"variance": "learned_range", "timesteps": 400},
+    "learned": {"variance": "learned", "schedule": "cosine", "timesteps": 100, "objective": "v"},
+    "learned_range-x0": {"variance": "learned_range", "objective": "x0", "beta_start": 1e-3, "beta_end": 0.03},
+    "self_cond": {"self_conditioning": True},
+    "self_cond-v-learned": {"self_conditioning": True, "objective": "v", "variance": "learned_range", "timesteps": 200},
+}.items()}
+OPTIMS = {
+    "schedule": OptimConfig(lr=5e-3, eps=1e-4, warmup_steps=4, total_steps=60, min_lr=5e-4, max_grad_norm=1.0, ema_decay=0.9),
+    "constant": OptimConfig(lr=2e-3, eps=1e-2, beta1=0.8, beta2=0.95, max_grad_norm=0.0, ema_decay=0.5),
+}
+
+# Tables and steps.
+SCHEDULES: dict[str, dict[str, Any]] = {
+    "linear": {}, "quad": {"schedule": "quad"}, "cosine": {"schedule": "cosine"}, "sigmoid": {"schedule": "sigmoid"},
+    "sigmoid_alpha_bar": {"schedule": "sigmoid_alpha_bar"}, "tutorial": {"schedule": "tutorial"},
+    "scaled": {"beta_scaling": True, "timesteps": 500}, "other_ends": {"beta_start": 1e-3, "beta_end": 0.03},
+    "zero_snr": {"zero_terminal_snr": True}, "zero_snr_cosine": {"schedule": "cosine", "zero_terminal_snr": True},
+}
+NOISES: dict[str, list[dict[str, Any]]] = {
+    "ddim": [{"eta": 0.0}, {"eta": 0.3}, {"eta": 1.0}, {"eta": "sigma_hat"}],
+    "ddpm": [{"variance": v} for v in ("small", "large", "learned", "learned_range")],
+}
+FAMILIES = ["-".join(f) for f in product(CONVENTIONS, NOISES, OBJECTIVES, SCHEDULES) if not ("eps" in f and "zero_snr" in f[3])]
+STEPS = ["-".join(f) for f in product(CONVENTIONS, NOISES, OBJECTIVES)]
+
+
+def plan_of(sampler: str, noise: dict[str, Any], diffusion: dict[str, Any], steps: Any = 10, **options: Any) -> Plan:
+    """A plan from keyword arguments of both configs; a learned variance is the network's, too."""
+    if "learned" in str(noise.get("variance")):
+        diffusion = diffusion | noise
+    return make_plan(DiffusionConfig(**diffusion), steps, sampler=sampler, **noise, **options)
+
+
+def label(plan: Plan, i: int | None = None) -> str:
+    """A plan in a few words, for messages."""
+    d = plan.diffusion
+    noise = f"eta={'sigma_hat' if plan.sigma_hat else plan.eta}" if plan.sampler == "ddim" else f"variance={plan.variance}"
+    schedule = d.schedule + " x1000/T" * d.beta_scaling + " zero-SNR" * d.zero_terminal_snr
+    where = "" if i is None else f", step {i}"
+    return (f"{plan.convention} {plan.sampler} {d.objective} {schedule} {noise} clip={plan.clip} T={d.timesteps} "
+            f"{plan.timesteps[0]}..{plan.timesteps[-1]} S={plan.steps}{where}")
+
+
+def family(name: str) -> Iterator[Plan]:
+    """Every plan of one family: all kinds of noise and all spacings of the convention."""
+    convention, sampler, objective, schedule = name.split("-")
+    diffusion = SCHEDULES[schedule] | {"objective": objective}
+    for noise, spacing in product(NOISES[sampler], LITERAL[convention]):
+        steps = diffusion.get("timesteps", 1000) if convention == "ho2020" else 10
+        yield plan_of(sampler, noise, diffusion, steps, spacing=spacing, convention=convention)
+
+
+def step_plans(name: str) -> Iterator[Plan]:
+    """Every kind of noise with every kind of clipping; schedules and spacings take turns."""
+    convention, sampler, objective = name.split("-")
+    schedules = [s for s in SCHEDULES.values() if not (objective == "eps" and "zero_terminal_snr" in s)]
+    spacings = list(LITERAL[convention])
+    turn = STEPS.index(name)
+    for n, (noise, clip) in enumerate(product(NOISES[sampler], ("none", "clip", "dynamic"))):
+        diffusion = schedules[(turn + n) % len(schedules)] | {"objective": objective}
+        steps = diffusion.get("timesteps", 1000) if convention == "ho2020" else 10
+        spacing = spacings[(turn + n) % len(spacings)]
+        yield plan_of(sampler, noise, diffusion, steps, spacing=spacing, convention=convention, clip=clip, threshold_ratio=0.8)
+
+
+DDIM, DDPM = ({"eta": 0.7}, {"variance": "small"})
+SPECIAL = {
+    "one_step": plan_of("ddim", DDIM, {}, 1), "one_step_ddpm": plan_of("ddpm", DDPM, {}, 1),
+    "odd_steps": plan_of("ddim", DDIM, {}, 7, spacing="trailing"),
+    "sections": plan_of("ddim", DDIM, {}, (10, 15, 20)),
+    "sections_nichol2021": plan_of("ddpm", DDPM, {"schedule": "cosine", "timesteps": 4000}, (5, 3), convention="nichol2021"),
+    "every_step": plan_of("ddpm", DDPM, {"timesteps": 20}, 20), "one_timestep": plan_of("ddpm", DDPM, {"timesteps": 1}, 1),
+    "final_first": plan_of("ddim", DDIM, {}, final_alpha_bar="first"),
+    "final_first_ddpm": plan_of("ddpm", DDPM, {}, final_alpha_bar="first"),
+    "final_first_diffusers": plan_of("ddim", DDIM, {}, final_alpha_bar="first", convention="diffusers"),
+    "not_rederived": plan_of("ddim", DDIM, {"objective": "v"}, clip="clip", rederive_eps=False),
+    "rederived": plan_of("ddim", DDIM, {"objective": "x0"}, clip="clip", rederive_eps=True, convention="song2021"),
+    "quad_doubles": plan_of("ddim", {"eta": 0.0}, {}, 50, spacing="quad", convention="song2021"),
+    "wrong_previous": plan_of("ddim", DDIM, {}, spacing="linspace", convention="diffusers"),
+    "high_quantile": plan_of("ddim", DDIM, {}, clip="dynamic", threshold_ratio=0.97),
+} | {
+    f"encode_{convention}_{objective}": make_encode_plan(
+        DiffusionConfig(objective=objective, timesteps=300), 300 if convention == "ho2020" else 6, convention=convention)
+    for convention, objective in product(CONVENTIONS, OBJECTIVES) if objective != "x0" or convention == "nichol2021"
+}
+
+# Whole paths, short enough that their error stays that of arithmetic. ho2020 visits every timestep.
+SHORT = {"timesteps": 300, "beta_scaling": True}
+PATHS = {
+    f"{convention}_{name}": plan_of(sampler, noise, {"timesteps": 8} if convention == "ho2020" else SHORT,
+                                  8 if convention == "ho2020" else 6, convention=convention)
+    for convention in CONVENTIONS
+    for name, sampler, noise in (("eta0", "ddim", {"eta": 0.0}), ("eta", "ddim", {"eta": 0.5}),
+                                 ("sigma_hat", "ddim", {"eta": "sigma_hat"}), ("ddpm", "ddpm", {}))
+} | {
+    f"encode_{convention}": make_encode_plan(DiffusionConfig(**SHORT), 6, convention=convention)
+    for convention in CONVENTIONS if convention != "ho2020"
+} | {
+    "x0": plan_of("ddim", DDIM, SHORT | {"objective": "x0"}, 6, spacing="linspace"),
+    "v": plan_of("ddim", DDIM, {"timesteps": 300, "objective": "v", "zero_terminal_snr": True}, 6, spacing="trailing"),
+    "dynamic": plan_of("ddim", DDIM, SHORT, 6, clip="dynamic", threshold_ratio=0.8),
+    "learned": plan_of("ddpm", {"variance": "learned"}, SHORT, 6),
+    "learned_range": plan_of("ddpm", {"variance": "learned_range"}, SHORT, 6, convention="nichol2021"),
+    "self_cond": plan_of("ddim", DDIM, SHORT | {"self_conditioning": True}, 6),
+    "self_cond_learned": plan_of("ddpm", {"variance": "learned_range"}, SHORT | {"self_conditioning": True, "objective": "v"}, 6),
+}

@@ -1,0 +1,111 @@
+"""Which backends, in which dtypes and modes, each level runs over; and how a backend is known to deviate."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+import backends
+
+from . import kit
+from .kit import LEVELS, SAMPLER_LEVELS, TOLERANCES, Subject
+
+LEVEL_FILE = re.compile(r"test_(l\d)_(\w+)\.py")
+SUBJECTS = pytest.StashKey[list[Subject]]()
+NOTES = pytest.StashKey[list[str]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Find the backends. One that was asked for is there, as tests/conftest.py has made sure."""
+    device, asked = config.getoption("--device"), config.getoption("--backend")
+    kind = device.split(":")[0]
+    if kind not in TOLERANCES:
+        raise pytest.UsageError(f"--device={device!r}: tolerances.toml has {', '.join(TOLERANCES)}; its head says how to add one")
+    subjects: list[Subject] = []
+    notes: list[str] = []
+    for name in asked or backends.names():
+        try:
+            module = backends.load(name)
+        except backends.NotInstalled as error:
+            notes.append(f"NOT CHECKED: {error}")
+            continue
+        dtypes = [dtype for dtype in TOLERANCES[kind] if dtype in getattr(module, "DTYPES", ("float32",))]
+        if not dtypes:
+            raise pytest.UsageError(f"backend={name!r}: has none of the dtypes {', '.join(TOLERANCES[kind])} of tolerances.toml")
+        found = [Subject(name, module, device, dtype, mode) for dtype, mode in product(dtypes, ("stock", "tuned"))]
+        unknown = set(found[0].levels) - set(LEVELS)
+        if unknown:
+            raise pytest.UsageError(f"backend={name!r}: LEVELS={found[0].levels}: must be among {', '.join(LEVELS)}")
+        subjects += found if found[0].trains else found[1::2]  # without a network the two modes are one
+        notes.append(f"{name} on {device}: {', '.join(found[0].levels)} in {', '.join(dtypes)}")
+    if not subjects:
+        raise pytest.UsageError("no backend to check: " + "; ".join(notes))
+    config.stash[SUBJECTS], config.stash[NOTES] = subjects, notes
+
+
+def subjects_of(config: pytest.Config, path: Path) -> list[Subject]:
+    """The subjects that a level's file runs over. Tables and steps have no modes: they run in the default one."""
+    level, name = LEVEL_FILE.fullmatch(path.name).groups()  # type: ignore[union-attr]
+    return [s for s in config.stash[SUBJECTS] if level.upper() in s.levels and (s.trains or name != "network")
+            and (s.mode == "tuned" or level.upper() not in ("L0", "L1"))]
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """A level that no chosen backend claims is not collected, and the summary says which levels each claims."""
+    if LEVEL_FILE.fullmatch(collection_path.name) and not subjects_of(config, collection_path):
+        return True
+    return None
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """`subject`: backend, device, dtype and mode."""
+    if "subject" in metafunc.fixturenames:
+        found = subjects_of(metafunc.config, Path(str(metafunc.module.__file__)))
+        metafunc.parametrize("subject", found, ids=str, scope="module")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests that a backend lists in `conformance-xfails.txt` must fail; where one passes, or none fits, the entry is stale."""
+    files = {item.path.name for item in items}
+    complete = all(any(f.startswith(f"test_{level.lower()}_") for f in files) for level in SAMPLER_LEVELS)
+    for module in {s.module for s in config.stash[SUBJECTS]}:
+        name = next(s.name for s in config.stash[SUBJECTS] if s.module is module)
+        for part, reason in known_deviations(Path(module.__file__).with_name("conformance-xfails.txt")):
+            fitting = [item for item in items if f"[{name}-" in item.name and part in item.name]
+            if complete and not fitting:
+                raise pytest.UsageError(f"conformance-xfails.txt of {name}: {part!r} fits no test")
+            for item in fitting:
+                item.add_marker(pytest.mark.xfail(strict=True, reason=reason))
+
+
+def known_deviations(path: Path) -> Iterator[tuple[str, str]]:
+    """(part of a test's name, reason) from lines `PART  # reason`; blank lines and comments are passed over."""
+    for line in path.read_text().splitlines() if path.exists() else []:
+        part, _, reason = (s.strip() for s in line.partition("#"))
+        if part and not reason:
+            raise pytest.UsageError(f"{path.name}: {part!r} needs a reason: PART  # reason")
+        if part:
+            yield part, reason
+
+
+@pytest.fixture(autouse=True)
+def deferred(request: pytest.FixtureRequest) -> Iterator[None]:
+    """With --record a comparison that fails lets the test go on, so that every error is seen, and fails it at the end."""
+    kit.DEFERRED = [] if request.config.getoption("--record") else None
+    yield
+    failed, kit.DEFERRED = kit.DEFERRED, None
+    assert not failed, "\n".join(failed or [])
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """What was checked and what was not; with --record the worst errors, as lines of tolerances.toml."""
+    terminalreporter.section("conformance")
+    for note in config.stash[NOTES]:
+        terminalreporter.line(note)
+    if config.getoption("--record"):
+        for (device, dtype, quantity), (error, what) in sorted(kit.WORST.items()):
+            terminalreporter.line(f"[{device}.{dtype}] {quantity:<14} worst = {error:.1e}   # {what}"[:200])

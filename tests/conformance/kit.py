@@ -1,0 +1,133 @@
+"""What every level shares: the backend under test, seeded inputs, and comparison within the tolerance table."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from backends.protocol import Backend, Batch, Spec
+from bench import streams
+from reference import weights as reference_weights
+from reference.config import DiffusionConfig, ModelConfig, OptimConfig
+
+from .cases import TINY
+
+LEVELS = ("L0", "L1", "L2", "L3", "L4", "L5", "L6")
+SAMPLER_LEVELS = ("L0", "L1", "L5")  # what `backends.protocol.Sampler` alone is enough for
+TOLERANCES = tomllib.loads((Path(__file__).parent / "tolerances.toml").read_text())
+DEFERRED: list[str] | None = None  # with --record, the comparisons that failed in this test
+WORST: dict[tuple[str, str, str], tuple[float, str]] = {}  # (device, dtype, quantity): largest error seen, and of what
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A backend as one test sees it: its module, on one device, in one dtype and mode."""
+
+    name: str
+    module: ModuleType | Any  # exports create(spec)
+    device: str = "cpu"
+    dtype: str = "float32"
+    mode: str = "tuned"
+
+    def __str__(self) -> str:
+        return f"{self.name}-{self.device}-{self.dtype}-{self.mode}"
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """What the backend claims; all levels unless its module says otherwise."""
+        return getattr(self.module, "LEVELS", LEVELS)
+
+    @property
+    def trains(self) -> bool:
+        """Whether this is a whole `Backend`, with the network and its training."""
+        return not set(self.levels) <= set(SAMPLER_LEVELS)
+
+    @property
+    def real(self) -> type:
+        """NumPy type of the images that the kit hands over: float32 unless the network runs in float64."""
+        return np.float64 if self.dtype == "float64" else np.float32
+
+    def spec(self, model: ModelConfig = TINY, diffusion: DiffusionConfig | None = None, optim: OptimConfig | None = None) -> Spec:
+        """What `create` is told."""
+        return Spec(model, diffusion or DiffusionConfig(), optim or OptimConfig(), self.device, self.dtype, self.mode)
+
+    def backend(self, model: ModelConfig = TINY, diffusion: DiffusionConfig | None = None,
+                optim: OptimConfig | None = None) -> Backend:
+        """A backend of this spec, kept for later tests: who needs a known state loads it."""
+        return _create(self, self.spec(model, diffusion, optim))
+
+    def tolerance(self, quantity: str) -> float:
+        """Largest relative error that this quantity may have on this device in this dtype; 0 where none was recorded."""
+        return TOLERANCES[self.device.split(":")[0]][self.dtype].get(quantity, {}).get("tolerance", 0.0)
+
+    def close(self, quantity: str, actual: Any, expected: Any, what: str = "") -> None:
+        """Assert that `actual` has the shape of `expected` and lies within the tolerance of this quantity."""
+        actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
+        assert actual.shape == expected.shape, f"{what}: shape {actual.shape}, expected {expected.shape}"
+        self.within(quantity, relative_error(actual, expected), what)
+
+    def within(self, quantity: str, error: float, what: str = "") -> None:
+        """Record this error and assert that it is within the tolerance of this quantity. A NaN is not."""
+        key = (self.device.split(":")[0], self.dtype, quantity)
+        if not error <= WORST.get(key, (-1.0, ""))[0]:
+            WORST[key] = (error, f"{self.name} {self.mode}: {what}")
+        tolerance = self.tolerance(quantity)
+        if not error <= tolerance:
+            line = f"{what}: error {error:.3g} is above {tolerance:g} ({quantity}, {self.dtype}, {self.device})"
+            assert DEFERRED is not None, line
+            DEFERRED.append(line)
+
+
+@cache
+def _create(subject: Subject, spec: Spec) -> Backend:
+    return subject.module.create(spec)
+
+
+def forget() -> None:
+    """Drop the backends that were kept."""
+    _create.cache_clear()
+
+
+def relative_error(actual: np.ndarray, expected: np.ndarray) -> float:
+    """Largest |actual - expected| over the largest |expected|; absolute where all expected values are 0."""
+    if not expected.size:
+        return 0.0
+    scale = np.abs(expected).max()
+    return float(np.abs(actual - expected).max() / (scale if scale > 0 else 1.0))
+
+
+def normal(seed: int, *shape: int) -> np.ndarray:
+    """Standard normal float32 numbers, the same with every version of NumPy."""
+    return streams.normal(seed, "check", [0], shape)[0]
+
+
+@cache
+def weights(config: ModelConfig, seed: int = 0) -> dict[str, np.ndarray]:
+    """Float32 weights without a zero: every bias, scale and residual branch counts, so an ignored one shows."""
+    out = {}
+    for n, (name, shape) in enumerate(reference_weights.shapes(config).items()):
+        value = streams.normal(seed, "check", [n], shape, step=1)[0]
+        if len(shape) > 1:
+            out[name] = value / np.sqrt(np.float32(np.prod(shape[1:])))
+        elif "norm" in name and name.endswith("weight"):
+            out[name] = 1 + np.float32(0.2) * value
+        else:
+            out[name] = np.float32(0.2) * value
+    return out
+
+
+def batch(spec: Spec, size: int = 3, step: int = 0) -> Batch:
+    """One training step's inputs. The first image's t is 0, where the bound has its likelihood term; some pixels are -1 or 1."""
+    ids = step * size + np.arange(size)
+    t = streams.uniform_int(0, "t", ids, spec.diffusion.timesteps)
+    if spec.diffusion.objective != "x0":  # there a random network's x0_hat would be off by many of that term's tiny scales
+        t[0] = 0
+    coin = np.arange(size) % 2 == 0 if spec.diffusion.self_conditioning else None
+    x0 = np.clip(np.float32(0.7) * streams.normal(0, "check", ids, spec.image_shape, step=2), -1, 1)
+    return Batch(ids=ids, x0=x0, t=t, noise=streams.normal(0, "noise", ids, spec.image_shape), step=step, coin=coin)

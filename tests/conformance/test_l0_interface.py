@@ -1,0 +1,83 @@
+"""L0: the interface of a sampler. Names, shapes, dtypes, and what a method must leave alone."""
+
+from __future__ import annotations
+
+import inspect
+
+import numpy as np
+import pytest
+
+from backends import protocol
+from backends.protocol import DeviceError, Spec
+from reference import samplers
+
+from .cases import DDIM, TINY, plan_of
+from .kit import LEVELS, SAMPLER_LEVELS, Subject, normal
+
+PLAN = plan_of("ddim", DDIM, {"timesteps": 100}, 4)
+METHODS = {
+    kind: [n for n, member in vars(getattr(protocol, kind)).items() if inspect.isfunction(member) and not n.startswith("_")]
+    for kind in ("Sampler", "Backend")
+}
+
+
+def test_declared_levels(subject: Subject) -> None:
+    """A backend claims all levels, or as a sampler those that need no network; nothing between."""
+    assert set(subject.levels) in (set(LEVELS), set(SAMPLER_LEVELS)), f"LEVELS={subject.levels} must be all or {SAMPLER_LEVELS}"
+
+
+def test_methods(subject: Subject) -> None:
+    """Every method of the protocol is there and takes the protocol's arguments by their names."""
+    backend = subject.backend()
+    for kind in ("Sampler", "Backend") if subject.trains else ("Sampler",):
+        for name in METHODS[kind]:
+            ours = inspect.signature(getattr(backend, name)).parameters
+            theirs = list(inspect.signature(getattr(getattr(protocol, kind), name)).parameters)[1:]
+            assert list(ours) == theirs, f"{name} takes {list(ours)}, the protocol says {theirs}"
+
+
+@pytest.mark.parametrize("case", ["real", "int64", "bool"])
+def test_round_trip(subject: Subject, case: str) -> None:
+    """What goes to the device comes back, and is a copy."""
+    backend = subject.backend()
+    array = {"real": normal(0, 2, 3).astype(subject.real), "int64": np.arange(-3, 3), "bool": np.arange(4) % 2 == 0}[case]
+    original = array.copy()
+    tensor = backend.to_device(array)
+    array[...] = 0
+    back = backend.to_host(tensor)
+    assert type(back) is np.ndarray and back.dtype == original.dtype
+    assert np.array_equal(back, original)
+    backend.synchronize(tensor)
+    backend.synchronize()
+
+
+def test_device_info(subject: Subject) -> None:
+    """Strings by name, among them the framework's version and the device."""
+    info = subject.backend().device_info()
+    assert {"framework", "device"} <= set(info)
+    assert all(isinstance(key, str) and isinstance(value, str) and value for key, value in info.items()), info
+
+
+def test_absent_device(subject: Subject) -> None:
+    """One line that names the argument and its value."""
+    with pytest.raises(DeviceError, match=r"device='abacus'[^\n]*$"):
+        subject.module.create(Spec(TINY, device="abacus"))
+
+
+def test_tables_shape(subject: Subject) -> None:
+    """The reference's keys, each (S,) float64 of NumPy."""
+    tables = subject.backend().tables(PLAN)
+    assert set(tables) == set(samplers.coefficients(PLAN))
+    for name, table in tables.items():
+        assert type(table) is np.ndarray and table.dtype == np.float64 and table.shape == (PLAN.steps,), name
+
+
+def test_step_leaves_its_arguments(subject: Subject) -> None:
+    """A step gives x's shape and dtype and writes into none of its arguments."""
+    backend = subject.backend()
+    arrays = [normal(seed, 2, 2, 4, 4).astype(subject.real) for seed in range(3)]
+    x, output, z = (backend.to_device(a) for a in arrays)
+    result = backend.to_host(backend.step(x, output, 1, PLAN, z))
+    assert result.shape == arrays[0].shape and result.dtype == subject.real
+    for tensor, array in zip((x, output, z), arrays, strict=True):
+        assert np.array_equal(backend.to_host(tensor), array)

@@ -1,0 +1,103 @@
+"""L0: the interface of a whole backend, with its network and training."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from reference import unet
+from reference import weights as reference_weights
+from reference.config import ConfigError, DiffusionConfig
+
+from .cases import ONE_LEVEL, TINY, plan_of
+from .kit import Subject, batch, normal, weights
+
+
+@pytest.mark.parametrize("case", ["missing", "surplus", "shape", "nan"])
+def test_bad_weights(subject: Subject, case: str) -> None:
+    """Wrong weights are refused, with the reference's line, and the old ones stay."""
+    backend = subject.backend()
+    good = weights(TINY)
+    backend.load_weights(good)
+    bad = dict(good)
+    name = "mid_block.resnets.0.conv1.weight"
+    if case == "missing":
+        del bad[name]
+    else:
+        key, value = {"surplus": ("extra.weight", good[name]), "shape": (name, good[name].transpose(0, 1, 3, 2)[:, :, :, :1]),
+                      "nan": (name, np.full_like(good[name], np.nan))}[case]
+        bad[key] = value
+    with pytest.raises(ConfigError) as expected:
+        reference_weights.check(bad, TINY, "weights")
+    with pytest.raises(ConfigError) as raised:
+        backend.load_weights(bad)
+    assert str(raised.value) == str(expected.value)
+    assert np.array_equal(backend.weights()[name], good[name])
+
+
+def test_weights_come_back(subject: Subject) -> None:
+    """Loaded weights, and the EMA with them, come back by name, unchanged; what is handed out is a copy."""
+    backend = subject.backend()
+    expected = weights(TINY)
+    backend.load_weights(expected)
+    for ema in (False, True):
+        actual = dict(backend.weights(ema=ema))
+        assert {n: v.shape for n, v in actual.items()} == reference_weights.shapes(TINY)
+        assert all(np.array_equal(actual[n], v) for n, v in expected.items())
+        for value in actual.values():
+            value[...] = 0
+        assert all(np.array_equal(backend.weights(ema=ema)[n], v) for n, v in list(expected.items())[:3])
+
+
+def test_network_shapes(subject: Subject) -> None:
+    """Forward, activations, loss and gradients: names, shapes and dtypes."""
+    backend = subject.backend()
+    backend.load_weights(weights(TINY))
+    x, t = normal(1, 3, 2, 4, 4).astype(subject.real), np.array([0, 5, 999])
+    y = backend.to_host(backend.forward(backend.to_device(x), backend.to_device(t)))
+    assert y.shape == x.shape and y.dtype == subject.real
+    seen: dict[str, np.ndarray] = {}
+    unet.forward(weights(TINY), TINY, x, t, seen)
+    actual = backend.activations(backend.to_device(x), backend.to_device(t))
+    assert {n: v.shape for n, v in actual.items()} == {n: v.shape for n, v in seen.items()}
+    loss, gradients = backend.loss_and_gradients(batch(subject.spec()))
+    assert np.shape(backend.to_host(loss)) == ()
+    assert {n: v.shape for n, v in gradients.items()} == reference_weights.shapes(TINY)
+
+
+def test_state_names(subject: Subject) -> None:
+    """The flat state holds each parameter four times and the number of steps done."""
+    backend = subject.backend()
+    backend.load_weights(weights(TINY))
+    for step in range(3):
+        loss = backend.to_host(backend.train_step(batch(subject.spec(), step=step)))
+        assert np.shape(loss) == () and np.isfinite(loss)
+    state = backend.state()
+    shapes = reference_weights.shapes(TINY)
+    expected = {f"{part}/{n}": s for part in ("weights", "ema", "adam_m", "adam_v") for n, s in shapes.items()}
+    assert {n: np.shape(v) for n, v in state.items()} == expected | {"step": ()}
+    assert int(state["step"]) == 3
+    assert all(type(v) is np.ndarray for v in state.values())
+
+
+@pytest.mark.parametrize("case", [0.0, 0.7])
+def test_sample_asks_for_noise_where_the_plan_adds_it(subject: Subject, case: float) -> None:
+    """`noise(i)` is asked once for each step that adds noise, in order; `on_step(i)` follows every step; x stays as it was."""
+    diffusion = DiffusionConfig(timesteps=100)
+    plan = plan_of("ddim", {"eta": case}, {"timesteps": 100}, 4)
+    backend = subject.backend(ONE_LEVEL, diffusion)
+    backend.load_weights(weights(ONE_LEVEL))
+    asked: list[int] = []
+    done: list[int] = []
+
+    def noise(i: int) -> np.ndarray:
+        asked.append(i)
+        return normal(i, 2, 2, 4, 4)
+
+    array = normal(9, 2, 2, 4, 4).astype(subject.real)
+    x = backend.to_device(array)
+    out = backend.to_host(backend.sample(x, plan, noise, on_step=done.append))
+    assert out.shape == array.shape and out.dtype == subject.real
+    assert asked == ([0, 1, 2] if case else [])
+    assert done == [0, 1, 2, 3]
+    assert np.array_equal(backend.to_host(x), array)

@@ -1,0 +1,59 @@
+"""L5: whole sampling paths of every convention, with a small network of random weights, against `reference.samplers.sample`."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pytest
+
+from reference import samplers, unet
+from reference.conventions import Plan
+
+from . import cases
+from .kit import Subject, normal, weights
+
+SHAPE = (2, 2, 4, 4)
+NOISE = {i: normal(100 + i, *SHAPE) for i in range(8)}
+X = normal(99, *SHAPE)
+
+
+def predict(plan: Plan, x: np.ndarray, t: np.ndarray, x0: np.ndarray | None = None) -> np.ndarray:
+    """The output of the NumPy network that this plan's diffusion needs."""
+    model = cases.network(plan.diffusion, cases.ONE_LEVEL)
+    return unet.forward(weights(model), model, x if x0 is None else np.concatenate((x, x0), axis=1), t)
+
+
+@cache
+def expected_path(case: str) -> np.ndarray:
+    """The reference's last state."""
+    plan = cases.PATHS[case]
+    return samplers.sample(lambda *inputs: predict(plan, *inputs), X.astype(np.float64), plan, NOISE.__getitem__)
+
+
+def sampled_by_steps(subject: Subject, plan: Plan) -> np.ndarray:
+    """The path of a sampler that has no network: the NumPy one predicts, the sampler steps."""
+    backend, c = subject.backend(), samplers.coefficients(plan)
+    x, x0 = backend.to_device(X.astype(subject.real)), np.zeros(SHAPE)
+    for i in range(plan.steps):
+        host = backend.to_host(x).astype(np.float64)
+        t = np.full(len(host), plan.network_t[i])
+        output = predict(plan, host, t, x0 if plan.diffusion.self_conditioning else None)
+        _, x0 = samplers.step(host, output, i, plan, None, c)
+        z = backend.to_device(NOISE[i].astype(subject.real)) if plan.needs_noise and plan.noise_gate[i] else None
+        x = backend.step(x, backend.to_device(output.astype(subject.real)), i, plan, z)
+    return backend.to_host(x)
+
+
+@pytest.mark.parametrize("case", cases.PATHS)
+def test_path(subject: Subject, case: str) -> None:
+    """Deterministic, noisy, ancestral and encoding paths, from the same x_T with the same noise."""
+    plan = cases.PATHS[case]
+    if subject.trains:
+        model = cases.network(plan.diffusion, cases.ONE_LEVEL)
+        backend = subject.backend(model, plan.diffusion)
+        backend.load_weights(weights(model))
+        actual = backend.to_host(backend.sample(backend.to_device(X.astype(subject.real)), plan, NOISE.__getitem__))
+    else:
+        actual = sampled_by_steps(subject, plan)
+    subject.close("L5.path", actual, expected_path(case), case)

@@ -1,0 +1,155 @@
+"""L6: what must not matter. Batch size, other images in the batch, a stop and resume, earlier calls, stock or tuned."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from backends.protocol import Backend, Batch
+from reference import samplers, unet
+from reference.config import DiffusionConfig
+
+from . import cases
+from .kit import Subject, batch, normal, weights
+
+SHAPE = (4, 2, 4, 4)
+PLAN = cases.PATHS["plain_eta"]
+MODEL = cases.ONE_LEVEL
+
+
+def loaded(subject: Subject, diffusion: DiffusionConfig = PLAN.diffusion) -> Backend:
+    """A backend at step 0."""
+    backend = subject.backend(MODEL, diffusion, cases.OPTIMS["schedule"])
+    backend.load_weights(weights(MODEL))
+    return backend
+
+
+def sampled(subject: Subject, part: slice) -> np.ndarray:
+    """These images of the batch, sampled."""
+    backend = loaded(subject)
+    x = backend.to_device(normal(0, *SHAPE)[part].astype(subject.real))
+    return backend.to_host(backend.sample(x, PLAN, lambda i: normal(i + 1, *SHAPE)[part]))
+
+
+def test_sampling_in_parts(subject: Subject) -> None:
+    """An image is the same in whatever batch it is sampled."""
+    whole = sampled(subject, slice(0, 4))
+    parts = np.concatenate([sampled(subject, slice(0, 1)), sampled(subject, slice(1, 4))])
+    subject.close("L6.batch", parts, whole, "a batch of 4 against 1 + 3")
+
+
+def test_forward_in_parts(subject: Subject) -> None:
+    """The network treats each image, with its own t, alone."""
+    backend = loaded(subject)
+    x, t = normal(0, *SHAPE).astype(subject.real), np.array([0, 10, 100, 299])
+
+    def forward(part: slice) -> np.ndarray:
+        return backend.to_host(backend.forward(backend.to_device(x[part]), backend.to_device(t[part])))
+
+    subject.close("L6.batch", np.concatenate([forward(slice(0, 1)), forward(slice(1, 4))]), forward(slice(0, 4)), "forward")
+
+
+def test_gradient_in_parts(subject: Subject) -> None:
+    """The batch's loss and gradients are the means of its images'."""
+    backend = loaded(subject)
+    whole = batch(subject.spec(MODEL, PLAN.diffusion), size=4)
+    parts = [replace(whole, **{name: getattr(whole, name)[i:i + 1] for name in ("ids", "x0", "t", "noise")}) for i in range(4)]
+
+    def gradients(b: Batch) -> tuple[float, dict[str, np.ndarray]]:
+        loss, out = backend.loss_and_gradients(b)
+        return float(backend.to_host(loss)), dict(out)
+
+    expected_loss, expected = gradients(whole)
+    each = [gradients(b) for b in parts]
+    subject.close("L6.batch", np.mean([loss for loss, _ in each]), expected_loss, "loss")
+    scale = max(float(np.abs(g).max()) for g in expected.values())
+    for name, gradient in expected.items():
+        mean = np.mean([np.asarray(g[name], np.float64) for _, g in each], axis=0)
+        subject.within("L6.gradient", float(np.abs(mean - gradient).max()) / scale, f"gradient of {name}")
+
+
+def train(backend: Backend, subject: Subject, steps: range) -> list[float]:
+    """Losses of these steps."""
+    return [float(backend.to_host(backend.train_step(batch(subject.spec(MODEL, PLAN.diffusion), step=n)))) for n in steps]
+
+
+def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
+    """Assert that two states agree bit for bit."""
+    assert set(a) == set(b)
+    for name in a:
+        assert a[name].dtype == b[name].dtype and a[name].tobytes() == b[name].tobytes(), f"{name} differs after the resume"
+
+
+@pytest.mark.parametrize("case", ["from_0", "from_3", "dropout"])
+def test_resume(subject: Subject, case: str) -> None:
+    """Stopped, saved, loaded into another backend and continued: bit for bit the run that never stopped."""
+    model = replace(MODEL, dropout=0.2 if case == "dropout" else 0.0)
+    stop = 0 if case == "from_0" else 3
+    spec = subject.spec(model, PLAN.diffusion, cases.OPTIMS["schedule"])
+    backend = subject.backend(spec.model, spec.diffusion, spec.optim)
+    backend.load_weights(weights(MODEL))
+    train(backend, subject, range(stop))
+    file = io.BytesIO()
+    np.savez(file, **backend.state())
+    losses = train(backend, subject, range(stop, 6))
+    file.seek(0)
+    resumed = subject.module.create(spec)
+    resumed.load_weights(weights(MODEL, seed=5))
+    train(resumed, subject, range(2))  # another past must not show
+    saved = dict(np.load(file))
+    resumed.load_state(saved)
+    same(saved, dict(resumed.state()))
+    assert train(resumed, subject, range(stop, 6)) == losses
+    same(dict(backend.state()), dict(resumed.state()))
+
+
+def test_fresh_start(subject: Subject) -> None:
+    """`load_weights` starts the optimiser afresh: the second run repeats the first."""
+    backend = loaded(subject)
+    first = train(backend, subject, range(4)), dict(backend.state())
+    backend = loaded(subject)
+    assert train(backend, subject, range(4)) == first[0]
+    same(first[1], dict(backend.state()))
+
+
+def test_repeat(subject: Subject) -> None:
+    """The same call twice, with training, another plan and another shape between, gives the same bits."""
+    backend = loaded(subject)
+    first = sampled(subject, slice(0, 4))
+    backend.loss_and_gradients(batch(subject.spec(MODEL, PLAN.diffusion)))
+    backend.sample(backend.to_device(normal(5, 1, *SHAPE[1:]).astype(subject.real)), cases.PATHS["plain_eta0"], None)
+    assert np.array_equal(sampled(subject, slice(0, 4)), first)
+
+
+def test_sampling_follows_training(subject: Subject) -> None:
+    """Sampling uses the weights of now, averaged or not, and not those that were there when a graph was built."""
+    backend = loaded(subject)
+    x = backend.to_device(normal(0, *SHAPE).astype(subject.real))
+
+    def sample(b: Backend, ema: bool) -> np.ndarray:
+        return b.to_host(b.sample(x, cases.PATHS["plain_eta0"], None, ema=ema))
+
+    sample(backend, False), sample(backend, True)
+    train(backend, subject, range(3))
+    for ema in (False, True):
+        now = dict(backend.weights(ema=ema))
+        expected = samplers.sample(lambda x, t, w=now: unet.forward(w, MODEL, x, t), normal(0, *SHAPE).astype(np.float64),
+                                   cases.PATHS["plain_eta0"])
+        subject.close("L5.path", sample(backend, ema), expected, f"after training, ema={ema}")
+
+
+def test_stock_and_tuned(subject: Subject) -> None:
+    """Both modes sample the same images and train the same weights."""
+    other = replace(subject, mode="stock" if subject.mode == "tuned" else "tuned")
+    subject.close("L6.modes", sampled(subject, slice(0, 4)), sampled(other, slice(0, 4)), "samples")
+    states = []
+    for s in (subject, other):
+        backend = loaded(s)
+        train(backend, s, range(5))
+        states.append(dict(backend.state()))
+    for name, value in states[0].items():
+        if name.startswith(("weights/", "ema/")):
+            subject.close("L6.modes", value, states[1][name], name)

@@ -1,0 +1,151 @@
+"""A third backend, in plain NumPy: a sampler without a network, small enough to be read as an example.
+
+It shares nothing with the other backends but the configs and `Plan`. Coefficients are worked out one step at a time.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from backends.protocol import DeviceError, Spec
+from reference.config import ConfigError, DiffusionConfig
+from reference.conventions import CLEAN, PURE_NOISE, Plan
+
+LEVELS = ("L0", "L1", "L5")
+DTYPES = ("float64", "float32")
+TINY = 1e-20
+
+
+def _from_alpha_bar(points: np.ndarray) -> np.ndarray:
+    return np.minimum(1 - points[1:] / points[:-1], 0.999)
+
+
+def betas(c: DiffusionConfig) -> np.ndarray:
+    """beta of t = 0..T-1, (T,) float64; formulas in the notes to `reference/schedules.py`."""
+    T, factor = c.timesteps, 1000 / c.timesteps if c.beta_scaling else 1.0
+    low, high = factor * c.beta_start, factor * c.beta_end
+    share = np.arange(T) / max(T - 1, 1)
+    t = np.arange(T + 1) / T
+    if c.schedule == "cosine":
+        out = _from_alpha_bar(np.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2)
+    elif c.schedule in ("sigmoid_alpha_bar", "sigmoid_alpha_bar_float32"):
+        top = 1 / (1 + math.exp(-3))
+        top = float(np.float32(top)) if c.schedule.endswith("float32") else top
+        out = _from_alpha_bar(top - 1 / (1 + np.exp(3 - 6 * t)))
+    elif c.schedule == "quad":
+        out = (math.sqrt(low) + share * (math.sqrt(high) - math.sqrt(low))) ** 2
+    elif c.schedule == "sigmoid":
+        out = low + (high - low) / (1 + np.exp(6 - 12 * share))
+    elif c.schedule == "tutorial":
+        out = low + np.arange(1, T + 1) / T * (high - low)
+    elif c.schedule == "linear":
+        out = low + share * (high - low)
+    else:
+        raise ConfigError(f"schedule={c.schedule!r}: the NumPy backend does not have it")
+    if not c.zero_terminal_snr:
+        return out
+    root = np.sqrt(np.cumprod(1 - out))
+    root = (root - root[-1]) * root[0] / (root[0] - root[-1])
+    return 1 - (root / np.concatenate(([1.0], root[:-1]))) ** 2
+
+
+def alpha_bars(plan: Plan) -> np.ndarray:
+    """alpha_bar of t = 0..T-1, rounded as a float32 code does where the plan says so."""
+    beta = betas(plan.diffusion)
+    if plan.float32_tables:
+        return np.cumprod((1 - beta.astype(np.float32)).astype(np.float64)).astype(np.float32).astype(np.float64)
+    return np.cumprod(1 - beta)
+
+
+def coefficients(plan: Plan) -> dict[str, np.ndarray]:
+    """The arrays of `Sampler.tables`, each (S,) float64."""
+    table = alpha_bars(plan)
+    ends = {CLEAN: 1.0 if plan.final_alpha_bar == "one" else table[0], PURE_NOISE: 0.0}
+    rows = []
+    for t, previous, network_t, gate in zip(plan.timesteps, plan.previous, plan.network_t, plan.noise_gate, strict=True):
+        ab = ends[t] if t < 0 else table[t]
+        to = ends[previous] if previous < 0 else table[previous]
+        signal, noise = math.sqrt(ab), math.sqrt(1 - ab)
+        ratio = ab / max(to, TINY)
+        beta = max(1 - ratio, 0.0)
+        small = beta * (1 - to) / max(1 - ab, TINY)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            one, signal, noise = np.float64(1), np.float64(signal), np.float64(noise)
+            x0 = {"eps": (one / signal, -noise / signal), "x0": (0, 1), "v": (signal, -noise)}[plan.diffusion.objective]
+            eps = {"eps": (0, 1, 0), "x0": (one / noise, -signal / noise, 0), "v": (noise, signal, 0)}[plan.diffusion.objective]
+            if plan.rederive_eps:
+                eps = (one / noise, 0, -signal / noise)
+        row = {
+            "alpha_bar": ab, "alpha_bar_prev": to, "network_t": network_t, "noise_gate": gate,
+            "x0_from_x": x0[0], "x0_from_output": x0[1],
+            "eps_from_x": eps[0], "eps_from_output": eps[1], "eps_from_x0": eps[2],
+            "log_variance_min": math.log(max(small, TINY)), "log_variance_max": math.log(max(beta, TINY)),
+        }
+        if plan.sampler == "ddim":
+            sigma = plan.eta * math.sqrt(small)
+            row |= {"prev_from_x0": math.sqrt(to), "prev_from_x": 0.0, "prev_from_eps": math.sqrt(max(1 - to - sigma**2, 0)),
+                    "sigma": math.sqrt(beta) if plan.sigma_hat else sigma}
+        else:
+            row |= {"prev_from_x0": math.sqrt(to) * beta / (1 - ab), "prev_from_x": math.sqrt(ratio) * (1 - to) / (1 - ab),
+                    "prev_from_eps": 0.0}
+        rows.append(row)
+    last = rows[-1]
+    if plan.previous[-1] == CLEAN:  # beta_tilde is 0 there, which some codes replace
+        if plan.log_variance_first == "second" and len(rows) > 1:
+            last["log_variance_min"] = rows[-2]["log_variance_min"]
+        if plan.large_variance_first and plan.variance == "large":
+            last["log_variance_max"] = last["log_variance_min"]
+    for row in rows:
+        if plan.sampler == "ddpm":
+            row["sigma"] = math.exp(row["log_variance_min" if plan.variance == "small" else "log_variance_max"] / 2)
+        row["sigma"] *= row["noise_gate"]
+    return {key: np.array([row[key] for row in rows], np.float64) for key in rows[0]}
+
+
+class NumpySampler:
+    """`backends.protocol.Sampler` on arrays."""
+
+    def __init__(self, spec: Spec) -> None:
+        if spec.device != "cpu" or spec.dtype not in DTYPES:
+            raise DeviceError(f"device={spec.device!r}, dtype={spec.dtype!r}: must be cpu with {' or '.join(DTYPES)}")
+
+    def to_device(self, array: np.ndarray) -> np.ndarray:
+        return np.array(array)
+
+    def to_host(self, tensor: np.ndarray) -> np.ndarray:
+        return np.array(tensor)
+
+    def synchronize(self, *results: np.ndarray) -> None:
+        pass
+
+    def device_info(self) -> dict[str, str]:
+        return {"framework": f"numpy {np.__version__}", "device": "cpu"}
+
+    def tables(self, plan: Plan) -> dict[str, np.ndarray]:
+        return coefficients(plan)
+
+    def step(self, x: np.ndarray, output: np.ndarray, i: int, plan: Plan, z: np.ndarray | None) -> np.ndarray:
+        c = {key: value[i].astype(x.dtype) for key, value in coefficients(plan).items()}
+        output, extra = np.split(output, [x.shape[1]], axis=1)
+        x0 = c["x0_from_x"] * x + c["x0_from_output"] * output
+        if plan.clip == "dynamic":
+            s = np.quantile(np.abs(x0).reshape(len(x0), -1), plan.threshold_ratio, axis=1).astype(x.dtype)
+            s = np.maximum(s, 1)[:, None, None, None]
+            x0 = np.clip(x0, -s, s) / s
+        elif plan.clip == "clip":
+            x0 = np.clip(x0, -1, 1)
+        eps = c["eps_from_x"] * x + c["eps_from_output"] * output + c["eps_from_x0"] * x0
+        mean = c["prev_from_x0"] * x0 + c["prev_from_x"] * x + c["prev_from_eps"] * eps
+        if z is None:
+            return mean
+        if plan.learned == "learned_range":
+            share = (extra + 1) / 2
+            extra = share * c["log_variance_max"] + (1 - share) * c["log_variance_min"]
+        return mean + (c["noise_gate"] * np.exp(extra / 2) if plan.learned else c["sigma"]) * z
+
+
+def create(spec: Spec) -> NumpySampler:
+    """A sampler of this spec."""
+    return NumpySampler(spec)
