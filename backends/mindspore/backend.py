@@ -128,6 +128,7 @@ class MindSporeBackend:
     def load_weights(self, weights: Weights) -> None:
         """Set weights and EMA, start the optimiser afresh."""
         names.check(weights, self.spec.model, "weights")
+        self.synchronize()  # an update that is still running would write into what is loaded
         for network in (self.network, self.ema):
             set_weights(network, weights)
         self.optimiser.load_state({}, 0)
@@ -200,6 +201,7 @@ class MindSporeBackend:
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
         """Continue bit for bit from `state()`."""
+        self.synchronize()
         for part, network in (("weights", self.network), ("ema", self.ema)):
             set_weights(network, {name: state[f"{part}/{name}"] for name, _ in network.parameters_and_names()})
         self.step_count = int(state["step"])
@@ -209,7 +211,7 @@ class MindSporeBackend:
         if ema:
             return self.ema
         for mine, theirs in zip(self.view.get_parameters(), self.network.get_parameters(), strict=True):
-            mine.set_data(theirs.copy())
+            ops.assign(mine, theirs)
         return self.view
 
     def _loss(self, x0: Tensor, t: Tensor, noise: Tensor, coin: Tensor) -> Tensor:
@@ -229,9 +231,9 @@ class MindSporeBackend:
 
 
 def set_weights(network: nn.Cell, weights: Weights) -> None:
-    """Copy canonical arrays into a network."""
+    """Copy canonical arrays into a network, in place: a compiled graph goes on using the storage it was compiled with."""
     for name, parameter in network.parameters_and_names():
-        parameter.set_data(Tensor(np.array(weights[name])))
+        ops.assign(parameter, Tensor(np.array(weights[name])))
 
 
 @functools.lru_cache(maxsize=32)

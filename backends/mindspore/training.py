@@ -193,4 +193,4 @@ class Optimiser(nn.Cell):
         """Moments from `state()`, after `step` steps."""
         for kind, moments in (("adam_m", self.adam_m), ("adam_v", self.adam_v)):
             for name, p in zip(self.names, moments, strict=True):
-                p.set_data(Tensor(np.array(state[f"{kind}/{name}"])) if step else ops.zeros_like(p))
+                ops.assign(p, Tensor(np.array(state[f"{kind}/{name}"]) if step else np.zeros(p.shape, np.float32)))
