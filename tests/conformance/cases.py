@@ -91,12 +91,14 @@ def label(plan: Plan, i: int | None = None) -> str:
 
 
 def family(name: str) -> Iterator[Plan]:
-    """Every plan of one family: all kinds of noise and all spacings of the convention."""
+    """The plans of one family: every kind of noise, and the convention's spacings in turn, so that all families have all pairs."""
     convention, sampler, objective, schedule = name.split("-")
-    diffusion = SCHEDULES[schedule] | {"objective": objective}
-    for noise, spacing in product(NOISES[sampler], LITERAL[convention]):
+    diffusion, spacings = SCHEDULES[schedule] | {"objective": objective}, list(LITERAL[convention])
+    turn = list(SCHEDULES).index(schedule) + OBJECTIVES.index(objective)
+    for n in range(max(len(NOISES[sampler]), len(spacings))):
         steps = diffusion.get("timesteps", 1000) if convention == "ho2020" else 10
-        yield plan_of(sampler, noise, diffusion, steps, spacing=spacing, convention=convention)
+        yield plan_of(sampler, NOISES[sampler][n % len(NOISES[sampler])], diffusion, steps,
+                      spacing=spacings[(turn + n) % len(spacings)], convention=convention)
 
 
 def step_plans(name: str) -> Iterator[Plan]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -101,3 +104,16 @@ def test_sample_asks_for_noise_where_the_plan_adds_it(subject: Subject, case: fl
     assert asked == ([0, 1, 2] if case else [])
     assert done == [0, 1, 2, 3]
     assert np.array_equal(backend.to_host(x), array)
+
+
+@pytest.mark.parametrize("case", [
+    ({"block_out_channels": (8, 18)}, "block_out_channels=(8, 18): every width must be a positive multiple of norm_num_groups=4"),
+    ({"sample_size": 5}, "sample_size=5: must be divisible by 2^1 for 2 levels"),
+    ({"attention_head_dim": 3}, "attention_head_dim=3: must divide the block's width 16"),
+    ({"out_channels": 3}, "out_channels=3: variance large on 2 image channels needs 2"),
+], ids=lambda case: next(iter(case[0])))
+def test_impossible_networks(subject: Subject, case: tuple[dict[str, object], str]) -> None:
+    """A config that no network can have is refused with one line, the same in every backend."""
+    changes, line = case
+    with pytest.raises(ConfigError, match=f"^{re.escape(line)}$"):
+        subject.module.create(subject.spec(replace(TINY, **changes)))

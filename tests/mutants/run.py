@@ -1,0 +1,93 @@
+"""Apply a mistake to a copy of the torch backend and ask the levels of the kit about it.
+
+`python -m tests.mutants.run` asks every level about every mistake and writes README.md.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import backends
+from tests.conformance import kit
+from tests.conformance.kit import LEVELS, Subject
+
+from .catalogue import MUTANTS, Mutant
+
+HERE = Path(__file__).parent
+FILES = {level: sorted((HERE.parent / "conformance").glob(f"test_{level.lower()}_*.py")) for level in LEVELS}
+
+
+@contextmanager
+def mutated(mutant: Mutant, folder: Path) -> Iterator[Subject]:
+    """A copy of the torch backend with this mistake in it, imported as a package of its own."""
+    source = Path(str(backends.load("torch").__file__)).parent
+    package = folder / f"mutant_{abs(hash(mutant)):x}"
+    package.mkdir()
+    for path in source.glob("*.py"):
+        text = path.read_text()
+        if path.stem == mutant.file:
+            if mutant.old not in text:
+                raise LookupError(f"{mutant.name}: {path.name} no longer holds {mutant.old!r}")
+            text = text.replace(mutant.old, mutant.new)
+        (package / path.name).write_text(text)
+    worst = dict(kit.WORST)
+    sys.path.insert(0, str(folder))
+    importlib.invalidate_caches()
+    try:
+        module = importlib.import_module(f"{package.name}.backend")
+        yield Subject("torch", module, dtype=mutant.dtype, mode=mutant.mode)
+    finally:
+        sys.path.remove(str(folder))
+        for name in [n for n in sys.modules if n.split(".")[0] == package.name]:
+            del sys.modules[name]
+        kit.forget()
+        kit.WORST.clear()
+        kit.WORST.update(worst)
+
+
+def checks(level: str) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
+    """(name, test function, its case if it has any) of a level, in order."""
+    for path in FILES[level]:
+        module = importlib.import_module(f"tests.conformance.{path.stem}")
+        for name, function in vars(module).items():
+            if name.startswith("test_"):
+                marks = [m for m in getattr(function, "pytestmark", ()) if m.name == "parametrize"]
+                for case in marks[0].args[1] if marks else [None]:
+                    yield f"{name}[{case}]" if marks else name, function, (case,) if marks else ()
+
+
+def first_failure(level: str, subject: Subject) -> tuple[str, Any, tuple[Any, ...]] | None:
+    """The first check of this level that this backend fails, or None."""
+    for name, function, case in checks(level):
+        try:
+            function(subject, *case)
+        except (Exception, pytest.fail.Exception):
+            return name, function, case
+    return None
+
+
+def main() -> None:
+    """Write the table of README.md."""
+    lines = []
+    for mutant in MUTANTS:
+        with tempfile.TemporaryDirectory() as folder, mutated(mutant, Path(folder)) as subject:
+            caught = {level: first_failure(level, subject) for level in LEVELS}
+        first = next((found[0] for found in caught.values() if found), "none")
+        marks = " | ".join("x" if caught[level] else "" for level in LEVELS)
+        lines.append(f"| {mutant.name} | {marks} | `{first}` |")
+        print(lines[-1], flush=True)
+    head = (HERE / "README.md").read_text().split("| mistake")[0]
+    table = f"| mistake | {' | '.join(LEVELS)} | caught first by |\n|---|{'---|' * (len(LEVELS) + 1)}\n"
+    (HERE / "README.md").write_text(head + table + "\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""The conformance kit catches every mistake of the catalogue, and nothing but the mistake."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import backends
+from tests.conformance.kit import LEVELS, Subject
+
+from .catalogue import MUTANTS, Mutant
+from .run import HERE, first_failure, mutated
+
+UNCHANGED = Mutant("L0", "nothing", "samplers", "return x0\n", "return x0\n")
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda m: f"{m.level}-{m.name}")
+def test_caught(mutant: Mutant, tmp_path: Path) -> None:
+    """The level named in the catalogue fails, in a check that the backend without the mistake passes."""
+    with mutated(mutant, tmp_path) as subject:
+        found = first_failure(mutant.level, subject)
+    assert found, f"{mutant.level} does not catch: {mutant.name}"
+    _, check, case = found
+    check(Subject("torch", backends.load("torch"), dtype=mutant.dtype, mode=mutant.mode), *case)
+
+
+@pytest.mark.parametrize("level", [level for level in LEVELS if level != "L1"])
+def test_nothing_found_in_the_unchanged_copy(level: str, tmp_path: Path) -> None:
+    """Copying alone fails nothing. (L1 runs the same tables for minutes elsewhere.)"""
+    with mutated(UNCHANGED, tmp_path) as subject:
+        assert first_failure(level, subject) is None
+
+
+def test_catalogue() -> None:
+    """Enough mistakes, of every level, each once, and each in the table of README.md."""
+    assert len(MUTANTS) >= 60
+    assert {m.level for m in MUTANTS} == set(LEVELS)
+    assert len({m.name for m in MUTANTS}) == len(MUTANTS)
+    rows = [line.split(" | ") for line in (HERE / "README.md").read_text().splitlines() if line.startswith("| ")][1:]
+    table = {row[0].removeprefix("| "): [level for level, mark in zip(LEVELS, row[1:], strict=False) if mark.strip()] for row in rows}
+    assert set(table) == {m.name for m in MUTANTS}, "run python -m tests.mutants.run"
+    for m in MUTANTS:
+        assert table[m.name][0] == m.level, f"{m.name}: first caught by {table[m.name]}, the catalogue says {m.level}"
