@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import shutil
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from bench import rows
+from filelock import FileLock
+
+from bench import files, rows
 from bench.config import ROOT
+
+SCRATCH = "scratch"
 
 
 @cache
@@ -52,25 +56,35 @@ class Cells:
     def run(self, name: str, key: dict[str, Any], compute: Callable[[Path], rows.Row]) -> rows.Row:
         """The cell's row: from its finished file, or computed, written and appended to the results.
 
-        The row is appended after `result.json` is there; where the process died in between, the next run finds the row
-        missing and appends it.
+        `compute` gets the cell's folder; what it writes to `folder / SCRATCH` is there again if it is interrupted, and removed
+        when its row is safe. Another run that does the same cell at this moment is waited for. The row is appended after
+        `result.json` is there; where the process died in between, the next run finds the row missing and appends it.
         """
         folder = self.folder(name, key)
-        result = folder / "result.json"
-        if self.done(name, key):
-            row = rows.parse(result.read_bytes())
-            self.reused += 1
-        else:
+        result, scratch = folder / "result.json", folder / SCRATCH
+        try:
             folder.mkdir(parents=True, exist_ok=True)
-            result.unlink(missing_ok=True)
-            row = compute(folder)
-            partial = folder / "result.json.part"
-            with partial.open("w") as file:
-                file.write(row.line())
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, result)
-        appended = self.rows_folder / f"{row.kind}.jsonl"
-        if not appended.exists() or row.line() not in appended.read_text():
-            rows.append(self.rows_folder, row)
+        except OSError as error:
+            raise files.FileError(f"{folder}: can't be made: {error.strerror}") from error
+        with FileLock(folder / ".lock"):
+            if self.done(name, key):
+                row = _parse(result)
+                self.reused += 1
+            else:
+                if self.fresh:
+                    shutil.rmtree(scratch, ignore_errors=True)
+                scratch.mkdir(exist_ok=True)
+                result.unlink(missing_ok=True)
+                row = compute(folder)
+                with files.replacing(result) as file:
+                    file.write(row.line().encode())
+            rows.append(self.rows_folder, row, once=True)
+            shutil.rmtree(scratch, ignore_errors=True)
         return row
+
+
+def _parse(result: Path) -> rows.Row:
+    try:
+        return rows.parse(result.read_bytes())
+    except rows.RowError as error:
+        raise rows.RowError(f"{result}: {error}; remove it to do its cell again") from None

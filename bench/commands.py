@@ -5,10 +5,10 @@ A command takes a `Session` and keyword arguments and returns a dict. All random
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,15 +16,14 @@ from numpy.typing import NDArray
 
 import backends
 from backends.protocol import Backend, Batch, Spec
-from bench import streams
+from bench import files, streams
 from bench.timing import peak_memory
+from bench.training import SAVE_EVERY, batch_of, digest, fit, out_of_memory
 from reference.config import DiffusionConfig, ModelConfig, OptimConfig, require
 from reference.conventions import Plan, make_plan
 from reference.weights import count
 
-COLLECT_EVERY = 50  # training steps between looks at the losses, which wait for the device
 TIMED_BATCHES = 8  # distinct batches that a timed training block goes round
-_OUT_OF_MEMORY = re.compile(r"out of memory|(can.?t|cannot|failed to|unable to) allocate|allocate.{0,20}memory.{0,20}fail", re.I)
 
 
 @dataclass
@@ -69,7 +68,8 @@ def load(session: Session, weights: str) -> dict[str, Any]:
 
 def tables(session: Session, plan: dict[str, Any], out: str) -> dict[str, Any]:
     """The plan's coefficients as the framework computes them, to an .npz file."""
-    np.savez(out, **_backend(session).tables(_plan(session, plan)))
+    with files.replacing(Path(out)) as file:
+        np.savez(file, **_backend(session).tables(_plan(session, plan)))
     return {}
 
 
@@ -78,7 +78,8 @@ def forward(session: Session, inputs: str, out: str, ema: bool = False) -> dict[
     backend = _backend(session)
     with np.load(inputs) as file:
         given = {name: backend.to_device(file[name]) for name in file.files}
-    np.save(out, backend.to_host(backend.forward(**given, ema=ema)))
+    with files.replacing(Path(out)) as file:
+        np.save(file, backend.to_host(backend.forward(**given, ema=ema)))
     return {}
 
 
@@ -90,29 +91,18 @@ def loss(session: Session, batch: str) -> dict[str, Any]:
     return {"loss": float(backend.to_host(value))}
 
 
-def train(session: Session, images: str, seed: int, steps: int, batch_size: int, flip: bool) -> dict[str, Any]:
-    """Train on steps 0 .. steps - 1 of the streams, from the loaded weights.
+def train(session: Session, images: str, seed: int, steps: int, batch_size: int, flip: bool, states: str | None = None,
+          config: dict[str, Any] | None = None, save_every: float = SAVE_EVERY) -> dict[str, Any]:
+    """Train from the loaded weights, or from the newest state in the folder `states`: see `training.fit`.
 
-    Returns `losses` (one a step), `seconds` of all but the first step, data included, and `first_seconds`. Raises
-    `ConfigError` at the first loss that is not finite, naming its step.
+    Returns its figures with `losses` as a list, and `weights` and `ema`, hashes of what was trained.
     """
-    backend, data = _backend(session), np.load(images)
-    losses: list[float] = []
-    waiting: list[Any] = []
-    first, began = 0.0, time.perf_counter()
-    for step in range(steps):
-        waiting.append(backend.train_step(_batch(session, data, seed, step, batch_size, flip)))
-        if step == 0 or len(waiting) == COLLECT_EVERY or step == steps - 1:
-            losses += [float(backend.to_host(value)) for value in waiting]
-            waiting.clear()
-            bad = np.flatnonzero(~np.isfinite(losses))
-            require(bad.size == 0, "loss", losses[bad[0]] if bad.size else 0, f"is not finite at step {bad[:1].tolist()}; "
-                    f"lr={session.spec.optim.lr:g}, {session.spec.dtype}: lower the learning rate or use float32")
-        if step == 0:
-            first, began = time.perf_counter() - began, time.perf_counter()
-        session.progress(step + 1, steps)
+    backend = _backend(session)
+    done = fit(backend, session.spec, np.load(images), seed=seed, steps=steps, batch_size=batch_size, flip=flip, config=config,
+               states=None if states is None else Path(states), save_every=save_every, on_step=session.progress)
     session.steps_trained = steps
-    return {"losses": losses, "seconds": time.perf_counter() - began, "first_seconds": first}
+    return {**asdict(done), "losses": done.losses.tolist(), "weights": digest(backend.weights()),
+            "ema": digest(backend.weights(ema=True))}
 
 
 def time_train(session: Session, units: int, images: str, seed: int, batch_size: int, flip: bool = False) -> dict[str, Any]:
@@ -121,7 +111,7 @@ def time_train(session: Session, units: int, images: str, seed: int, batch_size:
     key = f"{images} {seed} {batch_size} {flip}"
     if key not in session.timed:
         data = np.load(images)
-        session.timed = {key: [_batch(session, data, seed, n, batch_size, flip) for n in range(TIMED_BATCHES)]}
+        session.timed = {key: [batch_of(session.spec, data, seed, n, batch_size, flip) for n in range(TIMED_BATCHES)]}
     ready = [replace(session.timed[key][n % TIMED_BATCHES], step=session.steps_trained + n) for n in range(units)]
     backend.synchronize()
     began = time.perf_counter()
@@ -163,7 +153,7 @@ def sample(session: Session, ids: tuple[int, int], plan: dict[str, Any], batch_s
     require(0 <= start < stop, "ids", ids, "must be a range of at least one id")
     require(batch_size >= 1, "batch_size", batch_size, "must be at least 1")
     size = min(batch_size, stop - start, session.batch_that_fits or batch_size)
-    images = np.lib.format.open_memmap(out, mode="w+", dtype=np.float32, shape=(stop - start, *shape))
+    images = np.empty((stop - start, *shape), np.float32)  # no memory map: a full disk would end the process with a signal
     done, seconds, notes = 0, [], []
     while done < stop - start:
         # The last batch is filled up with ids beyond the range, so that a compiled network sees one shape.
@@ -178,7 +168,8 @@ def sample(session: Session, ids: tuple[int, int], plan: dict[str, Any], batch_s
             session.log(notes[-1])
             continue
         done += size
-    images.flush()
+    with files.replacing(Path(out)) as file:
+        np.save(file, images)
     return {"seconds": sum(seconds), "batch_seconds": seconds, "calls": path.steps * len(seconds), "batch_size": size,
             "notes": notes}
 
@@ -199,11 +190,6 @@ def _sample_batch(session: Session, out: NDArray[np.float32], ids: NDArray[np.in
     return seconds
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether this is NumPy's or a framework's way to say that memory ran out."""
-    return isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(str(error)) is not None
-
-
 def _backend(session: Session) -> Backend:
     require(session.backend is not None, "backend", session.name, "is not created yet")
     return session.backend
@@ -212,12 +198,6 @@ def _backend(session: Session) -> Backend:
 def _plan(session: Session, values: dict[str, Any]) -> Plan:
     steps = values["steps"]
     return make_plan(session.spec.diffusion, **{**values, "steps": tuple(steps) if isinstance(steps, list) else steps})
-
-
-def _batch(session: Session, images: NDArray[np.uint8], seed: int, step: int, batch_size: int, flip: bool) -> Batch:
-    diffusion = session.spec.diffusion
-    return streams.training_batch(seed, images, step, batch_size, diffusion.timesteps, flip=flip,
-                                  self_conditioning=diffusion.self_conditioning)
 
 
 COMMANDS: dict[str, Callable[..., dict[str, Any]]] = {

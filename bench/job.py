@@ -5,7 +5,6 @@ Every stage is held against the NumPy oracle as it goes, and the backends agains
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,10 +17,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from backends.protocol import Batch, Spec
-from bench import data, environment, fid, streams, timing
-from bench.cells import Cells
+from bench import data, environment, fid, files, streams, timing
+from bench.cells import SCRATCH, Cells
 from bench.config import Preset
 from bench.rows import Row
+from bench.training import digest
 from bench.worker import Worker, WorkerError
 from reference import diffusion, samplers, schedules, unet
 from reference import weights as names
@@ -56,6 +56,7 @@ class Job:
     dataset: data.Dataset
     held_out: data.Dataset
     threads: int
+    save_every: float  # seconds between training states
 
     @property
     def spec(self) -> Spec:
@@ -81,14 +82,6 @@ class Job:
         """Key of the sampling and metric cells."""
         return self.key(backend, weights=digest(self.trained), steps=steps, eta=str(eta), samples=self.preset.samples,
                         batch_size=self.preset.sample_batch)
-
-
-def digest(weights: names.Weights) -> str:
-    """SHA-256 of weights, shortened."""
-    out = hashlib.sha256()
-    for name in sorted(weights):
-        out.update(name.encode() + weights[name].tobytes())
-    return out.hexdigest()[:16]
 
 
 class Run:
@@ -200,13 +193,14 @@ class Run:
                       train_steps=p.train_steps, batch_size=p.batch_size, provenance=job.dataset.provenance)
 
         def compute(folder: Path) -> Row:
+            scratch = folder / SCRATCH
             self._load(backend, folder, trained=False)
-            np.save(folder / "images.npy", job.dataset.images)
-            reply = self.call(backend, "train", "train", steps=p.train_steps, batch_size=p.batch_size, seed=job.seed,
-                              images=str(folder / "images.npy"), flip=job.dataset.flip)
-            (folder / "images.npy").unlink()
-            return self.row("train", backend, key, {"losses": reply["losses"], "seconds": reply["seconds"],
-                                                    "first_seconds": reply["first_seconds"]})
+            with files.replacing(scratch / "images.npy") as file:
+                np.save(file, job.dataset.images)
+            values = self.call(backend, "train", "train", steps=p.train_steps, batch_size=p.batch_size, seed=job.seed,
+                               images=str(scratch / "images.npy"), flip=job.dataset.flip, states=str(scratch / "states"),
+                               config={"backend": backend, "dataset": job.dataset.sha256}, save_every=job.save_every)
+            return self.row("train", backend, key, values)
 
         return self.cell("train", key, compute)
 

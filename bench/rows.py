@@ -105,8 +105,10 @@ def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is no JSON number")
 
 
-def append(folder: Path, row: Row) -> Path:
+def append(folder: Path, row: Row, *, once: bool = False) -> Path:
     """Append `row` to `folder`/KIND.jsonl, creating both; returns the file. Safe from many processes at once.
+
+    With `once`, a row that is there already, to the second of its `created`, is not written again.
 
     Where the disk is full or read-only the file keeps its old length, and `RowError` names it.
     """
@@ -117,6 +119,8 @@ def append(folder: Path, row: Row) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _lock(path), path.open("a+b", buffering=0) as file:
             end = _mend(path, file)
+            if once and data in path.read_bytes():
+                return path
             try:
                 if (written := file.write(data)) != len(data):
                     raise OSError(f"only {written} of {len(data)} bytes were written")

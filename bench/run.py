@@ -22,7 +22,7 @@ if __name__ == "__main__":  # the script's own folder stands first on the path; 
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import backends
-from bench import checkpoint, data, extractor, report
+from bench import checkpoint, data, extractor, report, training
 from bench.cells import Cells
 from bench.config import PRESETS, ROOT, get_preset
 from bench.job import Job, Run, with_options
@@ -52,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--convention", default="plain", help=f"of {', '.join(CONVENTIONS)}")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="CPU threads of each backend")
+    p.add_argument("--save-every", type=float, default=training.SAVE_EVERY, help="seconds between training states")
     p.add_argument("--out", type=Path, default=ROOT / "results", help="folder of rows, figures and report")
     p.add_argument("--fresh", action="store_true", help="do finished cells again")
     p.add_argument("--dry-run", action="store_true", help="print the resolved config and the cells, and stop")
@@ -118,7 +119,7 @@ def resolve(args: argparse.Namespace) -> tuple[Job, list[str]]:
     require(preset.samples <= len(held_out), "--samples", preset.samples,
             f"the metric's floor is that of as many held-out images, and there are {len(held_out)}")
     job = Job(preset, initial, trained, tuple(steps), etas, chosen, args.device, args.dtype, args.convention, args.seed, dataset,
-              held_out, args.threads)
+              held_out, args.threads, args.save_every)
     for s, eta in job.cells:
         job.plan(s, eta)
     _ = job.spec

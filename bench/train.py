@@ -10,21 +10,17 @@ import argparse
 import json
 import shlex
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
 import backends
 from backends.protocol import Spec
-from bench import checkpoint, data, environment, streams
+from bench import checkpoint, data, environment, training
 from bench.config import ROOT, get_preset
 from reference import weights
 from reference.config import ConfigError, require
-
-SAVE_EVERY = 120.0  # seconds between states
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -39,6 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--data", help="folder of the data set's files")
+    parser.add_argument("--save-every", type=float, default=training.SAVE_EVERY, help="seconds between states")
     parser.add_argument("--save", type=Path, required=True, help="folder of the finished pipeline")
     args = parser.parse_args(argv)
     try:
@@ -46,6 +43,9 @@ def main(argv: list[str] | None = None) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except training.TrainingError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 3
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last state", file=sys.stderr)
         return 130
@@ -63,41 +63,20 @@ def train(args: argparse.Namespace, command: list[str]) -> None:
     dataset = data.load(preset.dataset, "train", args.data)
     backend = backends.load(args.backend).create(spec)
     backend.load_weights(weights.initialise(preset.model, args.seed))
-    config = {"model": spec.model.to_dict(), "diffusion": spec.diffusion.to_dict(), "optim": optim.to_dict(), "seed": args.seed,
-              "batch_size": batch_size, "dataset": dataset.sha256, "backend": args.backend, "dtype": args.dtype}
-    states = args.save.with_name(args.save.name + ".states")
-    losses, start, before = np.zeros(args.steps, np.float32), 0, 0.0
-    if (found := checkpoint.load_state(states, config)) is not None:
-        start, state = found
-        losses[:start], before = state.pop("losses")[:start], float(state.pop("seconds"))
-        backend.load_state(state)
-    pending: list[tuple[int, object]] = []
-    began = saved = time.monotonic()
-
-    def collect() -> None:
-        for n, loss in pending:
-            losses[n] = float(backend.to_host(loss))
-        pending.clear()
-        bad = np.flatnonzero(~np.isfinite(losses))
-        require(bad.size == 0, "loss", losses[bad[:1]].tolist(),
-                f"is not finite at step {bad[:1].tolist()}; the last good state is in {states}")
-
-    for step in tqdm(range(start, args.steps), initial=start, total=args.steps, desc=f"train {args.backend}", mininterval=2):
-        batch = streams.training_batch(args.seed, dataset.images, step, batch_size, spec.diffusion.timesteps, flip=dataset.flip,
-                                       self_conditioning=spec.diffusion.self_conditioning)
-        pending.append((step, backend.train_step(batch)))
-        if len(pending) == 100 or step == args.steps - 1:
-            collect()
-            if time.monotonic() - saved > SAVE_EVERY or step == args.steps - 1:
-                seconds = np.array(before + time.monotonic() - began)
-                checkpoint.save_state(states, step + 1, {**backend.state(), "losses": losses, "seconds": seconds}, config)
-                saved = time.monotonic()
+    config = {"backend": args.backend, "dataset": dataset.sha256}
+    with tqdm(total=args.steps, desc=f"train {args.backend}", mininterval=2) as bar:
+        done = training.fit(backend, spec, dataset.images, seed=args.seed, steps=args.steps, batch_size=batch_size,
+                            flip=dataset.flip, states=args.save.with_name(args.save.name + ".states"), config=config,
+                            save_every=args.save_every, on_step=lambda n, _: bar.update(n - bar.n))
     about = {
-        "command": shlex.join(command), "seconds": round(before + time.monotonic() - began, 1), "config": config,
-        "dataset": dataset.provenance, "final_loss_mean_of_1000": float(losses[-1000:].mean()),
-        "device": backend.device_info(), "environment": environment.describe(), "resumed": start > 0,
+        "command": shlex.join(command), "seconds": round(done.seconds + done.first_seconds, 1), "starts": done.starts,
+        "skipped_steps": done.skipped, "config": config | {
+            "model": spec.model.to_dict(), "diffusion": spec.diffusion.to_dict(), "optim": optim.to_dict(), "seed": args.seed,
+            "batch_size": batch_size, "dtype": args.dtype},
+        "dataset": dataset.provenance, "final_loss_mean_of_1000": float(done.losses[-1000:].mean()),
+        "device": backend.device_info(), "environment": environment.describe(),
     }
-    curve = "step,loss\n" + "".join(f"{n},{loss:.6g}\n" for n, loss in enumerate(losses))
+    curve = "step,loss\n" + "".join(f"{n},{loss:.6g}\n" for n, loss in enumerate(done.losses))
     checkpoint.save_pipeline(args.save, backend.weights(ema=True), spec.model, spec.diffusion,
                              {"loss.csv": curve, "training.json": json.dumps(about, indent=2) + "\n"})
     print(f"wrote {args.save.relative_to(ROOT) if args.save.is_relative_to(ROOT) else args.save}")

@@ -49,6 +49,15 @@ class Fake:
         weights.check(given, self.spec.model, "weights")
         self.scale, self.steps = float(given["conv_in.weight"].flat[0]), 0
 
+    def weights(self, ema=False):
+        return {"scale": np.array(self.scale)}
+
+    def state(self):
+        return {"weights/scale": np.array(self.scale), "step": np.array(self.steps)}
+
+    def load_state(self, state):
+        self.scale, self.steps = float(state["weights/scale"]), int(state["step"])
+
     def forward(self, x, t, *, ema=False):
         return self.scale * x
 

@@ -184,9 +184,13 @@ def test_a_failed_command_is_told_in_one_line_and_logged(start, tmp_path, images
     assert "Traceback" in (tmp_path / "fake.log").read_text()
 
 
-def test_a_loss_that_is_not_finite_stops_training(start, images):
-    with pytest.raises(ConfigError, match=r"loss=nan: is not finite at step \[3\]; lr=0.0002"):
-        start("nan").call("train", images=images, **TRAIN)
+def test_a_loss_that_is_not_finite_stops_training_and_the_worker_goes_on(start, images):
+    worker = start("nan")
+    with pytest.raises(WorkerError, match=r"worker fake: train failed: TrainingError: loss=nan: is not finite at step 3, "
+                                          r"learning rate 0.0002, float32; last good state: none") as caught:
+        worker.call("train", images=images, **TRAIN)
+    assert not isinstance(caught.value, WorkerDied)
+    assert worker.call("info")["device"]["framework"] == "fake"
 
 
 @pytest.mark.parametrize("harm, said", [

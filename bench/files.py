@@ -1,0 +1,37 @@
+"""Files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from reference.config import ConfigError
+
+
+class FileError(ConfigError):
+    """A file can't be written; the message names it and the system's reason."""
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes the place of `path` once its block ends well: written beside it, synced, renamed.
+
+    A kill leaves the old file, and at most a `.part` beside it that the next writer takes over. Raises `FileError` where the
+    disk is full or read-only, or the folder is gone; no part is left then.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        try:
+            with part.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise FileError(f"{path}: can't be written: {error.strerror or error}") from error

@@ -1,0 +1,133 @@
+"""The training loop: batches from the streams, losses, and states from which a run that was killed goes on bit for bit."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backends.protocol import Backend, Batch, Spec
+from bench import checkpoint, streams
+from reference.config import require
+from reference.optim import learning_rate
+from reference.weights import Weights
+
+COLLECT_EVERY = 50  # steps between looks at the losses, which wait for the device
+SAVE_EVERY = 120.0  # seconds between states
+_OUT_OF_MEMORY = re.compile(r"out of memory|(can.?t|cannot|failed to|unable to) allocate|allocate.{0,20}memory.{0,20}fail", re.I)
+
+
+class TrainingError(RuntimeError):
+    """Training can't go on: a loss that is not finite, or a batch that memory can't hold. One line, states are kept."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a training gave. Times are of all processes that took part in it, without the saving of states."""
+
+    losses: NDArray[np.float64]  # one a step
+    seconds: float  # of all steps but each process's first, data included
+    first_seconds: float  # of the last process's first step, which compiles
+    starts: int  # processes that took part
+    skipped: int  # steps that a loss scaler left out, whose gradients overflowed half precision
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether this is NumPy's or a framework's way to say that memory ran out."""
+    return isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(str(error)) is not None
+
+
+def digest(weights: Weights) -> str:
+    """SHA-256 of weights, shortened."""
+    return checkpoint.digest(weights, {})[:16]
+
+
+def batch_of(spec: Spec, images: NDArray[np.uint8], seed: int, step: int, size: int, flip: bool) -> Batch:
+    """The inputs of one training step."""
+    return streams.training_batch(seed, images, step, size, spec.diffusion.timesteps, flip=flip,
+                                  self_conditioning=spec.diffusion.self_conditioning)
+
+
+def fit(backend: Backend, spec: Spec, images: NDArray[np.uint8], *, seed: int, steps: int, batch_size: int, flip: bool,
+        states: Path | None = None, config: Mapping[str, Any] | None = None, save_every: float = SAVE_EVERY,
+        on_step: Callable[[int, int], object] | None = None) -> Fit:
+    """Train on steps 0 .. steps - 1 of the streams, from the weights that `backend` holds.
+
+    images: (N, C, H, W) uint8. With `states`, a folder, the state is saved there every `save_every` seconds and after the last
+    step, and training goes on from the newest one. `config` is what must agree for that beside the spec and the arguments here,
+    such as the data's hash. `on_step(done, steps)` is called after each step was queued.
+
+    Raises `TrainingError`, and `CheckpointError` where a state is damaged, of another config or can't be written.
+    """
+    config = {"model": spec.model.to_dict(), "diffusion": spec.diffusion.to_dict(), "optim": spec.optim.to_dict(),
+              "dtype": spec.dtype, "seed": seed, "batch_size": batch_size, "flip": flip, **(config or {})}
+    losses, start, starts, seconds, first = np.zeros(steps), 0, 1, 0.0, 0.0
+    good = "none"  # the last state, for a message
+    if states is not None and (found := checkpoint.load_state(states, config)) is not None:
+        start, state = found
+        require(start <= steps, "steps", steps, f"{states} holds a state of step {start} already")
+        losses[:start], seconds, starts = state.pop("losses"), float(state.pop("seconds")), int(state.pop("starts")) + 1
+        backend.load_state(state)
+        good = f"of step {start} in {states}"
+    pending: list[Any] = []
+    began = saved = time.perf_counter()
+    for step in range(start, steps):
+        try:
+            pending.append(backend.train_step(batch_of(spec, images, seed, step, batch_size, flip)))
+            due = step + 1 == steps or time.perf_counter() - saved >= save_every
+            if step == start or len(pending) >= COLLECT_EVERY or due:
+                losses[step + 1 - len(pending):step + 1] = [float(backend.to_host(loss)) for loss in pending]
+                pending.clear()
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            full = True
+        else:
+            full = False
+        if full:  # outside the handler, whose traceback holds on to memory
+            pending.clear()
+            raise TrainingError(_advice(backend, spec, images, seed, step, batch_size, flip))
+        if not pending and (bad := np.flatnonzero(~np.isfinite(losses[:step + 1]))).size:
+            raise TrainingError(_diverged(int(bad[0]), float(losses[bad[0]]), spec, good))
+        if step == start:
+            first = time.perf_counter() - began
+            began += first
+        if states is not None and due:
+            seconds += time.perf_counter() - began
+            arrays = dict(backend.state())
+            if not all(np.isfinite(value).all() for value in arrays.values()):  # the next loss would show it, too late
+                raise TrainingError(_diverged(step, float(losses[step]), spec, good))
+            arrays |= {"losses": losses[:step + 1], "seconds": np.array(seconds), "starts": np.array(starts)}
+            good = str(checkpoint.save_state(states, step + 1, arrays, config))
+            began = saved = time.perf_counter()
+        if on_step:
+            on_step(step + 1, steps)
+    skipped = int(backend.state().get("skipped", 0)) if spec.dtype == "float16" else 0
+    return Fit(losses, seconds + time.perf_counter() - began, first, starts, skipped)
+
+
+def _diverged(step: int, loss: float, spec: Spec, good: str) -> str:
+    what = "is not finite" if not np.isfinite(loss) else "is finite, but the weights are not any more,"
+    return (f"loss={loss:g}: {what} at step {step}, learning rate {learning_rate(spec.optim, step):g}, {spec.dtype}; "
+            f"last good state: {good}; lower the learning rate" + ("" if spec.dtype == "float32" else " or use float32"))
+
+
+def _advice(backend: Backend, spec: Spec, images: NDArray[np.uint8], seed: int, step: int, size: int, flip: bool) -> str:
+    """Names the largest of half, a quarter, .. of the batch whose gradients fit."""
+    fits = size // 2
+    while fits >= 1:
+        try:
+            backend.to_host(backend.loss_and_gradients(batch_of(spec, images, seed, step, fits, flip))[0])
+            break
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+        fits //= 2
+    what = f"a batch of {fits} fits" if fits else "not even a batch of 1 fits"
+    return f"batch_size={size}: out of memory at training step {step}; {what}"

@@ -1,0 +1,145 @@
+"""The training loop: what it computes, how it goes on from a state, and what it says where it can't go on."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from backends.protocol import Spec
+from bench import streams, training
+from bench.checkpoint import CheckpointError
+from reference import weights
+from reference.config import ConfigError, DiffusionConfig, ModelConfig, OptimConfig
+
+TINY = ModelConfig(sample_size=8, block_out_channels=(8, 16), norm_num_groups=4, zero_init=False,
+                   down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"))
+SPEC = Spec(TINY, DiffusionConfig(timesteps=20), OptimConfig(lr=1e-3, warmup_steps=4))
+IMAGES = np.random.default_rng(0).integers(0, 256, (10, 1, 8, 8), np.uint8)
+HOW = {"seed": 0, "batch_size": 4, "flip": True}
+
+
+class Interrupt(Exception):
+    """In place of a kill."""
+
+
+def backend(name="torch", spec=SPEC):
+    out = importlib.import_module(f"backends.{name}.backend").create(spec)
+    out.load_weights(weights.initialise(spec.model, 0))
+    return out
+
+
+def equal(a, b):
+    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
+
+
+def interrupt_at(step):
+    def on_step(done, _):
+        if done == step:
+            raise Interrupt
+    return on_step
+
+
+def test_losses_are_those_of_the_steps_one_by_one():
+    one, other = backend(), backend()
+    done = training.fit(one, SPEC, IMAGES, steps=training.COLLECT_EVERY + 3, **HOW)
+    batches = [streams.training_batch(0, IMAGES, n, 4, 20, flip=True) for n in range(training.COLLECT_EVERY + 3)]
+    assert done.losses.tolist() == [float(other.train_step(batch)) for batch in batches]
+    assert equal(one.state(), other.state())
+    assert done.seconds > 0 and done.first_seconds > 0 and (done.starts, done.skipped) == (1, 0)
+
+
+@pytest.mark.parametrize("name", ["torch", pytest.param("mindspore", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("spec", [SPEC, replace(SPEC, model=replace(TINY, dropout=0.3))])
+def test_an_interrupted_training_ends_with_the_same_bits(tmp_path, name, spec):
+    straight = backend(name, spec)
+    expected = training.fit(straight, spec, IMAGES, steps=8, **HOW)
+    for step in (3, 6):
+        with pytest.raises(Interrupt):
+            training.fit(backend(name, spec), spec, IMAGES, steps=8, states=tmp_path, save_every=0, on_step=interrupt_at(step),
+                         **HOW)
+    last = backend(name, spec)
+    done = training.fit(last, spec, IMAGES, steps=8, states=tmp_path, save_every=0, **HOW)
+    assert done.starts == 3 and np.array_equal(done.losses, expected.losses)
+    assert equal(last.state(), straight.state())
+    assert len(list(tmp_path.iterdir())) == 2  # the last good two
+    again = backend(name, spec)  # nothing left to do
+    assert np.array_equal(training.fit(again, spec, IMAGES, steps=8, states=tmp_path, **HOW).losses, expected.losses)
+    assert equal(again.state(), straight.state())
+
+
+def test_states_are_saved_after_the_seconds_asked_for_and_at_the_end(tmp_path):
+    training.fit(backend(), SPEC, IMAGES, steps=5, states=tmp_path, save_every=1000, **HOW)
+    assert [path.name for path in tmp_path.iterdir()] == ["state-00000005.safetensors"]
+
+
+@pytest.mark.parametrize("change, said", [
+    ({"seed": 1}, "seed is 0 there and 1 here"), ({"batch_size": 2}, "batch_size"), ({"flip": False}, "flip"),
+    ({"config": {"dataset": "x"}}, "dataset"), ({"steps": 2}, "steps=2: .* holds a state of step 3 already")])
+def test_a_state_of_another_training_is_refused_and_kept(tmp_path, change, said):
+    training.fit(backend(), SPEC, IMAGES, steps=3, states=tmp_path, **HOW)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(ConfigError, match=said):
+        training.fit(backend(), SPEC, IMAGES, **({"steps": 4, "states": tmp_path} | HOW | change))
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    with pytest.raises(CheckpointError, match="diffusion.schedule"):
+        other = replace(SPEC, diffusion=replace(SPEC.diffusion, schedule="cosine"))
+        training.fit(backend(spec=other), other, IMAGES, steps=4, states=tmp_path, **HOW)
+
+
+def poisoned(monkeypatch, one, step, loss):
+    """The loss of one step is `loss`; with a finite one the weights are broken instead."""
+    real = one.train_step
+
+    def train_step(batch):
+        out = real(batch)
+        if batch.step == step:
+            if np.isfinite(loss):
+                one.network.conv_in.weight.data[0] = float("nan")
+            else:
+                out = out * loss
+        return out
+    monkeypatch.setattr(one, "train_step", train_step)
+
+
+@pytest.mark.parametrize("loss", [np.nan, np.inf, 1.0])
+def test_numbers_gone_wrong_stop_training_and_name_step_rate_and_state(tmp_path, monkeypatch, loss):
+    one = backend()
+    poisoned(monkeypatch, one, 2, loss)
+    what = "loss=(nan|inf): is not finite" if not np.isfinite(loss) else "the weights are not any more,"
+    with pytest.raises(training.TrainingError, match=rf"{what} at step 2, learning rate 0.00075, float32; last good state: "
+                                                     rf"{tmp_path}/state-00000002.safetensors; lower the learning rate$"):
+        training.fit(one, SPEC, IMAGES, steps=8, states=tmp_path, save_every=0, **HOW)
+    fixed = backend()  # what was saved is good
+    training.fit(fixed, SPEC, IMAGES, steps=3, states=tmp_path, **HOW)
+    assert all(np.isfinite(value).all() for value in fixed.state().values())
+
+
+def test_a_loss_gone_wrong_is_found_at_the_next_look_without_states(monkeypatch):
+    one = backend()
+    poisoned(monkeypatch, one, 2, np.nan)
+    with pytest.raises(training.TrainingError, match="at step 2, .*last good state: none"):
+        training.fit(one, SPEC, IMAGES, steps=8, **HOW)
+
+
+@pytest.mark.parametrize("room, said", [(3, "a batch of 2 fits"), (1, "a batch of 1 fits"), (0, "not even a batch of 1 fits")])
+def test_out_of_memory_names_the_batch_that_fits(monkeypatch, room, said):
+    one = backend()
+    real = one._backward
+
+    def backward(batch):
+        if len(batch.t) > room:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return real(batch)
+    monkeypatch.setattr(one, "_backward", backward)
+    with pytest.raises(training.TrainingError, match=f"^batch_size=4: out of memory at training step 0; {said}$"):
+        training.fit(one, SPEC, IMAGES, steps=8, **HOW)
+
+
+def test_other_errors_pass_through(monkeypatch):
+    one = backend()
+    monkeypatch.setattr(one, "train_step", lambda batch: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        training.fit(one, SPEC, IMAGES, steps=8, **HOW)
