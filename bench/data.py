@@ -1,117 +1,48 @@
-"""Data sets of images: where their files are found, how they are read and checked, how pixels are scaled.
+"""Data sets of images: named ones, or a person's own folder or array, as uint8 arrays; how pixels are scaled.
 
-A data set is one `Record`. A third one (MNIST has the same four file names, CIFAR-10 needs a reader of its own) is one
-more entry of `RECORDS`.
+The named sets and their files are in `data_records`, the readers in `data_files` and `data_images`.
 """
 
 from __future__ import annotations
 
-import gzip
+import argparse
 import hashlib
-import math
 import os
-import struct
-import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reference.config import ConfigError
+from bench import data_records, streams
+from bench.data_files import DataError, npz_names, read_idx, read_npy, read_npz
+from bench.data_images import list_images, pad_to, read_images
+from bench.data_records import FASHION_MNIST, RECORDS, File, Record
+
+__all__ = ["FASHION_MNIST", "IMAGES", "RECORDS", "DataError", "Dataset", "File", "Record", "add_options", "from_options", "load",
+           "load_subset", "read_idx", "to_float", "to_uint8"]
 
 ASSETS = Path(__file__).parent / "assets"
 ENVIRONMENT = "DDIM_BENCH_DATA"
-IDX_UINT8 = 0x08
-
-
-class DataError(ConfigError):
-    """A data file is missing, damaged or not what its name says. One line that names the file and the reason."""
-
-
-@dataclass(frozen=True)
-class File:
-    """One IDX file: its shape (images first), the SHA-256 of its decompressed bytes and of the published .gz."""
-
-    name: str
-    shape: tuple[int, ...]
-    sha256: str
-    download_sha256: str | None = None
-
-
-@dataclass(frozen=True)
-class Record:
-    """All that is known of a data set. `splits` and `subset` hold the pair (images, labels) of each split.
-
-    `flip` says whether a horizontal flip leaves the distribution alone: true of photographs, false of digits and
-    clothes, where flipped images are no samples of the data.
-    """
-
-    name: str
-    flip: bool
-    url: str
-    debian_package: str
-    debian_folder: Path
-    splits: Mapping[str, tuple[File, File]]
-    subset: Mapping[str, tuple[File, File]]
-
-
-# The SHA-256 of the downloads belong to files whose MD5 are those in the README of zalandoresearch/fashion-mnist.
-FASHION_MNIST = Record(
-    name="fashion-mnist",
-    flip=False,
-    url="http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
-    debian_package="dataset-fashion-mnist",
-    debian_folder=Path("/usr/share/datasets/fashion-mnist"),
-    splits={
-        "train": (
-            File("train-images-idx3-ubyte.gz", (60000, 28, 28),
-                 "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
-                 "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84"),
-            File("train-labels-idx1-ubyte.gz", (60000,),
-                 "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
-                 "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845"),
-        ),
-        "test": (
-            File("t10k-images-idx3-ubyte.gz", (10000, 28, 28),
-                 "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
-                 "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073"),
-            File("t10k-labels-idx1-ubyte.gz", (10000,),
-                 "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
-                 "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5"),
-        ),
-    },
-    subset={
-        "train": (
-            File("train-images-idx3-ubyte.gz", (4000, 28, 28),
-                 "62e2e19d021f05163d78c85386b15830d9fba1aa5aaf514f3466575609e82a4f"),
-            File("train-labels-idx1-ubyte.gz", (4000,),
-                 "9313669c6f6b3ea86a4595fa27ef3389f38c0d066987f7c6bdd74e6ea83d002f"),
-        ),
-        "test": (
-            File("t10k-images-idx3-ubyte.gz", (2000, 28, 28),
-                 "15a92dd1e9b16ea361928086e77df4dfa890c255c00b5a8c8162c1040ce8eef1"),
-            File("t10k-labels-idx1-ubyte.gz", (2000,),
-                 "234596aeb6eb48133ec99a62541f90bc0728c9559a681f1e0638037462458f2c"),
-        ),
-    },
-)
-RECORDS = {record.name: record for record in (FASHION_MNIST,)}
+IMAGES = "images"  # the name of a data set that is no published one
+HELD_OUT = 128  # least number of held-out images: twice the feature width of the metric's own extractor
+SPLITS = ("train", "test")
+NPZ_SPLITS = {"train": ("x_train", "train_images"), "test": ("x_test", "test_images")}  # as Keras and MedMNIST name them
+NPZ_WHOLE = ("images", "arr_0")
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """One split in memory, read-only: images uint8 (N, C, H, W) in [0, 255], labels uint8 (N,).
+    """One split in memory, read-only: images uint8 (N, C, H, W) in [0, 255], labels uint8 (N,) where there are any.
 
-    `sha256` is that of the images' bytes, so it names the data whatever file they came from.
+    `sha256` is that of the images' bytes, so it names the data whatever file they came from. `flip`: see `Record`.
     """
 
     name: str
     split: str
     images: NDArray[np.uint8]
-    labels: NDArray[np.uint8]
+    labels: NDArray[np.uint8] | None
     provenance: str
     sha256: str
     flip: bool
@@ -120,44 +51,74 @@ class Dataset:
         return len(self.images)
 
 
-def load(
-    name: str, split: str, folder: str | os.PathLike[str] | None = None, *, download: bool = False
-) -> Dataset:
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """--dataset, --data, --download and --pad, which `from_options` reads."""
+    parser.add_argument("--dataset", help=f"of {', '.join((*RECORDS, IMAGES))}; default: the preset's, or {IMAGES} where --data "
+                                          "has no file of it")
+    parser.add_argument("--data", type=Path, metavar="PATH",
+                        help="folder of the data set's files; or images of your own: a folder of them, a .npz or a .npy file")
+    parser.add_argument("--download", action="store_true", help="fetch the data set where no file of it is found")
+    parser.add_argument("--pad", action="store_true", help="surround images that are smaller than the network's with black")
+
+
+def from_options(args: argparse.Namespace, default: str, shape: tuple[int, int, int], split: str) -> Dataset:
+    """The split that the command line asks for, for a network of image shape (C, H, W); `default` is the preset's data set."""
+    name = args.dataset or (default if args.data is None or _holds(RECORDS[default], args.data) else IMAGES)
+    return load(name, split, args.data, shape=shape, pad=args.pad, download=args.download)
+
+
+def load(name: str, split: str, folder: str | os.PathLike[str] | None = None, *, download: bool = False,
+         shape: tuple[int, int, int] | None = None, pad: bool = False) -> Dataset:
     """Load one split ("train" or "test") of a data set from the first place that has it.
 
-    Places: `folder` or else the folder named by $DDIM_BENCH_DATA, where the files must be; otherwise the download
-    cache, the Debian package, a download (only if `download`), and last the small subset that ships with this code.
-    `provenance` tells which one it was. Raises DataError for an unknown name or split, a missing, damaged or altered
-    file, and a download that fails.
+    Places of a named set: `folder`, or else the folder named by $DDIM_BENCH_DATA or its subfolder NAME, where the files must
+    be; otherwise the download cache, the Debian package, a download (only if `download`), and last the small subset of
+    Fashion-MNIST that ships with this code. `provenance` tells which one it was. For the name "images", `folder` is a folder of
+    image files, a .npy or a .npz file; see `load_images`. `shape` (C, H, W) is what the network takes; `pad` surrounds smaller
+    images with black. Raises DataError for an unknown name or split, a missing, damaged or altered file, images of another
+    shape, and a download that fails.
     """
+    if split not in SPLITS:
+        raise DataError(f"split {split!r} of {name} is unknown: known are {', '.join(SPLITS)}")
+    if name == IMAGES:
+        if folder is None or shape is None or download:
+            raise DataError("data set 'images' needs --data PATH, a folder of images or a .npz or .npy file, and no --download")
+        return load_images(Path(folder), split, shape, pad=pad)
     if name not in RECORDS:
-        raise DataError(f"data set {name!r} is unknown: known are {', '.join(RECORDS)}")
-    record = RECORDS[name]
-    if split not in record.splits:
-        raise DataError(f"split {split!r} of {name} is unknown: known are {', '.join(record.splits)}")
-    files = record.splits[split]
-    full = f"{name} full {split} ({files[0].shape[0]})"
-    named = folder or os.environ.get(ENVIRONMENT)
-    if named:
-        place = Path(named)
-        if download:
-            _download(record, files, place)
-        return _read(record, split, files, place, f"{full}, folder {place.name}")
-    if _complete(cache := _cache(record), files):
-        return _read(record, split, files, cache, f"{full}, downloaded")
-    if _complete(record.debian_folder, files):
-        return _read(record, split, files, record.debian_folder, f"{full}, Debian package {record.debian_package}")
-    if download:
-        _download(record, files, cache)
-        return _read(record, split, files, cache, f"{full}, downloaded")
-    return load_subset(name, split)
+        raise DataError(f"data set {name!r} is unknown: known are {', '.join((*RECORDS, IMAGES))}")
+    return _fit(_load_record(RECORDS[name], split, folder, download), shape, pad)
 
 
 def load_subset(name: str, split: str) -> Dataset:
     """Load the part of a data set that ships with this code: 4,000 training and 2,000 test images, balanced."""
-    files = RECORDS[name].subset[split]
-    provenance = f"{name} shipped subset {split} ({files[0].shape[0]})"
-    return _read(RECORDS[name], split, files, ASSETS / name, provenance)
+    record = RECORDS[name]
+    if record.subset is None:
+        file = record.archive or record.splits[split][0]
+        raise DataError(f"data set {name}: {file.name} is nowhere found: --download fetches it from {record.urls[0]}, "
+                        "--data FOLDER says where it is")
+    files = record.subset[split]
+    return _read(record, split, files, ASSETS / name, f"{name} shipped subset {split} ({data_records.count(files)})")
+
+
+def load_images(path: Path, split: str, shape: tuple[int, int, int], *, pad: bool = False) -> Dataset:
+    """A person's own images, for a network of image shape (C, H, W).
+
+    A folder: every file in it and its subfolders is one image, cropped and scaled (`data_images.read_image`). A .npy or .npz
+    file: uint8 (N, H, W), (N, H, W, C) or (N, C, H, W) of the network's size. A folder with the subfolders train and test, or
+    a .npz file with x_train and x_test (or train_images and test_images), says itself what is held out; else a .npz file has
+    one array, or one called images or arr_0, and of n images max(n // 10, min(128, n // 2)) are held out: the first ones of a
+    fixed permutation of the files in the order of their names. Labels are not read.
+    """
+    if path.is_dir():
+        paths, part = _split_folder(path, split)
+        images = read_images(paths, shape, pad=pad)
+    elif path.suffix in (".npy", ".npz"):
+        images, part = _split_array(path, split, shape[0])
+    else:
+        raise DataError(f"{path}: {'is no folder and no .npz or .npy file' if path.exists() else 'no such file or folder'}")
+    images = np.ascontiguousarray(images)
+    dataset = Dataset(IMAGES, split, images, None, f"images of {path.name}, {split} ({part})", _digest(images), flip=False)
+    return _fit(dataset, shape, pad)
 
 
 def to_float(images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -176,33 +137,29 @@ def to_uint8(images: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
     return np.rint((np.clip(x, -1, 1) + 1) * 127.5).astype(np.uint8)
 
 
-def read_idx(path: str | os.PathLike[str], shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Read an IDX file of uint8 (plain, or gzip when its name ends in .gz) that must have exactly this shape.
+def _holds(record: Record, place: Path) -> bool:
+    """Whether a file of the data set is in this folder, whole or not."""
+    return any(data_records.find(record, (file,), place) for files in record.splits.values() for file in files)
 
-    The header is compared with `shape` before any array is made, and no more than one byte past the size it
-    promises is ever decompressed. Raises DataError naming the file and the reason.
-    """
-    path = Path(path)
-    header, size = 4 + 4 * len(shape), math.prod(shape)
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
-            head = stream.read(header)
-            if len(head) < header:
-                raise DataError(f"{path}: ends after {len(head)} bytes, inside its {header}-byte header")
-            magic, *dims = struct.unpack(f">{1 + len(shape)}I", head)
-            if magic != IDX_UINT8 << 8 | len(shape):
-                raise DataError(f"{path}: magic number {magic:#010x} is not {IDX_UINT8 << 8 | len(shape):#010x}"
-                                f" (IDX, uint8, {len(shape)} dimensions)")
-            if tuple(dims) != shape:
-                raise DataError(f"{path}: header says shape {tuple(dims)}, expected {shape}")
-            body = stream.read(size)
-            if len(body) < size:
-                raise DataError(f"{path}: ends after {len(body)} of {size} bytes of data")
-            if stream.read(1):
-                raise DataError(f"{path}: holds more than the {size} bytes of data that its header declares")
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
-    return np.frombuffer(body, np.uint8).reshape(shape)
+
+def _load_record(record: Record, split: str, folder: str | os.PathLike[str] | None, download: bool) -> Dataset:
+    files = record.splits[split]
+    full = f"{record.name} full {split} ({data_records.count(files)})"
+    if named := folder or os.environ.get(ENVIRONMENT):
+        place = Path(named)
+        if not folder and (place / record.name).is_dir():
+            place /= record.name
+        if download:
+            data_records.download(record, files, place)
+        return _read(record, split, files, place, f"{full}, folder {place.name}")
+    cache = _cache(record)
+    if not data_records.find(record, files, cache):
+        if record.debian_folder and data_records.find(record, files, record.debian_folder):
+            return _read(record, split, files, record.debian_folder, f"{full}, Debian package {record.debian_package}")
+        if not download:
+            return load_subset(record.name, split)
+        data_records.download(record, files, cache)
+    return _read(record, split, files, cache, f"{full}, downloaded")
 
 
 def _cache(record: Record) -> Path:
@@ -211,43 +168,67 @@ def _cache(record: Record) -> Path:
     return Path(pooch.os_cache("ddim-bench")) / record.name
 
 
-def _find(folder: Path, file: File) -> Path | None:
-    candidates = (folder / file.name, folder / file.name.removesuffix(".gz"))
-    return next((path for path in candidates if path.is_file()), None)
+def _read(record: Record, split: str, files: tuple[File, ...], folder: Path, provenance: str) -> Dataset:
+    images, labels = data_records.read(record, files, folder)
+    images = np.ascontiguousarray(images)
+    return Dataset(record.name, split, images, labels, provenance, _digest(images), record.flip)
 
 
-def _complete(folder: Path, files: tuple[File, File]) -> bool:
-    return all(_find(folder, file) for file in files)
+def _digest(images: NDArray[np.uint8]) -> str:
+    images.flags.writeable = False
+    return hashlib.sha256(images.data).hexdigest()
 
 
-def _download(record: Record, files: tuple[File, File], folder: Path) -> None:
-    import pooch
-
-    for file in files:
-        if _find(folder, file):
-            continue
-        url = record.url + file.name
-        try:
-            pooch.retrieve(url, known_hash=f"sha256:{file.download_sha256}", fname=file.name, path=folder,
-                           progressbar=True)
-        except Exception as error:  # requests, urllib3, OSError and ValueError (checksum) all mean the same here
-            raise DataError(f"{url}: download to {folder} failed: {str(error).splitlines()[0]}") from error
+def _fit(dataset: Dataset, shape: tuple[int, int, int] | None, pad: bool) -> Dataset:
+    """The data set in the network's shape, padded if asked for. Raises DataError where it isn't."""
+    if shape is None or dataset.images.shape[1:] == shape:
+        return dataset
+    if pad and dataset.images.shape[1] == shape[0] and max(dataset.images.shape[2:]) <= shape[1]:
+        images = pad_to(dataset.images, shape[1])
+        return replace(dataset, images=images, sha256=_digest(images), provenance=f"{dataset.provenance}, padded to {shape[1]}")
+    raise DataError(f"{dataset.provenance}: images of shape {dataset.images.shape[1:]}, and the network takes {shape}"
+                    + ("" if pad else "; --pad surrounds smaller ones with black"))
 
 
-def _read(record: Record, split: str, files: tuple[File, File], folder: Path, provenance: str) -> Dataset:
-    images, labels = (_read_checked(folder, file) for file in files)
-    images = images[:, None] if images.ndim == 3 else images
-    digest = hashlib.sha256(images.tobytes()).hexdigest()
-    return Dataset(record.name, split, images, labels, provenance, digest, record.flip)
+def _split_folder(folder: Path, split: str) -> tuple[list[Path], str]:
+    if all((folder / name).is_dir() for name in SPLITS):
+        paths = list_images(folder / split)
+        return paths, str(len(paths))
+    paths = list_images(folder)
+    chosen = _chosen(len(paths), split, folder)
+    return [paths[n] for n in chosen], f"{len(chosen)} of {len(paths)}"
 
 
-def _read_checked(folder: Path, file: File) -> NDArray[np.uint8]:
-    path = _find(folder, file)
-    if path is None:
-        raise DataError(f"{folder / file.name}: no such file")
-    array = read_idx(path, file.shape)
-    header = struct.pack(f">{1 + array.ndim}I", IDX_UINT8 << 8 | array.ndim, *array.shape)
-    digest = hashlib.sha256(header + array.tobytes()).hexdigest()
-    if digest != file.sha256:
-        raise DataError(f"{path}: SHA-256 of its decompressed bytes is {digest}, expected {file.sha256}")
-    return array
+def _split_array(path: Path, split: str, channels: int) -> tuple[NDArray[np.uint8], str]:
+    if path.suffix == ".npy":
+        images = read_npy(path)
+    else:
+        names = npz_names(path)
+        if own := [name for name in NPZ_SPLITS[split] if name in names]:
+            return _channels_first(read_npz(path, own[0]), channels, path), own[0]
+        whole = [name for name in NPZ_WHOLE if name in names] or names
+        if len(whole) != 1:
+            raise DataError(f"{path}: which array are the images, of {', '.join(names[:10]) or 'none'}? Name it images, or name "
+                            "the splits x_train and x_test")
+        images = read_npz(path, whole[0])
+    images = _channels_first(images, channels, path)
+    chosen = _chosen(len(images), split, path)
+    return images[chosen], f"{len(chosen)} of {len(images)}"
+
+
+def _chosen(count: int, split: str, place: Path) -> NDArray[np.int64]:
+    """Which of `count` images, in the order of their names, belong to a split; in that order."""
+    if count < 2:
+        raise DataError(f"{place}: holds {count} image, and needs one to train on and one to hold out")
+    held_out = max(count // 10, min(HELD_OUT, count // 2))
+    order = streams.permutation(0, "split", count, 0)
+    return np.sort(order[:held_out] if split == "test" else order[held_out:])
+
+
+def _channels_first(images: NDArray[np.uint8], channels: int, path: Path) -> NDArray[np.uint8]:
+    if images.ndim == 3 and channels == 1:
+        return images[:, None]
+    if images.ndim == 4 and channels in (images.shape[1], images.shape[3]):
+        return images if images.shape[1] == channels else images.transpose(0, 3, 1, 2)
+    raise DataError(f"{path}: shape {images.shape} is not that of images with {channels} channels: (N, H, W) for one channel, "
+                    f"(N, H, W, {channels}) or (N, {channels}, H, W)")

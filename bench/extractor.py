@@ -78,6 +78,7 @@ def train(data: Dataset, test: Dataset, seed: int, epochs: int, batch: int = 128
     from torch.nn.functional import cross_entropy
     from tqdm import trange
 
+    assert data.labels is not None and test.labels is not None
     torch.manual_seed(seed)
     net = network()
     images, labels = torch.from_numpy(data.images[TRAINED_ON].copy()), torch.from_numpy(data.labels[TRAINED_ON].copy())

@@ -5,7 +5,9 @@ import functools
 import gzip
 import hashlib
 import http.server
+import io
 import struct
+import tarfile
 import threading
 import tracemalloc
 
@@ -14,7 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench import data
+from bench import data, data_records
+from bench.data_files import read_tar
 from reference.config import ConfigError
 
 RECORD = data.FASHION_MNIST
@@ -24,11 +27,12 @@ SHAPE = (3, 28, 28)
 @pytest.fixture(autouse=True)
 def nothing_installed(monkeypatch, tmp_path):
     """Only the shipped subset exists, whatever this machine has."""
-    empty = dataclasses.replace(RECORD, debian_folder=tmp_path / "no-package", url="http://127.0.0.1:9/")
-    monkeypatch.setitem(data.RECORDS, RECORD.name, empty)
+    for record in list(data.RECORDS.values()):
+        empty = dataclasses.replace(record, debian_folder=tmp_path / "no-package", urls=("http://127.0.0.1:9/",))
+        monkeypatch.setitem(data.RECORDS, record.name, empty)
     monkeypatch.delenv(data.ENVIRONMENT, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return empty
+    return data.RECORDS[RECORD.name]
 
 
 def idx(array, magic=None, dims=None):
@@ -89,6 +93,10 @@ def test_named_folder_environment_cache_and_package(small, monkeypatch, tmp_path
     np.testing.assert_array_equal(by_name.images[:, 0], pixels())
     monkeypatch.setenv(data.ENVIRONMENT, str(folder))
     assert data.load("fashion-mnist", "train").sha256 == by_name.sha256
+    (tmp_path / "all").mkdir()
+    (tmp_path / "all" / "fashion-mnist").symlink_to(folder)
+    monkeypatch.setenv(data.ENVIRONMENT, str(tmp_path / "all"))
+    assert data.load("fashion-mnist", "train").sha256 == by_name.sha256
     monkeypatch.delenv(data.ENVIRONMENT)
     monkeypatch.setitem(data.RECORDS, record.name, dataclasses.replace(record, debian_folder=folder))
     assert data.load("fashion-mnist", "train").provenance.endswith("Debian package dataset-fashion-mnist")
@@ -121,7 +129,7 @@ def test_named_folder_without_the_files_is_an_error(tmp_path):
 
 
 def test_failed_download_is_one_line(tmp_path):
-    with pytest.raises(data.DataError, match=r"http://127.0.0.1:9/train-images.*failed") as caught:
+    with pytest.raises(data.DataError, match=r"failed: http://127.0.0.1:9/train-images") as caught:
         data.load("fashion-mnist", "train", tmp_path, download=True)
     assert "\n" not in str(caught.value)
 
@@ -133,14 +141,15 @@ def test_download_keeps_only_the_published_bytes(small, tmp_path):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        url = f"http://127.0.0.1:{server.server_address[1]}/"
-        data.RECORDS[record.name] = dataclasses.replace(record, url=url)
+        urls = ("http://127.0.0.1:9/", f"http://127.0.0.1:{server.server_address[1]}/")  # the first mirror is down
+        data.RECORDS[record.name] = dataclasses.replace(record, urls=urls)
         with pytest.raises(data.DataError, match="failed"):
             data.load("fashion-mnist", "train", tmp_path / "refused", download=True)
+        assert not list(tmp_path.glob("refused/*"))
         good = tuple(dataclasses.replace(
             file, download_sha256=hashlib.sha256((folder / file.name).read_bytes()).hexdigest()
         ) for file in record.splits["train"])
-        data.RECORDS[record.name] = dataclasses.replace(record, url=url, splits={"train": good})
+        data.RECORDS[record.name] = dataclasses.replace(record, urls=urls, splits={"train": good})
         assert data.load("fashion-mnist", "train", download=True).provenance.endswith("downloaded")
     finally:
         server.shutdown()
@@ -191,6 +200,144 @@ def test_gzip_bomb_costs_no_memory(payload, tmp_path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 2_000_000
+
+
+def cifar(folder, monkeypatch, contents=None, plain=False):
+    """Two batches of three records and a test batch of two, as an archive or as plain files; the record knows their hashes."""
+    rng = np.random.default_rng(0)
+    batches = {name: rng.integers(0, 256, (n, 3073), np.uint8) for name, n in (("data_batch_1.bin", 3), ("data_batch_2.bin", 3),
+                                                                              ("test_batch.bin", 2))}
+    files = {name: data.File(name, a.shape, hashlib.sha256(a.tobytes()).hexdigest()) for name, a in batches.items()}
+    folder.mkdir()
+    archive = data.RECORDS["cifar10"].archive
+    path = folder / archive.name
+    if plain:
+        (folder / archive.folder).mkdir()
+        for name, a in batches.items():
+            (folder / archive.folder / name).write_bytes(a.tobytes())
+        digest = "0" * 64
+    else:
+        path.write_bytes(tar(contents or {f"{archive.folder}/{name}": a.tobytes() for name, a in batches.items()}))
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    record = dataclasses.replace(data.RECORDS["cifar10"], archive=dataclasses.replace(archive, sha256=digest),
+                                 splits={"train": (files["data_batch_1.bin"], files["data_batch_2.bin"]),
+                                         "test": (files["test_batch.bin"],)})
+    monkeypatch.setitem(data.RECORDS, "cifar10", record)
+    return batches, path
+
+
+def tar(contents, **fields):
+    """A .tar.gz of names and bytes; `fields` are set on every member."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz") as archive:
+        for name, body in contents.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(body)
+            for field, value in fields.items():
+                setattr(member, field, value)
+            archive.addfile(member, io.BytesIO(body))
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_cifar10_records_become_labels_and_planes(plain, monkeypatch, tmp_path):
+    batches, _ = cifar(tmp_path / "data", monkeypatch, plain=plain)
+    loaded = data.load("cifar10", "train", tmp_path / "data")
+    assert loaded.images.shape == (6, 3, 32, 32) and loaded.flip and "cifar10 full train (6)" in loaded.provenance
+    for n, (name, row) in enumerate([(f"data_batch_{b}.bin", r) for b in (1, 2) for r in range(3)]):
+        assert loaded.labels[n] == batches[name][row, 0]
+        red, green, blue = batches[name][row, 1:1025], batches[name][row, 1025:2049], batches[name][row, 2049:]
+        np.testing.assert_array_equal(loaded.images[n].reshape(3, -1), [red, green, blue])
+        assert loaded.images[n, 1, 5, 7] == green[5 * 32 + 7]
+    np.testing.assert_array_equal(data.load("cifar10", "test", tmp_path / "data").labels, batches["test_batch.bin"][:, 0])
+    with pytest.raises(ValueError, match="read-only"):
+        loaded.images[0] = 0
+
+
+def test_cifar10_archive_is_checked_before_it_is_opened(monkeypatch, tmp_path):
+    _, path = cifar(tmp_path / "data", monkeypatch)
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    monkeypatch.setattr(data_records, "read_tar", lambda *_: pytest.fail("opened"))
+    with pytest.raises(data.DataError, match="cifar-10-binary.tar.gz: SHA-256 is"):
+        data.load("cifar10", "train", tmp_path / "data")
+
+
+def test_altered_cifar10_batch_is_refused(monkeypatch, tmp_path):
+    _, path = cifar(tmp_path / "data", monkeypatch, plain=True)
+    batch = path.parent / "cifar-10-batches-bin" / "data_batch_2.bin"
+    batch.write_bytes(batch.read_bytes()[:-1] + b"x")
+    with pytest.raises(data.DataError, match="data_batch_2.bin: SHA-256"):
+        data.load("cifar10", "train", tmp_path / "data")
+
+
+@pytest.mark.parametrize("name", ["cifar-10-python.tar.gz", "cifar-10-batches-py"])
+def test_cifar10_pickles_are_never_read(name, tmp_path):
+    (tmp_path / name).mkdir()
+    with pytest.raises(data.DataError, match=rf"{name} holds pickles.*put cifar-10-binary.tar.gz"):
+        data.load("cifar10", "train", tmp_path)
+    with pytest.raises(data.DataError, match="pickles"):
+        data.load("cifar10", "train", tmp_path / name)
+
+
+WANTED = {"a/x.bin": 4}
+TARS = {
+    "outside": (tar({"../x.bin": b"abcd", "a/x.bin": b"abcd"}), r"member '../x.bin' lies outside"),
+    "absolute": (tar({"/etc/x.bin": b"abcd"}), "member '/etc/x.bin' lies outside"),
+    "a link": (tar({"a/x.bin": b""}, type=tarfile.SYMTYPE, linkname="/etc/passwd"), "must be a plain file of 4"),
+    "a device": (tar({"a/x.bin": b""}, type=tarfile.CHRTYPE), "must be a plain file of 4"),
+    "wrong size": (tar({"a/x.bin": b"abc"}), "of 3 bytes must be a plain file of 4"),
+    "absent": (tar({"a/y.bin": b"abcd"}), "has no member a/x.bin"),
+    "cut off": (tar({"a/x.bin": b"abcd"})[:-20], "cannot be read"),
+    "no archive": (b"<html>", "cannot be read"),
+    "bomb before it": (tar({"a/big": bytes(50_000_000), "a/x.bin": b"abcd"}), "larger than they should be"),
+    "bomb in it": (tar({"a/x.bin": bytes(50_000_000)}), "of 50000000 bytes must be"),
+}
+
+
+@pytest.mark.parametrize("case", TARS)
+def test_hostile_archive_is_one_line(case, tmp_path):
+    content, reason = TARS[case]
+    path = tmp_path / "x.tar.gz"
+    path.write_bytes(content)
+    tracemalloc.start()
+    with pytest.raises(data.DataError, match=reason) as caught:
+        read_tar(path, WANTED, 100_000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value) and peak < 2_000_000
+    assert list(tmp_path.iterdir()) == [path]
+    path.write_bytes(tar({"a/y.bin": b"....", "a/x.bin": b"abcd"}))
+    assert read_tar(path, WANTED, 100_000) == {"a/x.bin": b"abcd"}
+
+
+def test_sets_without_a_shipped_part_say_how_to_get_them():
+    for name, file in (("mnist", "train-images-idx3-ubyte.gz"), ("cifar10", "cifar-10-binary.tar.gz")):
+        with pytest.raises(data.DataError, match=rf"{name}: {file} is nowhere found: --download"):
+            data.load(name, "train")
+
+
+def test_what_is_known_of_the_named_sets():
+    for name, shape, digits in (("mnist", (60000, 28, 28), 64), ("cifar10", (10000, 3073), 64)):
+        record = data.RECORDS[name]
+        files = [file for split in record.splits.values() for file in split]
+        assert files[0].shape == shape and all(len(file.sha256) == digits for file in files)
+        assert len({file.sha256 for file in files}) == len(files)
+    assert data.RECORDS["cifar10"].flip and not data.RECORDS["mnist"].flip
+    assert data.RECORDS["cifar10"].archive.limit > 6 * 30_730_000
+
+
+def test_padding_to_32(small):
+    _, folder = small
+    plain = data.load("fashion-mnist", "train", folder)
+    padded = data.load("fashion-mnist", "train", folder, shape=(1, 32, 32), pad=True)
+    assert padded.images.shape == (3, 1, 32, 32) and padded.provenance.endswith("padded to 32")
+    np.testing.assert_array_equal(padded.images[..., 2:30, 2:30], plain.images)
+    edge = padded.images.copy()
+    edge[..., 2:30, 2:30] = 0
+    assert not edge.any() and data.to_float(padded.images)[0, 0, 0, 0] == -1 and padded.sha256 != plain.sha256
+    for shape, pad, reason in (((1, 32, 32), False, "--pad surrounds"), ((3, 32, 32), True, "takes"), ((1, 24, 24), True, "takes")):
+        with pytest.raises(data.DataError, match=reason):
+            data.load("fashion-mnist", "train", folder, shape=shape, pad=pad)
 
 
 def test_every_pixel_value_survives_the_way_there_and_back():

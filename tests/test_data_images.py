@@ -1,0 +1,315 @@
+"""A person's own images: folders and arrays become what the network takes, or one line says which file is wrong."""
+
+import argparse
+import os
+import struct
+import tracemalloc
+import zipfile
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bench import data
+from bench.data_images import read_image
+
+GREY, RGB = (1, 8, 8), (3, 8, 8)
+
+
+def picture(n, shape=(8, 8)):
+    return np.random.default_rng(n).integers(0, 256, shape, np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Twelve grey 8x8 PNGs, some in a subfolder, and a hidden file."""
+    where = tmp_path / "pngs"
+    (where / "more").mkdir(parents=True)
+    for n in range(12):
+        Image.fromarray(picture(n)).save(where / ("more" if n % 3 == 0 else ".") / f"{n:02}.png")
+    (where / ".DS_Store").write_bytes(b"hidden")
+    return where
+
+
+def load(path, split="train", shape=GREY, **options):
+    return data.load("images", split, path, shape=shape, **options)
+
+
+# Folders
+
+
+def test_folder_is_split_once_and_for_all(folder):
+    train, test = load(folder), load(folder, "test")
+    assert train.images.shape == (6, *GREY) and test.images.shape == (6, *GREY)
+    assert train.provenance == "images of pngs, train (6 of 12)" and not train.flip and train.labels is None
+    got = {image.tobytes() for image in np.concatenate([train.images, test.images])}
+    assert got == {picture(n).tobytes() for n in range(12)}
+    assert load(folder).sha256 == train.sha256
+    with pytest.raises(ValueError, match="read-only"):
+        train.images[0] = 0
+
+
+@pytest.mark.parametrize("count, held_out", [(2, 1), (3, 1), (255, 127), (256, 128), (1279, 128), (1290, 129), (50000, 5000)])
+def test_how_many_are_held_out(count, held_out):
+    test, train = (data._chosen(count, split, None) for split in ("test", "train"))
+    assert len(test) == held_out and sorted([*test, *train]) == list(range(count))
+    assert count < 255 or 0.4 < test.mean() / count < 0.6
+
+
+def test_own_train_and_test_folders_are_taken(folder):
+    (folder / "train").mkdir()
+    (folder / "test").mkdir()
+    Image.fromarray(picture(100)).save(folder / "train" / "a.png")
+    Image.fromarray(picture(101)).save(folder / "test" / "a.png")
+    np.testing.assert_array_equal(load(folder).images[0, 0], picture(100))
+    np.testing.assert_array_equal(load(folder, "test").images[0, 0], picture(101))
+
+
+def test_crop_is_central_and_scaling_antialiased(tmp_path):
+    wide = np.zeros((16, 40), np.uint8)
+    wide[:, 12:28] = np.indices((16, 16)).sum(0) % 2 * 255  # a checkerboard of single pixels in the middle, black around it
+    Image.fromarray(wide).save(tmp_path / "wide.png")
+    Image.fromarray(wide.T.copy()).save(tmp_path / "tall.png")
+    for name in ("wide.png", "tall.png"):
+        inner = read_image(tmp_path / name, GREY)[0, 1:-1, 1:-1]
+        assert inner.min() >= 120 and inner.max() <= 135  # nearest or plain bilinear would give 0 or 255
+    same = picture(1)
+    Image.fromarray(same).save(tmp_path / "same.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "same.png", GREY)[0], same)
+
+
+def test_colours_become_the_networks(tmp_path):
+    red = np.zeros((8, 8, 3), np.uint8)
+    red[..., 0] = 255
+    Image.fromarray(red).save(tmp_path / "red.png")
+    Image.fromarray(picture(0)).save(tmp_path / "grey.png")
+    assert set(read_image(tmp_path / "red.png", GREY).ravel()) == {76}  # 0.299 * 255
+    np.testing.assert_array_equal(read_image(tmp_path / "red.png", RGB), red.transpose(2, 0, 1))
+    np.testing.assert_array_equal(read_image(tmp_path / "grey.png", RGB), np.stack([picture(0)] * 3))
+
+
+def test_transparent_pixels_become_white_and_opaque_ones_stay(tmp_path):
+    rgba = np.zeros((8, 8, 4), np.uint8)
+    rgba[:, 4:, 3] = 255
+    Image.fromarray(rgba).save(tmp_path / "half.png")
+    palette = Image.fromarray(np.indices((8, 8))[1].astype(np.uint8) // 4).convert("P")
+    palette.putpalette([9, 9, 9, 100, 100, 100])
+    palette.save(tmp_path / "palette.gif", transparency=0)
+    for name, opaque in (("half.png", 0), ("palette.gif", 100)):
+        image = read_image(tmp_path / name, GREY)[0]
+        assert set(image[:, :4].ravel()) == {255} and set(image[:, 4:].ravel()) == {opaque}, name
+
+
+def test_exif_orientation_is_followed(tmp_path):
+    image = Image.new("L", (16, 16))
+    image.paste(255, (0, 0, 16, 8))  # white above
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned a quarter to the left: to be shown with the top on the right
+    image.save(tmp_path / "turned.jpg", exif=exif, quality=95)
+    upright = read_image(tmp_path / "turned.jpg", GREY)[0]
+    assert upright[:, 5:].min() > 200 and upright[:, :3].max() < 50
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.gif", "a.bmp", "a.pgm"])
+def test_formats(name, tmp_path):
+    Image.new("L", (8, 8), 77).save(tmp_path / name)
+    assert np.abs(read_image(tmp_path / name, GREY).astype(int) - 77).max() <= 2
+
+
+def png_bomb(w, h):
+    """A PNG of 70 bytes whose header says w x h."""
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    header = struct.pack(">IIBBBBB", w, h, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def write_png(path, **options):
+    Image.fromarray(picture(0)).save(path, **options)
+
+
+def wrong_crc(path):
+    write_png(path)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"IDAT") + 8] ^= 1
+    path.write_bytes(content)
+
+
+def truncated(path):
+    Image.fromarray(picture(0, (64, 64))).save(path)
+    path.write_bytes(path.read_bytes()[:-500])
+
+
+def animated(path):
+    Image.new("L", (8, 8)).save(path.with_suffix(".gif"), save_all=True, append_images=[Image.new("L", (8, 8), 255)])
+
+
+BROKEN = {
+    "truncated": (truncated, "x.png: is broken"),
+    "wrong checksum": (wrong_crc, "x.png: is broken"),
+    "no image": (lambda path: path.write_bytes(b"hello"), "x.png: is no PNG, JPEG"),
+    "empty file": (lambda path: path.write_bytes(b""), "x.png: is no PNG, JPEG"),
+    "table of labels": (lambda path: path.with_name("labels.csv").write_text("a,1"), "labels.csv: is no PNG"),
+    "PostScript, which Pillow hands to a program": (
+        lambda path: path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n"), "x.png: is no PNG"),
+    "too small": (lambda path: Image.new("L", (40, 7)).save(path), "x.png: 40 x 7 is smaller than the network's 8 x 8"),
+    "16 bits": (lambda path: Image.fromarray(picture(0).astype(np.uint16) * 257).save(path), "x.png: pixels of type I;16"),
+    "several frames": (animated, "x.gif: holds several frames"),
+    "bomb": (lambda path: path.write_bytes(png_bomb(16384, 8192)), "x.png: 16384 x 8192 are more than 67108864 pixels"),
+    "larger bomb": (lambda path: path.write_bytes(png_bomb(60000, 60000)), r"x.png: is broken: Image size \(3600000000 pixels\)"),
+    "pipe": (lambda path: os.mkfifo(path), "x.png: is no plain file"),
+    "loop of links": (lambda path: path.symlink_to(path.parent), "x.png: is no plain file"),
+    "link to nothing": (lambda path: path.symlink_to(path.parent / "nothing"), "x.png: is no plain file"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_one_bad_file_is_one_line_with_its_name(case, folder):
+    spoil, reason = BROKEN[case]
+    spoil(folder / "more" / "x.png")
+    tracemalloc.start()
+    with pytest.raises(data.DataError, match=reason) as caught:
+        for split in data.SPLITS:
+            load(folder, split)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert str(folder / "more") in str(caught.value) and "\n" not in str(caught.value) and peak < 20_000_000
+
+
+def test_folder_that_is_empty_missing_or_of_one_image(tmp_path):
+    with pytest.raises(data.DataError, match=f"{tmp_path}: no image in this folder"):
+        load(tmp_path)
+    with pytest.raises(data.DataError, match="nowhere: no such file or folder"):
+        load(tmp_path / "nowhere")
+    write_png(tmp_path / "one.png")
+    with pytest.raises(data.DataError, match="holds 1 image"):
+        load(tmp_path)
+    (tmp_path / "x.zip").write_bytes(b"")
+    with pytest.raises(data.DataError, match="x.zip: is no folder and no .npz or .npy file"):
+        load(tmp_path / "x.zip")
+
+
+def test_padding_keeps_small_images_and_scales_large_ones(folder):
+    Image.new("L", (40, 40), 255).save(folder / "large.png")
+    assert load(folder, shape=(1, 12, 12), pad=True).images.shape == (7, 1, 12, 12)
+    small = read_image(folder / "01.png", (1, 13, 13), pad=True)[0]
+    np.testing.assert_array_equal(small[2:10, 2:10], picture(1))
+    assert small.sum() == picture(1).sum()
+    assert read_image(folder / "large.png", (1, 12, 12), pad=True).min() == 255
+
+
+# Arrays
+
+
+def test_layouts_of_arrays(tmp_path):
+    path = tmp_path / "x.npy"
+    images = picture(0, (40, 8, 8, 3))
+    for layout, shape in ((images, RGB), (images.transpose(0, 3, 1, 2), RGB), (images[..., 0], GREY), (images[..., :1], GREY),
+                          (np.asfortranarray(images), RGB)):
+        np.save(path, layout)
+        both = np.concatenate([load(path, split, shape).images for split in data.SPLITS])
+        assert both.shape == (40, *shape)
+        assert {i.tobytes() for i in both} == {np.ascontiguousarray(i.transpose(2, 0, 1)[:shape[0]]).tobytes() for i in images}
+    assert load(path, shape=RGB).provenance == "images of x.npy, train (20 of 40)"
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_arrays_by_name(save, tmp_path):
+    path, a, b = tmp_path / "x.npz", picture(0, (4, 8, 8)), picture(1, (2, 8, 8))
+    save(path, x_train=a, y_train=np.arange(4), x_test=b, y_test=np.arange(2))
+    np.testing.assert_array_equal(load(path).images[:, 0], a)
+    np.testing.assert_array_equal(load(path, "test").images[:, 0], b)
+    for arrays in ({"images": a, "labels": np.arange(4)}, {"anything": a}, {"arr_0": a, "arr_1": np.arange(4)}):
+        save(path, **arrays)
+        assert len(load(path)) == 2 and len(load(path, "test")) == 2
+    save(path, first=a, second=a)
+    with pytest.raises(data.DataError, match="x.npz: which array are the images, of first, second"):
+        load(path)
+
+
+class Unpickled:
+    def __reduce__(self):
+        return pytest.fail, ("unpickled",)
+
+
+ARRAYS = {
+    "floats": (np.zeros((4, 8, 8), np.float32), "holds float32"),
+    "objects": (np.array([Unpickled(), None]), "holds object"),
+    "wrong size": (picture(0, (4, 9, 9)), r"images of shape \(1, 9, 9\), and the network takes \(1, 8, 8\)"),
+    "too few axes": (picture(0, (4, 8)), r"shape \(4, 8\) is not that of images with 1 channels"),
+    "wrong channels": (picture(0, (4, 8, 8, 3)), "is not that of images with 1 channels"),
+    "nothing": (picture(0, (0, 8, 8)), "take from 1 to"),
+    "scalar": (picture(0, ()), "is not that of images|holds"),
+}
+
+
+@pytest.mark.parametrize("case", ARRAYS)
+@pytest.mark.parametrize("suffix", ["npy", "npz"])
+def test_arrays_that_are_no_images(case, suffix, tmp_path):
+    array, reason = ARRAYS[case]
+    path = tmp_path / f"x.{suffix}"
+    np.save(path, array, allow_pickle=True) if suffix == "npy" else np.savez(path, array)
+    with pytest.raises(data.DataError, match=reason) as caught:
+        load(path)
+    assert f"x.{suffix}" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def lying_npy(shape, size=100):
+    header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode() + bytes(size)
+
+
+@pytest.mark.parametrize("shape", ["(1000000, 28, 28)", "(99999999999, 99999, 99999)", "(-1, 8, 8)", "(True, 8, 8)", "(" * 60,
+                                   "()"])
+def test_header_that_lies_costs_no_memory(shape, tmp_path):
+    (tmp_path / "x.npy").write_bytes(lying_npy(shape))
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as file:
+        file.writestr("images.npy", lying_npy(shape))
+    for name in ("x.npy", "x.npz"):
+        tracemalloc.start()
+        with pytest.raises(data.DataError, match=name):
+            load(tmp_path / name)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 2_000_000
+
+
+def test_zip_bomb_and_other_compressions_are_refused(tmp_path):
+    path = tmp_path / "x.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("images.npy", lying_npy("(1200000, 8, 8)", 76_800_000))
+    tracemalloc.start()
+    with pytest.raises(data.DataError, match="that claim to unpack to 76800128 are no images"):
+        load(path)
+    assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    tracemalloc.stop()
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as file:
+        file.writestr("images.npy", lying_npy("(4, 8, 8)", 256))
+    with pytest.raises(data.DataError, match="compression method 14"):
+        load(path)
+    path.write_bytes(b"PK\x03\x04 nothing more")
+    with pytest.raises(data.DataError, match="x.npz: cannot be read"):
+        load(path)
+
+
+# The command line
+
+
+def options(*arguments):
+    parser = argparse.ArgumentParser()
+    data.add_options(parser)
+    return parser.parse_args([str(a) for a in arguments])
+
+
+def test_data_alone_is_enough(folder, tmp_path):
+    """--data names the preset's set where its files are there, and else images."""
+    assert data.from_options(options("--data", folder), "fashion-mnist", GREY, "train").name == "images"
+    np.save(tmp_path / "x.npy", picture(0, (4, 8, 8)))
+    assert len(data.from_options(options("--data", tmp_path / "x.npy"), "cifar10", GREY, "train")) == 2
+    with pytest.raises(data.DataError, match="train-images-idx3-ubyte.gz: header says shape"):  # the shipped part is not the whole
+        data.from_options(options("--data", data.ASSETS / "fashion-mnist"), "fashion-mnist", (1, 28, 28), "train")
+    with pytest.raises(data.DataError, match="needs --data PATH"):
+        data.from_options(options("--dataset", "images"), "mnist", GREY, "train")
+    padded = data.from_options(options("--data", folder, "--pad"), "mnist", (1, 12, 12), "test")
+    assert padded.images.shape[1:] == (1, 12, 12)
