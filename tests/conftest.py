@@ -7,6 +7,7 @@ import os
 import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"  # networks here are tiny: waiting for a second thread costs four times the work itself
+os.environ["MS_DEV_LAUNCH_BLOCKING"] = "1"  # for the same reason, of MindSpore's threads outside graphs: seven times
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -23,9 +23,6 @@ from .training import Optimiser, Process
 from .unet import UNet
 
 DTYPES = {"float32": ms.float32}
-coefficients = functools.lru_cache(maxsize=32)(samplers.coefficients)
-
-
 _parsed: list[object] = []
 
 
@@ -214,11 +211,11 @@ class MindSporeBackend:
             ops.assign(mine, theirs)
         return self.view
 
-    def _loss(self, x0: Tensor, t: Tensor, noise: Tensor, coin: Tensor) -> Tensor:
-        return self.process(x0, t, noise, coin)
+    def _loss(self, x0: Tensor, t: Tensor, noise: Tensor, coin: Tensor, step: Tensor) -> Tensor:
+        return self.process(x0, t, noise, coin, step)
 
-    def _gradient(self, x0: Tensor, t: Tensor, noise: Tensor, coin: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        return self.gradient(x0, t, noise, coin)
+    def _gradient(self, x0: Tensor, t: Tensor, noise: Tensor, coin: Tensor, step: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        return self.gradient(x0, t, noise, coin, step)
 
     def _update(self, gradients: tuple[Tensor, ...], power1: Tensor, power2: Tensor, rate: Tensor, eps: Tensor,
                 ema_share: Tensor) -> Tensor:
@@ -227,7 +224,7 @@ class MindSporeBackend:
     def _inputs(self, batch: Batch) -> tuple[Tensor, ...]:
         coin = np.zeros(len(batch.t)) if batch.coin is None else batch.coin
         return (self.to_device(batch.x0), Tensor(batch.t.astype(np.int32)), self.to_device(batch.noise),
-                Tensor(coin.astype(np.float32)))
+                Tensor(coin.astype(np.float32)), Tensor(batch.step, ms.int32))
 
 
 def set_weights(network: nn.Cell, weights: Weights) -> None:

@@ -103,6 +103,31 @@ class AddShift(nn.Cell):
         return self.bias_add(h.reshape(1, n * c, height, width), shift.reshape(n * c)).reshape(n, c, height, width)
 
 
+class Dropout(nn.Cell):
+    """In training, zero a share p of the elements and divide the others by 1 - p.
+
+    A hash of `key` and the position says which: MindSpore's own random states can't be saved, and a resumed run would drop others.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def construct(self, x: Tensor, key: Tensor) -> Tensor:
+        """x of any shape; key () int32, another one for each step and layer."""
+        if self.p == 0 or not self.training:
+            return x
+        size = 1
+        for length in x.shape:
+            size *= length
+        h = ops.arange(size).astype(ms.int32) * -1640531535 + key * -2048144777  # odd constants; products wrap around
+        for shift, factor in ((15, 739982445), (12, 695872825)):
+            h = ops.bitwise_xor(h, ops.bitwise_right_shift(h, shift)) * factor
+        h = ops.bitwise_xor(h, ops.bitwise_right_shift(h, 15))
+        keep = ops.bitwise_and(h, 0xFFFFFF) >= int(self.p * 2**24)
+        return x * keep.reshape(x.shape).astype(x.dtype) / (1 - self.p)
+
+
 class TimeEmbedding(nn.Cell):
     """Two-layer perceptron on the sinusoidal embedding."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import mindspore as ms
 import numpy as np
@@ -58,29 +58,52 @@ class Process(nn.Cell):
             return x0
         return noise if self.config.objective == "eps" else self.at(self.signal, t) * noise - self.at(self.noise, t) * x0
 
-    def vlb_terms(self, x0: Tensor, xt: Tensor, t: Tensor, output: Tensor, variance: Tensor) -> Tensor:
-        """One term of the variational bound per image, bits per dimension, shape (N,) (DDPM equation 5)."""
-        mean_x0, mean_xt = self.at(self.mean_x0, t), self.at(self.mean_xt, t)
+    def network_t(self, t: Tensor) -> Tensor:
+        """What the network is told of t: t itself, or t x 1000/T in float32."""
+        return t.astype(ms.float32) * (1000 / self.config.timesteps) if self.config.rescale_timesteps else t
+
+    def model_log_variance(self, variance: Tensor, t: Tensor) -> Tensor:
+        """log variance of p(x_{t-1} | x_t); `variance` is the second half of the output's channels, unused where it is fixed."""
+        if self.config.variance == "learned":
+            return variance
         small, large = self.at(self.log_variance_min, t), self.at(self.log_variance_max, t)
-        mean = mean_x0 * self.x0_from_output(xt, t, output) + mean_xt * xt
+        if self.config.variance == "small":
+            return small
+        if self.config.variance == "large":
+            return ops.where(t.reshape(-1, 1, 1, 1) == 0, small, large) if self.config.large_variance_first else large
         share = (variance + 1) / 2
-        log_variance = variance if self.config.variance == "learned" else share * large + (1 - share) * small
+        return share * large + (1 - share) * small
+
+    def vlb_terms(self, x0: Tensor, xt: Tensor, t: Tensor, output: Tensor, variance: Tensor, clip: bool = False) -> Tensor:
+        """One term of the variational bound per image, bits per dimension, shape (N,) (DDPM equation 5)."""
+        mean_x0, mean_xt, small = self.at(self.mean_x0, t), self.at(self.mean_xt, t), self.at(self.log_variance_min, t)
+        x0_hat = self.x0_from_output(xt, t, output)
+        mean = mean_x0 * (x0_hat.clamp(-1, 1) if clip else x0_hat) + mean_xt * xt
+        log_variance = self.model_log_variance(variance, t)
         true_mean = mean_x0 * x0 + mean_xt * xt
         kl = 0.5 * (log_variance - small - 1 + (small - log_variance).exp() + (true_mean - mean) ** 2 * (-log_variance).exp())
-        nll = discretised_nll(x0, mean, 0.5 * log_variance)
+        nll = discretised_nll(x0, mean, 0.5 * log_variance, approximate_cdf if self.config.approximate_cdf else ndtr)
         return ops.where(t.reshape(-1, 1, 1, 1) == 0, nll, kl).mean((1, 2, 3)) / math.log(2)
 
-    def construct(self, x0: Tensor, t: Tensor, noise: Tensor, coin: Tensor) -> Tensor:
-        """The training loss of one batch, a scalar (`reference.diffusion.loss`); `coin` (N,) serves self-conditioning alone."""
+    def prior_bits(self, x0: Tensor) -> Tensor:
+        """KL(q(x_T | x_0) || N(0, 1)) per image, bits per dimension, shape (N,)."""
+        mean, variance = self.signal[-1] * x0, self.noise[-1] ** 2
+        return 0.5 * (variance - 1 - variance.log() + mean**2).mean((1, 2, 3)) / math.log(2)
+
+    def construct(self, x0: Tensor, t: Tensor, noise: Tensor, coin: Tensor, step: Tensor) -> Tensor:
+        """The training loss of one batch, a scalar (`reference.diffusion.loss`).
+
+        `coin` (N,) serves self-conditioning alone, `step` () int32 dropout alone.
+        """
         config = self.config
         channels = x0.shape[1]
-        xt = self.q_sample(x0, t, noise)
+        xt, told = self.q_sample(x0, t, noise), self.network_t(t)
         inputs = xt
         if config.self_conditioning:
-            first = self.network(ops.cat((xt, ops.zeros_like(xt)), axis=1), t)[:, :channels]
+            first = self.network(ops.cat((xt, ops.zeros_like(xt)), axis=1), told, step)[:, :channels]
             x0_hat = ops.stop_gradient(self.x0_from_output(xt, t, first))
             inputs = ops.cat((xt, x0_hat * coin.reshape(-1, 1, 1, 1)), axis=1)
-        output = self.network(inputs, t)
+        output = self.network(inputs, told, step)
         mean = output[:, :channels]
         error = mean - self.target(x0, t, noise)
         per_image = (error.square() if config.loss == "l2" else error.abs()).mean((1, 2, 3))
@@ -108,11 +131,16 @@ def ndtr(x: Tensor) -> Tensor:
     return ops.where(x < 0, tail, 1 - tail)
 
 
-def discretised_nll(x0: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
+def approximate_cdf(x: Tensor) -> Tensor:
+    """Distribution function of the standard normal in the code of Ho et al. and IDDPM; the tanh formula of Page 1977."""
+    return (1 + ops.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2
+
+
+def discretised_nll(x0: Tensor, mean: Tensor, log_scale: Tensor, cdf: Callable[[Tensor], Tensor]) -> Tensor:
     """-log probability of 8-bit pixels in [-1, 1] under a Gaussian cut into bins of 2/255 (DDPM equation 13), nats."""
     inverse = (-log_scale).exp()
-    upper = ndtr((x0 - mean + 1 / 255) * inverse)
-    lower = ndtr((x0 - mean - 1 / 255) * inverse)
+    upper = cdf((x0 - mean + 1 / 255) * inverse)
+    lower = cdf((x0 - mean - 1 / 255) * inverse)
     upper, lower = ops.where(x0 > 0.999, ops.ones_like(upper), upper), ops.where(x0 < -0.999, ops.zeros_like(lower), lower)
     return -(upper - lower).clamp(min=1e-12).log()
 

@@ -11,7 +11,7 @@ from mindspore import Tensor, nn, ops
 
 from reference.config import ModelConfig
 
-from .layers import AddShift, Attention, Conv2d, Downsample, GroupNorm, Linear, TimeEmbedding, Upsample, time_proj
+from .layers import AddShift, Attention, Conv2d, Downsample, Dropout, GroupNorm, Linear, TimeEmbedding, Upsample, time_proj
 
 SAME = (1, 1, 1, 1)
 
@@ -26,15 +26,15 @@ class Resnet(nn.Cell):
         self.time_emb_proj = Linear(4 * config.block_out_channels[0], cout)
         self.add_shift = AddShift(tuned)
         self.norm2 = GroupNorm(cout, config, tuned)
-        self.dropout = nn.Dropout(p=config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.conv2 = Conv2d(cout, cout, 3, SAME, 1, tuned)
         self.conv_shortcut = Conv2d(cin, cout, 1, (0, 0, 0, 0), 1, tuned) if cin != cout else nn.Identity()
 
-    def construct(self, x: Tensor, shift: Tensor) -> Tensor:
-        """x (N, cin, H, W), shift (N or 1, cout) to (N, cout, H, W)."""
+    def construct(self, x: Tensor, shift: Tensor, key: Tensor) -> Tensor:
+        """x (N, cin, H, W), shift (N or 1, cout), key of the dropout () int32, to (N, cout, H, W)."""
         h = self.conv1(ops.silu(self.norm1(x)))
         h = self.add_shift(h, shift)
-        h = self.conv2(self.dropout(ops.silu(self.norm2(h))))
+        h = self.conv2(self.dropout(ops.silu(self.norm2(h)), key))
         return self.conv_shortcut(x) + h
 
 
@@ -95,14 +95,17 @@ class UNet(nn.Cell):
                 shifts += (resnet.time_emb_proj(temb),)
         return shifts
 
-    def denoise(self, x: Tensor, time_shifts: tuple[Tensor, ...]) -> Tensor:
-        """Output (N, out_channels, H, W) for x (N, in_channels, H, W); shifts are (N, cout), or (1, cout) where all t agree."""
-        n = 0
+    def denoise(self, x: Tensor, time_shifts: tuple[Tensor, ...], step: Tensor | int = 0) -> Tensor:
+        """Output (N, out_channels, H, W) for x (N, in_channels, H, W); shifts are (N, cout), or (1, cout) where all t agree.
+
+        `step`, of training, decides what dropout drops.
+        """
+        n, key = 0, step * len(time_shifts)
         h = self.conv_in(x)
         skips: tuple[Tensor, ...] = (h,)
         for block in self.down_blocks:
             for j in range(len(block.resnets)):
-                h = block.resnets[j](h, time_shifts[n])
+                h = block.resnets[j](h, time_shifts[n], key + n)
                 n += 1
                 if block.attends:
                     h = block.attentions[j](h)
@@ -110,15 +113,15 @@ class UNet(nn.Cell):
             if block.down:
                 h = block.downsamplers[0](h)
                 skips += (h,)
-        h = self.mid_block.resnets[0](h, time_shifts[n])
+        h = self.mid_block.resnets[0](h, time_shifts[n], key + n)
         h = self.mid_block.attentions[0](h)
-        h = self.mid_block.resnets[1](h, time_shifts[n + 1])
+        h = self.mid_block.resnets[1](h, time_shifts[n + 1], key + n + 1)
         n += 2
         last = len(skips)
         for block in self.up_blocks:
             for j in range(len(block.resnets)):
                 last -= 1
-                h = block.resnets[j](ops.cat((h, skips[last]), axis=1), time_shifts[n])
+                h = block.resnets[j](ops.cat((h, skips[last]), axis=1), time_shifts[n], key + n)
                 n += 1
                 if block.attends:
                     h = block.attentions[j](h)
@@ -126,6 +129,6 @@ class UNet(nn.Cell):
                 h = block.upsamplers[0](h)
         return self.conv_out(ops.silu(self.conv_norm_out(h)))
 
-    def construct(self, x: Tensor, t: Tensor) -> Tensor:
+    def construct(self, x: Tensor, t: Tensor, step: Tensor | int = 0) -> Tensor:
         """Output (N, out_channels, H, W) for x (N, in_channels, H, W) and t (N,) as the network is told it."""
-        return self.denoise(x, self.time_shifts(t))
+        return self.denoise(x, self.time_shifts(t), step)

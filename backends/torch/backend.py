@@ -16,7 +16,7 @@ from reference import weights as names
 from reference.conventions import Plan
 from reference.weights import Weights
 
-from . import samplers
+from . import processes, samplers
 from .training import Optimiser, Process
 from .unet import UNet
 
@@ -43,9 +43,10 @@ class TorchBackend:
     """`backends.protocol.Backend` in torch. Weights, optimiser and samples are float32 (float64 where spec.dtype is)."""
 
     def __init__(self, spec: Spec) -> None:
-        self.spec, self.device, self.tuned = spec, find_device(spec.device), spec.mode == "tuned"
+        self.spec, self.device, self.tuned = spec, find_device(processes.own_device(spec)), spec.mode == "tuned"
         if spec.dtype not in DTYPES:
             raise DeviceError(f"dtype={spec.dtype!r}: the torch backend has {', '.join(DTYPES)}")
+        processes.join(spec, self.device)
         self.dtype = torch.float64 if spec.dtype == "float64" else torch.float32
         # Convolutions without a change of layout: with `layers.NormSiLU` 1.1 times the images/s of NCHW on CPU; tensor cores
         # want it on CUDA. On CPU in bfloat16 torch's channels_last takes 1.6 times as long instead.
@@ -56,6 +57,7 @@ class TorchBackend:
         self.network = UNet(spec.model).to(self.device, self.dtype)
         self.network.to(memory_format=self.layout)  # type: ignore[call-overload]
         self.ema = copy.deepcopy(self.network).eval().requires_grad_(False)
+        self.trained = processes.averaged(self.network, spec)
         self.process = Process(spec.diffusion, self.device)
         self.optimiser = Optimiser(spec.optim, self.network, self.ema, self.tuned)
         self.step_count = 0
@@ -68,8 +70,9 @@ class TorchBackend:
         return torch.tensor(array, device=self.device)
 
     def to_host(self, tensor: Tensor) -> np.ndarray:
-        """Copy back, waiting for the result."""
-        return tensor.detach().cpu().contiguous().numpy()
+        """Copy back, waiting for the result; bfloat16, which NumPy lacks, becomes float32."""
+        tensor = tensor.detach().cpu().contiguous()
+        return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
     def synchronize(self, *results: Tensor) -> None:
         """Return when all queued work is done."""
@@ -128,15 +131,19 @@ class TorchBackend:
 
     def loss_and_gradients(self, batch: Batch) -> tuple[Tensor, Weights]:
         """Scalar loss and gradients by canonical name, before clipping."""
-        loss = self._backward(batch)
+        loss = self._backward(batch, self.network)
         return loss, {name: self.to_host(cast(Tensor, p.grad)).copy() for name, p in self.network.named_parameters()}
 
     def train_step(self, batch: Batch) -> Tensor:
         """One optimiser and EMA step; the loss stays on the device."""
-        loss = self._backward(batch)
+        loss = self._backward(batch, self.trained)
         self.optimiser.step(batch.step)
         self.step_count = batch.step + 1
-        return loss
+        return processes.mean(loss, self.spec.processes)
+
+    def mean(self, value: float) -> float:
+        """The mean over the processes; waits for all."""
+        return float(processes.mean(torch.tensor(value, dtype=torch.float64, device=self.device), self.spec.processes))
 
     def sample(self, x: Tensor, plan: Plan, noise: Callable[[int], np.ndarray] | None = None, *, ema: bool = True,
                on_step: Callable[[int], None] | None = None) -> Tensor:
@@ -168,17 +175,18 @@ class TorchBackend:
         self.step_count = int(state["step"])
         self.optimiser.load_state(state)
 
-    def _backward(self, batch: Batch) -> Tensor:
+    def _backward(self, batch: Batch, trained: torch.nn.Module) -> Tensor:
         self.network.train()
         self.optimiser.adam.zero_grad(set_to_none=True)
         if self.spec.model.dropout:
-            torch.manual_seed(batch.step)  # so that a resumed run drops what the uninterrupted one dropped
+            # So that a resumed run drops what the uninterrupted one dropped.
+            torch.manual_seed(batch.step * self.spec.processes + self.spec.rank)
         x0, noise = self.to_device(batch.x0).to(self.dtype), self.to_device(batch.noise).to(self.dtype)
         coin = None if batch.coin is None else self.to_device(batch.coin)
 
         def network(x: Tensor, t: Tensor) -> Tensor:
             with self._autocast():
-                return self.network(self._layout(x), t).to(self.dtype)
+                return trained(self._layout(x), t).to(self.dtype)
 
         loss = self.process.loss(network, x0, self.to_device(batch.t), noise, coin)
         loss.backward()
