@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,13 @@ class Cells:
         """Whether the cell is finished and may be used again."""
         return not self.fresh and (self.folder(name, key) / "result.json").exists()
 
+    @contextmanager
+    def shared(self, name: str) -> Iterator[Path]:
+        """A folder for what several cells do together, for one run at a time."""
+        folder = _made(self.work / name)
+        with FileLock(folder / ".lock"):
+            yield folder
+
     def run(self, name: str, key: dict[str, Any], compute: Callable[[Path], rows.Row]) -> rows.Row:
         """The cell's row: from its finished file, or computed, written and appended to the results.
 
@@ -60,12 +68,8 @@ class Cells:
         when its row is safe. Another run that does the same cell at this moment is waited for. The row is appended after
         `result.json` is there; where the process died in between, the next run finds the row missing and appends it.
         """
-        folder = self.folder(name, key)
+        folder = _made(self.folder(name, key))
         result, scratch = folder / "result.json", folder / SCRATCH
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise files.FileError(f"{folder}: can't be made: {error.strerror}") from error
         with FileLock(folder / ".lock"):
             if self.done(name, key):
                 row = _parse(result)
@@ -81,6 +85,14 @@ class Cells:
             rows.append(self.rows_folder, row, once=True)
             shutil.rmtree(scratch, ignore_errors=True)
         return row
+
+
+def _made(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise files.FileError(f"{folder}: can't be made: {error.strerror}") from error
+    return folder
 
 
 def _parse(result: Path) -> rows.Row:

@@ -66,6 +66,15 @@ def load(session: Session, weights: str) -> dict[str, Any]:
     return {}
 
 
+def weights(session: Session, out: str) -> dict[str, Any]:
+    """Weights and EMA, as `weights/NAME` and `ema/NAME`, to an .npz file."""
+    backend = _backend(session)
+    with files.replacing(Path(out)) as file:
+        np.savez(file, **{f"{kind}/{name}": value for kind, ema in (("weights", False), ("ema", True))
+                          for name, value in backend.weights(ema=ema).items()})
+    return {}
+
+
 def tables(session: Session, plan: dict[str, Any], out: str) -> dict[str, Any]:
     """The plan's coefficients as the framework computes them, to an .npz file."""
     with files.replacing(Path(out)) as file:
@@ -201,4 +210,4 @@ def _plan(session: Session, values: dict[str, Any]) -> Plan:
 
 
 COMMANDS: dict[str, Callable[..., dict[str, Any]]] = {
-    f.__name__: f for f in (create, info, load, tables, forward, loss, train, time_train, time_sample, sample)}
+    f.__name__: f for f in (create, info, load, weights, tables, forward, loss, train, time_train, time_sample, sample)}

@@ -15,18 +15,17 @@ import os
 import shlex
 import sys
 import tempfile
-from contextlib import ExitStack
 from pathlib import Path
 
 if __name__ == "__main__":  # the script's own folder stands first on the path; the packages are beside it
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import backends
+from backends.protocol import Spec
 from bench import checkpoint, data, extractor, report, training
 from bench.cells import Cells
 from bench.config import PRESETS, ROOT, get_preset
 from bench.job import Job, Run, with_options
-from bench.worker import Worker, WorkerError
 from reference import weights
 from reference.config import ConfigError, require
 from reference.conventions import CONVENTIONS
@@ -40,9 +39,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--eta", default="0", help="one or more of [0, 1] or sigma_hat, separated by commas")
     p.add_argument("--backends", help=f"of {', '.join(backends.names())}; default: all that are installed")
     p.add_argument("--preset", default="quick", help=f"of {', '.join(PRESETS)}")
-    p.add_argument("--dataset", help=f"of {', '.join(data.RECORDS)}")
-    p.add_argument("--data", help="folder that holds the data set's files")
-    p.add_argument("--download", action="store_true", help="fetch the data set where no file of it is found")
+    data.add_options(p)
     p.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N or ascend")
     p.add_argument("--dtype", default="float32", help="of the network: float32, bfloat16, float16 or float64")
     p.add_argument("--samples", type=int, help="images per sampling cell")
@@ -53,6 +50,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="CPU threads of each backend")
     p.add_argument("--save-every", type=float, default=training.SAVE_EVERY, help="seconds between training states")
+    p.add_argument("--timeout", type=float, default=900.0, help="seconds without progress after which a worker is given up")
+    p.add_argument("--check-determinism", action="store_true", help="run a training and a sampling twice and compare the bits")
     p.add_argument("--out", type=Path, default=ROOT / "results", help="folder of rows, figures and report")
     p.add_argument("--fresh", action="store_true", help="do finished cells again")
     p.add_argument("--dry-run", action="store_true", help="print the resolved config and the cells, and stop")
@@ -93,10 +92,11 @@ def resolve(args: argparse.Namespace) -> tuple[Job, list[str]]:
     for name in ("samples", "train_steps", "batch_size", "threads"):
         value = getattr(args, name)
         require(value is None or value >= 1, f"--{name.replace('_', '-')}", value, "must be at least 1")
+    for name, least in (("save_every", 0.0), ("timeout", 1.0)):
+        value = getattr(args, name)
+        require(value >= least, f"--{name.replace('_', '-')}", value, f"must be at least {least:g} seconds")
     require(args.seed >= 0, "--seed", args.seed, "must be 0 or more")
-    preset = with_options(get_preset(args.preset), dataset=args.dataset, samples=args.samples, train_steps=args.train_steps,
-                          batch_size=args.batch_size)
-    require(preset.dataset in data.RECORDS, "--dataset", preset.dataset, f"must be one of {', '.join(data.RECORDS)}")
+    preset = with_options(get_preset(args.preset), samples=args.samples, train_steps=args.train_steps, batch_size=args.batch_size)
     require(preset.samples >= 2 * extractor.WIDTH, "--samples", preset.samples,
             f"the metric needs at least twice its feature width, {2 * extractor.WIDTH}")
     chosen, absent = choose_backends(args.backends)
@@ -111,18 +111,15 @@ def resolve(args: argparse.Namespace) -> tuple[Job, list[str]]:
             initial = weights.initialise(model, args.seed)
         else:
             weights.check(trained, preset.model, str(folder))
-    dataset = data.load(preset.dataset, "train", args.data, download=args.download)
-    shape = (preset.model.out_channels, preset.model.sample_size, preset.model.sample_size)
-    require(dataset.images.shape[1:] == shape, "--weights", str(folder),
-            f"the network makes images of shape {shape}, data set {preset.dataset} has {dataset.images.shape[1:]}")
-    held_out = data.load(preset.dataset, "test", args.data, download=args.download)
+    shape = Spec(preset.model, preset.diffusion, preset.optim, args.device, args.dtype).image_shape
+    dataset, held_out = (data.from_options(args, preset.dataset, shape, split) for split in data.SPLITS)
+    preset = with_options(preset, dataset=dataset.name)
     require(preset.samples <= len(held_out), "--samples", preset.samples,
             f"the metric's floor is that of as many held-out images, and there are {len(held_out)}")
     job = Job(preset, initial, trained, tuple(steps), etas, chosen, args.device, args.dtype, args.convention, args.seed, dataset,
-              held_out, args.threads, args.save_every)
+              held_out, args.threads, args.save_every, args.timeout, args.check_determinism)
     for s, eta in job.cells:
         job.plan(s, eta)
-    _ = job.spec
     return job, absent
 
 
@@ -143,18 +140,10 @@ def run(args: argparse.Namespace, command: str) -> int:
     if args.dry_run:
         print(describe(job, absent))
         return 0
-    with ExitStack() as stack:
-        logs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ddim-bench-")))
-        spec = {"model": job.preset.model.to_dict(), "diffusion": job.preset.diffusion.to_dict(),
-                "optim": job.preset.optim.to_dict(), "device": job.device, "dtype": job.dtype}
-        workers, missing = {}, list(absent)
-        for name in job.backends:  # started before anything is written: a device that is absent is the user's mistake
-            worker = stack.enter_context(Worker(name, spec, job.threads, logs / f"{name}.log"))
-            try:
-                worker.call("create")
-                workers[name] = worker
-            except WorkerError as error:
-                missing.append(f"missing: all cells of {name}: {error}")
+    cells = Cells(args.out, args.fresh)
+    with tempfile.TemporaryDirectory(prefix="ddim-bench-") as logs, Run(job, cells, Path(logs)) as this:
+        this.missing += absent
+        this.start_all()  # before anything is written: a device that is absent is the user's mistake
         try:
             args.out.mkdir(parents=True, exist_ok=True)
             probe = args.out / ".writable"
@@ -162,9 +151,6 @@ def run(args: argparse.Namespace, command: str) -> int:
             probe.unlink()
         except OSError as error:
             raise ConfigError(f"--out={str(args.out)!r}: {error.strerror}: must be a folder that can be written") from None
-        cells = Cells(args.out, args.fresh)
-        this = Run(job, cells, workers)
-        this.missing += missing
         this.all()
     if cells.reused:
         print(f"{cells.reused} finished cells were used again; --fresh does them again")
@@ -184,6 +170,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return run(parser().parse_args(argv), shlex.join(["python", "bench/run.py", *argv]))
     except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:  # a full disk, a folder that is gone
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -1,7 +1,9 @@
 """Train a checkpoint for as long as asked and ship it: `python -m bench.train --steps 20000 --save FOLDER`.
 
 Goes on from its last good state when the same command is started again. The finished folder is a diffusers pipeline with the
-EMA weights, `loss.csv`, and `training.json` with the command, seed, time and machine.
+EMA weights, `loss.csv`, and `training.json` with the command, seed, time and machine. On several processes:
+`torchrun --nproc-per-node N --max-restarts 3 -m bench.train ...` or `msrun --worker_num=N --local_worker_num=N --join=True
+bench/train.py ...`.
 """
 
 from __future__ import annotations
@@ -13,11 +15,14 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+if __name__ == "__main__":  # msrun starts scripts only, whose own folder stands first on the path
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
 from tqdm import tqdm
 
 import backends
 from backends.protocol import Spec
-from bench import checkpoint, data, environment, training
+from bench import checkpoint, data, distributed, environment, training
 from bench.config import ROOT, get_preset
 from reference import weights
 from reference.config import ConfigError, require
@@ -27,20 +32,21 @@ def main(argv: list[str] | None = None) -> int:
     """Command line; exit codes as `bench.run`'s."""
     parser = argparse.ArgumentParser(prog="python -m bench.train", description=__doc__.splitlines()[0])
     parser.add_argument("--preset", default="quick")
-    parser.add_argument("--backend", default="torch")
+    parser.add_argument("--backend", help="default: torch, or that of the launcher")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--mode", default="tuned")
     parser.add_argument("--steps", type=int, required=True, help="optimiser steps; the learning rate decays over them")
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--data", help="folder of the data set's files")
+    data.add_options(parser)
     parser.add_argument("--save-every", type=float, default=training.SAVE_EVERY, help="seconds between states")
     parser.add_argument("--save", type=Path, required=True, help="folder of the finished pipeline")
     args = parser.parse_args(argv)
     try:
+        args.backend = distributed.launched().backends(args.backend) or "torch"
         train(args, ["python", "-m", "bench.train", *(sys.argv[1:] if argv is None else argv)])
-    except ConfigError as error:
+    except (ConfigError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except training.TrainingError as error:
@@ -55,21 +61,27 @@ def main(argv: list[str] | None = None) -> int:
 def train(args: argparse.Namespace, command: list[str]) -> None:
     """Train, saving states beside `args.save`, then write the pipeline folder."""
     preset = get_preset(args.preset)
+    require(args.save_every >= 0, "--save-every", args.save_every, "must be at least 0 seconds")
     require(args.steps > preset.optim.warmup_steps, "--steps", args.steps,
             f"must exceed the warm-up's {preset.optim.warmup_steps}")
     optim = replace(preset.optim, total_steps=args.steps)
-    spec = Spec(preset.model, preset.diffusion, optim, args.device, args.dtype, args.mode)
+    launch = distributed.launched()
+    spec = Spec(preset.model, preset.diffusion, optim, args.device, args.dtype, args.mode, launch.rank, launch.processes)
+    distributed.serve_as_scheduler(spec)
     batch_size = args.batch_size or preset.batch_size
-    dataset = data.load(preset.dataset, "train", args.data)
+    dataset = data.from_options(args, preset.dataset, spec.image_shape, "train")
     backend = backends.load(args.backend).create(spec)
     backend.load_weights(weights.initialise(preset.model, args.seed))
     config = {"backend": args.backend, "dataset": dataset.sha256}
-    with tqdm(total=args.steps, desc=f"train {args.backend}", mininterval=2) as bar:
+    with tqdm(total=args.steps, desc=f"train {args.backend}", mininterval=2, disable=spec.rank > 0) as bar:
         done = training.fit(backend, spec, dataset.images, seed=args.seed, steps=args.steps, batch_size=batch_size,
                             flip=dataset.flip, states=args.save.with_name(args.save.name + ".states"), config=config,
                             save_every=args.save_every, on_step=lambda n, _: bar.update(n - bar.n))
+    if spec.rank > 0:
+        return
     about = {
         "command": shlex.join(command), "seconds": round(done.seconds + done.first_seconds, 1), "starts": done.starts,
+        "processes": spec.processes,
         "skipped_steps": done.skipped, "config": config | {
             "model": spec.model.to_dict(), "diffusion": spec.diffusion.to_dict(), "optim": optim.to_dict(), "seed": args.seed,
             "batch_size": batch_size, "dtype": args.dtype},

@@ -51,17 +51,19 @@ def digest(weights: Weights) -> str:
 def batch_of(spec: Spec, images: NDArray[np.uint8], seed: int, step: int, size: int, flip: bool) -> Batch:
     """The inputs of one training step."""
     return streams.training_batch(seed, images, step, size, spec.diffusion.timesteps, flip=flip,
-                                  self_conditioning=spec.diffusion.self_conditioning)
+                                  self_conditioning=spec.diffusion.self_conditioning, rank=spec.rank, processes=spec.processes)
 
 
 def fit(backend: Backend, spec: Spec, images: NDArray[np.uint8], *, seed: int, steps: int, batch_size: int, flip: bool,
         states: Path | None = None, config: Mapping[str, Any] | None = None, save_every: float = SAVE_EVERY,
-        on_step: Callable[[int, int], object] | None = None) -> Fit:
+        on_step: Callable[[int, int], object] | None = None,
+        on_losses: Callable[[int, NDArray[np.float64]], object] | None = None) -> Fit:
     """Train on steps 0 .. steps - 1 of the streams, from the weights that `backend` holds.
 
     images: (N, C, H, W) uint8. With `states`, a folder, the state is saved there every `save_every` seconds and after the last
     step, and training goes on from the newest one. `config` is what must agree for that beside the spec and the arguments here,
-    such as the data's hash. `on_step(done, steps)` is called after each step was queued.
+    such as the data's hash. `on_step(done, steps)` is called after each step was queued,
+    `on_losses(step, losses)` with the losses from that step on whenever they were read.
 
     Raises `TrainingError`, and `CheckpointError` where a state is damaged, of another config or can't be written.
     """
@@ -75,6 +77,9 @@ def fit(backend: Backend, spec: Spec, images: NDArray[np.uint8], *, seed: int, s
         losses[:start], seconds, starts = state.pop("losses"), float(state.pop("seconds")), int(state.pop("starts")) + 1
         backend.load_state(state)
         good = f"of step {start} in {states}"
+    if spec.processes > 1:
+        require(backend.mean(start) == start, "step", start, f"process {spec.rank} found this state in {states} and another one "
+                "did not: all processes must see the same files")
     pending: list[Any] = []
     began = saved = time.perf_counter()
     for step in range(start, steps):
@@ -82,8 +87,11 @@ def fit(backend: Backend, spec: Spec, images: NDArray[np.uint8], *, seed: int, s
             pending.append(backend.train_step(batch_of(spec, images, seed, step, batch_size, flip)))
             due = step + 1 == steps or time.perf_counter() - saved >= save_every
             if step == start or len(pending) >= COLLECT_EVERY or due:
-                losses[step + 1 - len(pending):step + 1] = [float(backend.to_host(loss)) for loss in pending]
+                unread = step + 1 - len(pending)
+                losses[unread:step + 1] = [float(backend.to_host(loss)) for loss in pending]
                 pending.clear()
+                if on_losses:
+                    on_losses(unread, losses[unread:step + 1])
         except Exception as error:
             if not out_of_memory(error):
                 raise
@@ -98,7 +106,7 @@ def fit(backend: Backend, spec: Spec, images: NDArray[np.uint8], *, seed: int, s
         if step == start:
             first = time.perf_counter() - began
             began += first
-        if states is not None and due:
+        if states is not None and due and spec.rank == 0:  # all processes hold the same state, and go on from the same file
             seconds += time.perf_counter() - began
             arrays = dict(backend.state())
             if not all(np.isfinite(value).all() for value in arrays.values()):  # the next loss would show it, too late
@@ -120,14 +128,14 @@ def _diverged(step: int, loss: float, spec: Spec, good: str) -> str:
 
 def _advice(backend: Backend, spec: Spec, images: NDArray[np.uint8], seed: int, step: int, size: int, flip: bool) -> str:
     """Names the largest of half, a quarter, .. of the batch whose gradients fit."""
-    fits = size // 2
-    while fits >= 1:
+    fits = size // spec.processes // 2 * spec.processes
+    while fits >= spec.processes:
         try:
             backend.to_host(backend.loss_and_gradients(batch_of(spec, images, seed, step, fits, flip))[0])
             break
         except Exception as error:
             if not out_of_memory(error):
                 raise
-        fits //= 2
-    what = f"a batch of {fits} fits" if fits else "not even a batch of 1 fits"
+        fits = fits // spec.processes // 2 * spec.processes
+    what = f"a batch of {fits} fits" if fits else f"not even a batch of {spec.processes} fits"
     return f"batch_size={size}: out of memory at training step {step}; {what}"

@@ -1,0 +1,147 @@
+"""What the main job holds each backend against: the NumPy oracle, the first backend, and its own run the second time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backends.protocol import Batch
+from bench import files, streams
+from bench.cells import SCRATCH
+from bench.rows import Row
+from bench.training import digest
+from reference import diffusion, samplers, schedules, unet
+
+if TYPE_CHECKING:
+    from bench.job import Run
+
+# Largest accepted errors by dtype of the network. "images" is the largest pixel difference of the backends' images at eta = 0.
+TOLERANCES: dict[str, dict[str, float]] = {
+    "float32": {"tables": 1e-10, "forward": 2e-5, "loss": 1e-5, "sampling": 1e-4, "images": 1e-3, "losses": 1e-5},
+    "float64": {"tables": 1e-10, "forward": 1e-9, "loss": 1e-9, "sampling": 1e-9, "images": 1e-8, "losses": 1e-9},
+    "bfloat16": {"tables": 1e-10, "forward": 1e-1, "loss": 2e-2, "sampling": 5e-1, "images": 2.0, "losses": 5e-2},
+    "float16": {"tables": 1e-10, "forward": 1e-2, "loss": 2e-3, "sampling": 1e-1, "images": 1.0, "losses": 1e-2},
+}
+ORACLE_IMAGES, ORACLE_STEPS = 2, 10
+GATED_STEPS = 100  # above it, the images of two backends are compared and reported without a verdict
+GATED_LOSSES = 10
+TWICE_STEPS = 10  # of training, and of sampling, that the determinism check runs twice
+
+
+def oracle(run: Run, backend: str) -> None:
+    """Tables, one forward pass, one training loss and two short sampling paths against the oracle."""
+    job, tolerances = run.job, TOLERANCES[run.job.dtype]
+    key = job.key(backend, stage="oracle", weights=digest(job.trained), cells=[[s, str(e)] for s, e in job.cells])
+
+    def compute(folder: Path) -> Row:
+        scratch = folder / SCRATCH
+        run.load(backend, scratch, job.trained)
+        worst = 0.0
+        for steps, eta in job.cells:
+            args = {"steps": steps, "eta": eta, "convention": job.convention}
+            run.call(backend, "tables", "tables", plan=args, out=str(scratch / "tables.npz"))
+            tables = samplers.coefficients(job.plan(steps, eta))
+            with np.load(scratch / "tables.npz") as file:
+                worst = max(worst, *(relative_error(file[name], table) for name, table in tables.items()))
+        shape, T = job.spec.image_shape, job.preset.diffusion.timesteps
+        ids = np.arange(4)
+        x = streams.normal(job.seed, "check", ids, shape)
+        t = np.linspace(0, T - 1, len(ids)).round()
+        found = _forward(run, backend, scratch, x, t)
+        expected = unet.forward(job.trained, job.preset.model, x, t)
+        values = {"tables": worst, "forward": float(np.abs(found - expected).max())}
+        batch = streams.training_batch(job.seed, job.dataset.images, 0, 8, T, flip=job.dataset.flip)
+        values["loss"] = _loss_error(run, backend, scratch, batch)
+        steps = min(ORACLE_STEPS, *job.steps)
+        found = run.draw(backend, scratch / "oracle.npy", np.arange(ORACLE_IMAGES), steps, 0.0)["images"]
+        x_T = streams.normal(job.seed, "x_T", np.arange(ORACLE_IMAGES), shape).astype(np.float64)
+        expected = samplers.sample(lambda x, t: unet.forward(job.trained, job.preset.model, x, t), x_T, job.plan(steps, 0.0))
+        values["sampling"] = float(np.abs(found - expected).max() / max(1.0, np.abs(expected).max()))
+        return run.row("check", f"{backend} oracle", key,
+                       {name: verdict(error, tolerances[name]) for name, error in values.items()})
+
+    run.cell("oracle", key, compute)
+
+
+def _forward(run: Run, backend: str, folder: Path, x: NDArray[Any], t: NDArray[Any]) -> NDArray[Any]:
+    with files.replacing(folder / "inputs.npz") as file:
+        np.savez(file, x=x, t=t)
+    run.call(backend, "forward", "forward", inputs=str(folder / "inputs.npz"), out=str(folder / "outputs.npy"))
+    return np.load(folder / "outputs.npy")
+
+
+def _loss_error(run: Run, backend: str, folder: Path, batch: Batch) -> float:
+    job = run.job
+    bars = schedules.alpha_bars(schedules.betas(job.preset.diffusion))
+    xt = diffusion.q_sample(batch.x0, batch.t, batch.noise, bars)
+    output = unet.forward(job.trained, job.preset.model, xt, batch.t)
+    expected = diffusion.loss(job.preset.diffusion, batch.x0, batch.t, batch.noise, output)
+    with files.replacing(folder / "batch.npz") as file:
+        np.savez(file, ids=batch.ids, x0=batch.x0, t=batch.t, noise=batch.noise)
+    found = run.call(backend, "loss", "loss", batch=str(folder / "batch.npz"))["loss"]
+    return abs(found - expected) / abs(expected)
+
+
+def determinism(run: Run, backend: str) -> None:
+    """A short training and a stochastic sampling, in this worker and again in a fresh one: bit-equal, or by how much not."""
+    job, p = run.job, run.job.preset
+    key = job.key(backend, stage="determinism", weights=digest(job.initial), optim=p.optim.to_dict(), dataset=job.dataset.sha256,
+                  batch_size=p.batch_size, samples=p.sample_batch)
+
+    def once(folder: Path) -> dict[str, NDArray[Any]]:
+        steps = min(TWICE_STEPS, p.diffusion.timesteps)
+        run.load(backend, folder, job.initial)
+        with files.replacing(folder / "images.npy") as file:
+            np.save(file, job.dataset.images)
+        reply = run.call(backend, "train", "train twice", steps=TWICE_STEPS, batch_size=p.batch_size, seed=job.seed,
+                         images=str(folder / "images.npy"), flip=job.dataset.flip)
+        run.call(backend, "weights", "weights", out=str(folder / "trained.npz"))
+        with np.load(folder / "trained.npz") as file:
+            weights = np.concatenate([file[name].ravel() for name in sorted(file.files)])
+        drawn = run.draw(backend, folder / "drawn.npy", np.arange(p.sample_batch), steps, 1.0)
+        return {f"losses of {TWICE_STEPS} steps": np.array(reply["losses"]), "weights and EMA after them": weights,
+                f"images of S={steps}, eta=1": drawn["images"]}
+
+    def compute(folder: Path) -> Row:
+        first = once(folder / SCRATCH)
+        run.start(backend)
+        second = once(folder / SCRATCH)
+        values = {name: verdict(float(np.abs(a - second[name]).max()), None) | {"bit_equal": a.tobytes() == second[name].tobytes()}
+                  for name, a in first.items()}
+        return run.row("check", f"{backend} itself", key, values)
+
+    run.cell("determinism", key, compute)
+
+
+def losses(run: Run, trained: list[Row]) -> None:
+    """The first losses of each further backend against the first one's."""
+    for other in trained[1:]:
+        a, b = (np.array(r.values["losses"][:GATED_LOSSES]) for r in (trained[0], other))
+        key = run.job.key(f"{trained[0].backend} {other.backend}", stage="losses", rows=[trained[0].created, other.created])
+        values = {f"losses_of_{len(a)}_steps": verdict(relative_error(b, a), TOLERANCES[run.job.dtype]["losses"])}
+        run.keep("losses", "check", key, values)
+
+
+def images(run: Run, steps: int, eta: float | str) -> None:
+    """The images of one cell of each further backend against the first one's."""
+    have = [b for b in run.job.backends if (b, steps, str(eta)) in run.images]
+    for other in have[1:]:
+        keys = [run.job.trained_key(b, steps, eta) | {"stage": "sample"} for b in (have[0], other)]
+        a, b = (np.load(run.cells.folder("sample", k) / "images.npy") for k in keys)
+        gate = TOLERANCES[run.job.dtype]["images"] if steps <= GATED_STEPS else None
+        key = run.job.trained_key(f"{have[0]} {other}", steps, eta) | {"stage": "images"}
+        run.keep("images", "check", key, {"images": verdict(float(np.abs(a - b).max()), gate)})
+
+
+def relative_error(found: NDArray[Any], expected: NDArray[Any]) -> float:
+    """Largest |found - expected| / |expected|, absolute where expected is 0."""
+    scale = np.where(expected == 0, 1.0, np.abs(expected))
+    return float(np.max(np.abs(found - expected) / scale))
+
+
+def verdict(error: float, tolerance: float | None) -> dict[str, Any]:
+    """One comparison, as rows hold it; without a tolerance it is reported and always ok."""
+    return {"error": error, "tolerance": tolerance, "ok": tolerance is None or bool(error <= tolerance)}
