@@ -10,13 +10,18 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-SCHEDULES = ("linear", "quad", "cosine", "sigmoid", "sigmoid_alpha_bar", "sigmoid_alpha_bar_float32", "tutorial")
+import numpy as np
+
+from . import schedules
+
+SCHEDULES = tuple(schedules.BETAS)
 OBJECTIVES = ("eps", "x0", "v")
 LOSSES = ("l2", "l1")
 LOSS_WEIGHTS = ("none", "p2", "min_snr")
 VARIANCES = ("small", "large", "learned", "learned_range")
 DOWN_BLOCKS = ("DownBlock2D", "AttnDownBlock2D")
 UP_BLOCKS = ("UpBlock2D", "AttnUpBlock2D")
+SMALLEST_ALPHA_BAR = 2.0**-252  # its root is the smallest normal float32
 
 
 class ConfigError(ValueError):
@@ -143,7 +148,9 @@ class DiffusionConfig(_Record):
     """The forward process, what the network predicts and how it is trained.
 
     `schedule` names a row of the schedule table; `beta_scaling` multiplies both ends of it by 1000/T (IDDPM, lucidrains).
-    `variance` is the reverse process's; the two learned ones double the network's output channels.
+    `variance` is the reverse process's; the two learned ones double the network's output channels. `rescale_timesteps` tells the
+    network t x 1000/T. `large_variance_first` and `approximate_cdf` change the variational bound alone: the large variance takes
+    beta_tilde_1 at t = 0, and the likelihood a tanh formula for the normal distribution function.
     """
 
     schedule: str = "linear"
@@ -160,6 +167,9 @@ class DiffusionConfig(_Record):
     p2_k: float = 1.0
     min_snr_gamma: float = 5.0
     self_conditioning: bool = False
+    rescale_timesteps: bool = False
+    large_variance_first: bool = False
+    approximate_cdf: bool = False
 
     def __post_init__(self) -> None:
         _freeze(self)
@@ -179,6 +189,17 @@ class DiffusionConfig(_Record):
                 "zero_terminal_snr has alpha_bar = 0 at the last step, where eps says nothing about x0; use v or x0")
         for name in ("p2_gamma", "p2_k", "min_snr_gamma"):
             require(0 <= getattr(self, name) < float("inf"), name, getattr(self, name), "must be finite and not negative")
+        self.check_tables()
+
+    def check_tables(self, float32_tables: bool = False) -> None:
+        """Refuse a T too large for its betas, or betas too small: 1/sqrt(alpha_bar) must be a float32, 1 - alpha_bar above 0."""
+        alpha_bars = schedules.alpha_bars(schedules.betas(self), float32_tables)
+        kept = alpha_bars[:-1] if self.zero_terminal_snr else alpha_bars
+        rule = f"schedule {self.schedule} takes alpha_bar from {alpha_bars[0]:.6g} to {alpha_bars[-1]:.3g}: it must fall "
+        require(bool(kept[-1] >= SMALLEST_ALPHA_BAR), "timesteps", self.timesteps,
+                rule + f"no further than {SMALLEST_ALPHA_BAR:.1e}; beta_scaling keeps linear betas there for every T")
+        require(bool(alpha_bars[0] < 1 and (float32_tables or (np.diff(alpha_bars) < 0).all())), "beta_start, beta_end",
+                (self.beta_start, self.beta_end), rule + f"below 1 and at every step in float{32 if float32_tables else 64}")
 
     @property
     def learned_variance(self) -> bool:

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from . import timesteps
 from .config import VARIANCES, DiffusionConfig, require
+from .diffusion import network_t
 
 CLEAN = -1  # the virtual state after the last step, whose alpha_bar is `Plan.final_alpha_bar`
 PURE_NOISE = -2  # the virtual state of alpha_bar = 0
@@ -17,7 +20,13 @@ PURE_NOISE = -2  # the virtual state of alpha_bar = 0
 
 @dataclass(frozen=True)
 class Convention:
-    """One code's choices. Sources are named by `CONVENTIONS`; `plain` is ours and has none of the others' quirks."""
+    """One code's choices. Sources are named by `CONVENTIONS`; `plain` is ours and has none of the others' quirks.
+
+    What hangs on a framework's own rounding is left out; relative sizes at T = 1000: torch's float32 exp in diffusers' sigmoid
+    schedule (betas 2.2e-7, alpha_bar 1.2e-7) and its float32 root in the zero-SNR rescale (betas 3.9e-3, alpha_bar 1.3e-5);
+    float32 arithmetic on tables, where sqrt(1 - alpha_bar_prev - sigma^2) at eta = 1 is 3.6e-5 off near alpha_bar = 0 and from
+    alpha_bar = 0 may be the root of a negative number, NaN; lucidrains' float32 copies of its tables (1 - alpha_bar 5.3e-4).
+    """
 
     name: str
     source: str
@@ -30,27 +39,30 @@ class Convention:
     variance: str = "large"  # DDPM's reverse variance where the caller names none
     log_variance_first: str = "second"  # beta_tilde is 0 at the last step: "second" = the step before's, "floor" = 1e-20
     large_variance_first: bool = False  # the large variance, too, takes beta_tilde of the step before at the last step
+    approximate_cdf: bool = False  # the likelihood's normal distribution function is a tanh formula, up to 2e-4 off
     previous_ddim: str = "next"  # "next" in the list, or "ratio": t - T // S
     float32_tables: bool = False
-    float32_sigmoid: bool = False  # the ends of the sigmoid alpha_bar schedule are rounded to float32
+    float32_schedules: tuple[str, ...] = ()  # schedules of which the code has the variant `..._float32`
     gate_ddim: str = "list_end"  # no noise on the last step of the list, or "clean": on a step to alpha_bar = 1 only
     gate_ddpm: str = "list_end"  # the same, or "t_positive": none at t = 0 only
-    rescale_timesteps: bool = False  # the network is told t x 1000/T
+    rescale_timesteps: bool = False  # the network is told t x 1000/T, a float32 product
     encode: str = "paper"  # `make_encode_plan` says what "paper", "shifted" and "destination" are
 
 
 CONVENTIONS = {c.name: c for c in (
     Convention("plain", "this project", rederive_eps=True),
-    Convention("ho2020", "github.com/hojonathanho/diffusion", spacing="all", clip_ddim="clip", large_variance_first=True),
+    Convention("ho2020", "github.com/hojonathanho/diffusion", spacing="all", clip_ddim="clip", large_variance_first=True,
+               approximate_cdf=True),
     Convention("song2021", "github.com/ermongroup/ddim", float32_tables=True, gate_ddpm="t_positive"),
     Convention("nichol2021", "github.com/openai/improved-diffusion", beta_scaling=True, spacing="linspace",
-               clip_ddim="clip", rederive_eps=True, variance="small", large_variance_first=True, rescale_timesteps=True,
-               encode="shifted"),
+               clip_ddim="clip", rederive_eps=True, variance="small", large_variance_first=True,
+               approximate_cdf=True, rescale_timesteps=True, encode="shifted"),
     Convention("diffusers", "github.com/huggingface/diffusers", clip_ddim="clip", variance="small",
-               log_variance_first="floor", previous_ddim="ratio", float32_tables=True, gate_ddim="clean",
-               gate_ddpm="t_positive", encode="destination"),
+               log_variance_first="floor", previous_ddim="ratio", float32_tables=True, float32_schedules=("linear", "quad"),
+               gate_ddim="clean", gate_ddpm="t_positive", encode="destination"),
     Convention("lucidrains", "github.com/lucidrains/denoising-diffusion-pytorch", beta_scaling=True, spacing="trailing",
-               clip_ddim="clip", rederive_eps=True, variance="small", log_variance_first="floor", float32_sigmoid=True),
+               clip_ddim="clip", rederive_eps=True, variance="small", log_variance_first="floor",
+               float32_schedules=("sigmoid_alpha_bar",)),
 )}
 
 
@@ -77,7 +89,6 @@ class Plan:
     final_alpha_bar: str
     float32_tables: bool
     log_variance_first: str
-    large_variance_first: bool
     convention: str
 
     @property
@@ -100,6 +111,20 @@ def get_convention(name: str) -> Convention:
     """The convention of this name; `ConfigError` lists the valid ones."""
     require(name in CONVENTIONS, "convention", name, f"must be one of {', '.join(CONVENTIONS)}")
     return CONVENTIONS[name]
+
+
+def adopt(diffusion: DiffusionConfig, convention: str) -> DiffusionConfig:
+    """The process as this convention's code defines and trains it: betas, the network's t, the bound. Raises `ConfigError`."""
+    c = get_convention(convention)
+    variant = "_float32" if diffusion.schedule in c.float32_schedules else ""
+    out = replace(
+        diffusion, schedule=diffusion.schedule + variant,
+        beta_scaling=diffusion.beta_scaling or (c.beta_scaling and diffusion.schedule == "linear"),
+        rescale_timesteps=diffusion.rescale_timesteps or c.rescale_timesteps,
+        large_variance_first=diffusion.large_variance_first or c.large_variance_first,
+        approximate_cdf=diffusion.approximate_cdf or c.approximate_cdf)
+    out.check_tables(c.float32_tables)
+    return out
 
 
 def make_plan(
@@ -134,10 +159,7 @@ def make_plan(
             f"the network was built for variance {diffusion.variance}")
     final_alpha_bar = final_alpha_bar or c.final_alpha_bar
     require(final_alpha_bar in ("one", "first"), "final_alpha_bar", final_alpha_bar, "must be one or first")
-    if c.beta_scaling and diffusion.schedule == "linear":
-        diffusion = replace(diffusion, beta_scaling=True)
-    if c.float32_sigmoid and diffusion.schedule == "sigmoid_alpha_bar":
-        diffusion = replace(diffusion, schedule="sigmoid_alpha_bar_float32")
+    diffusion = adopt(diffusion, convention)
     T = diffusion.timesteps
     path = tuple(timesteps.path(T, steps, spacing or c.spacing, convention)[::-1])
     previous = (*path[1:], CLEAN)
@@ -150,9 +172,9 @@ def make_plan(
         "t_positive": [int(t > 0) for t in path],
     }[c.gate_ddim if sampler == "ddim" else c.gate_ddpm]
     return Plan(
-        diffusion, sampler, path, previous, _network_t(path, T, c), tuple(gate), scale, sigma_hat, variance, clip,
+        diffusion, sampler, path, previous, _network_t(path, diffusion), tuple(gate), scale, sigma_hat, variance, clip,
         threshold_ratio, c.rederive_eps if rederive_eps is None else rederive_eps, final_alpha_bar, c.float32_tables,
-        c.log_variance_first, c.large_variance_first, convention,
+        c.log_variance_first, convention,
     )
 
 
@@ -170,15 +192,15 @@ def make_encode_plan(diffusion: DiffusionConfig, steps: int | tuple[int, ...], *
     path = decode.timesteps[::-1]
     if c.encode == "shifted":
         return replace(decode, timesteps=path, previous=(*path[1:], PURE_NOISE),
-                       network_t=_network_t(path, diffusion.timesteps, c), noise_gate=(0,) * len(path))
+                       network_t=_network_t(path, decode.diffusion), noise_gate=(0,) * len(path))
     require(diffusion.objective != "x0", "objective", diffusion.objective,
             "a clean image and its x0 prediction leave eps undefined: encoding needs eps or v")
     destination = c.encode == "destination"
     told = path if destination else (path[0], *path[:-1])
     return replace(decode, timesteps=decode.previous[::-1], previous=path, noise_gate=(0,) * len(path),
-                   network_t=_network_t(told, diffusion.timesteps, c), clip=decode.clip if destination else "none",
+                   network_t=_network_t(told, decode.diffusion), clip=decode.clip if destination else "none",
                    rederive_eps=False)
 
 
-def _network_t(path: tuple[int, ...], T: int, c: Convention) -> tuple[float, ...]:
-    return tuple(t * 1000 / T if c.rescale_timesteps else float(t) for t in path)
+def _network_t(path: tuple[int, ...], diffusion: DiffusionConfig) -> tuple[float, ...]:
+    return tuple(network_t(diffusion, np.array(path)).tolist())

@@ -5,6 +5,8 @@ Shapes: images (N, C, H, W), t (N,) integers in 0..T-1. SNR(t) = alpha_bar / (1 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
@@ -17,6 +19,12 @@ Index = NDArray[np.int64]
 
 def _at(table: Array, t: Index) -> Array:
     return table[t].reshape(-1, 1, 1, 1)
+
+
+def network_t(config: DiffusionConfig, t: Index) -> Array:
+    """What the network is told of t, float64: t itself, or with `config.rescale_timesteps` t x 1000/T in float32, as IDDPM does."""
+    scale = np.float32(1000 / config.timesteps if config.rescale_timesteps else 1)
+    return (t.astype(np.float32) * scale).astype(np.float64)
 
 
 def q_sample(x0: Array, t: Index, noise: Array, alpha_bars: Array) -> Array:
@@ -93,7 +101,8 @@ def posterior_mean(x0: Array, xt: Array, t: Index, schedule: Schedule) -> Array:
 def model_log_variance(config: DiffusionConfig, variance: Array, t: Index, schedule: Schedule) -> Array:
     """log variance of p(x_{t-1} | x_t); `variance` is the second half of the output's channels, unused where it is fixed.
 
-    Learned range: exp(v log beta + (1 - v) log beta_tilde), v from [-1, 1] to [0, 1] (IDDPM equation 15).
+    Learned range: exp(v log beta + (1 - v) log beta_tilde), v from [-1, 1] to [0, 1] (IDDPM equation 15). At t = 0 the small
+    variance is beta_tilde_1, and so is the large one with `config.large_variance_first`.
     """
     small = _at(schedule.posterior_log_variance, t)
     if config.variance == "learned":
@@ -102,7 +111,7 @@ def model_log_variance(config: DiffusionConfig, variance: Array, t: Index, sched
         return small
     large = np.log(_at(schedule.betas, t))
     if config.variance == "large":
-        return large
+        return np.where(t.reshape(-1, 1, 1, 1) == 0, small, large) if config.large_variance_first else large
     share = (variance + 1) / 2
     return share * large + (1 - share) * small
 
@@ -112,10 +121,15 @@ def normal_kl(mean1: Array, logvar1: Array, mean2: Array, logvar2: Array) -> Arr
     return 0.5 * (logvar2 - logvar1 - 1 + np.exp(logvar1 - logvar2) + (mean1 - mean2) ** 2 * np.exp(-logvar2))
 
 
-def discretised_nll(x0: Array, mean: Array, log_scale: Array) -> Array:
+def approximate_cdf(x: Array) -> Array:
+    """Distribution function of the standard normal in the code of Ho et al. and IDDPM; the tanh formula of Page 1977."""
+    return (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))) / 2
+
+
+def discretised_nll(x0: Array, mean: Array, log_scale: Array, cdf: Callable[[Array], Array] = ndtr) -> Array:
     """-log probability of 8-bit pixels in [-1, 1] under a Gaussian cut into bins of 2/255 (DDPM equation 13), nats."""
     inverse = np.exp(-log_scale)
-    upper, lower = ndtr((x0 - mean + 1 / 255) * inverse), ndtr((x0 - mean - 1 / 255) * inverse)
+    upper, lower = cdf((x0 - mean + 1 / 255) * inverse), cdf((x0 - mean - 1 / 255) * inverse)
     upper, lower = np.where(x0 > 0.999, 1, upper), np.where(x0 < -0.999, 0, lower)
     return -np.log(np.maximum(upper - lower, 1e-12))
 
@@ -131,7 +145,7 @@ def vlb_terms(config: DiffusionConfig, x0: Array, xt: Array, t: Index, output: A
     mean = posterior_mean(x0_hat, xt, t, schedule)
     log_variance = model_log_variance(config, variance, t, schedule)
     kl = normal_kl(posterior_mean(x0, xt, t, schedule), _at(schedule.posterior_log_variance, t), mean, log_variance)
-    nll = discretised_nll(x0, mean, 0.5 * log_variance)
+    nll = discretised_nll(x0, mean, 0.5 * log_variance, approximate_cdf if config.approximate_cdf else ndtr)
     return np.where(t.reshape(-1, 1, 1, 1) == 0, nll, kl).mean(axis=(1, 2, 3)) / np.log(2)
 
 

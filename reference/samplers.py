@@ -63,26 +63,28 @@ def coefficients(plan: Plan) -> Coefficients:
         eps_from_x, eps_from_output, eps_from_x0 = 1 / noise, zero, -signal / noise
 
     # alpha between neighbours of the path, IDDPM equation 19; encoding has ab_prev < ab, even 0, and needs no variance.
-    alpha = ab / np.maximum(ab_prev, 1e-300)
-    beta = np.maximum(1 - alpha, 0)
+    alpha = np.minimum(ab / np.maximum(ab_prev, 1e-300), 1)
+    beta = 1 - alpha
     beta_tilde = beta * (1 - ab_prev) / np.maximum(1 - ab, TINY)
     log_variance_max = np.log(np.maximum(beta, TINY))
     log_variance_min = np.log(np.maximum(beta_tilde, TINY))
     if plan.previous[-1] == CLEAN and plan.log_variance_first == "second" and plan.steps > 1:
         log_variance_min[-1] = log_variance_min[-2]
-    if plan.previous[-1] == CLEAN and plan.large_variance_first and plan.variance == "large":
+    if plan.previous[-1] == CLEAN and plan.diffusion.large_variance_first and plan.variance == "large":
         log_variance_max[-1] = log_variance_min[-1]
     if plan.sampler == "ddim":
         sigma = plan.eta * np.sqrt(beta_tilde)  # DDIM equation 16
         prev_from_x0, prev_from_x = np.sqrt(ab_prev), zero
-        prev_from_eps = np.sqrt(np.maximum(1 - ab_prev - sigma**2, 0))
+        # 1 - ab_prev - sigma^2 without its cancellation, which for eta = 1 leaves rounding alone where ab is near 0.
+        left = 1 - plan.eta**2 + plan.eta**2 * alpha * (1 - ab_prev) / np.maximum(1 - ab, TINY)
+        prev_from_eps = np.sqrt((1 - ab_prev) * left)
         if plan.sigma_hat:
             sigma = np.sqrt(beta)
     else:
         # DDPM equation 7
         prev_from_x0, prev_from_x = np.sqrt(ab_prev) * beta / (1 - ab), np.sqrt(alpha) * (1 - ab_prev) / (1 - ab)
         prev_from_eps = zero
-        sigma = np.exp(0.5 * (log_variance_min if plan.variance == "small" else log_variance_max))
+        sigma = np.exp(0.5 * log_variance_min) if plan.variance == "small" else np.sqrt(beta)
     return {
         "alpha_bar": ab, "alpha_bar_prev": ab_prev, "network_t": np.array(plan.network_t),
         "x0_from_x": x0_from_x, "x0_from_output": x0_from_output,

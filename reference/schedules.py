@@ -8,11 +8,13 @@ Discrete time is t = 0..T-1, where t = 0 already carries one noising step. `alph
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .config import DiffusionConfig
+if TYPE_CHECKING:
+    from .config import DiffusionConfig  # which checks itself by these tables
 
 Array = NDArray[np.float64]
 MAX_BETA = 0.999  # IDDPM, section 3.2: keeps the last steps of the cosine schedule from being singular
@@ -22,9 +24,23 @@ def _sigmoid(x: Array) -> Array:
     return 1 / (1 + np.exp(-x))
 
 
+def _float32(x: Array) -> Array:
+    return x.astype(np.float32).astype(np.float64)
+
+
 def _betas_from_alpha_bar(alpha_bar: Array) -> Array:
     """Betas of T steps from alpha_bar at T + 1 points that begin at the clean image; clipped at `MAX_BETA`."""
     return np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], MAX_BETA)
+
+
+def torch_linspace(start: float, end: float, n: int) -> Array:
+    """`torch.linspace` in float32, n points: its step is a float32, and the second half is filled from the end backwards, with
+    fused multiply-adds, which one rounding of the float64 value equals."""
+    start, end = np.float64(np.float32(start)), np.float64(np.float32(end))
+    step = np.float64(np.float32(np.float32(end - start) / np.float32(max(n - 1, 1))))
+    i = np.arange(n)
+    points = np.where(i < max(n // 2, 1), start + step * i, end - step * (n - 1 - i))
+    return _float32(points)
 
 
 def linear(T: int, beta_start: float, beta_end: float) -> Array:
@@ -61,12 +77,23 @@ def sigmoid_alpha_bar_float32(T: int, beta_start: float, beta_end: float) -> Arr
     return _betas_from_alpha_bar(end - _sigmoid(np.arange(T + 1) / T * 6 - 3))
 
 
+def linear_float32(T: int, beta_start: float, beta_end: float) -> Array:
+    """`linear` as diffusers builds it, by a float32 linspace: not always the float32 nearest to `linear`."""
+    return torch_linspace(beta_start, beta_end, T)
+
+
+def quad_float32(T: int, beta_start: float, beta_end: float) -> Array:
+    """`quad` as diffusers builds it, in float32 throughout."""
+    return _float32(torch_linspace(beta_start**0.5, beta_end**0.5, T) ** 2)
+
+
 def tutorial(T: int, beta_start: float, beta_end: float) -> Array:
     """T + 1 linear points of which the first is never used, as tutorials that count t = 1..T write it."""
     return np.linspace(beta_start, beta_end, T + 1)[1:]
 
 
-BETAS = {f.__name__: f for f in (linear, quad, cosine, sigmoid, sigmoid_alpha_bar, sigmoid_alpha_bar_float32, tutorial)}
+BETAS = {f.__name__: f for f in (linear, quad, cosine, sigmoid, sigmoid_alpha_bar, tutorial, linear_float32, quad_float32,
+                                 sigmoid_alpha_bar_float32)}
 
 
 def zero_terminal_snr(betas: Array) -> Array:
@@ -92,7 +119,7 @@ def alpha_bars(betas: Array, float32_tables: bool = False) -> Array:
     """
     if float32_tables:
         alphas = np.float32(1) - betas.astype(np.float32)
-        return np.cumprod(alphas, dtype=np.float64).astype(np.float32).astype(np.float64)
+        return _float32(np.cumprod(alphas, dtype=np.float64))
     return np.cumprod(1 - betas)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from .config import ConfigError, require
+from .schedules import torch_linspace
 
 
 def _check(T: int, S: int, rule: str, least: int = 1) -> None:
@@ -108,12 +109,8 @@ def _diffusers_trailing(T: int, S: int) -> list[int]:
 
 
 def _lucidrains(T: int, S: int) -> list[int]:
-    """torch.linspace(-1, T - 1, S + 1) in float32, truncated. torch fills its second half from the end backwards, with fused
-    multiply-adds, which one rounding of the float64 value equals."""
-    step = float(np.float32(T) / np.float32(S))
-    i = np.arange(S + 1)
-    points = np.where(i < (S + 1) // 2, -1 + step * i, T - 1 - step * (S - i)).astype(np.float32)
-    return [int(t) for t in points[1:]]
+    """torch.linspace(-1, T - 1, S + 1) in float32, truncated."""
+    return [int(t) for t in torch_linspace(-1, T - 1, S + 1)[1:]]
 
 
 def _all_steps(T: int, S: int) -> list[int]:

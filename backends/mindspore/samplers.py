@@ -47,26 +47,28 @@ def coefficients(plan: Plan) -> Coefficients:
         eps_from_x, eps_from_output, eps_from_x0 = 1 / noise, zero, -signal / noise
 
     # alpha between neighbours of the path, IDDPM equation 19; encoding has ab_prev < ab, even 0, and needs no variance.
-    alpha = ab / ab_prev.maximum(f64(1e-300))
-    beta = (1 - alpha).clamp(min=0)
+    alpha = (ab / ab_prev.maximum(f64(1e-300))).clamp(max=1)
+    beta = 1 - alpha
     beta_tilde = beta * (1 - ab_prev) / (1 - ab).maximum(f64(TINY))
     log_variance_max = ops.log(beta.maximum(f64(TINY)))
     log_variance_min = ops.log(beta_tilde.maximum(f64(TINY)))
     if plan.previous[-1] == CLEAN and plan.log_variance_first == "second" and plan.steps > 1:
         log_variance_min[-1] = log_variance_min[-2]
-    if plan.previous[-1] == CLEAN and plan.large_variance_first and plan.variance == "large":
+    if plan.previous[-1] == CLEAN and plan.diffusion.large_variance_first and plan.variance == "large":
         log_variance_max[-1] = log_variance_min[-1]
     if plan.sampler == "ddim":
         sigma = f64(plan.eta) * ops.sqrt(beta_tilde)  # DDIM equation 16
         prev_from_x0, prev_from_x = ops.sqrt(ab_prev), zero
-        prev_from_eps = ops.sqrt((1 - ab_prev - sigma**2).clamp(min=0))
+        # 1 - ab_prev - sigma^2 without its cancellation, which for eta = 1 leaves rounding alone where ab is near 0.
+        left = f64(1 - plan.eta**2) + f64(plan.eta**2) * alpha * (1 - ab_prev) / (1 - ab).maximum(f64(TINY))
+        prev_from_eps = ops.sqrt((1 - ab_prev) * left)
         if plan.sigma_hat:
             sigma = ops.sqrt(beta)
     else:
         # DDPM equation 7
         prev_from_x0, prev_from_x = ops.sqrt(ab_prev) * beta / (1 - ab), ops.sqrt(alpha) * (1 - ab_prev) / (1 - ab)
         prev_from_eps = zero
-        sigma = ops.exp(0.5 * (log_variance_min if plan.variance == "small" else log_variance_max))
+        sigma = ops.exp(0.5 * log_variance_min) if plan.variance == "small" else ops.sqrt(beta)
     return {
         "alpha_bar": ab, "alpha_bar_prev": ab_prev, "network_t": Tensor(plan.network_t, ms.float64),
         "x0_from_x": x0_from_x, "x0_from_output": x0_from_output,
@@ -129,6 +131,21 @@ def _sigma(variance: Tensor, i: int, plan: Plan, c: Coefficients) -> Tensor:
         share = (variance + 1) / 2
         variance = share * c["log_variance_max"][i] + (1 - share) * c["log_variance_min"][i]
     return c["noise_gate"][i] * ops.exp(0.5 * variance)
+
+
+def slerp(a: Tensor, b: Tensor, share: float) -> Tensor:
+    """Spherical interpolation between two latents (C, H, W) (DDIM equation 67); share 0 gives a, 1 gives b."""
+    u, v = a.astype(ms.float64).flatten(), b.astype(ms.float64).flatten()
+    theta = ops.acos(((u * v).sum() / ops.sqrt((u * u).sum() * (v * v).sum())).clamp(-1, 1))
+    if ops.sin(theta) < 1e-12:
+        return (1 - share) * a + share * b
+    first, second = (ops.sin(f64(s) * theta) / ops.sin(theta) for s in (1 - share, share))
+    return (first * a + second * b).astype(a.dtype)
+
+
+def mix(a: Tensor, b: Tensor, share: float) -> Tensor:
+    """DDPM's interpolation of two images diffused to the same t (section 4.3, appendix D.3): (1 - share) a + share b."""
+    return (1 - share) * a + share * b
 
 
 def sample(network: Callable[[Tensor, int, Tensor], Tensor], x: Tensor, plan: Plan, c: Coefficients,

@@ -26,6 +26,14 @@ def _linspace(start: float, end: float, steps: int) -> Tensor:
     return ops.linspace(f64(start), f64(end), steps)
 
 
+def torch_linspace(start: float, end: float, n: int) -> Tensor:
+    """`torch.linspace` in float32, as `reference/schedules.py` has it."""
+    first, last = Tensor([start, end], ms.float32).astype(F64)
+    step = ((last - first).astype(ms.float32) / max(n - 1, 1)).astype(F64)
+    i = ops.arange(n).astype(F64)
+    return ops.where(i < max(n // 2, 1), first + step * i, last - step * (n - 1 - i)).astype(ms.float32).astype(F64)
+
+
 def linear(T: int, beta_start: float, beta_end: float) -> Tensor:
     """DDPM section 4."""
     return _linspace(beta_start, beta_end, T)
@@ -60,12 +68,23 @@ def sigmoid_alpha_bar_float32(T: int, beta_start: float, beta_end: float) -> Ten
     return _betas_from_alpha_bar(end - ops.sigmoid(ops.arange(T + 1).astype(F64) / T * 6 - 3))
 
 
+def linear_float32(T: int, beta_start: float, beta_end: float) -> Tensor:
+    """`linear` as diffusers builds it, by a float32 linspace."""
+    return torch_linspace(beta_start, beta_end, T)
+
+
+def quad_float32(T: int, beta_start: float, beta_end: float) -> Tensor:
+    """`quad` as diffusers builds it, in float32 throughout."""
+    return (torch_linspace(beta_start**0.5, beta_end**0.5, T) ** 2).astype(ms.float32).astype(F64)
+
+
 def tutorial(T: int, beta_start: float, beta_end: float) -> Tensor:
     """T + 1 linear points of which the first is never used, as tutorials that count t = 1..T write it."""
     return _linspace(beta_start, beta_end, T + 1)[1:]
 
 
-BETAS = {f.__name__: f for f in (linear, quad, cosine, sigmoid, sigmoid_alpha_bar, sigmoid_alpha_bar_float32, tutorial)}
+BETAS = {f.__name__: f for f in (linear, quad, cosine, sigmoid, sigmoid_alpha_bar, tutorial, linear_float32, quad_float32,
+                                 sigmoid_alpha_bar_float32)}
 
 
 def zero_terminal_snr(betas: Tensor) -> Tensor:

@@ -46,26 +46,28 @@ def coefficients(plan: Plan) -> Coefficients:
         eps_from_x, eps_from_output, eps_from_x0 = 1 / noise, zero, -signal / noise
 
     # alpha between neighbours of the path, IDDPM equation 19; encoding has ab_prev < ab, even 0, and needs no variance.
-    alpha = ab / ab_prev.clamp(min=1e-300)
-    beta = (1 - alpha).clamp(min=0)
+    alpha = (ab / ab_prev.clamp(min=1e-300)).clamp(max=1)
+    beta = 1 - alpha
     beta_tilde = beta * (1 - ab_prev) / (1 - ab).clamp(min=TINY)
     log_variance_max = torch.log(beta.clamp(min=TINY))
     log_variance_min = torch.log(beta_tilde.clamp(min=TINY))
     if plan.previous[-1] == CLEAN and plan.log_variance_first == "second" and plan.steps > 1:
         log_variance_min[-1] = log_variance_min[-2]
-    if plan.previous[-1] == CLEAN and plan.large_variance_first and plan.variance == "large":
+    if plan.previous[-1] == CLEAN and plan.diffusion.large_variance_first and plan.variance == "large":
         log_variance_max[-1] = log_variance_min[-1]
     if plan.sampler == "ddim":
         sigma = plan.eta * torch.sqrt(beta_tilde)  # DDIM equation 16
         prev_from_x0, prev_from_x = torch.sqrt(ab_prev), zero
-        prev_from_eps = torch.sqrt((1 - ab_prev - sigma**2).clamp(min=0))
+        # 1 - ab_prev - sigma^2 without its cancellation, which for eta = 1 leaves rounding alone where ab is near 0.
+        left = 1 - plan.eta**2 + plan.eta**2 * alpha * (1 - ab_prev) / (1 - ab).clamp(min=TINY)
+        prev_from_eps = torch.sqrt((1 - ab_prev) * left)
         if plan.sigma_hat:
             sigma = torch.sqrt(beta)
     else:
         # DDPM equation 7
         prev_from_x0, prev_from_x = torch.sqrt(ab_prev) * beta / (1 - ab), torch.sqrt(alpha) * (1 - ab_prev) / (1 - ab)
         prev_from_eps = zero
-        sigma = torch.exp(0.5 * (log_variance_min if plan.variance == "small" else log_variance_max))
+        sigma = torch.exp(0.5 * log_variance_min) if plan.variance == "small" else torch.sqrt(beta)
     return {
         "alpha_bar": ab, "alpha_bar_prev": ab_prev, "network_t": torch.tensor(plan.network_t, dtype=torch.float64),
         "x0_from_x": x0_from_x, "x0_from_output": x0_from_output,
@@ -119,6 +121,20 @@ def _sigma(variance: Tensor, i: int, plan: Plan, c: Coefficients) -> Tensor:
         share = (variance + 1) / 2
         variance = share * c["log_variance_max"][i] + (1 - share) * c["log_variance_min"][i]
     return c["noise_gate"][i] * torch.exp(0.5 * variance)
+
+
+def slerp(a: Tensor, b: Tensor, share: float) -> Tensor:
+    """Spherical interpolation between two latents (C, H, W) (DDIM equation 67); share 0 gives a, 1 gives b."""
+    u, v = a.double().flatten(), b.double().flatten()
+    theta = torch.arccos((u @ v / (u.norm() * v.norm())).clamp(-1, 1))
+    if torch.sin(theta) < 1e-12:
+        return (1 - share) * a + share * b
+    return ((torch.sin((1 - share) * theta) * a + torch.sin(share * theta) * b) / torch.sin(theta)).to(a.dtype)
+
+
+def mix(a: Tensor, b: Tensor, share: float) -> Tensor:
+    """DDPM's interpolation of two images diffused to the same t (section 4.3, appendix D.3): (1 - share) a + share b."""
+    return (1 - share) * a + share * b
 
 
 def sample(network: Callable[[Tensor, int, Tensor], Tensor], x: Tensor, plan: Plan, c: Coefficients,

@@ -15,6 +15,14 @@ def _betas_from_alpha_bar(alpha_bar: Tensor) -> Tensor:
     return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=MAX_BETA)
 
 
+def torch_linspace(start: float, end: float, n: int) -> Tensor:
+    """`torch.linspace` in float32, as `reference/schedules.py` has it, so that every processor gives the same numbers."""
+    first, last = torch.tensor([start, end]).double()
+    step = ((last - first).float() / max(n - 1, 1)).double()
+    i = torch.arange(n, dtype=F64)
+    return torch.where(i < max(n // 2, 1), first + step * i, last - step * (n - 1 - i)).float().double()
+
+
 def linear(T: int, beta_start: float, beta_end: float) -> Tensor:
     """DDPM section 4."""
     return torch.linspace(beta_start, beta_end, T, dtype=F64)
@@ -49,12 +57,23 @@ def sigmoid_alpha_bar_float32(T: int, beta_start: float, beta_end: float) -> Ten
     return _betas_from_alpha_bar(end - torch.sigmoid(torch.arange(T + 1, dtype=F64) / T * 6 - 3))
 
 
+def linear_float32(T: int, beta_start: float, beta_end: float) -> Tensor:
+    """`linear` as diffusers builds it, by a float32 linspace."""
+    return torch_linspace(beta_start, beta_end, T)
+
+
+def quad_float32(T: int, beta_start: float, beta_end: float) -> Tensor:
+    """`quad` as diffusers builds it, in float32 throughout."""
+    return (torch_linspace(beta_start**0.5, beta_end**0.5, T) ** 2).float().double()
+
+
 def tutorial(T: int, beta_start: float, beta_end: float) -> Tensor:
     """T + 1 linear points of which the first is never used, as tutorials that count t = 1..T write it."""
     return torch.linspace(beta_start, beta_end, T + 1, dtype=F64)[1:]
 
 
-BETAS = {f.__name__: f for f in (linear, quad, cosine, sigmoid, sigmoid_alpha_bar, sigmoid_alpha_bar_float32, tutorial)}
+BETAS = {f.__name__: f for f in (linear, quad, cosine, sigmoid, sigmoid_alpha_bar, tutorial, linear_float32, quad_float32,
+                                 sigmoid_alpha_bar_float32)}
 
 
 def zero_terminal_snr(betas: Tensor) -> Tensor:

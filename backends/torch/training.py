@@ -55,31 +55,52 @@ class Process:
             return x0
         return noise if self.config.objective == "eps" else self.at("signal", t, x0) * noise - self.at("noise", t, x0) * x0
 
-    def vlb_terms(self, x0: Tensor, xt: Tensor, t: Tensor, output: Tensor, variance: Tensor) -> Tensor:
-        """One term of the variational bound per image, bits per dimension, shape (N,) (DDPM equation 5)."""
-        mean_x0, mean_xt = self.at("mean_x0", t, xt), self.at("mean_xt", t, xt)
-        small, large = self.at("log_variance_min", t, xt), self.at("log_variance_max", t, xt)
-        mean = mean_x0 * self.x0_from_output(xt, t, output) + mean_xt * xt
+    def network_t(self, t: Tensor) -> Tensor:
+        """What the network is told of t: t itself, or t x 1000/T in float32."""
+        return t.float() * (1000 / self.config.timesteps) if self.config.rescale_timesteps else t
+
+    def model_log_variance(self, variance: Tensor, t: Tensor) -> Tensor:
+        """log variance of p(x_{t-1} | x_t); `variance` is the second half of the output's channels, unused where it is fixed."""
+        if self.config.variance == "learned":
+            return variance
+        small, large = self.at("log_variance_min", t, variance), self.at("log_variance_max", t, variance)
+        if self.config.variance == "small":
+            return small
+        if self.config.variance == "large":
+            return torch.where(t.reshape(-1, 1, 1, 1) == 0, small, large) if self.config.large_variance_first else large
         share = (variance + 1) / 2
-        log_variance = variance if self.config.variance == "learned" else share * large + (1 - share) * small
+        return share * large + (1 - share) * small
+
+    def vlb_terms(self, x0: Tensor, xt: Tensor, t: Tensor, output: Tensor, variance: Tensor, clip: bool = False) -> Tensor:
+        """One term of the variational bound per image, bits per dimension, shape (N,) (DDPM equation 5)."""
+        mean_x0, mean_xt, small = self.at("mean_x0", t, xt), self.at("mean_xt", t, xt), self.at("log_variance_min", t, xt)
+        x0_hat = self.x0_from_output(xt, t, output)
+        mean = mean_x0 * (x0_hat.clamp(-1, 1) if clip else x0_hat) + mean_xt * xt
+        log_variance = self.model_log_variance(variance, t)
         true_mean = mean_x0 * x0 + mean_xt * xt
         kl = 0.5 * (log_variance - small - 1 + (small - log_variance).exp() + (true_mean - mean) ** 2 * (-log_variance).exp())
-        nll = discretised_nll(x0, mean, 0.5 * log_variance)
+        nll = discretised_nll(x0, mean, 0.5 * log_variance, approximate_cdf if self.config.approximate_cdf else torch.special.ndtr)
         return torch.where(t.reshape(-1, 1, 1, 1) == 0, nll, kl).mean(dim=(1, 2, 3)) / math.log(2)
+
+    def prior_bits(self, x0: Tensor) -> Tensor:
+        """KL(q(x_T | x_0) || N(0, 1)) per image, bits per dimension, shape (N,)."""
+        last = torch.full((len(x0),), self.config.timesteps - 1, device=x0.device)
+        mean, variance = self.at("signal", last, x0) * x0, self.at("noise", last, x0) ** 2
+        return 0.5 * (variance - 1 - variance.log() + mean**2).mean(dim=(1, 2, 3)) / math.log(2)
 
     def loss(self, network: Callable[[Tensor, Tensor], Tensor], x0: Tensor, t: Tensor, noise: Tensor,
              coin: Tensor | None) -> Tensor:
         """The training loss of one batch, a scalar (`reference.diffusion.loss`); `coin` (N,) with self-conditioning."""
         config = self.config
-        xt = self.q_sample(x0, t, noise)
+        xt, told = self.q_sample(x0, t, noise), self.network_t(t)
         inputs = xt
         if config.self_conditioning:
             assert coin is not None
             with torch.no_grad():
-                first = network(torch.cat((xt, torch.zeros_like(xt)), dim=1), t)[:, : x0.shape[1]]
+                first = network(torch.cat((xt, torch.zeros_like(xt)), dim=1), told)[:, : x0.shape[1]]
                 x0_hat = self.x0_from_output(xt, t, first)
             inputs = torch.cat((xt, x0_hat * coin.reshape(-1, 1, 1, 1)), dim=1)
-        output = network(inputs, t)
+        output = network(inputs, told)
         mean, variance = output[:, : x0.shape[1]], output[:, x0.shape[1]:]
         error = mean - self.target(x0, t, noise)
         per_image = (error.square() if config.loss == "l2" else error.abs()).mean(dim=(1, 2, 3))
@@ -101,11 +122,16 @@ def loss_weights(config: DiffusionConfig, alpha_bars: Tensor) -> Tensor:
     return {"x0": clipped, "eps": clipped / snr.clamp(min=TINY), "v": clipped / (snr + 1)}[config.objective]
 
 
-def discretised_nll(x0: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
+def approximate_cdf(x: Tensor) -> Tensor:
+    """Distribution function of the standard normal in the code of Ho et al. and IDDPM; the tanh formula of Page 1977."""
+    return (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2
+
+
+def discretised_nll(x0: Tensor, mean: Tensor, log_scale: Tensor, cdf: Callable[[Tensor], Tensor]) -> Tensor:
     """-log probability of 8-bit pixels in [-1, 1] under a Gaussian cut into bins of 2/255 (DDPM equation 13), nats."""
     inverse = (-log_scale).exp()
-    upper = torch.special.ndtr((x0 - mean + 1 / 255) * inverse)
-    lower = torch.special.ndtr((x0 - mean - 1 / 255) * inverse)
+    upper = cdf((x0 - mean + 1 / 255) * inverse)
+    lower = cdf((x0 - mean - 1 / 255) * inverse)
     upper, lower = torch.where(x0 > 0.999, 1.0, upper), torch.where(x0 < -0.999, 0.0, lower)
     return -(upper - lower).clamp(min=1e-12).log()
 

@@ -40,6 +40,12 @@ def betas(c: DiffusionConfig) -> np.ndarray:
         out = low + (high - low) / (1 + np.exp(6 - 12 * share))
     elif c.schedule == "tutorial":
         out = low + np.arange(1, T + 1) / T * (high - low)
+    elif c.schedule in ("linear_float32", "quad_float32"):  # built in float32, from both ends
+        power = 2 if c.schedule == "quad_float32" else 1
+        first, last = np.float32(low ** (1 / power)), np.float32(high ** (1 / power))
+        step, i = float((last - first) / np.float32(max(T - 1, 1))), np.arange(T)
+        points = np.where(i < max(T // 2, 1), float(first) + step * i, float(last) - step * (T - 1 - i))
+        out = (points.astype(np.float32) ** power).astype(np.float64)
     elif c.schedule == "linear":
         out = low + share * (high - low)
     else:
@@ -68,8 +74,8 @@ def coefficients(plan: Plan) -> dict[str, np.ndarray]:
         ab = ends[t] if t < 0 else table[t]
         to = ends[previous] if previous < 0 else table[previous]
         signal, noise = math.sqrt(ab), math.sqrt(1 - ab)
-        ratio = ab / max(to, TINY)
-        beta = max(1 - ratio, 0.0)
+        ratio = min(ab / max(to, 1e-300), 1.0)
+        beta = 1 - ratio
         small = beta * (1 - to) / max(1 - ab, TINY)
         with np.errstate(divide="ignore", invalid="ignore"):
             one, signal, noise = np.float64(1), np.float64(signal), np.float64(noise)
@@ -85,21 +91,22 @@ def coefficients(plan: Plan) -> dict[str, np.ndarray]:
         }
         if plan.sampler == "ddim":
             sigma = plan.eta * math.sqrt(small)
-            row |= {"prev_from_x0": math.sqrt(to), "prev_from_x": 0.0, "prev_from_eps": math.sqrt(max(1 - to - sigma**2, 0)),
+            kept = 1 - plan.eta**2 + plan.eta**2 * ratio * (1 - to) / max(1 - ab, TINY)  # of 1 - to, beside sigma^2
+            row |= {"prev_from_x0": math.sqrt(to), "prev_from_x": 0.0, "prev_from_eps": math.sqrt((1 - to) * kept),
                     "sigma": math.sqrt(beta) if plan.sigma_hat else sigma}
         else:
             row |= {"prev_from_x0": math.sqrt(to) * beta / (1 - ab), "prev_from_x": math.sqrt(ratio) * (1 - to) / (1 - ab),
-                    "prev_from_eps": 0.0}
+                    "prev_from_eps": 0.0, "sigma": math.sqrt(beta)}
         rows.append(row)
     last = rows[-1]
     if plan.previous[-1] == CLEAN:  # beta_tilde is 0 there, which some codes replace
         if plan.log_variance_first == "second" and len(rows) > 1:
             last["log_variance_min"] = rows[-2]["log_variance_min"]
-        if plan.large_variance_first and plan.variance == "large":
+        if plan.diffusion.large_variance_first and plan.variance == "large":
             last["log_variance_max"] = last["log_variance_min"]
     for row in rows:
-        if plan.sampler == "ddpm":
-            row["sigma"] = math.exp(row["log_variance_min" if plan.variance == "small" else "log_variance_max"] / 2)
+        if plan.sampler == "ddpm" and plan.variance == "small":
+            row["sigma"] = math.exp(row["log_variance_min"] / 2)
         row["sigma"] *= row["noise_gate"]
     return {key: np.array([row[key] for row in rows], np.float64) for key in rows[0]}
 

@@ -6,6 +6,7 @@ with the derivation, so that they can't rot, and the reference with them.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import struct
@@ -17,9 +18,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reference import schedules, timesteps
+from reference import diffusion, schedules, timesteps
 from reference.config import DiffusionConfig
-from reference.conventions import CONVENTIONS, make_encode_plan, make_plan
+from reference.conventions import CLEAN, CONVENTIONS, adopt, make_encode_plan, make_plan
 from reference.samplers import coefficients, step
 
 FOLDER = Path(__file__).parent / "golden"
@@ -41,6 +42,8 @@ class Code:
     paths: tuple[tuple[str, int], ...] = ()  # (spacing, S) at T = 1000
     samplers: tuple[str, ...] = ("ddim", "ddpm")
     encode: str = ""
+    torch_linspace: bool = False  # linear betas by torch's float32 linspace
+    bound: str = "exact"  # the variational bound; "ho": tanh for the normal distribution function, beta_tilde_1 for beta_0
     T: int = 200
     S: int = 10
 
@@ -48,10 +51,10 @@ class Code:
 CODES = {
     "plain": Code(clip=False, rederive=True, ddpm_variance="large", encode="paper",
                   paths=(("leading", 30), ("linspace", 21), ("trailing", 15), ("quad", 50))),
-    "ho2020": Code(ddpm_variance="large", samplers=("ddpm",), T=20, S=20),
+    "ho2020": Code(ddpm_variance="large", samplers=("ddpm",), bound="ho", T=20, S=20),
     "song2021": Code(float32=True, clip=False, ddpm_variance="large", paths=(("leading", 30), ("quad", 50), ("quad", 100))),
-    "nichol2021": Code(scaled=True, rederive=True, encode="shifted", paths=(("linspace", 21), ("leading", 50))),
-    "diffusers": Code(float32=True, previous="ratio", encode="destination",
+    "nichol2021": Code(scaled=True, rederive=True, encode="shifted", bound="ho", paths=(("linspace", 21), ("leading", 50))),
+    "diffusers": Code(float32=True, torch_linspace=True, previous="ratio", encode="destination",
                       paths=(("leading", 30), ("linspace", 30), ("trailing", 30))),
     "lucidrains": Code(scaled=True, rederive=True, paths=(("trailing", 15), ("trailing", 30), ("trailing", 50))),
 }
@@ -71,6 +74,10 @@ def alpha_bars(code: Code, schedule: str, sigmoid_end: float | None = None) -> l
     if schedule == "linear":
         scale = D(1000) / T if code.scaled else D(1)
         betas = [scale * (D("0.0001") + D("0.0199") * t / (T - 1)) for t in range(T)]
+        if code.torch_linspace:  # steps of one float32, counted from the nearer end
+            first, last = f32(0.0001), f32(0.02)
+            each = f32(f32(last - first) / (T - 1))
+            betas = [D(f32(first + each * t if t < T // 2 else last - each * (T - 1 - t))) for t in range(T)]
         exact, product = [], D(1)
         for beta in betas:
             product *= 1 - beta
@@ -140,11 +147,11 @@ def dec(x: Fraction) -> Decimal:
     return D(x.numerator) / D(x.denominator)
 
 
-def derive_path(name: str, sampler: str) -> dict[str, list]:
+def derive_path(name: str, sampler: str, spacing: str = "", S: int = 0) -> dict[str, list]:
     """Coefficients of every step and the states of four pixels. DDIM equations 12 and 16 at eta = 1/2; DDPM equation 7."""
     code = CODES[name]
     ab = alpha_bars(code, "linear")
-    ts = path(name, DEFAULT[name], code.T, code.S)[::-1]
+    ts = path(name, spacing or DEFAULT[name], code.T, S or code.S)[::-1]
     clip, rows, states, x = code.clip or sampler == "ddpm", [], [], [dec(start(p)) for p in range(PIXELS)]
     for i, t in enumerate(ts):
         after = ts[i + 1] if i + 1 < len(ts) else -1
@@ -170,7 +177,74 @@ def derive_path(name: str, sampler: str) -> dict[str, list]:
                 eps = (x[p] - a.sqrt() * x0) / (1 - a).sqrt()
             x[p] = to_x0 * x0 + to_x * x[p] + to_eps * eps + sigma * dec(noise(i, p))
         states.append(list(x))
-    return {f"{sampler}_steps": rows, f"{sampler}_states": states[-10:]}
+    key = f"{sampler}_{spacing}_" if spacing else f"{sampler}_"
+    return {f"{key}steps": rows[-20:], f"{key}states": states[-10:]}
+
+
+def derive_eta_one(name: str) -> dict[str, list]:
+    """DDIM equation 12 at eta = 1 along the cosine schedule, whose alpha_bar comes down to 1e-7: the eps term's
+    1 - ab' - sigma^2 loses 16 digits there, of 50."""
+    code = CODES[name]
+    ab, rows = alpha_bars(code, "cosine"), []
+    ts = [code.T - 1, code.T - 2, code.T - 3, *range(code.T - 21, 0, -20)]
+    for t, after in zip(ts, [*ts[1:], -1], strict=True):
+        a, b = ab[t], ab[after] if after >= 0 else D(1)
+        sigma2 = (1 - b) / (1 - a) * (1 - a / b)
+        rows.append([t, b.sqrt(), (1 - b - sigma2).sqrt() if after >= 0 else D(0), sigma2.sqrt()])
+    return {"eta_one_cosine": rows}
+
+
+def phi(x: Decimal, approximate: bool) -> Decimal:
+    """Distribution function of the standard normal: the Taylor series of erf, or 1/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))."""
+    pi = D("3.14159265358979323846264338327950288419716939937510582097494")
+    if approximate:
+        y = ((2 / pi).sqrt() * (x + D("0.044715") * x**3) * 2).exp()
+        return (1 + (y - 1) / (y + 1)) / 2
+    term, total, n = x, x, 0
+    while abs(term) > D("1e-45"):
+        n += 1
+        term *= -x * x / (2 * n)
+        total += term / (2 * n + 1)
+    return D("0.5") + total / (2 * pi).sqrt()
+
+
+def bin_nats(x: Decimal, mean: Decimal, std: Decimal, approximate: bool) -> Decimal:
+    """DDPM equation 13, floored at 1e-12; the two outermost bins are open."""
+    high = D(1) if x > D("0.999") else phi((x - mean + D(1) / 255) / std, approximate)
+    low = D(0) if x < D("-0.999") else phi((x - mean - D(1) / 255) / std, approximate)
+    return -max(high - low, D("1e-12")).ln()
+
+
+IMAGE = (Fraction(-1), Fraction(-1, 3), Fraction(1, 5), Fraction(1))
+ERROR = (Fraction(1, 10), Fraction(-1, 5), Fraction(0), Fraction(3, 10))
+
+
+def derive_bound(name: str) -> dict[str, list]:
+    """DDPM equation 5 in bits per dimension, (t, small variance, large variance), for a network off by ERROR; and the prior's.
+    KL(N(m1, v1) || N(m2, v2)) = (ln v2/v1 - 1 + v1/v2 + (m1 - m2)^2 / v2) / 2 with v1 = beta_tilde."""
+    code = CODES[name]
+    ab, two, ho = alpha_bars(dataclasses.replace(code, float32=False), "linear"), D(2).ln(), code.bound == "ho"
+    rows = []
+    for t in (0, 1, 2, code.T // 2, code.T - 1):
+        a, b = ab[t], ab[t - 1] if t else D(1)
+        beta = 1 - a / b
+        tilde = (1 - ab[0]) * (1 - ab[1] / ab[0]) / (1 - ab[1]) if t == 0 else beta * (1 - b) / (1 - a)
+        row = [D(t)]
+        for variance in (tilde, tilde if t == 0 and ho else beta):
+            total = D(0)
+            for x, noise_, error in zip(map(dec, IMAGE), map(dec, (noise(t, p) for p in range(PIXELS))), map(dec, ERROR), strict=True):
+                xt = a.sqrt() * x + (1 - a).sqrt() * noise_
+                x0 = (xt - (1 - a).sqrt() * (noise_ + error)) / a.sqrt()
+                if t == 0:
+                    total += bin_nats(x, x0, variance.sqrt(), ho)
+                else:
+                    gap = b.sqrt() * beta / (1 - a) * (x0 - x)
+                    total += ((variance / tilde).ln() - 1 + tilde / variance + gap**2 / variance) / 2
+            row.append(total / PIXELS / two)
+        rows.append(row)
+    a = ab[-1]
+    prior = sum((-(1 - a).ln() - a + a * dec(x) ** 2) / 2 for x in IMAGE) / PIXELS / two
+    return {"bound": rows, "prior": [prior]}
 
 
 def derive_encoding(name: str) -> dict[str, list]:
@@ -212,6 +286,14 @@ def derive(name: str) -> dict[str, list | dict]:
     }
     for sampler in code.samplers:
         golden |= derive_path(name, sampler)
+    if name == "song2021":  # .., 2, 2, 1, 1, 0, 0, 0, 0, 0, 0, 0: a repeated step has alpha = 1 and noise of standard deviation 0
+        golden |= derive_path(name, "ddim", "quad", 80) | derive_path(name, "ddpm", "quad", 80)
+    if name in ("plain", "nichol2021"):
+        golden |= derive_eta_one(name)
+    if name in ("plain", "ho2020", "nichol2021"):
+        golden |= derive_bound(name)
+    if name == "nichol2021":  # t.float() * (1000 / T) at T = 300
+        golden["network_t"] = [[t, f32(t * f32(1000 / 300))] for t in range(0, 300, 7)]
     return golden | (derive_encoding(name) if code.encode else {})
 
 
@@ -263,20 +345,56 @@ def pixels(values) -> np.ndarray:
     return np.array([float(v) for v in values]).reshape(1, 1, 1, PIXELS)
 
 
-@pytest.mark.parametrize("name, sampler", [(name, s) for name, code in CODES.items() for s in code.samplers])
-def test_steps_and_states(name, sampler):
+PATHS = [(name, s, "", CODES[name].S) for name, code in CODES.items() for s in code.samplers]
+
+
+@pytest.mark.parametrize("name, sampler, spacing, S", [*PATHS, ("song2021", "ddim", "quad", 80), ("song2021", "ddpm", "quad", 80)])
+def test_steps_and_states(name, sampler, spacing, S):
     code, stored = CODES[name], golden(name)
-    plan = make_plan(DiffusionConfig(timesteps=code.T), code.S, eta=0.5, sampler=sampler, convention=name)
+    plan = make_plan(DiffusionConfig(timesteps=code.T), S, eta=0.5, sampler=sampler, spacing=spacing or None, convention=name)
+    key = f"{sampler}_{spacing}_" if spacing else f"{sampler}_"
     c = coefficients(plan)
     got = np.stack([plan.timesteps, *(c[k] for k in ("alpha_bar", "alpha_bar_prev", "prev_from_x0", "prev_from_x",
                                                      "prev_from_eps", "sigma"))], axis=1)
-    np.testing.assert_allclose(got, stored[f"{sampler}_steps"], rtol=1e-11, atol=1e-15)  # 1 - ab loses four digits at t = 0
+    np.testing.assert_allclose(got[-20:], stored[f"{key}steps"], rtol=1e-11, atol=1e-15)  # 1 - ab loses four digits at t = 0
     x, states = pixels(start(p) for p in range(PIXELS)), []
     for i in range(plan.steps):
         eps, z = pixels(output(i, p) for p in range(PIXELS)), pixels(noise(i, p) for p in range(PIXELS))
         x = step(x, eps, i, plan, z, c)[0]
         states.append(x.ravel())
-    np.testing.assert_allclose(states[-10:], stored[f"{sampler}_states"], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(states[-10:], stored[f"{key}states"], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["plain", "nichol2021"])
+def test_eta_one_near_alpha_bar_zero(name):
+    rows = golden(name)["eta_one_cosine"]
+    path = tuple(int(t) for t, *_ in rows)
+    plan = make_plan(DiffusionConfig(timesteps=CODES[name].T, schedule="cosine"), 10, eta=1.0, convention=name)
+    plan = dataclasses.replace(plan, timesteps=path, previous=(*path[1:], CLEAN), network_t=path, noise_gate=(1,) * len(path))
+    c = coefficients(plan)
+    for n, key in enumerate(("prev_from_x0", "prev_from_eps", "sigma"), 1):
+        np.testing.assert_allclose(c[key], [row[n] for row in rows], rtol=1e-10, atol=0, err_msg=key)  # alpha_bar itself: 1e-12
+
+
+@pytest.mark.parametrize("name", ["plain", "ho2020", "nichol2021"])
+def test_variational_bound(name):
+    config = adopt(DiffusionConfig(timesteps=CODES[name].T), name)
+    schedule, x0, error = schedules.Schedule.from_config(config), pixels(IMAGE), pixels(ERROR)
+    for t, *terms in golden(name)["bound"]:
+        at, noise_ = np.array([int(t)]), pixels(noise(int(t), p) for p in range(PIXELS))
+        xt = diffusion.q_sample(x0, at, noise_, schedule.alpha_bars)
+        for variance, term in zip(("small", "large"), terms, strict=True):
+            got = diffusion.vlb_terms(dataclasses.replace(config, variance=variance), x0, xt, at, noise_ + error, None, schedule)
+            assert got.item() == pytest.approx(term, rel=1e-11), (t, variance)
+    assert diffusion.prior_bits(x0, schedule).item() == pytest.approx(golden(name)["prior"][0], rel=1e-11)
+
+
+def test_rescaled_timesteps():
+    t, told = np.array(golden("nichol2021")["network_t"]).T
+    config = adopt(DiffusionConfig(timesteps=300), "nichol2021")
+    np.testing.assert_array_equal(diffusion.network_t(config, t.astype(int)), told)
+    plan = make_plan(DiffusionConfig(timesteps=300), 300, spacing="leading", convention="nichol2021")
+    np.testing.assert_array_equal(plan.network_t[::-1][::7], told)
 
 
 @pytest.mark.parametrize("name", [name for name, code in CODES.items() if code.encode])
