@@ -35,11 +35,14 @@ class Spec:
     device: str = "cpu"  # cpu, cuda, cuda:N, ascend
     dtype: str = "float32"  # of the network: float32, bfloat16, float16, float64. Tables and updates stay float64/float32
     mode: str = "tuned"  # "stock": the framework's plain layers, nothing tuned
+    rank: int = 0  # of this process among those that train together, started by the framework's own launcher
+    processes: int = 1
 
     def __post_init__(self) -> None:
         require(self.mode in MODES, "mode", self.mode, f"must be one of {', '.join(MODES)}")
         require(self.dtype in ("float32", "bfloat16", "float16", "float64"), "dtype", self.dtype,
                 "must be one of float32, bfloat16, float16, float64")
+        require(0 <= self.rank < self.processes, "rank", self.rank, f"must be one of 0 .. processes - 1, of {self.processes}")
         channels = self.image_channels
         wanted = 2 * channels if self.diffusion.learned_variance else channels
         require(self.model.out_channels == wanted, "out_channels", self.model.out_channels,
@@ -114,11 +117,18 @@ class Backend(Sampler, Protocol):
         """Scalar loss and gradients by canonical name, before clipping, for conformance."""
 
     def train_step(self, batch: Batch) -> Tensor:
-        """One optimiser and EMA step; the scalar loss stays on the device."""
+        """One optimiser and EMA step; the scalar loss stays on the device.
+
+        With `spec.processes` above 1 the batch is this process's share, gradients and loss are means over all processes, and
+        all must call this. Beside it only `mean` and the constructor wait for other processes.
+        """
 
     def sample(self, x: Tensor, plan: Plan, noise: Callable[[int], np.ndarray] | None = None, *, ema: bool = True,
                on_step: Callable[[int], None] | None = None) -> Tensor:
         """The whole path from x = x_T; `noise(i)` gives z of step i; `on_step(i)` is called after step i was queued."""
+
+    def mean(self, value: float) -> float:
+        """The mean over all processes, which all must call; only where `spec.processes` is above 1."""
 
     def state(self) -> Mapping[str, np.ndarray]:
         """All that a resume needs, flat: `weights/NAME`, `ema/NAME`, `adam_m/NAME`, `adam_v/NAME`, `step`."""

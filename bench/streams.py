@@ -106,8 +106,10 @@ def permutation(seed: int, purpose: str, n: int, epoch: int) -> NDArray[np.int64
 
 
 def training_batch(seed: int, images: NDArray[np.uint8], step: int, batch_size: int, T: int, *, flip: bool = False,
-                   self_conditioning: bool = False) -> Batch:
+                   self_conditioning: bool = False, rank: int = 0, processes: int = 1) -> Batch:
     """Inputs of training step 0, 1, ..: samples step * batch_size .. of the training stream.
+
+    Of these, process `rank` gets every `processes`-th one; shares must be equal, for the mean of their means to be the batch's.
 
     `images` is the whole data set, (N, C, H, W) uint8, scaled to [-1, 1] as x / 127.5 - 1. Each epoch visits it once, in an
     order of its own; a batch may span epochs. `flip` mirrors half of the samples left to right.
@@ -115,7 +117,8 @@ def training_batch(seed: int, images: NDArray[np.uint8], step: int, batch_size: 
     require(images.dtype == np.uint8 and images.ndim == 4 and len(images) > 0, "images", (images.dtype, images.shape),
             "must be uint8 of shape (N, C, H, W), N at least 1")
     require(batch_size >= 1, "batch_size", batch_size, "must be at least 1")
-    ids = step * batch_size + np.arange(batch_size, dtype=np.int64)
+    require(batch_size % processes == 0, "batch_size", batch_size, f"must be a multiple of the {processes} processes")
+    ids = step * batch_size + np.arange(rank, batch_size, processes, dtype=np.int64)
     epoch, position = np.divmod(ids, len(images))
     index = np.concatenate([permutation(seed, "order", len(images), int(e))[position[epoch == e]] for e in np.unique(epoch)])
     x0 = images[index].astype(np.float32) / np.float32(127.5) - np.float32(1)

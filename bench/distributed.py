@@ -1,0 +1,57 @@
+"""One job on many processes, started by a framework's own launcher: `torchrun ... bench/run.py` or `msrun ... bench/run.py`.
+
+Every process runs the same program. They meet in two places only: each training step averages the gradients, and process 0
+waits for the files of the sample batches that the others drew. Process 0 alone writes rows, states and the report. On several
+machines the output folder must be shared.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import backends
+from backends.protocol import Spec
+from reference.config import require
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What the launcher told this process. `backend` is the framework it belongs to, None without a launcher."""
+
+    backend: str | None = None
+    rank: int = 0
+    processes: int = 1
+    local_processes: int = 1  # of this machine, among which its cores are shared
+
+    @property
+    def threads(self) -> int:
+        """CPU threads for this process."""
+        return max(1, len(os.sched_getaffinity(0)) // self.local_processes)
+
+    def backends(self, asked: str | None) -> str | None:
+        """The backends to run: a launcher starts processes for its own framework alone."""
+        require(self.backend is None or asked in (None, self.backend), "--backends", asked,
+                f"these processes were started by the launcher of {self.backend}, which runs no other backend")
+        return self.backend or asked
+
+
+def launched(variables: Mapping[str, str] = os.environ) -> Launch:
+    """Who this process is, by the variables that `torchrun` and `msrun` set."""
+    if "TORCHELASTIC_RUN_ID" in variables:
+        rank, processes, local = (int(variables[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+        return Launch("torch", rank, processes, local)
+    if variables.get("MS_ROLE") == "MS_WORKER":
+        processes = int(variables["MS_WORKER_NUM"])
+        require("RANK_ID" in variables, "RANK_ID", None, "msrun sets it on several machines only with --node_rank")
+        return Launch("mindspore", int(variables["RANK_ID"]), processes, processes)
+    return Launch()
+
+
+def serve_as_scheduler(spec: Spec) -> None:
+    """`msrun` starts the program once more as the scheduler, where its workers meet: return at once if this is not it."""
+    if os.environ.get("MS_ROLE") == "MS_SCHED":
+        backends.load("mindspore").create(spec)  # joining keeps it until the workers are gone
+        sys.exit(0)
