@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bench import timing
+from bench import files, timing
+from bench.pictures import COLOURS, grid
 from bench.rows import Row
 
 Images = Mapping[tuple[str, int, str], NDArray[np.uint8]]  # (backend, S, eta) to (N, C, H, W)
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe & Ito's, safe for the colour-blind
 BEGIN, END = "<!-- table: written by bench/report.py -->", "<!-- end of table -->"
 LABELS = {"torch": "PyTorch", "mindspore": "MindSpore"}
 
@@ -102,10 +102,11 @@ def check_table(rows: list[Row]) -> pd.DataFrame:
     lines = []
     for row in _of(rows, "check"):
         where = f", S={row.config['steps']}, eta={row.config['eta']}" if "steps" in row.config else ""
+        where += f", on {row.config['device']}, again in a new process" if row.config.get("stage") == "determinism" else ""
         for name, v in row.values.items():
             gate = v["tolerance"]
             lines.append({"who": " / ".join(label(b) for b in row.backend.split(" ")), "what": name.replace("_", " ") + where,
-                          "measured": f"{v['error']:.1e}", "tolerance": "(reported)" if gate is None else f"{gate:.0e}",
+                          "measured": "bit-equal" if v.get("bit_equal") else f"{v['error']:.1e}", "tolerance": "(reported)" if gate is None else f"{gate:.0e}",
                           "verdict": "" if gate is None else "ok" if v["ok"] else "**DISAGREES**"})
     return pd.DataFrame(lines)
 
@@ -143,7 +144,8 @@ def render(rows: list[Row], images: Images, out: Path, command: str, missing: li
         *(f"- {key}: {value}" for key, value in _machine(e).items()), "",
     ]
     path = out / "README.md"
-    path.write_text("\n".join(text))
+    with files.replacing(path) as file:
+        file.write("\n".join(text).encode())
     return path
 
 
@@ -152,7 +154,8 @@ def update_readme(path: Path, rows: list[Row]) -> None:
     before, rest = path.read_text().split(BEGIN)
     after = rest.split(END)[1]
     table = "\n".join([sample_table(rows).to_markdown(index=False), "", *bounds(rows)])
-    path.write_text(f"{before}{BEGIN}\n\n{table}\n\n{END}{after}")
+    with files.replacing(path) as file:
+        file.write(f"{before}{BEGIN}\n\n{table}\n\n{END}{after}".encode())
 
 
 def _machine(environment: dict[str, Any]) -> dict[str, Any]:
@@ -200,7 +203,8 @@ def _curves(rows: list[Row], folder: Path) -> list[tuple[Path, str]]:
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.legend()
-        figure.savefig(folder / file, dpi=120)
+        with files.replacing(folder / file) as out:
+            figure.savefig(out, format="png", dpi=120)
         made.append((folder / file, f"{ylabel} against S"))
     return made
 
@@ -213,7 +217,8 @@ def _losses(rows: list[Row], folder: Path) -> list[tuple[Path, str]]:
     for i, row in enumerate(train):
         axes.plot(row.values["losses"], color=COLOURS[i % 6], lw=max(4 - 2 * i, 1), label=label(row.backend))
     axes.legend()
-    figure.savefig(folder / "losses.png", dpi=120)
+    with files.replacing(folder / "losses.png") as out:
+        figure.savefig(out, format="png", dpi=120)
     return [(folder / "losses.png", "training losses of the backends from the same weights and batches")]
 
 
@@ -234,15 +239,6 @@ def _grids(images: Images, folder: Path) -> list[tuple[Path, str]]:
             if (name, *cell) in images:
                 ax.imshow(grid(images[(name, *cell)][:32], 8), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
                 ax.set_title(f"{label(name)}, S = {cell[0]}, eta = {cell[1]}", fontsize=10)
-    figure.savefig(folder / "samples.png", dpi=120)
+    with files.replacing(folder / "samples.png") as out:
+        figure.savefig(out, format="png", dpi=120)
     return [(folder / "samples.png", "samples per backend and step count from the same x_T")]
-
-
-def grid(images: NDArray[np.uint8], columns: int) -> NDArray[np.uint8]:
-    """One picture (H', W') or (H', W', 3) of images (N, C, H, W), row by row; a short last row is filled with black."""
-    n, c, h, w = images.shape
-    lines = -(-n // columns)
-    padded = np.zeros((lines * columns, c, h, w), np.uint8)
-    padded[:n] = images
-    tiled = padded.reshape(lines, columns, c, h, w).transpose(0, 3, 1, 4, 2).reshape(lines * h, columns * w, c)
-    return tiled[:, :, 0] if c == 1 else tiled
