@@ -31,22 +31,17 @@ def _parameter(*shape: int) -> Parameter:
 
 
 class Conv2d(nn.Cell):
-    """Convolution with bias; `pad` is its (top, bottom, left, right)."""
+    """Convolution with bias; `pad` is its (top, bottom, left, right). The primitives of nn.Conv2d, in both modes."""
 
-    def __init__(self, cin: int, cout: int, kernel: int, pad: tuple[int, int, int, int], stride: int, tuned: bool) -> None:
+    def __init__(self, cin: int, cout: int, kernel: int, pad: tuple[int, int, int, int], stride: int) -> None:
         super().__init__()
         self.weight, self.bias = _parameter(cout, cin, kernel, kernel), _parameter(cout)
-        self.tuned, self.pad, self.stride = tuned, pad, stride
         self.conv2d = ops.Conv2D(cout, kernel, pad_mode="pad", pad=pad, stride=stride)
         self.bias_add = ops.BiasAdd()
 
     def construct(self, x: Tensor) -> Tensor:
         """(N, cin, H, W) to (N, cout, H', W')."""
-        if self.tuned:
-            return self.bias_add(self.conv2d(x, self.weight), self.bias)  # half the time of conv2d(.., bias)
-        top, bottom, left, right = self.pad
-        x = ops.pad(x, (left, right, top, bottom))
-        return ops.conv2d(x, self.weight, self.bias, self.stride)
+        return self.bias_add(self.conv2d(x, self.weight), self.bias)  # half the time of ops.conv2d(.., bias)
 
 
 class Linear(nn.Cell):
@@ -172,10 +167,10 @@ class Attention(nn.Cell):
 class Downsample(nn.Cell):
     """Strided convolution; padding 0 means right and bottom only."""
 
-    def __init__(self, channels: int, config: ModelConfig, tuned: bool) -> None:
+    def __init__(self, channels: int, config: ModelConfig) -> None:
         super().__init__()
         pad = (1, 1, 1, 1) if config.downsample_padding else (0, 1, 0, 1)
-        self.conv = Conv2d(channels, channels, 3, pad, 2, tuned)
+        self.conv = Conv2d(channels, channels, 3, pad, 2)
 
     def construct(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C, H/2, W/2)."""
@@ -187,7 +182,7 @@ class Upsample(nn.Cell):
 
     def __init__(self, channels: int, tuned: bool) -> None:
         super().__init__()
-        self.conv = Conv2d(channels, channels, 3, (1, 1, 1, 1), 1, tuned)
+        self.conv = Conv2d(channels, channels, 3, (1, 1, 1, 1), 1)
         self.tuned = tuned
 
     def construct(self, x: Tensor) -> Tensor:

@@ -22,13 +22,13 @@ class Resnet(nn.Cell):
     def __init__(self, cin: int, cout: int, config: ModelConfig, tuned: bool) -> None:
         super().__init__()
         self.norm1 = GroupNorm(cin, config, tuned)
-        self.conv1 = Conv2d(cin, cout, 3, SAME, 1, tuned)
+        self.conv1 = Conv2d(cin, cout, 3, SAME, 1)
         self.time_emb_proj = Linear(4 * config.block_out_channels[0], cout)
         self.add_shift = AddShift(tuned)
         self.norm2 = GroupNorm(cout, config, tuned)
         self.dropout = Dropout(config.dropout)
-        self.conv2 = Conv2d(cout, cout, 3, SAME, 1, tuned)
-        self.conv_shortcut = Conv2d(cin, cout, 1, (0, 0, 0, 0), 1, tuned) if cin != cout else nn.Identity()
+        self.conv2 = Conv2d(cout, cout, 3, SAME, 1)
+        self.conv_shortcut = Conv2d(cin, cout, 1, (0, 0, 0, 0), 1) if cin != cout else nn.Identity()
 
     def construct(self, x: Tensor, shift: Tensor, key: Tensor) -> Tensor:
         """x (N, cin, H, W), shift (N or 1, cout), key of the dropout () int32, to (N, cout, H, W)."""
@@ -47,7 +47,7 @@ class Block(nn.Cell):
         width = channels[-1][1]
         self.resnets = nn.CellList([Resnet(cin, cout, config, tuned) for cin, cout in channels])
         self.attentions = nn.CellList([Attention(width, config, tuned) for _ in range(attentions)])
-        self.downsamplers = nn.CellList([Downsample(width, config, tuned)] if down else [])
+        self.downsamplers = nn.CellList([Downsample(width, config)] if down else [])
         self.upsamplers = nn.CellList([Upsample(width, tuned)] if up else [])
         self.attends, self.down, self.up = attentions > 0, down, up  # a compiled graph can't ask an empty list
 
@@ -59,7 +59,7 @@ class UNet(nn.Cell):
         super().__init__()
         self.config = config
         widths, layers = config.block_out_channels, config.layers_per_block
-        self.conv_in = Conv2d(config.in_channels, widths[0], 3, SAME, 1, tuned)
+        self.conv_in = Conv2d(config.in_channels, widths[0], 3, SAME, 1)
         self.time_embedding = TimeEmbedding(config)
         down_blocks, skips, cin = [], [widths[0]], widths[0]
         for i, (width, kind) in enumerate(zip(widths, config.down_block_types, strict=True)):
@@ -78,7 +78,7 @@ class UNet(nn.Cell):
             cin = width
         self.up_blocks = nn.CellList(up_blocks)
         self.conv_norm_out = GroupNorm(widths[0], config, tuned)
-        self.conv_out = Conv2d(widths[0], config.out_channels, 3, SAME, 1, tuned)
+        self.conv_out = Conv2d(widths[0], config.out_channels, 3, SAME, 1)
 
     def time_shifts(self, t: Tensor) -> tuple[Tensor, ...]:
         """What t (N,) adds in each resnet, in the order of the forward pass: a tuple of (N, cout)."""
