@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 NAME = "fmnist-cnn"
 WIDTH = 64
+SHAPE = (1, 28, 28)  # of the images that it takes
 TRAINED_ON = slice(0, 30000)
 # Reference sets whose statistics ship, by the name that a row carries.
 REFERENCES = {"train[30000:]": slice(30000, 60000), "train": slice(0, 60000)}

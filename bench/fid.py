@@ -52,7 +52,7 @@ def features(images: Images, metric_device: str = "cpu") -> NDArray[np.float64]:
     """Features (n, 64) of uint8 images (n, 1, 28, 28). Raises ConfigError for another shape or type."""
     require(isinstance(images, np.ndarray) and images.dtype == np.uint8, "images",
             getattr(images, "dtype", type(images).__name__), "must be a uint8 array (bench.data.to_uint8 makes one)")
-    require(images.ndim == 4 and images.shape[1:] == (1, 28, 28) and len(images) > 0, "images", images.shape,
+    require(images.ndim == 4 and images.shape[1:] == extractor.SHAPE and len(images) > 0, "images", images.shape,
             f"{extractor.NAME} takes images of shape (n, 1, 28, 28)")
     require(metric_device in ("cpu", "cuda"), "metric_device", metric_device, "must be cpu or cuda")
     _register()
@@ -75,18 +75,48 @@ def features(images: Images, metric_device: str = "cpu") -> NDArray[np.float64]:
     return array
 
 
+def convert(images: Images) -> tuple[Images, str]:
+    """Images of any size and colour as the extractor takes them, and what was done in words, "" for nothing.
+
+    uint8 (n, C, H, W) becomes grey by ITU-R 601's luma and 28 x 28 by Pillow's bicubic scaling, antialiased where it shrinks.
+    """
+    if images.shape[1:] == extractor.SHAPE:
+        return images, ""
+    from PIL import Image
+
+    _, channels, h, w = images.shape
+    planes = images[:, 0] if channels == 1 else images.transpose(0, 2, 3, 1)
+    side = extractor.SHAPE[1:]
+    out = [np.asarray(Image.fromarray(plane).convert("L").resize(side, Image.Resampling.BICUBIC)) for plane in planes]
+    colour = "grey" if channels == 1 else "RGB"
+    return np.stack(out)[:, None], f"{colour} {h} x {w} converted to grey {side[0]} x {side[1]} for the extractor"
+
+
 def evaluate(
-    images: Images, reference: str | Images = DEFAULT_REFERENCE, metric_device: str = "cpu", seed: int = 0
+    images: Images, reference: str | Images | Dataset = DEFAULT_REFERENCE, metric_device: str = "cpu", seed: int = 0
 ) -> Result:
     """Measure uint8 images (n, 1, 28, 28) against a reference.
 
     `reference` names shipped statistics ("train" or "train[30000:]"; KID then uses the 4,000 training images that
-    ship), or is an array of reference images. `seed` chooses KID's subsets. Raises ConfigError for fewer images than
-    twice the feature width, where the covariance is (nearly) singular and FID meaningless, and for an unknown name.
+    ship), or is an array of reference images, or a data set: then images of its shape are measured against its own, both
+    through `convert`, and Fashion-MNIST against its shipped statistics. `seed` chooses KID's subsets. Raises ConfigError for
+    fewer images than twice the feature width, where the covariance is (nearly) singular and FID meaningless, and for an
+    unknown name.
     """
+    converted = ""
+    if isinstance(reference, Dataset):
+        if reference.name == "fashion-mnist" and reference.images.shape[1:] == extractor.SHAPE:
+            reference = DEFAULT_REFERENCE
+        else:
+            images, converted = convert(images)
     _enough("images", images)
     found = features(images, metric_device)
-    if isinstance(reference, str):
+    if isinstance(reference, Dataset):
+        _enough("reference", reference.images)
+        kid_target = _dataset_features(reference, metric_device)
+        target = _statistics(kid_target)
+        provenance = kid_provenance = "; ".join(filter(None, (reference.provenance, converted)))
+    elif isinstance(reference, str):
         target, kid_target = stored_statistics(reference), _subset_features(metric_device)
         provenance = f"fashion-mnist {reference}, shipped statistics"
         kid_provenance = load_subset("fashion-mnist", "train").provenance
@@ -121,16 +151,17 @@ def extrapolate(fid_n: float, n: int, fid_m: float, m: int) -> float:
     return (n * fid_n - m * fid_m) / (n - m)
 
 
-def floor(n: int = 10000, reference: str = DEFAULT_REFERENCE, metric_device: str = "cpu",
+def floor(n: int = 10000, reference: str | Dataset = DEFAULT_REFERENCE, metric_device: str = "cpu",
           test: Dataset | None = None) -> Result:
     """What real images score: the first n of the held-out test set (all, if it is smaller)."""
     test = test or load("fashion-mnist", "test")
     return evaluate(test.images[:n], reference, metric_device)
 
 
-def ceiling(n: int = 10000, reference: str = DEFAULT_REFERENCE, metric_device: str = "cpu", seed: int = 0) -> Result:
+def ceiling(n: int = 10000, reference: str | Dataset = DEFAULT_REFERENCE, metric_device: str = "cpu", seed: int = 0) -> Result:
     """What no model at all scores: n images of standard normal noise, clipped like a sample."""
-    noise = np.random.Generator(np.random.Philox(seed)).standard_normal((n, 1, 28, 28), np.float32)
+    shape = reference.images.shape[1:] if isinstance(reference, Dataset) else extractor.SHAPE
+    noise = np.random.Generator(np.random.Philox(seed)).standard_normal((n, *shape), np.float32)
     return evaluate(to_uint8(noise), reference, metric_device)
 
 
@@ -175,6 +206,11 @@ def _fid(one: Statistics, two: Statistics) -> float:
 @functools.cache
 def _subset_features(metric_device: str) -> NDArray[np.float64]:
     return features(load_subset("fashion-mnist", "train").images, metric_device)
+
+
+@functools.cache
+def _dataset_features(dataset: Dataset, metric_device: str) -> NDArray[np.float64]:
+    return features(convert(dataset.images)[0], metric_device)
 
 
 @functools.cache

@@ -265,12 +265,13 @@ class Run:
     def _measure(self) -> None:
         """The metric of every set of images, beside its floor and ceiling for the same n."""
         job, n = self.job, self.job.preset.samples
-        bounds: dict[str, Callable[[], fid.Result]] = {"real": partial(fid.floor, n, test=job.held_out),
-                                                       "noise": partial(fid.ceiling, n, seed=job.seed)}
+        of = {"stage": "metric", "reference": job.dataset.sha256, "held_out": job.held_out.sha256}
+        bounds: dict[str, Callable[[], fid.Result]] = {"real": partial(fid.floor, n, job.dataset, test=job.held_out),
+                                                       "noise": partial(fid.ceiling, n, job.dataset, seed=job.seed)}
         for name, compute in bounds.items():
-            self._metric({"stage": "metric", "samples": n, "seed": job.seed, "backend": name}, compute)
+            self._metric(of | {"samples": n, "seed": job.seed, "backend": name}, compute)
         for (backend, steps, eta), images in tqdm(self.images.items(), desc="metric", leave=False):
-            self._metric(job.trained_key(backend, steps, eta) | {"stage": "metric"}, partial(fid.evaluate, images, seed=job.seed))
+            self._metric(job.trained_key(backend, steps, eta) | of, partial(fid.evaluate, images, job.dataset, seed=job.seed))
 
     def _metric(self, key: dict[str, Any], compute: Callable[[], fid.Result]) -> None:
         self.cell("metric", key, lambda folder: self.row("metric", key["backend"], key, dict(compute())))

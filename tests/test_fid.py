@@ -364,3 +364,44 @@ def test_shim_leaves_a_working_torchvision_and_other_errors_alone(tmp_path):
         declared.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         raise RuntimeError("another reason")
     """))
+
+
+# Other data sets than Fashion-MNIST
+
+
+def own(images, name="images"):
+    return data.Dataset(name, "train", images, None, "images of mine, train (700 of 900)", "0" * 64, False)
+
+
+def rgb(images, size):
+    """Grey images as RGB of another size."""
+    return np.repeat(np.pad(images, [(0, 0), (0, 0), (0, size - 28), (0, size - 28)]), 3, axis=1)
+
+
+def test_fashion_mnist_as_a_data_set_has_its_shipped_statistics():
+    full = data.load("fashion-mnist", "train")
+    assert fid.evaluate(held_out()[:128], full) == fid.evaluate(held_out()[:128])
+    assert fid.ceiling(128, full) == fid.ceiling(128)
+
+
+def test_own_images_are_the_reference_and_the_row_says_what_was_converted():
+    images = data.load_subset("fashion-mnist", "train").images[:700]
+    grey = fid.evaluate(held_out()[:200], own(images))
+    assert grey["fid"] == pytest.approx(fid.evaluate(held_out()[:200], images)["fid"], rel=1e-9)
+    assert grey["reference"] == grey["kid_reference"] == "images of mine, train (700 of 900)"
+    colour = fid.evaluate(rgb(held_out()[:200], 32), own(rgb(images, 32)))
+    assert colour["reference"].endswith("; RGB 32 x 32 converted to grey 28 x 28 for the extractor")
+    assert colour["fid"] != grey["fid"]
+    floor, ceiling = fid.floor(200, own(rgb(images, 32)), test=own(rgb(held_out(), 32))), fid.ceiling(200, own(rgb(images, 32)))
+    assert floor["fid"] == colour["fid"] < ceiling["fid"] / 5 and "RGB" in ceiling["reference"]
+    with pytest.raises(ConfigError, match="number of reference=100"):
+        fid.evaluate(held_out(), own(images[:100]))
+
+
+def test_conversion_keeps_what_it_can():
+    images = held_out()[:3]
+    assert fid.convert(images) == (images, "")
+    for back in (fid.convert(np.repeat(images, 3, axis=1))[0],
+                 fid.convert(np.repeat(np.repeat(images, 2, axis=2), 2, axis=3))[0]):
+        assert back.shape == images.shape and np.abs(back.astype(int) - images).mean() < 10
+    np.testing.assert_array_equal(fid.convert(np.repeat(images, 3, axis=1))[0], images)

@@ -21,7 +21,8 @@ MISTAKES = [
     ("--preset nope", "quick"), ("--backends jax", "torch"), ("--dataset nope", "fashion-mnist"), ("--samples 10", "--samples=10"),
     ("--samples 20000", "held-out"), ("--weights /nowhere", "/nowhere"), ("--eta 2", "eta"), ("--eta x", "--eta"),
     ("--convention nope", "plain"), ("--dtype float8", "dtype"), ("--train-steps 0", "--train-steps"), ("--seed -1", "--seed"),
-    ("--convention ho2020 --steps 10", "ho2020"),
+    ("--convention ho2020 --steps 10", "ho2020"), ("--data /nowhere", "/nowhere: no such file or folder"),
+    ("--dataset images", "needs --data PATH"), ("--dataset mnist --data /nowhere", "train-images-idx3-ubyte.gz: no such file"),
 ]
 
 
