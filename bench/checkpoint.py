@@ -1,30 +1,31 @@
 """Weights and configs as diffusers' pipeline folders, and training states that survive a kill.
 
-Tensors are safetensors only: nothing here unpickles. What this code writes carries a SHA-256 over names, shapes and bytes.
+What this code writes is safetensors and carries a SHA-256 over names, shapes and bytes.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
 import math
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
+from bench import tensor_files
 from bench.diffusers_json import CheckpointError, named, read_scheduler, read_unet, scheduler_json, unet_json
+from bench.tensor_files import digest, read_safetensors
 from reference.config import DiffusionConfig, ModelConfig
 from reference.weights import Weights, check, shapes
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+FILES = (WEIGHTS, f"{WEIGHTS}.index.json", "diffusion_pytorch_model.bin", "diffusion_pytorch_model.ckpt")  # of choice first
 MAX_HEADER = 16 << 20  # bytes
 KEEP = 2  # training states
 
@@ -68,39 +69,50 @@ def save_pipeline(folder: Path, weights: Weights, model: ModelConfig, diffusion:
     return sha256
 
 
-def load_pipeline(folder: Path) -> tuple[dict[str, np.ndarray], ModelConfig, DiffusionConfig]:
+def load_pipeline(folder: Path, file: Path | None = None) -> tuple[dict[str, np.ndarray], ModelConfig, DiffusionConfig]:
     """(weights, model, diffusion) of a pipeline folder of ours or of diffusers, nested or flat (as google/ddpm-cifar10-32 is).
 
-    Raises `CheckpointError`.
+    The weights are `file`, or the first of `FILES`. A flat folder that holds a network alone, as `UNet2DModel.save_pretrained`
+    writes it, has the diffusion of diffusers' `DDPMScheduler()`. Raises `CheckpointError`.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such folder")
     unet, scheduler = (folder / name if (folder / name).is_dir() else folder for name in ("unet", "scheduler"))
-    path = unet / WEIGHTS
-    if not path.exists() and path.with_suffix(".bin").exists():
-        raise CheckpointError(f"{path}: missing; {path.with_suffix('.bin').name} is a pickle, which can run code and is not "
-                              "read: convert it to safetensors")
-    with _open(path) as file:
-        legacy = any(".query." in name for name in file.keys())  # noqa: SIM118
-    model = read_unet(unet / "config.json", legacy)
-    return load_weights(path, model), model, read_scheduler(scheduler / "scheduler_config.json")
+    path = file or next((unet / name for name in FILES if (unet / name).exists()), unet / WEIGHTS)
+    config, process = unet / "config.json", scheduler / "scheduler_config.json"
+    bare = not process.exists() and not (folder / "model_index.json").exists()
+    diffusion = DiffusionConfig(variance="small") if bare else read_scheduler(process)
+    arrays = tensor_files.read(path, _largest(read_unet(config, legacy=True)))
+    model = read_unet(config, legacy=bool(arrays) and any(".query." in name for name in arrays[0]))
+    return as_weights(path, arrays[0] if arrays else {}, model), model, diffusion
 
 
 def load_weights(path: Path, model: ModelConfig) -> dict[str, np.ndarray]:
-    """float32 weights of one safetensors file, checked against the network's names and shapes. Raises `CheckpointError`."""
-    path = Path(path)
-    largest = sum(8 * math.prod(shape) for shape in shapes(model).values()) + MAX_HEADER
-    out = {}
-    for name, value in _read_tensors(path, largest)[0].items():
+    """float32 weights of one file, checked against the network's names and shapes. Raises `CheckpointError`."""
+    arrays = tensor_files.read(path, _largest(model))
+    return as_weights(path, arrays[0] if arrays else {}, model)
+
+
+def _largest(model: ModelConfig) -> int:
+    return sum(8 * math.prod(shape) for shape in shapes(model).values()) + MAX_HEADER
+
+
+def as_weights(path: Path, arrays: Mapping[str, np.ndarray], model: ModelConfig) -> dict[str, np.ndarray]:
+    """Canonical float32 weights from a file's arrays: older names of attention, MindSpore's of its norms. `path` is for errors."""
+    expected, out = shapes(model), {}
+    for name, value in arrays.items():
         if value.dtype.kind != "f":
             raise CheckpointError(f"{path}: {name} is {value.dtype}; weights must be float16, float32 or float64")
         if ".attentions." in name:
             name = re.sub(r"\.(query|key|value|proj_attn)\.", lambda m: f".{LEGACY_NAMES[m[1]]}.", name)
+        name = re.sub(r"norm(\w*)\.(gamma|beta)$", lambda m: f"norm{m[1]}.{'weight' if m[2] == 'gamma' else 'bias'}", name)
         if name in out:
             raise CheckpointError(f"{path}: {name} is there under its old and its new name")
-        with np.errstate(over="ignore"):  # an infinity is reported by name below
-            out[name] = value.astype(np.float32)
+        if value.shape == expected.get(name):
+            with np.errstate(over="ignore"):  # an infinity is reported by name below
+                value = np.ascontiguousarray(value, np.float32)
+        out[name] = value
     with named(path):
         check(out, model, str(path))
     return out
@@ -164,7 +176,7 @@ def _step(path: Path) -> int:
 
 
 def _read_state(path: Path, config: Mapping[str, Any]) -> tuple[int, dict[str, np.ndarray]]:
-    tensors, metadata = _read_tensors(path)
+    tensors, metadata = read_safetensors(path)
     if not {"sha256", "step", "config"} <= set(metadata) or metadata["step"] != str(_step(path)):
         raise CheckpointError(f"{path}: is not the training state that its name says")
     try:
@@ -181,43 +193,6 @@ def _differences(found: Any, asked: Any, name: str) -> list[str]:
         return [line for key in sorted(set(found) | set(asked))
                 for line in _differences(found.get(key), asked.get(key), f"{name}.{key}".lstrip("."))]
     return [] if found == asked else [f"{name} is {found!r} there and {asked!r} here"]
-
-
-@contextlib.contextmanager
-def _open(path: Path) -> Iterator[Any]:
-    try:
-        if path.stat().st_size == 0:
-            raise CheckpointError(f"{path}: empty")
-        with safe_open(path, framework="np") as file:
-            yield file
-    except CheckpointError:
-        raise
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: missing") from None
-    except (SafetensorError, OSError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{path}: corrupt, truncated or of another dtype: {error}") from None
-
-
-def _read_tensors(path: Path, largest: int | None = None) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Arrays and metadata, the hash verified where there is one. A file is never larger in memory than on disk."""
-    with _open(path) as file:
-        if largest is not None and path.stat().st_size > largest:
-            raise CheckpointError(f"{path}: {path.stat().st_size} bytes are more than this network's weights can have")
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        metadata = dict(file.metadata() or {})
-    if "sha256" in metadata and metadata["sha256"] != digest(tensors, metadata):
-        raise CheckpointError(f"{path}: corrupt: its content does not match its SHA-256")
-    return tensors, metadata
-
-
-def digest(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes, in the order of the names, and over the metadata but `sha256`."""
-    out = hashlib.sha256(json.dumps({k: v for k, v in metadata.items() if k != "sha256"}, sort_keys=True).encode())
-    for name in sorted(tensors):
-        value = np.asarray(tensors[name])
-        out.update(json.dumps([name, value.dtype.str, value.shape]).encode())
-        out.update(value.tobytes())
-    return out.hexdigest()
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: dict[str, str]) -> str:

@@ -146,6 +146,14 @@ def _read_ours(path: Path, values: dict[str, Any], record: Any, theirs: Callable
 
 
 def _read_json(path: Path, classes: tuple[str, ...]) -> dict[str, Any]:
+    values = read_object(path)
+    if values.get("_class_name") not in classes:
+        raise CheckpointError(f"{path}: must be an object whose _class_name is {' or '.join(classes)}")
+    return values
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The object of a JSON file, at most `MAX_JSON` bytes long. Raises `CheckpointError`."""
     try:
         with path.open("rb") as file:
             data = file.read(MAX_JSON + 1)
@@ -156,8 +164,8 @@ def _read_json(path: Path, classes: tuple[str, ...]) -> dict[str, Any]:
         raise CheckpointError(f"{path}: missing") from None
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: can't be read: {error}") from None
-    if not isinstance(values, dict) or values.get("_class_name") not in classes:
-        raise CheckpointError(f"{path}: must be an object whose _class_name is {' or '.join(classes)}")
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path}: must be an object")
     return values
 
 

@@ -15,6 +15,7 @@ import os
 import shlex
 import sys
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 
 if __name__ == "__main__":  # the script's own folder stands first on the path; the packages are beside it
@@ -22,13 +23,13 @@ if __name__ == "__main__":  # the script's own folder stands first on the path; 
 
 import backends
 from backends.protocol import Spec
-from bench import checkpoint, data, extractor, report, training
+from bench import convert, data, extractor, report, training
 from bench.cells import Cells
 from bench.config import PRESETS, ROOT, get_preset
 from bench.job import Job, Run, with_options
 from reference import weights
 from reference.config import ConfigError, require
-from reference.conventions import CONVENTIONS
+from reference.conventions import CONVENTIONS, adopt, get_convention
 from reference.timesteps import parse_steps
 
 
@@ -36,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], epilog=__doc__.split("\n\n")[-1])
     p.add_argument("--steps", default="10,50,1000", help="DDIM step counts, such as 10,50,1000")
-    p.add_argument("--eta", default="0", help="one or more of [0, 1] or sigma_hat, separated by commas")
+    p.add_argument("--eta", default="0", help="one or more of [0, 1], sigma_hat or ddpm, separated by commas")
     p.add_argument("--backends", help=f"of {', '.join(backends.names())}; default: all that are installed")
     p.add_argument("--preset", default="quick", help=f"of {', '.join(PRESETS)}")
     data.add_options(p)
@@ -45,7 +46,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--samples", type=int, help="images per sampling cell")
     p.add_argument("--train-steps", type=int, help="training steps per backend")
     p.add_argument("--batch-size", type=int, help="of training")
-    p.add_argument("--weights", type=Path, help="pipeline folder to sample from; default: the preset's")
+    p.add_argument("--weights", help="what to sample from: a diffusers folder, a checkpoint of the DDIM code or of "
+                   "improved-diffusion, or a name on the Hugging Face hub; default: the preset's")
     p.add_argument("--convention", default="plain", help=f"of {', '.join(CONVENTIONS)}")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="CPU threads of each backend")
@@ -59,13 +61,13 @@ def parser() -> argparse.ArgumentParser:
 
 
 def parse_eta(text: str) -> tuple[float | str, ...]:
-    """ "0,0.5,sigma_hat" as eta values; `make_plan` checks their range."""
+    """ "0,0.5,sigma_hat,ddpm" as eta values; `make_plan` checks their range."""
     out: list[float | str] = []
     for part in text.split(","):
         try:
-            out.append(part.strip() if part.strip() == "sigma_hat" else float(part))
+            out.append(part.strip() if part.strip() in ("sigma_hat", "ddpm") else float(part))
         except ValueError:
-            raise ConfigError(f"--eta={text!r}: must be numbers in [0, 1] or sigma_hat, separated by commas") from None
+            raise ConfigError(f"--eta={text!r}: must be numbers in [0, 1], sigma_hat or ddpm, separated by commas") from None
     require(len(set(out)) == len(out), "--eta", text, "every value must appear once")
     return tuple(out)
 
@@ -105,12 +107,13 @@ def resolve(args: argparse.Namespace) -> tuple[Job, list[str]]:
     if folder is None:
         trained = initial
     else:
-        trained, model, process = checkpoint.load_pipeline(folder)
+        trained, model, process = convert.load(folder)
         if args.weights:
             preset = with_options(preset, model=model, diffusion=process)
             initial = weights.initialise(model, args.seed)
         else:
             weights.check(trained, preset.model, str(folder))
+    preset = with_options(preset, diffusion=adopt(preset.diffusion, args.convention))
     shape = Spec(preset.model, preset.diffusion, preset.optim, args.device, args.dtype).image_shape
     dataset, held_out = (data.from_options(args, preset.dataset, shape, split) for split in data.SPLITS)
     preset = with_options(preset, dataset=dataset.name)
@@ -125,8 +128,8 @@ def resolve(args: argparse.Namespace) -> tuple[Job, list[str]]:
 
 def describe(job: Job, absent: list[str]) -> str:
     """What `--dry-run` prints."""
-    config = {**job.preset.to_dict(), "device": job.device, "dtype": job.dtype, "convention": job.convention, "seed": job.seed,
-              "threads": job.threads, "data": job.dataset.provenance}
+    config = {**job.preset.to_dict(), "device": job.device, "dtype": job.dtype, "convention": asdict(get_convention(job.convention)),
+              "seed": job.seed, "threads": job.threads, "data": job.dataset.provenance}
     cells = []
     for b in job.backends:
         cells += [f"{b}: oracle", f"{b}: train {job.preset.train_steps} steps", f"{b}: time training and sampling"]

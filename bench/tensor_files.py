@@ -1,0 +1,163 @@
+"""Named arrays from files, whoever wrote them: safetensors, alone or in shards, PyTorch's and MindSpore's.
+
+Nothing is unpickled: PyTorch's files go through its `weights_only=True`. A file is never larger in memory than on disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import json
+import os
+import re
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+import backends
+from bench.diffusers_json import CheckpointError, named, read_object
+
+INDEX = ".safetensors.index.json"
+MAX_FILE = 8 << 30  # bytes, where no network says how large its weights are
+
+Arrays = dict[str, np.ndarray]
+
+
+def read(path: Path, largest: int = MAX_FILE) -> list[Arrays]:
+    """Each dictionary of arrays in a file of weights; PyTorch's training states hold several, the others one.
+
+    `largest` is in bytes. Raises `CheckpointError`, also where the file needs a framework that is not installed.
+    """
+    path = Path(path)
+    if path.name.endswith(INDEX):
+        return [_read_shards(path, largest)]
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(9)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: missing") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: can't be read: {error}") from None
+    if path.suffix == ".safetensors" or (start[8:] == b"{" and int.from_bytes(start[:8], "little") < size):
+        return [read_safetensors(path, largest)[0]]
+    check_size(path, size, largest)
+    if start.startswith(b"PK"):
+        _check_zip(path)
+        framework = "torch"
+    elif start.startswith(b"\x80"):
+        framework = "torch"
+    elif start.startswith(b"\n"):
+        framework = "mindspore"
+    else:
+        raise CheckpointError(f"{path}: empty, corrupt, or of neither safetensors, PyTorch nor MindSpore")
+    with named(path):
+        return _files_of(framework).read(path)
+
+
+def write_mindspore(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write a file that `mindspore.load_checkpoint` reads, atomically. Raises `CheckpointError`, also without MindSpore."""
+    with named(path):
+        files = _files_of("mindspore")
+    part = path.with_name(f"{path.stem}.part.ckpt")
+    try:
+        files.write(part, arrays)
+        os.replace(part, path)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise CheckpointError(f"{path}: can't be written: {str(error).splitlines()[0]}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _files_of(framework: str) -> ModuleType:
+    backends.load(framework)  # says how to install it where it is absent
+    return importlib.import_module(f"backends.{framework}.files")
+
+
+def check_size(path: Path, size: int, largest: int) -> None:
+    """Refuse a file before anything of its size is allocated."""
+    if size > largest:
+        raise CheckpointError(f"{path}: {size} bytes are more than this network's weights can have, {largest}")
+
+
+@contextlib.contextmanager
+def open_safetensors(path: Path) -> Iterator[Any]:
+    """The open file, with every way in which it can be damaged as `CheckpointError`."""
+    try:
+        if path.stat().st_size == 0:
+            raise CheckpointError(f"{path}: empty")
+        with safe_open(path, framework="np") as file:
+            yield file
+    except CheckpointError:
+        raise
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: missing") from None
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{path}: corrupt, truncated or of another dtype: {error}") from None
+
+
+def read_safetensors(path: Path, largest: int | None = None) -> tuple[Arrays, dict[str, str]]:
+    """Arrays and metadata, the hash verified where there is one."""
+    with open_safetensors(path) as file:
+        if largest is not None:
+            check_size(path, path.stat().st_size, largest)
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        metadata = dict(file.metadata() or {})
+    if "sha256" in metadata and metadata["sha256"] != digest(tensors, metadata):
+        raise CheckpointError(f"{path}: corrupt: its content does not match its SHA-256")
+    return tensors, metadata
+
+
+def digest(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes, in the order of the names, and over the metadata but `sha256`."""
+    out = hashlib.sha256(json.dumps({k: v for k, v in metadata.items() if k != "sha256"}, sort_keys=True).encode())
+    for name in sorted(tensors):
+        value = np.asarray(tensors[name])
+        out.update(json.dumps([name, value.dtype.str, value.shape]).encode())
+        out.update(np.ascontiguousarray(value).data)
+    return out.hexdigest()
+
+
+def _read_shards(index: Path, largest: int) -> Arrays:
+    """The files that an index names, which must lie beside it and hold what it says."""
+    where = read_object(index).get("weight_map")
+    if not isinstance(where, dict) or not all(isinstance(name, str) for name in where.values()):
+        raise CheckpointError(f"{index}: weight_map must be an object of file names")
+    shards = sorted(set(where.values()))
+    for name in shards:
+        if not re.fullmatch(r"[\w.-]+\.safetensors", name):
+            raise CheckpointError(f"{index}: shard {name!r}: must be a .safetensors file in the index's own folder")
+    out: Arrays = {}
+    for name in shards:
+        tensors = read_safetensors(index.parent / name, largest)[0]
+        if wrong := [tensor for tensor in tensors if where.get(tensor) != name]:
+            raise CheckpointError(f"{index}: does not say that {wrong[0]} is in {name}")
+        out |= tensors
+        largest -= sum(value.nbytes for value in tensors.values())
+    if absent := [tensor for tensor in where if tensor not in out]:
+        raise CheckpointError(f"{index}: {absent[0]} is not in {where[absent[0]]}, as it says")
+    return out
+
+
+def _check_zip(path: Path) -> None:
+    """PyTorch stores its members as they are; a compressed one could unpack to any size. Their CRC-32 must hold."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            if packed := [member.filename for member in file.infolist() if member.compress_type != zipfile.ZIP_STORED]:
+                raise CheckpointError(f"{path}: {packed[0]!r} is compressed, which PyTorch's files are not")
+            if sum(member.file_size for member in file.infolist()) > path.stat().st_size:
+                raise CheckpointError(f"{path}: its members claim more bytes than the file has")
+            damaged = file.testzip()
+    except CheckpointError:
+        raise
+    except (OSError, zipfile.BadZipFile, zlib.error, ValueError, RuntimeError, EOFError, OverflowError) as error:
+        raise CheckpointError(f"{path}: corrupt or truncated: {error}") from None
+    if damaged is not None:
+        raise CheckpointError(f"{path}: corrupt: {damaged!r} does not match its CRC-32")
