@@ -50,6 +50,7 @@ LOSSES = {name: DiffusionConfig(**changes) for name, changes in {
     "learned_range": {"variance": "learned_range", "timesteps": 400},
     "learned": {"variance": "learned", "schedule": "cosine", "timesteps": 100, "objective": "v"},
     "learned_range-x0": {"variance": "learned_range", "objective": "x0", "beta_start": 1e-3, "beta_end": 0.03},
+    "learned_range-nichol2021": {"variance": "learned_range", "approximate_cdf": True, "rescale_timesteps": True, "timesteps": 400},
     "self_cond": {"self_conditioning": True},
     "self_cond-v-learned": {"self_conditioning": True, "objective": "v", "variance": "learned_range", "timesteps": 200},
 }.items()}

@@ -32,6 +32,7 @@ class Point(NamedTuple):
     diffusion: DiffusionConfig
     batch: Batch
     inputs: Array  # x_t, with self-conditioning beside the first x0_hat
+    told: Array  # what the network is told of t
     output: Array
 
 
@@ -40,12 +41,13 @@ def point(model: ModelConfig, diffusion: DiffusionConfig) -> Point:
     """The forward pass of one training step in float64."""
     b = batch(Spec(model, diffusion))
     alpha_bars = Schedule.from_config(diffusion).alpha_bars
+    told = process.network_t(diffusion, b.t)
     inputs = xt = process.q_sample(b.x0.astype(np.float64), b.t, b.noise.astype(np.float64), alpha_bars)
     if diffusion.self_conditioning:
-        first = unet.forward(weights(model), model, np.concatenate((xt, 0 * xt), axis=1), b.t)[:, : xt.shape[1]]
+        first = unet.forward(weights(model), model, np.concatenate((xt, 0 * xt), axis=1), told)[:, : xt.shape[1]]
         x0_hat = process.x0_from_output(diffusion, xt, b.t, first, alpha_bars)
         inputs = np.concatenate((xt, process.self_condition(x0_hat, b.coin)), axis=1)
-    return Point(model, diffusion, b, inputs, unet.forward(weights(model), model, inputs, b.t))
+    return Point(model, diffusion, b, inputs, told, unet.forward(weights(model), model, inputs, told))
 
 
 def loss(p: Point, output: Array, held: Array) -> float:
@@ -67,7 +69,7 @@ def derivative(p: Point, direction: dict[str, Array]) -> float:
 
     def output(h: float) -> Array:
         moved = {name: w[name] + h * d for name, d in direction.items()}
-        return unet.forward({name: w[name].astype(np.float64) for name in w} | moved, p.model, p.inputs, p.batch.t)
+        return unet.forward({name: w[name].astype(np.float64) for name in w} | moved, p.model, p.inputs, p.told)
 
     h = 1e-3 / np.sqrt(sum(float((d**2).sum()) for d in direction.values()))
     slope = (8 * (output(h) - output(-h)) - (output(2 * h) - output(-2 * h))) / (12 * h)
