@@ -8,7 +8,6 @@ machines the output folder must be shared.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -53,5 +52,4 @@ def launched(variables: Mapping[str, str] = os.environ) -> Launch:
 def serve_as_scheduler(spec: Spec) -> None:
     """`msrun` starts the program once more as the scheduler, where its workers meet: return at once if this is not it."""
     if os.environ.get("MS_ROLE") == "MS_SCHED":
-        backends.load("mindspore").create(spec)  # joining keeps it until the workers are gone
-        sys.exit(0)
+        backends.load("mindspore").create(spec)  # stays there until the workers are gone, then ends the process

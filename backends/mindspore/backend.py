@@ -18,7 +18,7 @@ from reference.config import require
 from reference.conventions import Plan
 from reference.weights import Weights
 
-from . import samplers
+from . import processes, samplers
 from .training import Optimiser, Process
 from .unet import UNet
 
@@ -72,6 +72,7 @@ class MindSporeBackend:
         self.spec, self.device, self.tuned = spec, find_device(spec.device), spec.mode == "tuned"
         require(spec.dtype in DTYPES, "dtype", spec.dtype,
                 f"the mindspore backend has {', '.join(DTYPES)}: its CPU has no float64 and no bfloat16 convolution")
+        processes.join(spec)
         self.network = UNet(spec.model, self.tuned)
         # `view` draws with the current weights: a network whose methods were compiled for inference can't be compiled for
         # training any more.
@@ -94,6 +95,7 @@ class MindSporeBackend:
         # Two graphs: as one, the main thread waits busily for it and takes the kernels' core.
         self.train_gradient = ms.jit(self._gradient) if self.compiled else self._gradient
         self.update = ms.jit(self._update) if self.compiled else self._update
+        self.average = processes.Average([p.shape for p in self.network.get_parameters()], spec.processes)
 
     def to_device(self, array: np.ndarray) -> Tensor:
         """Copy to the device; 64-bit floats become 32-bit."""
@@ -170,9 +172,15 @@ class MindSporeBackend:
         """One optimiser and EMA step; the loss stays on the device."""
         self.network.set_train(True)
         loss, gradients = self.train_gradient(*self._inputs(batch))
+        if self.spec.processes > 1:
+            loss, gradients = self.average(loss, gradients)
         self.updated = self.update(ms.mutable(gradients), *self.optimiser.scalars(batch.step))
         self.step_count = batch.step + 1
         return loss
+
+    def mean(self, value: float) -> float:
+        """The mean over the processes; waits for all."""
+        return float(self.average.total(Tensor(value, ms.float64)).asnumpy()) / self.spec.processes
 
     def sample(self, x: Tensor, plan: Plan, noise: Callable[[int], np.ndarray] | None = None, *, ema: bool = True,
                on_step: Callable[[int], None] | None = None) -> Tensor:
@@ -224,7 +232,7 @@ class MindSporeBackend:
     def _inputs(self, batch: Batch) -> tuple[Tensor, ...]:
         coin = np.zeros(len(batch.t)) if batch.coin is None else batch.coin
         return (self.to_device(batch.x0), Tensor(batch.t.astype(np.int32)), self.to_device(batch.noise),
-                Tensor(coin.astype(np.float32)), Tensor(batch.step, ms.int32))
+                Tensor(coin.astype(np.float32)), Tensor(batch.step * self.spec.processes + self.spec.rank, ms.int32))
 
 
 def set_weights(network: nn.Cell, weights: Weights) -> None:

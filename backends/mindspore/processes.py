@@ -1,0 +1,44 @@
+"""Training on many processes: the group that `msrun` prepared, and means over it.
+
+On CPU a process that waits 30 s for another in a collective operation gives up; MindSpore 2.8 has no option for it.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+
+import numpy as np
+from mindspore import Tensor, communication, nn, ops
+
+from backends.protocol import Spec
+from reference.config import require
+
+
+def join(spec: Spec) -> None:
+    """Wait for the other processes. `msrun` tells each its rank and where to meet: at a scheduler, which does nothing else."""
+    if os.environ.get("MS_ROLE") == "MS_SCHED":
+        communication.init()
+        sys.exit(0)
+    if spec.processes > 1:
+        if not communication.GlobalComm.INITED:
+            communication.init()
+        found = communication.get_rank(), communication.get_group_size()
+        require(found == (spec.rank, spec.processes), "rank, processes", (spec.rank, spec.processes), f"msrun says {found}")
+
+
+class Average(nn.Cell):
+    """Loss and gradients as means over the processes, in one message: on CPU each takes tens of milliseconds, however short."""
+
+    def __init__(self, shapes: list[tuple[int, ...]], processes: int) -> None:
+        super().__init__()
+        self.shapes, self.processes = [(), *shapes], processes
+        self.ends = np.cumsum([math.prod(shape) for shape in self.shapes]).tolist()
+        self.total = ops.AllReduce() if processes > 1 else None
+
+    def construct(self, loss: Tensor, gradients: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """(mean loss, mean gradients)."""
+        flat = self.total(ops.cat([value.reshape(-1) for value in (loss, *gradients)])) / self.processes
+        parts = [flat[start:end].reshape(shape) for start, end, shape in zip([0, *self.ends], self.ends, self.shapes, strict=False)]
+        return parts[0], tuple(parts[1:])
