@@ -26,6 +26,7 @@ from bench import checkpoint, data, distributed, environment, training
 from bench.config import ROOT, get_preset
 from reference import weights
 from reference.config import ConfigError, require
+from reference.conventions import CONVENTIONS, adopt, adopt_network
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -38,6 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--mode", default="tuned")
     parser.add_argument("--steps", type=int, required=True, help="optimiser steps; the learning rate decays over them")
     parser.add_argument("--batch-size", type=int)
+    parser.add_argument("--convention", default="plain", help=f"details of network and process: {', '.join(CONVENTIONS)}")
     parser.add_argument("--seed", type=int, default=0)
     data.add_options(parser)
     parser.add_argument("--save-every", type=float, default=training.SAVE_EVERY, help="seconds between states")
@@ -61,6 +63,7 @@ def main(argv: list[str] | None = None) -> int:
 def train(args: argparse.Namespace, command: list[str]) -> None:
     """Train, saving states beside `args.save`, then write the pipeline folder."""
     preset = get_preset(args.preset)
+    preset = replace(preset, model=adopt_network(preset.model, args.convention), diffusion=adopt(preset.diffusion, args.convention))
     require(args.save_every >= 0, "--save-every", args.save_every, "must be at least 0 seconds")
     require(args.steps > preset.optim.warmup_steps, "--steps", args.steps,
             f"must exceed the warm-up's {preset.optim.warmup_steps}")

@@ -193,7 +193,8 @@ class DiffusionConfig(_Record):
 
     def check_tables(self, float32_tables: bool = False) -> None:
         """Refuse a T too large for its betas, or betas too small: 1/sqrt(alpha_bar) must be a float32, 1 - alpha_bar above 0."""
-        alpha_bars = schedules.alpha_bars(schedules.betas(self), float32_tables)
+        with np.errstate(divide="ignore", invalid="ignore"):  # where alpha_bar is 0 throughout
+            alpha_bars = schedules.alpha_bars(schedules.betas(self), float32_tables)
         kept = alpha_bars[:-1] if self.zero_terminal_snr else alpha_bars
         rule = f"schedule {self.schedule} takes alpha_bar from {alpha_bars[0]:.6g} to {alpha_bars[-1]:.3g}: it must fall "
         require(bool(kept[-1] >= SMALLEST_ALPHA_BAR), "timesteps", self.timesteps,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from . import timesteps
-from .config import VARIANCES, DiffusionConfig, require
+from .config import VARIANCES, DiffusionConfig, ModelConfig, require
 from .diffusion import network_t
 
 CLEAN = -1  # the virtual state after the last step, whose alpha_bar is `Plan.final_alpha_bar`
@@ -47,19 +47,30 @@ class Convention:
     gate_ddpm: str = "list_end"  # the same, or "t_positive": none at t = 0 only
     rescale_timesteps: bool = False  # the network is told t x 1000/T, a float32 product
     encode: str = "paper"  # `make_encode_plan` says what "paper", "shifted" and "destination" are
+    # The network: fields of `ModelConfig`. All codes have 32 groups, which is the width's affair.
+    flip_sin_to_cos: bool = False
+    freq_shift: int = 1
+    norm_eps: float = 1e-6
+    downsample_padding: int = 0
+    zero_init: bool = True
+    attention_head_dim: int | None = None
+    num_attention_heads: int | None = None
 
 
 CONVENTIONS = {c.name: c for c in (
     Convention("plain", "this project", rederive_eps=True),
     Convention("ho2020", "github.com/hojonathanho/diffusion", spacing="all", clip_ddim="clip", large_variance_first=True,
                approximate_cdf=True),
-    Convention("song2021", "github.com/ermongroup/ddim", float32_tables=True, gate_ddpm="t_positive"),
+    Convention("song2021", "github.com/ermongroup/ddim", float32_tables=True, gate_ddpm="t_positive",
+               zero_init=False),
     Convention("nichol2021", "github.com/openai/improved-diffusion", beta_scaling=True, spacing="linspace",
                clip_ddim="clip", rederive_eps=True, variance="small", large_variance_first=True,
-               approximate_cdf=True, rescale_timesteps=True, encode="shifted"),
+               approximate_cdf=True, rescale_timesteps=True, encode="shifted", flip_sin_to_cos=True, freq_shift=0, norm_eps=1e-5,
+               downsample_padding=1, num_attention_heads=4),
     Convention("diffusers", "github.com/huggingface/diffusers", clip_ddim="clip", variance="small",
                log_variance_first="floor", previous_ddim="ratio", float32_tables=True, float32_schedules=("linear", "quad"),
-               gate_ddim="clean", gate_ddpm="t_positive", encode="destination"),
+               gate_ddim="clean", gate_ddpm="t_positive", encode="destination", flip_sin_to_cos=True, freq_shift=0, norm_eps=1e-5,
+               downsample_padding=1, zero_init=False, attention_head_dim=8),
     Convention("lucidrains", "github.com/lucidrains/denoising-diffusion-pytorch", beta_scaling=True, spacing="trailing",
                clip_ddim="clip", rederive_eps=True, variance="small", log_variance_first="floor",
                float32_schedules=("sigmoid_alpha_bar",)),
@@ -114,7 +125,10 @@ def get_convention(name: str) -> Convention:
 
 
 def adopt(diffusion: DiffusionConfig, convention: str) -> DiffusionConfig:
-    """The process as this convention's code defines and trains it: betas, the network's t, the bound. Raises `ConfigError`."""
+    """The process as this convention's code defines and trains it: betas, the network's t, the bound. Raises `ConfigError`.
+
+    Training keeps float64 tables in every convention: float32 ones differ by less than the float32 images that they multiply.
+    """
     c = get_convention(convention)
     variant = "_float32" if diffusion.schedule in c.float32_schedules else ""
     out = replace(
@@ -125,6 +139,16 @@ def adopt(diffusion: DiffusionConfig, convention: str) -> DiffusionConfig:
         approximate_cdf=diffusion.approximate_cdf or c.approximate_cdf)
     out.check_tables(c.float32_tables)
     return out
+
+
+NETWORK = ("flip_sin_to_cos", "freq_shift", "norm_eps", "downsample_padding", "zero_init", "attention_head_dim",
+           "num_attention_heads")
+
+
+def adopt_network(model: ModelConfig, convention: str) -> ModelConfig:
+    """The network of this size with the convention's details, for training; trained weights keep theirs. Raises `ConfigError`."""
+    c = get_convention(convention)
+    return replace(model, **{name: getattr(c, name) for name in NETWORK})
 
 
 def make_plan(
@@ -143,13 +167,16 @@ def make_plan(
 ) -> Plan:
     """Resolve a convention and the caller's own choices (None: the convention's) into a `Plan`.
 
-    `steps` is S or IDDPM's section counts; `eta` is a number in [0, 1] or "sigma_hat". Raises `ConfigError`.
+    `steps` is S or IDDPM's section counts; `eta` is a number in [0, 1], "sigma_hat", or "ddpm" for the sampler ddpm, so that one
+    option names all kinds of noise. Raises `ConfigError`.
     """
     c = get_convention(convention)
+    if eta == "ddpm":
+        sampler, eta = "ddpm", 0.0
     require(sampler in ("ddim", "ddpm"), "sampler", sampler, "must be ddim or ddpm")
     sigma_hat = eta == "sigma_hat"
     scale = 1.0 if isinstance(eta, str) else float(eta)
-    require(sigma_hat or (not isinstance(eta, str) and 0 <= scale <= 1), "eta", eta, "must be in [0, 1] or sigma_hat")
+    require(sigma_hat or (not isinstance(eta, str) and 0 <= scale <= 1), "eta", eta, "must be in [0, 1], sigma_hat or ddpm")
     clip = clip or (c.clip_ddim if sampler == "ddim" else c.clip_ddpm)
     require(clip in ("none", "clip", "dynamic"), "clip", clip, "must be none, clip or dynamic")
     require(0 < threshold_ratio <= 1, "threshold_ratio", threshold_ratio, "must be in (0, 1]")

@@ -36,10 +36,9 @@ def _betas_from_alpha_bar(alpha_bar: Array) -> Array:
 def torch_linspace(start: float, end: float, n: int) -> Array:
     """`torch.linspace` in float32, n points: its step is a float32, and the second half is filled from the end backwards, with
     fused multiply-adds, which one rounding of the float64 value equals."""
-    start, end = np.float64(np.float32(start)), np.float64(np.float32(end))
-    step = np.float64(np.float32(np.float32(end - start) / np.float32(max(n - 1, 1))))
-    i = np.arange(n)
-    points = np.where(i < max(n // 2, 1), start + step * i, end - step * (n - 1 - i))
+    first, last = np.float32(start), np.float32(end)
+    step, i = float((last - first) / np.float32(max(n - 1, 1))), np.arange(n)
+    points = np.where(i < max(n // 2, 1), float(first) + step * i, float(last) - step * (n - 1 - i))
     return _float32(points)
 
 

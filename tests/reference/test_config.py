@@ -79,12 +79,24 @@ def test_a_network_that_cannot_be(change, message):
     ({"timesteps": 20, "beta_scaling": True}, "timesteps=20: beta_scaling gives beta=1 >= 1; T must exceed 20"),
     ({"zero_terminal_snr": True}, "objective='eps': zero_terminal_snr has alpha_bar = 0 at the last step"),
     ({"zero_terminal_snr": True, "objective": "v", "timesteps": 1}, "timesteps=1: zero_terminal_snr needs a step before"),
+    ({"timesteps": 100_000}, "timesteps=100000: schedule linear takes alpha_bar from 0.9999 to 1.19e-322: it must fall no further "
+                             "than 1.4e-76; beta_scaling keeps linear betas there for every T"),
+    ({"timesteps": 20_000}, "timesteps=20000: schedule linear takes alpha_bar from 0.9999 to 1.32e-88"),
+    ({"timesteps": 20_000, "zero_terminal_snr": True, "objective": "x0", "beta_end": 0.9}, "timesteps=20000: schedule linear"),
+    ({"beta_start": 1e-17, "beta_end": 1e-17}, "beta_start, beta_end=(1e-17, 1e-17): schedule linear takes alpha_bar from 1 to 1: "
+                                               "it must fall below 1 and at every step in float64"),
     ({"p2_gamma": float("inf")}, "p2_gamma=inf: must be finite and not negative"),
     ({"min_snr_gamma": -1.0}, "min_snr_gamma=-1.0: must be finite and not negative"),
 ])
 def test_a_diffusion_that_cannot_be(change, message):
     with pytest.raises(ConfigError, match=says(message)):
         DiffusionConfig(**change)
+
+
+@pytest.mark.parametrize("T", [21, 10_000, 1_000_000])
+def test_scaled_and_closed_schedules_serve_any_T(T):
+    assert DiffusionConfig(timesteps=T, beta_scaling=True).timesteps == T
+    assert DiffusionConfig(timesteps=T, schedule="cosine").timesteps == T
 
 
 @pytest.mark.parametrize("change, message", [

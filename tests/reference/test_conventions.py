@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from reference import schedules, timesteps
-from reference.config import ConfigError, DiffusionConfig
-from reference.conventions import CLEAN, CONVENTIONS, PURE_NOISE, get_convention, make_encode_plan, make_plan
+from reference.config import ConfigError, DiffusionConfig, ModelConfig
+from reference.conventions import CLEAN, CONVENTIONS, PURE_NOISE, adopt, adopt_network, get_convention, make_encode_plan, make_plan
 from reference.samplers import coefficients, step
 
 LINEAR = DiffusionConfig()
@@ -152,6 +152,61 @@ def test_fixed_large_takes_beta_tilde_of_the_second_step_at_the_first(name, subs
     assert c["log_variance_max"][-1] == pytest.approx(expected, rel=1e-12)
 
 
+def test_song2021_ddpm_adds_nothing_where_quad_repeats_a_step():
+    """exp(0.5 log 0) = 0 there. S = 100 of T = 1000 begins 0, 0, 0, 0, 1, 2, 2, 3: one repeated step lies above 0."""
+    plan = plan_of("song2021", 100, spacing="quad", sampler="ddpm")
+    assert plan.timesteps[-8:] == (3, 2, 2, 1, 0, 0, 0, 0) and plan.noise_gate[-7] == plan.noise_gate[-6] == 1
+    c = coefficients(plan)
+    assert c["sigma"][-7] == 0 < c["sigma"][-6] and c["prev_from_x"][-7] == pytest.approx(1, rel=1e-12)
+    x, output, z = np.random.default_rng(0).standard_normal((3, 2, 1, 4, 4))
+    np.testing.assert_allclose(step(x, output, plan.steps - 7, plan, z, c)[0], x, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_eps_is_left_from_alpha_bar_zero_at_eta_one(name):
+    """1 - ab' - sigma^2 is 0 there, and rounding must not make it the root of 1e-16 or NaN."""
+    diffusion = DiffusionConfig(objective="v", zero_terminal_snr=True)
+    plan = plan_of(name, diffusion=diffusion, eta=1.0, spacing="trailing" if name in ("plain", "diffusers") else None)
+    c = coefficients(plan)
+    assert all(np.isfinite(table).all() for table in c.values())
+    assert (c["prev_from_eps"][c["alpha_bar"] == 0] == 0).all() and (c["alpha_bar"] == 0).any() == (name != "song2021")
+
+
+def test_a_beta_that_float32_tables_lose_is_refused():
+    tiny = DiffusionConfig(beta_start=1e-9, beta_end=1e-3)
+    for name in ("song2021", "diffusers"):
+        with pytest.raises(ConfigError, match="^beta_start, beta_end=.* alpha_bar from 1 to .* in float32"):
+            plan_of(name, diffusion=tiny)
+    assert plan_of("plain", diffusion=tiny).steps == 10
+
+
+def test_eta_ddpm_names_the_sampler():
+    assert plan_of("plain", eta="ddpm") == plan_of("plain", sampler="ddpm")
+
+
+def test_what_training_adopts():
+    """IDDPM trains on the scaled betas and tells the network t x 1000/T; Ho et al.'s bound has two choices of its own."""
+    ours = DiffusionConfig(timesteps=500)
+    assert adopt(ours, "plain") == ours == adopt(ours, "song2021")
+    assert adopt(ours, "ho2020") == dataclasses.replace(ours, large_variance_first=True, approximate_cdf=True)
+    assert adopt(ours, "nichol2021") == dataclasses.replace(ours, beta_scaling=True, rescale_timesteps=True,
+                                                            large_variance_first=True, approximate_cdf=True)
+    assert adopt(ours, "diffusers") == dataclasses.replace(ours, schedule="linear_float32")
+    assert adopt(ours, "lucidrains") == dataclasses.replace(ours, beta_scaling=True)
+    assert plan_of("nichol2021", 50, ours).diffusion == adopt(ours, "nichol2021")
+
+
+@pytest.mark.parametrize("name, order, shift, eps, padding, zeroed, heads", [
+    ("ho2020", "sin", 1, 1e-6, 0, True, 1), ("song2021", "sin", 1, 1e-6, 0, False, 1),
+    ("nichol2021", "cos", 0, 1e-5, 1, True, 4), ("diffusers", "cos", 0, 1e-5, 1, False, 64 // 8),
+])
+def test_network_details(name, order, shift, eps, padding, zeroed, heads):
+    model = adopt_network(ModelConfig(), name)
+    assert (model.flip_sin_to_cos, model.freq_shift, model.norm_eps) == (order == "cos", shift, eps)
+    assert model.downsample_padding == padding and model.zero_init == zeroed and model.heads(64) == heads
+    assert adopt_network(model, "plain") == ModelConfig()
+
+
 def test_diffusers_ddim_previous_step_is_a_ratio():
     """t - 1000 // 10 = t - 100 along 999, 888, .. 0: wrong in all 9 transitions. DDPM takes the next of the list."""
     plan = plan_of("diffusers", 10, spacing="linspace")
@@ -225,7 +280,7 @@ def test_eta_scales_the_standard_deviation(name):
 
 @pytest.mark.parametrize("eta", [-0.1, 1.1, "hat", float("nan")])
 def test_eta_out_of_range(eta):
-    with pytest.raises(ConfigError, match=rf"eta={eta!r}: must be in \[0, 1\] or sigma_hat"):
+    with pytest.raises(ConfigError, match=rf"eta={eta!r}: must be in \[0, 1\], sigma_hat or ddpm"):
         plan_of("plain", eta=eta)
 
 

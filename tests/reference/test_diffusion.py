@@ -105,6 +105,25 @@ def test_decoder_by_hand():
     assert nll.ravel()[1] == pytest.approx(-math.log(1e-12))  # floored, not infinite
 
 
+def test_approximate_distribution_function():
+    """Page 1977's tanh formula: half at 0, point-symmetric, 1.8e-4 off at worst, near |x| = 2.0 and 0.6 of either sign."""
+    x = np.linspace(-6, 6, 2401)
+    exact = np.array([0.5 * (1 + math.erf(v / math.sqrt(2))) for v in x])
+    approximate = diffusion.approximate_cdf(x)
+    np.testing.assert_allclose(approximate + approximate[::-1], 1, rtol=1e-14)
+    assert np.abs(approximate - exact).max() == pytest.approx(1.8e-4, rel=0.05)
+    at_one = 0.5 * (1 + math.tanh(math.sqrt(2 / math.pi) * 1.044715))
+    assert diffusion.approximate_cdf(np.array(1.0)) == pytest.approx(at_one, rel=1e-14)
+
+
+def test_large_variance_first_by_hand():
+    """beta_tilde_1 = 1/5 takes the place of beta_0 = 1/4, at t = 0 alone."""
+    config = DiffusionConfig(timesteps=2, beta_start=0.25, beta_end=0.5, large_variance_first=True)
+    t = np.array([0, 1])
+    got = np.exp(diffusion.model_log_variance(config, np.zeros((2, 1, 1, 1)), t, Schedule.from_betas(TWO))).ravel()
+    np.testing.assert_allclose(got, [0.2, 0.5], rtol=1e-14)
+
+
 def test_vlb_terms_by_hand():
     """x0 = 0.5, eps = -1, network says eps = 0. At t = 1 (beta = 1/2, beta_tilde = 1/5, ab = 3/8):
     x0_hat = x_1 / sqrt(3/8); means differ by c (x0_hat - x0), c = 0.8 sqrt(3/4); KL in bits follows. At t = 0 (beta = 1/4,

@@ -54,7 +54,7 @@ CODES = {
     "ho2020": Code(ddpm_variance="large", samplers=("ddpm",), bound="ho", T=20, S=20),
     "song2021": Code(float32=True, clip=False, ddpm_variance="large", paths=(("leading", 30), ("quad", 50), ("quad", 100))),
     "nichol2021": Code(scaled=True, rederive=True, encode="shifted", bound="ho", paths=(("linspace", 21), ("leading", 50))),
-    "diffusers": Code(float32=True, torch_linspace=True, previous="ratio", encode="destination",
+    "diffusers": Code(float32=True, torch_linspace=True, previous="ratio", encode="destination", T=1000, S=15,
                       paths=(("leading", 30), ("linspace", 30), ("trailing", 30))),
     "lucidrains": Code(scaled=True, rederive=True, paths=(("trailing", 15), ("trailing", 30), ("trailing", 50))),
 }
@@ -232,7 +232,8 @@ def derive_bound(name: str) -> dict[str, list]:
         row = [D(t)]
         for variance in (tilde, tilde if t == 0 and ho else beta):
             total = D(0)
-            for x, noise_, error in zip(map(dec, IMAGE), map(dec, (noise(t, p) for p in range(PIXELS))), map(dec, ERROR), strict=True):
+            for p in range(PIXELS):
+                x, noise_, error = dec(IMAGE[p]), dec(noise(t, p)), dec(ERROR[p])
                 xt = a.sqrt() * x + (1 - a).sqrt() * noise_
                 x0 = (xt - (1 - a).sqrt() * (noise_ + error)) / a.sqrt()
                 if t == 0:

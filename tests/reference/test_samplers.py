@@ -27,11 +27,14 @@ LINEAR = DiffusionConfig()
 
 
 @st.composite
-def paths(draw: st.DrawFn, diffusion: DiffusionConfig) -> dict:
-    """`steps` and `spacing` of any path of our own."""
+def paths(draw: st.DrawFn, diffusion: DiffusionConfig, most: int = 60) -> dict:
+    """`steps` and `spacing` of any path of our own, sections included."""
     T = diffusion.timesteps
-    spacing = draw(st.sampled_from(("leading", "linspace", "trailing", "quad")))
-    return {"steps": draw(st.integers(min(T, 2), min(T, 60))), "spacing": spacing}
+    spacing = draw(st.sampled_from(("leading", "linspace", "trailing", "quad", "sections")))
+    if spacing == "sections":
+        parts = draw(st.integers(1, min(T, 4)))
+        return {"steps": tuple(draw(st.integers(1, min(T // parts, most))) for _ in range(parts))}
+    return {"steps": draw(st.integers(min(T, 2) if spacing == "linspace" else 1, min(T, most))), "spacing": spacing}
 
 
 def normal(seed: int, *shape: int) -> np.ndarray:
@@ -47,7 +50,7 @@ def as_output(objective: str, x: np.ndarray, x0: np.ndarray, eps: np.ndarray, ab
 @given(st.data(), diffusions(max_timesteps=200), ETA, st.sampled_from(("ddim", "ddpm")), st.floats(-1, 1), SEED)
 def test_data_at_one_point_is_reached(data, diffusion, eta, sampler, point, seed):
     """q(x_0) is one point: eps = (x_t - sqrt(ab) point) / sqrt(1 - ab) is exact, and the last x0_hat is the point."""
-    plan = make_plan(diffusion, **data.draw(paths(diffusion)), eta=eta, sampler=sampler, clip="none")
+    plan = make_plan(diffusion, **data.draw(paths(diffusion, 200)), eta=eta, sampler=sampler, clip="none")
     ab = iter(coefficients(plan)["alpha_bar"])
     largest = 0.0
 
@@ -98,7 +101,7 @@ class Gaussian:
 def precision(plan) -> float:
     """1e-12, or what is left of float64 after x0_hat was divided by sqrt(alpha_bar)."""
     ab = coefficients(plan)["alpha_bar"]
-    return max(1e-12, 32 * EPS / math.sqrt(ab[ab > 0].min()))
+    return max(1e-12, 32 * EPS / math.sqrt(ab[ab > 0].min(initial=1)))
 
 
 GAUSSIAN = st.builds(Gaussian, st.floats(-1, 1), st.floats(0.05, 2))

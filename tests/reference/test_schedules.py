@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from decimal import Decimal, getcontext
 
 import numpy as np
@@ -46,7 +47,7 @@ def test_betas_are_the_formula(name):
 
 
 def test_every_schedule_has_a_formula_here():
-    assert set(BY_HAND) | {"sigmoid_alpha_bar_float32"} == set(schedules.BETAS)
+    assert set(BY_HAND) | {"sigmoid_alpha_bar_float32", "linear_float32", "quad_float32"} == set(schedules.BETAS)
 
 
 def test_anchors():
@@ -88,6 +89,19 @@ def test_float32_end_of_the_sigmoid_schedule():
                                rtol=1e-11)
     off = np.abs(literal - schedules.betas(DiffusionConfig(schedule="sigmoid_alpha_bar"))).max()
     assert off == pytest.approx(6.5e-6, rel=0.01)
+
+
+@pytest.mark.parametrize("T", [1, 2, 3, 4, 77, 1000])
+def test_float32_linspace_counts_from_the_nearer_end(T):
+    """Multiples of a float32 step, each sum rounded once to float32."""
+    def f32(x: float) -> float:
+        return struct.unpack("f", struct.pack("f", x))[0]
+
+    for name, power in (("linear_float32", 1), ("quad_float32", 2)):
+        first, last = f32(1e-4 ** (1 / power)), f32(0.02 ** (1 / power))
+        each = f32(f32(last - first) / max(T - 1, 1))
+        points = [f32(first + i * each if i < max(T // 2, 1) else last - (T - 1 - i) * each) for i in range(T)]
+        assert schedules.BETAS[name](T, 1e-4, 0.02).tolist() == [f32(x**power) for x in points]
 
 
 def test_scaling_by_1000_over_T():
