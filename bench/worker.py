@@ -7,6 +7,7 @@ stdout and stderr, where frameworks chatter, go to a log file. The child runs `p
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import faulthandler
 import json
 import os
@@ -161,6 +162,12 @@ class Worker:
         raise WorkerDied(self._dead)
 
 
+def _die_with_parent() -> None:
+    """On Linux at once, so that a killed job's worker can't write beside the next one's; elsewhere at the next heartbeat."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
 def serve(pipe: int) -> None:
     """The child's side: answer commands until stdin ends or the parent is gone."""
     from . import commands
@@ -207,6 +214,7 @@ def serve(pipe: int) -> None:
                                                        f"{type(error).__name__}: {text}"}
 
     faulthandler.enable()
+    _die_with_parent()
     os.set_inheritable(pipe, False)
     threading.Thread(target=beat, daemon=True).start()
     first = json.loads(sys.stdin.readline())
