@@ -6,8 +6,6 @@ Every stage is held against the NumPy oracle as it goes, and the backends agains
 from __future__ import annotations
 
 import os
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,14 +17,14 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from backends.protocol import Spec
-from bench import checks, data, environment, fid, files, timing
+from bench import checks, data, drawing, environment, fid, files, timing
 from bench.cells import SCRATCH, Cells
 from bench.config import Preset
 from bench.rows import Row
 from bench.training import digest
 from bench.worker import Worker, WorkerError
 from reference import weights as names
-from reference.conventions import Plan, make_plan
+from reference.conventions import Plan, get_convention, make_plan
 
 
 @dataclass(frozen=True)
@@ -47,13 +45,21 @@ class Job:
     held_out: data.Dataset
     threads: int
     save_every: float  # seconds between training states
-    timeout: float  # seconds without progress, after which a worker is taken to hang
+    timeout: float  # seconds without heartbeat or progress, after which a worker is ended
     twice: bool  # also run a training and a sampling twice
+    rank: int = 0  # of this process among those of a launcher
+    processes: int = 1
 
     @property
     def spec(self) -> Spec:
         """What each backend is told."""
-        return Spec(self.preset.model, self.preset.diffusion, self.preset.optim, self.device, self.dtype)
+        return Spec(self.preset.model, self.preset.diffusion, self.preset.optim, self.device, self.dtype, rank=self.rank,
+                    processes=self.processes)
+
+    @property
+    def shortens(self) -> bool:
+        """Whether the convention has paths of fewer than T steps."""
+        return get_convention(self.convention).spacing != "all"
 
     def plan(self, steps: int, eta: float | str) -> Plan:
         """The sampling path of one cell."""
@@ -68,12 +74,24 @@ class Job:
         """What decides the result of a cell."""
         p = self.preset
         return {"backend": backend, "model": p.model.to_dict(), "diffusion": p.diffusion.to_dict(), "device": self.device,
-                "dtype": self.dtype, "convention": self.convention, "seed": self.seed, "threads": self.threads, **more}
+                "dtype": self.dtype, "convention": self.convention, "seed": self.seed, "threads": self.threads,
+                "processes": self.processes, **more}
 
     def trained_key(self, backend: str, steps: int, eta: float | str) -> dict[str, Any]:
         """Key of the sampling and metric cells."""
         return self.key(backend, weights=digest(self.trained), steps=steps, eta=str(eta), samples=self.preset.samples,
                         batch_size=self.preset.sample_batch)
+
+    def train_key(self, backend: str) -> dict[str, Any]:
+        """Key of the training cell."""
+        p = self.preset
+        return self.key(backend, stage="train", weights=digest(self.initial), optim=p.optim.to_dict(), dataset=self.dataset.sha256,
+                        train_steps=p.train_steps, batch_size=p.batch_size, provenance=self.dataset.provenance)
+
+    def drawing(self, steps: int, eta: float | str) -> drawing.Drawing:
+        """The images of one sampling cell."""
+        plan = {"steps": steps, "eta": eta, "convention": self.convention}
+        return drawing.Drawing(self.trained, plan, self.preset.samples, self.preset.sample_batch, self.seed)
 
 
 class Run:
@@ -100,8 +118,9 @@ class Run:
             self.workers.pop(backend).close()
         p = self.job.preset
         spec = {"model": p.model.to_dict(), "diffusion": p.diffusion.to_dict(), "optim": p.optim.to_dict(),
-                "device": self.job.device, "dtype": self.job.dtype}
-        worker = self.workers[backend] = Worker(backend, spec, self.job.threads, self.logs / f"{backend}.log")
+                "device": self.job.device, "dtype": self.job.dtype, "rank": self.job.rank, "processes": self.job.processes}
+        worker = self.workers[backend] = Worker(backend, spec, self.job.threads, self.logs / f"{backend}.log",
+                                                silence=self.job.timeout)
         worker.call("create", timeout=self.job.timeout)
 
     def start_all(self) -> None:
@@ -111,6 +130,8 @@ class Run:
                 self.start(backend)
             except WorkerError as error:
                 self.workers.pop(backend).close()
+                if self.job.processes > 1:
+                    raise
                 self.missing.append(f"missing: all cells of {backend}: {error}")
 
     def row(self, kind: str, backend: str, key: dict[str, Any], values: dict[str, Any]) -> Row:
@@ -119,10 +140,15 @@ class Run:
                    environment=self.environment | {"load": list(os.getloadavg())}, commit=self.environment["commit"])
 
     def cell(self, name: str, key: dict[str, Any], compute: Callable[[Path], Row]) -> Row | None:
-        """Run one cell; a worker that died leaves it missing, and the others go on."""
+        """Run one cell; a worker that died leaves it missing, and the others go on.
+
+        Of several processes none can go on: the launcher ends them, and may start all again.
+        """
         try:
             row = self.cells.run(name, key, compute)
         except WorkerError as error:
+            if self.job.processes > 1:
+                raise
             self.missing.append(f"missing: {name} {key['backend']}: {error}")
             return None
         self.rows.append(row)
@@ -135,11 +161,14 @@ class Run:
 
     def all(self) -> None:
         """Every stage."""
+        trained = [self._train(backend) for backend in self.workers]  # first, for processes must not wait long for each other
         for backend in self.workers:
             checks.oracle(self, backend)
-        trained = [self._train(backend) for backend in self.workers]
         checks.losses(self, [row for row in trained if row is not None])
-        self._time()
+        if self.job.processes == 1:
+            self._time()
+        else:
+            self.missing.append("single steps are not timed with several processes")
         for steps, eta in self.job.cells:
             for backend in self.workers:
                 self._sample(backend, steps, eta)
@@ -150,6 +179,16 @@ class Run:
         for worker in self.workers.values():
             worker.close()
         self._measure()
+
+    def share(self) -> None:
+        """What a process does that is not the first one: its share of the trainings and of the images."""
+        for backend in self.workers:
+            key = self.job.train_key(backend)
+            if not self.cells.done("train", key):
+                self._fit(backend, self.cells.folder("train", key) / SCRATCH)
+            for steps, eta in self.job.cells:
+                key = self.job.trained_key(backend, steps, eta) | {"stage": "sample"}
+                self._draw_share(backend, self.cells.folder("sample", key) / SCRATCH, key, steps, eta)
 
     def call(self, backend: str, command: str, stage: str, **args: Any) -> dict[str, Any]:
         """Ask a worker, with a bar where it reports progress."""
@@ -167,21 +206,22 @@ class Run:
                 bar.close()
 
     def _train(self, backend: str) -> Row | None:
+        key = self.job.train_key(backend)
+        return self.cell("train", key, lambda folder: self.row("train", backend, key, self._fit(backend, folder / SCRATCH)))
+
+    def _fit(self, backend: str, scratch: Path) -> dict[str, Any]:
         job, p = self.job, self.job.preset
-        key = job.key(backend, stage="train", weights=digest(job.initial), optim=p.optim.to_dict(), dataset=job.dataset.sha256,
-                      train_steps=p.train_steps, batch_size=p.batch_size, provenance=job.dataset.provenance)
+        self.load(backend, scratch, job.initial)
+        images = scratch / f"images-{job.rank}.npy"
+        with files.replacing(images) as file:
+            np.save(file, job.dataset.images)
+        return self.call(backend, "train", "train", steps=p.train_steps, batch_size=p.batch_size, seed=job.seed,
+                         images=str(images), flip=job.dataset.flip, states=str(scratch / "states"),
+                         config={"backend": backend, "dataset": job.dataset.sha256}, save_every=job.save_every)
 
-        def compute(folder: Path) -> Row:
-            scratch = folder / SCRATCH
-            self.load(backend, scratch, job.initial)
-            with files.replacing(scratch / "images.npy") as file:
-                np.save(file, job.dataset.images)
-            values = self.call(backend, "train", "train", steps=p.train_steps, batch_size=p.batch_size, seed=job.seed,
-                               images=str(scratch / "images.npy"), flip=job.dataset.flip, states=str(scratch / "states"),
-                               config={"backend": backend, "dataset": job.dataset.sha256}, save_every=job.save_every)
-            return self.row("train", backend, key, values)
-
-        return self.cell("train", key, compute)
+    def _draw_share(self, backend: str, scratch: Path, key: dict[str, Any], steps: int, eta: float | str) -> None:
+        drawing.draw(partial(self.call, backend), self.job.drawing(steps, eta), scratch, self.job.rank, self.job.processes,
+                     finished=partial(self.cells.done, "sample", key))
 
     def _time(self) -> None:
         """Training and sampling steps, blocks of all backends in turn. One that dies is left out, and the others timed again."""
@@ -221,6 +261,7 @@ class Run:
                     bar.total = total
                     bar.update(done - bar.n)
                 raw = timing.time_blocks(contenders, blocks=job.preset.blocks, on_progress=progress)
+            (folder / "images.npy").unlink()
         return {b: {**values, **self._in_turn(b, self.call, "info", "info")} for b, values in raw.items()}
 
     def _in_turn(self, backend: str, do: Callable[..., Any], *args: Any) -> Any:
@@ -238,26 +279,11 @@ class Run:
         key = job.trained_key(backend, steps, eta) | {"stage": "sample"}
 
         def compute(folder: Path) -> Row:
-            scratch, first = folder / SCRATCH, None
-            for start in range(0, p.samples, p.sample_batch):
-                part = scratch / f"images-{start:06d}.npz"
-                if part.exists():  # drawn by a run that was interrupted
-                    continue
-                if first is None:
-                    self.load(backend, scratch, job.trained)
-                    first = self.draw(backend, scratch / "first.npy", np.arange(p.sample_batch), min(2, steps), 0.0,
-                                      spacing="leading")["seconds"]
-                ids = np.arange(start, min(start + p.sample_batch, p.samples))
-                drawn = self.draw(backend, scratch / "drawn.npy", ids, steps, eta) | {"first_seconds": first}
-                with files.replacing(part) as file:
-                    np.savez(file, **drawn)
-            parts = [_read_part(path) for path in sorted(scratch.glob("images-*.npz"))]
+            self._draw_share(backend, folder / SCRATCH, key, steps, eta)
+            values, images = drawing.collect(job.drawing(steps, eta), folder / SCRATCH)
             with files.replacing(folder / "images.npy") as file:
-                np.save(file, np.concatenate([part["images"] for part in parts]))
-            return self.row("sample", backend, key, {
-                "batch_seconds": [float(part["seconds"]) for part in parts], "calls": sum(int(part["calls"]) for part in parts),
-                "images": p.samples, "first_seconds": float(parts[-1]["first_seconds"]),
-                "notes": [note for part in parts for note in part["notes"].tolist()]})
+                np.save(file, images)
+            return self.row("sample", backend, key, values)
 
         if self.cell("sample", key, compute) is not None:
             self.images[backend, steps, str(eta)] = data.to_uint8(np.load(self.cells.folder("sample", key) / "images.npy"))
@@ -278,11 +304,7 @@ class Run:
 
     def load(self, backend: str, folder: Path, weights: names.Weights) -> None:
         """Give a worker its weights, through a file in `folder`."""
-        path = folder / "weights.npz"
-        with files.replacing(path) as file:
-            np.savez(file, **weights)
-        self.call(backend, "load", "load", weights=str(path))
-        path.unlink()
+        drawing.load(partial(self.call, backend), folder / f"weights-{self.job.rank}.npz", weights)
 
     def draw(self, backend: str, path: Path, ids: NDArray[Any], steps: int, eta: float | str, **plan: Any) -> dict[str, Any]:
         """The command `sample`'s reply for sample ids `ids`, consecutive, with its `images`; `path` is a file to use."""
@@ -298,14 +320,6 @@ class _Left(WorkerError):
     def __init__(self, backend: str, error: WorkerError) -> None:
         super().__init__(str(error))
         self.backend = backend
-
-
-def _read_part(path: Path) -> dict[str, NDArray[Any]]:
-    try:
-        with np.load(path) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise files.FileError(f"{path}: damaged: {error}; remove it to draw its images again") from None
 
 
 def with_options(preset: Preset, **options: Any) -> Preset:
