@@ -1,0 +1,99 @@
+"""What the backends mirror of the reference beyond the conformance kit's reach: the variational bound of every variance, bits per
+dimension, what the network is told in training, and interpolation of latents."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from backends.protocol import Batch, Spec
+from reference import diffusion, schedules, unet, weights
+from reference.config import VARIANCES, DiffusionConfig, ModelConfig
+from reference.conventions import adopt
+
+MODEL = ModelConfig(sample_size=4, block_out_channels=(8, 16), norm_num_groups=4, zero_init=False,
+                    down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"))
+CONVENTIONS = ("plain", "ho2020", "nichol2021")  # whose bounds differ
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """A backend's modules, its tensors, and how exact they are."""
+
+    name: str
+    dtype: str
+    tolerance: float
+    tensor: Callable[[np.ndarray], Any]
+    process: Callable[[DiffusionConfig], Any]
+    samplers: Any
+
+
+@pytest.fixture(scope="module", params=[name for name in ("torch", "mindspore") if importlib.util.find_spec(name)])
+def mirror(request) -> Mirror:
+    name = request.param
+    framework, training = importlib.import_module(name), importlib.import_module(f"backends.{name}.training")
+    samplers = importlib.import_module(f"backends.{name}.samplers")
+    importlib.import_module(f"backends.{name}.backend").find_device("cpu")  # MindSpore wants it named before it computes
+    if name == "torch":
+        return Mirror(name, "float64", 1e-10, framework.tensor, lambda c: training.Process(c, framework.device("cpu")), samplers)
+    return Mirror(name, "float32", 2e-4, lambda a: framework.Tensor(a.astype(np.int32 if a.dtype.kind == "i" else np.float32)),
+                  lambda c: training.Process(c, None), samplers)
+
+
+def host(tensor: Any) -> np.ndarray:
+    return (tensor.numpy() if hasattr(tensor, "numpy") else tensor.asnumpy()).astype(np.float64)
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_variational_bound(mirror, convention):
+    """Every variance, clipped and not, at t = 0, 1, .. T - 1 from a network that is a little off; edge pixels included."""
+    rng = np.random.default_rng(0)
+    t = np.array([0, 0, 1, 50, 99])
+    x0 = np.clip(1.5 * rng.standard_normal((5, 1, 4, 4)), -1, 1)
+    noise, error = rng.standard_normal((2, 5, 1, 4, 4))
+    for variance in VARIANCES:
+        config = adopt(DiffusionConfig(timesteps=100, variance=variance), convention)
+        schedule, process = schedules.Schedule.from_config(config), mirror.process(config)
+        v = 0.5 * error - 4 if variance == "learned" else 0.5 * error
+        xt, output = diffusion.q_sample(x0, t, noise, schedule.alpha_bars), noise + 0.1 * error
+        for clip in (False, True):
+            expected = diffusion.vlb_terms(config, x0, xt, t, output, v, schedule, clip)
+            got = process.vlb_terms(*map(mirror.tensor, (x0, xt, t, output, v)), clip)
+            np.testing.assert_allclose(host(got), expected, rtol=mirror.tolerance, err_msg=f"{variance}, clip={clip}")
+        np.testing.assert_allclose(host(process.prior_bits(mirror.tensor(x0))), diffusion.prior_bits(x0, schedule),
+                                   rtol=mirror.tolerance)
+
+
+def test_the_network_is_told_rescaled_timesteps_in_training(mirror):
+    """T = 300: a network told t in place of t x 10/3 has another loss."""
+    config = adopt(DiffusionConfig(timesteps=300), "nichol2021")
+    rng, w = np.random.default_rng(0), weights.initialise(MODEL, 0)
+    x0, noise = rng.uniform(-1, 1, (2, 3, 1, 4, 4)).astype(np.float32)
+    t = np.array([1, 100, 299])
+    backend = importlib.import_module(f"backends.{mirror.name}.backend").create(Spec(MODEL, config, dtype=mirror.dtype))
+    backend.load_weights(w)
+    got = float(backend.to_host(backend.loss_and_gradients(Batch(np.arange(3), x0, t, noise, 0))[0]))
+    xt = diffusion.q_sample(x0.astype(np.float64), t, noise, schedules.alpha_bars(schedules.betas(config)))
+
+    def loss(told: np.ndarray) -> float:
+        return diffusion.loss(config, x0, t, noise, unet.forward(w, MODEL, xt, told))
+
+    assert got == pytest.approx(loss(diffusion.network_t(config, t)), rel=max(1e-9, mirror.tolerance / 10))
+    assert abs(loss(t) / got - 1) > 1e-3
+    assert diffusion.network_t(replace(config, rescale_timesteps=False), t).tolist() == t.tolist()
+
+
+def test_interpolation(mirror):
+    a, b = np.random.default_rng(0).standard_normal((2, 1, 4, 4)).astype(np.float32)
+    for share in (0.0, 0.3, 1.0):
+        for name in ("slerp", "mix"):
+            got = getattr(mirror.samplers, name)(mirror.tensor(a), mirror.tensor(b), share)
+            expected = getattr(diffusion, name)(a.astype(np.float64), b.astype(np.float64), share)
+            np.testing.assert_allclose(host(got), expected, rtol=1e-6, atol=1e-6, err_msg=f"{name} {share}")
+    np.testing.assert_allclose(host(mirror.samplers.slerp(mirror.tensor(a), mirror.tensor(a), 0.3)), a, rtol=1e-6)
