@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import backends
 from backends.protocol import Spec
-from reference.config import require
+from reference.config import ModelConfig, require
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def launched(variables: Mapping[str, str] = os.environ) -> Launch:
     return Launch()
 
 
-def serve_as_scheduler(spec: Spec) -> None:
+def serve_as_scheduler() -> None:
     """`msrun` starts the program once more as the scheduler, where its workers meet: return at once if this is not it."""
     if os.environ.get("MS_ROLE") == "MS_SCHED":
-        backends.load("mindspore").create(spec)  # stays there until the workers are gone, then ends the process
+        backends.load("mindspore").create(Spec(ModelConfig()))  # stays there until the workers are gone, then ends the process

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from backends.protocol import Spec
-from bench import checks, data, drawing, environment, fid, files, timing
+from bench import checkpoint, checks, data, drawing, environment, fid, files, timing
 from bench.cells import SCRATCH, Cells
 from bench.config import Preset
 from bench.rows import Row
@@ -49,6 +49,7 @@ class Job:
     twice: bool  # also run a training and a sampling twice
     rank: int = 0  # of this process among those of a launcher
     processes: int = 1
+    fit: int = 0  # steps of training that make `trained` first; 0: it is at hand
 
     @property
     def spec(self) -> Spec:
@@ -161,6 +162,8 @@ class Run:
 
     def all(self) -> None:
         """Every stage."""
+        if self.job.fit and not self._train_own():
+            return self._measure()  # floor and ceiling
         trained = [self._train(backend) for backend in self.workers]  # first, for processes must not wait long for each other
         for backend in self.workers:
             checks.oracle(self, backend)
@@ -185,7 +188,7 @@ class Run:
         for backend in self.workers:
             key = self.job.train_key(backend)
             if not self.cells.done("train", key):
-                self._fit(backend, self.cells.folder("train", key) / SCRATCH)
+                self._fit(backend, self.cells.folder("train", key) / SCRATCH, key["train_steps"])
             for steps, eta in self.job.cells:
                 key = self.job.trained_key(backend, steps, eta) | {"stage": "sample"}
                 self._draw_share(backend, self.cells.folder("sample", key) / SCRATCH, key, steps, eta)
@@ -196,7 +199,7 @@ class Run:
 
         def progress(done: int, total: int) -> None:
             nonlocal bar
-            bar = bar or tqdm(total=total, desc=f"{stage} {backend}", leave=False, mininterval=1)
+            bar = bar or tqdm(total=total, desc=f"{stage} {backend}", leave=False, mininterval=1, disable=self.job.rank > 0)
             bar.update(done - bar.n)
 
         try:
@@ -205,19 +208,36 @@ class Run:
             if bar is not None:
                 bar.close()
 
-    def _train(self, backend: str) -> Row | None:
-        key = self.job.train_key(backend)
-        return self.cell("train", key, lambda folder: self.row("train", backend, key, self._fit(backend, folder / SCRATCH)))
+    def _train_own(self) -> bool:
+        """Train the network to sample from, on the first backend, and keep it as a pipeline folder; whether that went well."""
+        job, p = self.job, self.job.preset
+        row = self._train(next(iter(self.workers)), job.fit) if self.workers else None
+        if row is None:
+            return False
+        with np.load(self.cells.folder("train", row.config) / "weights.npz") as file:
+            self.job = replace(job, trained={name: file[name] for name in file.files})
+        folder = self.cells.work.parent / "checkpoints" / f"{p.name}-{job.dataset.sha256[:8]}"
+        checkpoint.save_pipeline(folder, self.job.trained, p.model, p.diffusion)
+        self.missing.append(f"weights: trained for {job.fit} steps with {row.backend} on {job.dataset.provenance}; kept in "
+                            f"checkpoints/{folder.name}")
+        return True
 
-    def _fit(self, backend: str, scratch: Path) -> dict[str, Any]:
+    def _train(self, backend: str, fit: int = 0) -> Row | None:
+        """The training that backends are compared by; or one of `fit` steps, whose weights are then sampled from."""
+        key = self.job.train_key(backend) | ({"stage": "fit", "train_steps": fit} if fit else {})
+        return self.cell("train", key, lambda folder: self.row("train", backend, key, self._fit(
+            backend, folder / SCRATCH, key["train_steps"], folder / "weights.npz" if fit else None)))
+
+    def _fit(self, backend: str, scratch: Path, steps: int, out: Path | None = None) -> dict[str, Any]:
         job, p = self.job, self.job.preset
         self.load(backend, scratch, job.initial)
         images = scratch / f"images-{job.rank}.npy"
         with files.replacing(images) as file:
             np.save(file, job.dataset.images)
-        return self.call(backend, "train", "train", steps=p.train_steps, batch_size=p.batch_size, seed=job.seed,
+        return self.call(backend, "train", "train", steps=steps, batch_size=p.batch_size, seed=job.seed,
                          images=str(images), flip=job.dataset.flip, states=str(scratch / "states"),
-                         config={"backend": backend, "dataset": job.dataset.sha256}, save_every=job.save_every)
+                         config={"backend": backend, "dataset": job.dataset.sha256}, save_every=job.save_every,
+                         out=None if out is None else str(out))
 
     def _draw_share(self, backend: str, scratch: Path, key: dict[str, Any], steps: int, eta: float | str) -> None:
         drawing.draw(partial(self.call, backend), self.job.drawing(steps, eta), scratch, self.job.rank, self.job.processes,
@@ -275,7 +295,7 @@ class Run:
         return self.workers[backend].call(command, units=units, timeout=self.job.timeout, **args)["seconds"]
 
     def _sample(self, backend: str, steps: int, eta: float | str) -> None:
-        job, p = self.job, self.job.preset
+        job = self.job
         key = job.trained_key(backend, steps, eta) | {"stage": "sample"}
 
         def compute(folder: Path) -> Row:

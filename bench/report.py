@@ -61,14 +61,20 @@ def ratio_lines(rows: list[Row]) -> list[str]:
     return out
 
 
+def seconds_per_image(row: Row) -> float:
+    """Of a sampling row: the time of the process that drew longest, where several took the batches in turn."""
+    processes = row.config.get("processes", 1)
+    return max(sum(row.values["batch_seconds"][rank::processes]) for rank in range(processes)) / row.values["images"]
+
+
 def sample_table(rows: list[Row]) -> pd.DataFrame:
     """One line per backend, S and eta: distance, time, and how far its images are from the first backend's."""
     lines = []
     for row in _of(rows, "sample"):
-        c, seconds = row.config, np.array(row.values["batch_seconds"])
+        c = row.config
         metric = [m for m in _of(rows, "metric", steps=c["steps"], eta=c["eta"]) if m.backend == row.backend]
         parity = [p for p in _of(rows, "check", steps=c["steps"], eta=c["eta"]) if p.backend.endswith(f" {row.backend}")]
-        per_image = seconds.sum() / row.values["images"]
+        per_image = seconds_per_image(row)
         line = {"backend": label(row.backend), "S": c["steps"], "eta": c["eta"], "n": row.values["images"]}
         if metric:
             m = metric[0].values
@@ -119,9 +125,8 @@ def disagreements(rows: list[Row]) -> list[str]:
 
 def terminal(rows: list[Row], missing: list[str]) -> str:
     """What the main job prints."""
-    parts = [sample_table(rows).to_string(index=False), speed_table(rows).to_string(index=False), *ratio_lines(rows),
-             *bounds(rows), check_table(rows).to_string(index=False), *missing]
-    return "\n\n".join(parts[:2]) + "\n\n" + "\n".join(parts[2:])
+    tables = [table.to_string(index=False) for table in (sample_table(rows), speed_table(rows)) if not table.empty]
+    return "\n\n".join([*tables, "\n".join([*ratio_lines(rows), *bounds(rows), check_table(rows).to_string(index=False), *missing])])
 
 
 def render(rows: list[Row], images: Images, out: Path, command: str, missing: list[str]) -> Path:
@@ -187,7 +192,7 @@ def _curves(rows: list[Row], folder: Path) -> list[tuple[Path, str]]:
                 if (r.backend, r.config["eta"]) != (backend, eta):
                     continue
                 if value == "seconds":
-                    points.append((r.config["steps"], sum(r.values["batch_seconds"]) / r.values["images"]))
+                    points.append((r.config["steps"], seconds_per_image(r)))
                 else:
                     points += [(m.config["steps"], m.values["fid"]) for m in metrics
                                if (m.backend, m.config["eta"], m.config["steps"]) == (backend, eta, r.config["steps"])]
@@ -210,7 +215,7 @@ def _curves(rows: list[Row], folder: Path) -> list[tuple[Path, str]]:
 
 
 def _losses(rows: list[Row], folder: Path) -> list[tuple[Path, str]]:
-    train = _of(rows, "train")
+    train = _of(rows, "train", stage="train")
     if not train:
         return []
     figure, axes = _axes("training step", "loss (mean squared error of eps)")

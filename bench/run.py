@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import os
 import shlex
 import sys
 import tempfile
@@ -23,10 +22,11 @@ if __name__ == "__main__":  # the script's own folder stands first on the path; 
 
 import backends
 from backends.protocol import Spec
-from bench import convert, data, extractor, report, training
+from bench import convert, data, distributed, extractor, report, training
 from bench.cells import Cells
 from bench.config import PRESETS, ROOT, get_preset
 from bench.job import Job, Run, with_options
+from bench.worker import WorkerError
 from reference import weights
 from reference.config import ConfigError, require
 from reference.conventions import CONVENTIONS, adopt, get_convention
@@ -45,14 +45,17 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--dtype", default="float32", help="of the network: float32, bfloat16, float16 or float64")
     p.add_argument("--samples", type=int, help="images per sampling cell")
     p.add_argument("--train-steps", type=int, help="training steps per backend")
-    p.add_argument("--batch-size", type=int, help="of training")
+    p.add_argument("--batch-size", type=int, help="of training, all processes together")
+    p.add_argument("--sample-batch", type=int, help="images drawn at once; processes share out whole batches")
     p.add_argument("--weights", help="what to sample from: a diffusers folder, a checkpoint of the DDIM code or of "
                    "improved-diffusion, or a name on the Hugging Face hub; default: the preset's")
+    p.add_argument("--fit", type=int, metavar="STEPS", help="first train the network that is sampled from, for so many steps; "
+                   "default: on other data than the preset's and without --weights, the preset's number, else 0")
     p.add_argument("--convention", default="plain", help=f"of {', '.join(CONVENTIONS)}")
     p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="CPU threads of each backend")
+    p.add_argument("--threads", type=int, default=distributed.launched().threads, help="CPU threads of each backend")
     p.add_argument("--save-every", type=float, default=training.SAVE_EVERY, help="seconds between training states")
-    p.add_argument("--timeout", type=float, default=900.0, help="seconds without progress after which a worker is given up")
+    p.add_argument("--timeout", type=float, default=900.0, help="seconds without heartbeat or progress, then a worker is ended")
     p.add_argument("--check-determinism", action="store_true", help="run a training and a sampling twice and compare the bits")
     p.add_argument("--out", type=Path, default=ROOT / "results", help="folder of rows, figures and report")
     p.add_argument("--fresh", action="store_true", help="do finished cells again")
@@ -91,17 +94,23 @@ def choose_backends(asked: str | None) -> tuple[tuple[str, ...], list[str]]:
 def resolve(args: argparse.Namespace) -> tuple[Job, list[str]]:
     """The job that the command line asks for, checked, and lines about backends that are absent. Writes nothing."""
     steps, etas = parse_steps(args.steps), parse_eta(args.eta)
-    for name in ("samples", "train_steps", "batch_size", "threads"):
+    for name in ("samples", "train_steps", "batch_size", "sample_batch", "threads"):
         value = getattr(args, name)
         require(value is None or value >= 1, f"--{name.replace('_', '-')}", value, "must be at least 1")
     for name, least in (("save_every", 0.0), ("timeout", 1.0)):
         value = getattr(args, name)
         require(value >= least, f"--{name.replace('_', '-')}", value, f"must be at least {least:g} seconds")
     require(args.seed >= 0, "--seed", args.seed, "must be 0 or more")
-    preset = with_options(get_preset(args.preset), samples=args.samples, train_steps=args.train_steps, batch_size=args.batch_size)
+    preset = with_options(get_preset(args.preset), samples=args.samples, train_steps=args.train_steps, batch_size=args.batch_size,
+                          sample_batch=args.sample_batch)
+    launch = distributed.launched()
+    require(preset.batch_size % launch.processes == 0, "--batch-size", preset.batch_size,
+            f"must be a multiple of the {launch.processes} processes")
+    for name in ("fresh", "check_determinism"):
+        require(launch.processes == 1 or not getattr(args, name), f"--{name.replace('_', '-')}", True, "is for one process alone")
     require(preset.samples >= 2 * extractor.WIDTH, "--samples", preset.samples,
             f"the metric needs at least twice its feature width, {2 * extractor.WIDTH}")
-    chosen, absent = choose_backends(args.backends)
+    chosen, absent = choose_backends(launch.backends(args.backends))
     initial = weights.initialise(preset.model, args.seed)
     folder = args.weights or preset.weights
     if folder is None:
@@ -116,11 +125,17 @@ def resolve(args: argparse.Namespace) -> tuple[Job, list[str]]:
     preset = with_options(preset, diffusion=adopt(preset.diffusion, args.convention))
     shape = Spec(preset.model, preset.diffusion, preset.optim, args.device, args.dtype).image_shape
     dataset, held_out = (data.from_options(args, preset.dataset, shape, split) for split in data.SPLITS)
+    other = dataset.name != preset.dataset
+    fit = args.fit if args.fit is not None else preset.fit_steps if other and not args.weights else 0
+    require(fit >= 0 and not (fit and args.weights), "--fit", fit, "must be 0 or more, and goes without --weights")
+    require(not fit or launch.processes == 1, "--fit", fit, "is for one process alone: train with bench.train, then give --weights")
+    if other and preset.weights and not (fit or args.weights):
+        absent.append(f"weights: those of preset {preset.name}, trained on {preset.dataset} and not on {dataset.provenance}")
     preset = with_options(preset, dataset=dataset.name)
     require(preset.samples <= len(held_out), "--samples", preset.samples,
             f"the metric's floor is that of as many held-out images, and there are {len(held_out)}")
     job = Job(preset, initial, trained, tuple(steps), etas, chosen, args.device, args.dtype, args.convention, args.seed, dataset,
-              held_out, args.threads, args.save_every, args.timeout, args.check_determinism)
+              held_out, args.threads, args.save_every, args.timeout, args.check_determinism, launch.rank, launch.processes, fit)
     for s, eta in job.cells:
         job.plan(s, eta)
     return job, absent
@@ -130,7 +145,7 @@ def describe(job: Job, absent: list[str]) -> str:
     """What `--dry-run` prints."""
     config = {**job.preset.to_dict(), "device": job.device, "dtype": job.dtype, "convention": asdict(get_convention(job.convention)),
               "seed": job.seed, "threads": job.threads, "data": job.dataset.provenance}
-    cells = []
+    cells = [f"{job.backends[0]}: train the network to sample from for {job.fit} steps"] if job.fit else []
     for b in job.backends:
         cells += [f"{b}: oracle", f"{b}: train {job.preset.train_steps} steps", f"{b}: time training and sampling"]
         cells += [f"{b}: sample and measure S={s} eta={eta} n={job.preset.samples}" for s, eta in job.cells]
@@ -141,7 +156,8 @@ def run(args: argparse.Namespace, command: str) -> int:
     """The whole job; returns the exit code."""
     job, absent = resolve(args)
     if args.dry_run:
-        print(describe(job, absent))
+        if job.rank == 0:
+            print(describe(job, absent))
         return 0
     cells = Cells(args.out, args.fresh)
     with tempfile.TemporaryDirectory(prefix="ddim-bench-") as logs, Run(job, cells, Path(logs)) as this:
@@ -154,6 +170,9 @@ def run(args: argparse.Namespace, command: str) -> int:
             probe.unlink()
         except OSError as error:
             raise ConfigError(f"--out={str(args.out)!r}: {error.strerror}: must be a folder that can be written") from None
+        if job.rank > 0:
+            this.share()
+            return 0
         this.all()
     if cells.reused:
         print(f"{cells.reused} finished cells were used again; --fresh does them again")
@@ -170,6 +189,7 @@ def run(args: argparse.Namespace, command: str) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Run with a command line; returns the exit code, and prints a user's mistake as one line."""
     argv = sys.argv[1:] if argv is None else argv
+    distributed.serve_as_scheduler()
     try:
         return run(parser().parse_args(argv), shlex.join(["python", "bench/run.py", *argv]))
     except ConfigError as error:
@@ -178,6 +198,9 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:  # a full disk, a folder that is gone
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except WorkerError as error:  # with several processes none can go on alone
+        print(f"error: {error}", file=sys.stderr)
+        return 3
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the finished cells", file=sys.stderr)
         return 130

@@ -45,6 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--save-every", type=float, default=training.SAVE_EVERY, help="seconds between states")
     parser.add_argument("--save", type=Path, required=True, help="folder of the finished pipeline")
     args = parser.parse_args(argv)
+    distributed.serve_as_scheduler()
     try:
         args.backend = distributed.launched().backends(args.backend) or "torch"
         train(args, ["python", "-m", "bench.train", *(sys.argv[1:] if argv is None else argv)])
@@ -70,7 +71,6 @@ def train(args: argparse.Namespace, command: list[str]) -> None:
     optim = replace(preset.optim, total_steps=args.steps)
     launch = distributed.launched()
     spec = Spec(preset.model, preset.diffusion, optim, args.device, args.dtype, args.mode, launch.rank, launch.processes)
-    distributed.serve_as_scheduler(spec)
     batch_size = args.batch_size or preset.batch_size
     dataset = data.from_options(args, preset.dataset, spec.image_shape, "train")
     backend = backends.load(args.backend).create(spec)

@@ -18,12 +18,12 @@ from reference import weights  # noqa: E402
 from reference.config import DiffusionConfig, ModelConfig, OptimConfig  # noqa: E402
 
 name, folder, steps, pause = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
+distributed.serve_as_scheduler()
 launch = distributed.launched()
 model = ModelConfig(sample_size=8, block_out_channels=(8, 16), down_block_types=("DownBlock2D", "AttnDownBlock2D"),
                     up_block_types=("AttnUpBlock2D", "UpBlock2D"), layers_per_block=1, norm_num_groups=4)
 spec = Spec(model, DiffusionConfig(timesteps=100), OptimConfig(lr=1e-3, warmup_steps=5, max_grad_norm=1.0), rank=launch.rank,
             processes=launch.processes)
-distributed.serve_as_scheduler(spec)
 backend = backends.load(name).create(spec)
 backend.load_weights(weights.initialise(model, 3))
 images = np.random.default_rng(0).integers(0, 256, (64, 1, 8, 8), dtype=np.uint8)

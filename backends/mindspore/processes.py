@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+from typing import Any
 
 import numpy as np
 from mindspore import Tensor, communication, nn, ops
@@ -35,7 +36,7 @@ class Average(nn.Cell):
         super().__init__()
         self.shapes, self.processes = [(), *shapes], processes
         self.ends = np.cumsum([math.prod(shape) for shape in self.shapes]).tolist()
-        self.total = ops.AllReduce() if processes > 1 else None
+        self.total: Any = ops.AllReduce() if processes > 1 else None
 
     def construct(self, loss: Tensor, gradients: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """(mean loss, mean gradients)."""

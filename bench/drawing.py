@@ -1,0 +1,88 @@
+"""The images of one cell, drawn batch by batch. Each batch is a file until the cell is finished, so that none is drawn twice.
+
+A batch holds the same sample ids whoever draws it, and processes share out whole batches: the images are the same bits for any
+number of processes on the same kind of device.
+"""
+
+from __future__ import annotations
+
+import time
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench import files
+from reference.weights import Weights
+
+POLL_SECONDS = 0.2
+Call = Callable[..., dict[str, Any]]  # command, stage, **arguments: a worker's reply
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What decides the images: weights, the arguments of `make_plan`, the number of images, images per batch, the seed."""
+
+    weights: Weights
+    plan: dict[str, Any]
+    samples: int
+    batch_size: int
+    seed: int
+
+    def parts(self, scratch: Path) -> dict[Path, NDArray[np.int64]]:
+        """The sample ids of each batch, by the file that it goes to."""
+        return {scratch / f"images-{start:06d}.npz": np.arange(start, min(start + self.batch_size, self.samples))
+                for start in range(0, self.samples, self.batch_size)}
+
+
+def load(call: Call, path: Path, weights: Weights) -> None:
+    """Give a worker its weights; `path` is a file to use for it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with files.replacing(path) as file:
+        np.savez(file, **weights)
+    call("load", "load", weights=str(path))
+    path.unlink()
+
+
+def draw(call: Call, drawing: Drawing, scratch: Path, rank: int = 0, processes: int = 1,
+         finished: Callable[[], bool] = lambda: False) -> None:
+    """Draw this process's batches, those aside whose file is there. `finished` says that the cell needs no files any more."""
+    first = None
+    args = {"plan": drawing.plan, "batch_size": drawing.batch_size, "seed": drawing.seed}
+    out = scratch / f"drawn-{rank}.npy"
+    for part, ids in list(drawing.parts(scratch).items())[rank::processes]:
+        if part.exists() or finished():
+            continue
+        if first is None:  # compiles, and is left out of the times
+            load(call, scratch / f"weights-{rank}.npz", drawing.weights)
+            short = {**drawing.plan, "steps": min(2, drawing.plan["steps"]), "eta": 0.0, "spacing": "leading"}
+            first = call("sample", "first call", ids=[0, drawing.batch_size], out=str(out), **{**args, "plan": short})["seconds"]
+        reply = call("sample", f"sample S={drawing.plan['steps']} eta={drawing.plan['eta']}", ids=[int(ids[0]), int(ids[-1]) + 1],
+                     out=str(out), **args)
+        with files.replacing(part) as file:
+            np.savez(file, **reply, images=np.load(out), first_seconds=first)
+
+
+def collect(drawing: Drawing, scratch: Path) -> tuple[dict[str, Any], NDArray[np.float32]]:
+    """(values of the row, images (n, C, H, W)) once every process has drawn its batches."""
+    paths = drawing.parts(scratch)
+    while not all(path.exists() for path in paths):
+        time.sleep(POLL_SECONDS)
+    parts = [_read(path) for path in paths]
+    values = {"batch_seconds": [float(part["seconds"]) for part in parts], "calls": sum(int(part["calls"]) for part in parts),
+              "images": drawing.samples, "first_seconds": float(parts[-1]["first_seconds"]),
+              "notes": [note for part in parts for note in part["notes"].tolist()]}
+    return values, np.concatenate([part["images"] for part in parts])
+
+
+def _read(path: Path) -> dict[str, NDArray[Any]]:
+    try:
+        with np.load(path) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise files.FileError(f"{path}: damaged: {error}; remove it to draw its images again") from None
