@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from bench.diffusers_json import CheckpointError, named
-from reference.config import DiffusionConfig, ModelConfig
+from reference.config import ConfigError, DiffusionConfig, ModelConfig
 from reference.weights import shapes
 
 State = Mapping[str, np.ndarray]
@@ -57,7 +57,7 @@ def convert(path: Path, states: list[dict[str, np.ndarray]], sample_size: int | 
 
 def _published_size(network: Mapping[str, Any]) -> int:
     if "AttnDownBlock2D" not in network["down_block_types"]:
-        raise CheckpointError("no level but the middle has attention, so the image size must be stated (--sample-size)")
+        raise ConfigError("no level but the middle has attention, so the image size must be stated (--sample-size)")
     return 16 << network["down_block_types"].index("AttnDownBlock2D")
 
 
@@ -87,7 +87,7 @@ def _rename(path: Path, state: State, layout: Layout, model: ModelConfig) -> dic
 
 def _dim(state: State, name: str, axis: int) -> int:
     if name not in state or state[name].ndim <= axis:
-        raise CheckpointError(f"{name}: is missing or has too few dimensions")
+        raise ConfigError(f"{name}: is missing or has too few dimensions")
     return state[name].shape[axis]
 
 
@@ -145,7 +145,7 @@ def _nichol2021(state: State, heads: int) -> dict[str, Any]:
         else:
             levels.append([])
     if not all(levels) or len(levels) > 16:
-        raise CheckpointError(f"input_blocks: {len(levels)} levels, of which some have no residual block")
+        raise ConfigError(f"input_blocks: {len(levels)} levels, of which some have no residual block")
     layers = len(levels[0])
     down = [f"input_blocks.{1 + i * (layers + 1)}.1.qkv.weight" in state for i in range(len(levels))]
     up = [f"output_blocks.{i * (layers + 1)}.1.qkv.weight" in state for i in range(len(levels))]
