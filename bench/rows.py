@@ -21,7 +21,7 @@ from filelock import FileLock
 from reference.config import ConfigError
 
 VERSION = 1
-KINDS = ("train", "sample", "metric", "check", "timing")
+KINDS = ("train", "sample", "metric", "check", "timing", "recipe")
 MAX_LINE = 16 << 20  # bytes; a longer line is no row of ours
 LOCK_SECONDS = 60.0
 
@@ -73,7 +73,9 @@ class Row:
     def line(self) -> str:
         """One line of JSON, without the line end. Raises `RowError` for a NaN, an infinity or another type than JSON's."""
         try:
-            return json.dumps(asdict(self), allow_nan=False, sort_keys=True)
+            text = json.dumps(asdict(self), allow_nan=False, sort_keys=True)
+            json.dumps(asdict(self), ensure_ascii=False).encode()  # half a surrogate pair could not be printed
+            return text
         except (TypeError, ValueError, RecursionError) as error:
             raise RowError(f"row of kind {self.kind!r}: {error}: values must be finite plain JSON types") from None
 
@@ -141,6 +143,7 @@ def read(folder: Path) -> list[Row]:
     """
     out = []
     for path in sorted(Path(folder).glob("*.jsonl")):
+        _require(path.is_file(), "file", path, "must be a regular file")  # a pipe would be waited for
         try:
             end = _whole_lines(path)
             with path.open("rb") as file:

@@ -1,0 +1,221 @@
+"""What the main job does when a worker, a disk or a folder lets it down: one line, an exit code, and nothing lost."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import subprocess
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from bench import rows
+from tests import tree
+
+pytest.importorskip("torch", reason="the harmed backend is torch's")
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def code(tmp_path_factory):
+    """The code with the harmed backend installed beside it."""
+    folder = tree.copy_to(tmp_path_factory.mktemp("code"))
+    package = folder / "shaky_backend-1.0.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: shaky-backend\nVersion: 1.0\n")
+    (package / "entry_points.txt").write_text("[ddim_bench.backends]\nshaky = shaky_backend\n")
+    shutil.copy(Path(__file__).with_name("shaky_backend.py"), folder)
+    return folder
+
+
+def job(code, out, *more, backends="torch,shaky", harm="", **options):
+    args = ["tests/tiny_run.py", "--backends", backends, "--steps", 5, "--save-every", 0, "--out", out,
+            "--data", code / "bench" / "assets" / "fashion-mnist", *more]
+    return subprocess.run(tree.command(code, *args), env=tree.environment(code, SHAKY=harm), cwd=code, capture_output=True,
+                          text=True, timeout=600, **options)
+
+
+def cells(out, backend):
+    return Counter(row.kind for row in rows.read(out / "rows") if row.backend in (backend, f"{backend} oracle"))
+
+
+ALL = {"check": 1, "train": 1, "timing": 2, "sample": 1, "metric": 1}
+
+
+@pytest.mark.parametrize("harm, more, said, left", [
+    ("die in create", [], "missing: all cells of shaky: worker shaky ended during create by SIGKILL, which the system sends when "
+     "memory runs out; last output: the last words", {}),
+    ("die in train", [], "missing: train shaky: worker shaky ended during train by SIGKILL, which the system sends when memory "
+     "runs out; last output: the last words", {}),
+    ("freeze in train", ["--timeout", "8"], "missing: train shaky: worker shaky sent no heartbeat for 8 s in train and was killed",
+     {}),
+    ("hang in sample", ["--timeout", "8"], "worker shaky made no progress for 8 s in time_sample and was killed",
+     {"train": 1, "check": 1, "timing": 1}),
+    ("nan in train", [], "missing: train shaky: worker shaky: train failed: TrainingError: loss=nan: is not finite at step 3, "
+     "learning rate 0.001, float32; last good state: ", ALL | {"train": 0, "timing": 1}),
+    ("full in train", [], "missing: train shaky: worker shaky: train failed: TrainingError: batch_size=4: out of memory at "
+     "training step 0; a batch of 1 fits", None),
+])
+def test_a_backend_that_fails_leaves_its_cells_missing_and_a_rerun_fills_them(code, tmp_path, harm, more, said, left):
+    done = job(code, tmp_path, *more, harm=harm)
+    assert done.returncode == 3, done.stderr[-2000:]
+    assert said in done.stdout and said in (tmp_path / "README.md").read_text()
+    assert "Traceback" not in done.stdout + done.stderr
+    assert cells(tmp_path, "torch") == ALL  # the other backend's cells are all there
+    assert left is None or all(cells(tmp_path, "shaky")[kind] <= left.get(kind, 0) for kind in ALL)
+    again = job(code, tmp_path, *more)
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert "used again" in again.stdout
+    found = cells(tmp_path, "shaky")
+    assert {kind for kind in ALL if found[kind]} == set(ALL) and found["timing"] >= 2
+    assert cells(tmp_path, "torch") - Counter(ALL) in (Counter(), Counter(timing=2), Counter(timing=1))  # beside the other now
+
+
+def test_out_of_memory_in_sampling_draws_the_same_images_in_smaller_batches(code, tmp_path):
+    done = job(code, tmp_path, harm="full in sample")
+    assert done.returncode == 3, done.stderr[-2000:]  # a batch that does not fit can't be timed; images agree within the tolerance
+    assert "missing: timing of the sampling step shaky" in done.stdout and done.stdout.count("missing:") == 1
+    said = "shaky: out of memory with a sampling batch of 32; going on with 16"
+    assert said in done.stdout
+    drawn = [row for row in rows.read(tmp_path / "rows") if (row.kind, row.backend) == ("sample", "shaky")]
+    assert [row.values["notes"] for row in drawn] == [[said]]
+
+
+@pytest.fixture
+def disk():
+    """disk(megabytes) mounts a small memory disk and returns its folder; also `disk.grow()`, `disk.protect()`."""
+    folder = Path(tempfile.mkdtemp(prefix="ddim-bench-disk-"))
+    mounted = False
+
+    def mount(megabytes):
+        nonlocal mounted
+        size = f"size={int(1024 * megabytes)}k"
+        said = subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", folder], capture_output=True)
+        if said.returncode:
+            pytest.skip(f"no memory disk can be mounted here ({said.stderr.decode().strip()}): the limit on file sizes is tested")
+        mounted = True
+        return folder
+
+    def remount(options):
+        subprocess.run(["mount", "-o", f"remount,{options}", folder], check=True)
+
+    mount.remount = remount
+    yield mount
+    if mounted:
+        subprocess.run(["umount", "-l", folder], check=True)
+    folder.rmdir()
+
+
+def one_line(done, word):
+    """Exit code 2 and one line, which names a file and the reason."""
+    assert done.returncode == 2, (done.returncode, done.stderr[-2000:])
+    error = done.stderr.replace("\r", "\n").strip().splitlines()[-1]
+    assert error.startswith("error: ") and word in error, error
+    assert "Traceback" not in done.stderr
+    return error
+
+
+def nothing_half_written(out):
+    assert not list(out.rglob("*.part")) and not list(out.rglob("*.torn"))
+    rows.read(out / "rows")  # every line is whole
+
+
+@pytest.mark.parametrize("megabytes", [0.05, 3.3, 3.6, 4.2])
+def test_a_full_disk_is_one_line_and_the_job_goes_on_when_there_is_room(code, disk, megabytes):
+    """From the very first files to the states of training: 3.1 MB are the images that it trains on."""
+    out = disk(megabytes)
+    error = one_line(job(code, out, backends="torch"), "No space left on device")
+    print(f"{megabytes} MB: {error}")
+    nothing_half_written(out)
+    disk.remount("size=100m")
+    done = job(code, out, backends="torch")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert cells(out, "torch") == ALL
+
+
+@pytest.mark.parametrize("size", [20_000, 100_000])
+def test_a_file_that_may_not_grow_is_one_line(code, tmp_path, size):
+    """The same harm without a mount: the system refuses every write beyond `size` bytes of a file."""
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    one_line(job(code, tmp_path / "out", backends="torch", preexec_fn=limit), "can't be written")
+    nothing_half_written(tmp_path / "out")
+    assert job(code, tmp_path / "out", backends="torch").returncode == 0
+
+
+def test_a_read_only_disk_is_one_line_and_stays_empty(code, disk):
+    out = disk(10)
+    disk.remount("ro")
+    one_line(job(code, out, backends="torch"), "Read-only file system")
+    assert list(out.iterdir()) == []
+
+
+def test_a_folder_without_permission_is_one_line_and_stays_empty(tmp_path):
+    """As another user where this one may write everywhere."""
+    home = Path(tempfile.mkdtemp(prefix="ddim-bench-user-"))
+    home.chmod(0o755)
+    try:
+        code = tree.copy_to(home / "code")
+        out = home / "out"
+        out.mkdir(mode=0o555)
+        other = {"user": 65534, "group": 65534, "extra_groups": []} if os.getuid() == 0 else {}
+        one_line(job(code, out, backends="torch", **other), "--out=")
+        assert list(out.iterdir()) == []
+    finally:
+        shutil.rmtree(home)
+
+
+def test_a_data_folder_that_vanished_is_one_line(code, tmp_path):
+    folder = tmp_path / "data"
+    shutil.copytree(code / "bench" / "assets" / "fashion-mnist", folder)
+    for path in folder.iterdir():
+        path.unlink()
+    one_line(job(code, tmp_path / "out", "--data", folder, backends="torch"), "data")
+    folder.rmdir()
+    one_line(job(code, tmp_path / "out", "--data", folder, backends="torch"), str(folder))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_data_folder_that_vanishes_later_is_not_missed(code, tmp_path):
+    folder = tmp_path / "data"
+    shutil.copytree(code / "bench" / "assets" / "fashion-mnist", folder)
+    process = tree.start(code, "tests/tiny_run.py", "--backends", "torch", "--steps", 5, "--data", folder,
+                         "--out", tmp_path / "out", log=tmp_path / "log")
+    deadline = time.monotonic() + 200
+    while not list(tmp_path.glob("out/rows/*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    shutil.rmtree(folder)
+    assert process.wait(300) == 0
+    assert cells(tmp_path / "out", "torch") == ALL
+
+
+def test_an_output_folder_that_vanishes_is_one_line(code, tmp_path):
+    out = tmp_path / "out"
+    process = tree.start(code, "tests/tiny_run.py", "--backends", "torch", "--steps", 5, "--train-steps", 400, "--out", out,
+                         log=tmp_path / "log")
+    deadline = time.monotonic() + 200
+    while not list(out.glob("work/train-*/scratch")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(1)
+    shutil.rmtree(out, ignore_errors=True)
+    assert process.wait(300) == 2
+    said = (tmp_path / "log").read_text()
+    assert "error: " in said.splitlines()[-1] and "Traceback" not in said
+
+
+def test_eight_jobs_at_once_on_one_folder_lose_no_row_and_do_no_cell_twice(code, tmp_path):
+    """Four of one command and four of another, which share some cells."""
+    base = ["tests/tiny_run.py", "--backends", "torch", "--train-steps", 10, "--out", tmp_path / "out",
+            "--data", code / "bench" / "assets" / "fashion-mnist"]
+    jobs = [tree.start(code, *base, "--steps", 5 if n % 2 else "5,10", log=tmp_path / f"log{n}") for n in range(8)]
+    assert [process.wait(900) for process in jobs] == [0] * 8
+    found = rows.read(tmp_path / "out" / "rows")
+    assert Counter((row.kind, row.config.get("steps")) for row in found if row.backend == "torch") == {
+        ("train", None): 1, ("timing", None): 2, ("sample", 5): 1, ("sample", 10): 1, ("metric", 5): 1, ("metric", 10): 1}
+    assert sum(row.backend == "torch oracle" for row in found) == 2  # one for each command
+    assert sum(row.backend in ("real", "noise") for row in found) == 2
+    nothing_half_written(tmp_path / "out")
