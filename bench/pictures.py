@@ -51,9 +51,10 @@ def save_grid(path: Path, images: Images, columns: int, *, title: str = "", rows
     lines = -(-len(images) // columns)
     require(len(rows) in (0, lines), "rows", len(rows), f"must label each of {lines} lines")
     require(len(heads) in (0, columns), "heads", len(heads), f"must label each of {columns} columns")
-    figure, axes = plot(figsize=(max(scale * picture.shape[1] / DPI, 4) + 0.12 * max(map(len, rows), default=0),
-                                 scale * picture.shape[0] / DPI + 0.25 * (bool(title) * (1 + title.count("\n"))
-                                                                          + bool(heads) + bool(xlabel)) + 0.1))
+    wide = scale * picture.shape[1] / DPI + 0.08 * max(map(len, rows), default=0)
+    words = 0.25 * (bool(title) * (1 + title.count("\n")) + bool(heads) + bool(xlabel))  # inches above and below
+    widest = max(wide, 0.085 * max(map(len, title.split("\n")))) + 0.2
+    figure, axes = plot(figsize=(widest, scale * picture.shape[0] / DPI + words + 0.1))
     axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     axes.set_xticks([w * i + w / 2 - 1.5 for i in range(len(heads))], heads, fontsize=8)
     axes.set_yticks([h * i + h / 2 - 1.5 for i in range(len(rows))], rows, fontsize=8)

@@ -1,0 +1,188 @@
+"""The library in a few lines: load weights, pick a backend, sample, time, check.
+
+    from bench.api import load
+
+    model = load("results/checkpoints/fmnist-small", backend="torch")
+    images = model.sample(16, steps=50, eta=0.0, seed=0)  # NumPy, (16, 1, 28, 28) float32
+    print(model.time(batch_size=16)["images_per_second"], model.check())
+
+Images are float32, about in [-1, 1] (`bench.data.to_uint8` clips and scales them). Randomness comes from `bench.streams`: image n
+of a seed is the same whatever the backend and the batch it is drawn in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+import backends
+from backends.protocol import Backend, Spec
+from bench import checkpoint, commands, convert, streams, timing, training
+from bench.checks import ORACLE_IMAGES, ORACLE_STEPS, TOLERANCES, relative_error, verdict
+from reference import diffusion, samplers, schedules, unet
+from reference import weights as names
+from reference.config import DiffusionConfig, ModelConfig, OptimConfig, require
+from reference.conventions import CLEAN, Plan, make_encode_plan, make_plan
+
+Images = NDArray[np.float32]
+
+
+def load(source: str | Path, backend: str = "torch", *, device: str = "cpu", dtype: str = "float32", mode: str = "tuned") -> Model:
+    """A trained network on a backend (`backends.names()`): a diffusers folder, a file or a name on the hub, see `convert.load`.
+
+    Raises `CheckpointError` for the source, `NotInstalled` for the backend, `DeviceError` for the device or dtype, all of them
+    `ConfigError`s.
+    """
+    weights, model, process = convert.load(source)
+    return _make(backend, Spec(model, process, OptimConfig(), device, dtype, mode), weights)
+
+
+def new(model: ModelConfig, process: DiffusionConfig | None = None, optim: OptimConfig | None = None, backend: str = "torch", *,
+        seed: int = 0, device: str = "cpu", dtype: str = "float32", mode: str = "tuned") -> Model:
+    """A network with seeded initial weights, to be trained. Raises as `load`."""
+    spec = Spec(model, process or DiffusionConfig(), optim or OptimConfig(), device, dtype, mode)
+    return _make(backend, spec, names.initialise(model, seed))
+
+
+def _make(name: str, spec: Spec, weights: names.Weights) -> Model:
+    backend = backends.load(name).create(spec)
+    backend.load_weights(weights)
+    return Model(name, spec, backend)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network on a backend. `backend` is the whole of `backends.protocol.Backend`, for all that has no method here."""
+
+    name: str  # of the backend
+    spec: Spec
+    backend: Backend
+
+    def sample(self, n: int, steps: int | tuple[int, ...] = 50, eta: float | str = 0.0, *, seed: int = 0, batch_size: int = 64,
+               **choices: Any) -> Images:
+        """Images 0 .. n - 1 of this seed, (n, C, H, W), with the EMA weights.
+
+        `steps` is S or IDDPM's section counts, `eta` a number in [0, 1] or "sigma_hat"; `choices` are `make_plan`'s: sampler
+        ("ddim" or "ddpm"), spacing, convention, clip, variance. Raises `ConfigError`.
+        """
+        return self.follow(self.noise(n, seed), self.plan(steps, eta=eta, **choices), seed=seed, batch_size=batch_size)
+
+    def plan(self, steps: int | tuple[int, ...], **choices: Any) -> Plan:
+        """The path from noise to images: `reference.conventions.make_plan`."""
+        return make_plan(self.spec.diffusion, steps, **choices)
+
+    def noise(self, n: int, seed: int = 0) -> Images:
+        """x_T of images 0 .. n - 1, (n, C, H, W)."""
+        require(n >= 1, "n", n, "must be at least 1")
+        return streams.normal(seed, "x_T", np.arange(n), self.spec.image_shape)
+
+    def encode(self, images: Images, steps: int | tuple[int, ...], *, batch_size: int = 64, **choices: Any) -> Images:
+        """Latents x_T of images (N, C, H, W) in [-1, 1] by DDIM's ODE run backwards; `follow(x, plan(steps))` decodes them."""
+        return self.follow(images, make_encode_plan(self.spec.diffusion, steps, **choices), batch_size=batch_size)
+
+    def follow(self, x: Images, plan: Plan, *, seed: int = 0, batch_size: int = 64, ids: Sequence[int] | None = None,
+               progress: str = "") -> Images:
+        """Take x (N, C, H, W) along a plan. Row n gets the step noise of image `ids[n]`, by default n. `progress` names a bar."""
+        size, n = min(batch_size, len(x)), len(x)
+        require(size >= 1, "batch_size", batch_size, "must be at least 1")
+        streams_of = np.arange(n) if ids is None else np.asarray(ids)
+        out = np.empty(x.shape, np.float32)
+        with tqdm(total=-(-n // size) * plan.steps, desc=progress, disable=not progress, mininterval=2) as bar:
+            def tick(_: int) -> None:
+                bar.update()
+
+            for start in range(0, n, size):
+                rows = np.arange(start, start + size) % n  # the last batch is filled up: a compiled network sees one shape
+                z = self._z(seed, streams_of[rows])
+                got = self.backend.sample(self.backend.to_device(x[rows].astype(np.float32)), plan, z, on_step=tick)
+                out[start:start + size] = self.backend.to_host(got)[:n - start]
+        return out
+
+    def path(self, x: Images, plan: Plan, frames: int = 10, *, seed: int = 0) -> tuple[Images, list[int]]:
+        """States on the way, (frames + 1, N, C, H, W) from x itself to the result, and the timestep of each, -1 for clean."""
+        require(1 <= frames <= plan.steps, "frames", frames, f"must be from 1 to the plan's {plan.steps} steps")
+        cuts = np.linspace(0, plan.steps, frames + 1).round().astype(int).tolist()
+        states, ids = [x.astype(np.float32)], np.arange(len(x))
+        for a, b in pairwise(cuts):
+            if self.spec.diffusion.self_conditioning:  # the last x0_hat is not part of a state: from the start each time
+                a = 0
+            z = self._z(seed, ids, a)
+            got = self.backend.sample(self.backend.to_device(states[0 if a == 0 else -1]), part(plan, a, b), z)
+            states.append(self.backend.to_host(got).astype(np.float32))
+        return np.stack(states), [plan.timesteps[0], *(plan.previous[b - 1] for b in cuts[1:])]
+
+    def train(self, images: NDArray[np.uint8], steps: int, *, batch_size: int = 64, seed: int = 0, flip: bool = False,
+              **options: Any) -> training.Fit:
+        """Train on uint8 images (N, C, H, W); `options` are `bench.training.fit`'s. Raises `TrainingError`."""
+        require(images.shape[1:] == self.spec.image_shape, "images", images.shape,
+                f"the network is made for images of shape {self.spec.image_shape}")
+        return training.fit(self.backend, self.spec, images, seed=seed, steps=steps, batch_size=batch_size, flip=flip, **options)
+
+    def save(self, folder: str | Path) -> str:
+        """Write the EMA weights as a diffusers pipeline folder; returns their SHA-256."""
+        return checkpoint.save_pipeline(Path(folder), self.backend.weights(ema=True), self.spec.model, self.spec.diffusion)
+
+    def time(self, steps: int = 50, *, batch_size: int = 16, blocks: int = timing.LEAST_BLOCKS, least: float = timing.LEAST_SECONDS,
+             seed: int = 0) -> dict[str, float | bool]:
+        """Seconds of a sampling step, and images/s at S = `steps`: median of `blocks` blocks of at least `least` seconds.
+
+        For a figure to publish use `bench/run.py`, which gives each backend a process of its own and keeps the raw samples.
+        """
+        session = commands.Session(self.name, self.spec, lambda done, total: None, print, self.backend)
+        raw = timing.time_blocks(blocks=blocks, least=least, contenders={
+            "": lambda units: commands.time_sample(session, units, batch_size, seed)["seconds"]})[""]
+        found = timing.summary(np.array(raw["block_seconds"]) / raw["units_per_block"])
+        return {"seconds_per_step": found["median"], "q1": found["q1"], "q3": found["q3"], "cv": found["cv"],
+                "images_per_second": batch_size / (steps * found["median"]), "first_seconds": raw["first_seconds"],
+                "steady": raw["steady"]}
+
+    def check(self, seed: int = 0) -> dict[str, dict[str, Any]]:
+        """Largest errors against the float64 oracle, each with its tolerance and verdict: tables, one forward pass, the loss of
+        one batch, and a DDIM path of 10 steps."""
+        shape, T, backend = self.spec.image_shape, self.spec.diffusion.timesteps, self.backend
+        plan = self.plan(min(ORACLE_STEPS, T))
+        tables = backend.tables(plan)
+        errors = {"tables": max(relative_error(tables[k], v) for k, v in samplers.coefficients(plan).items())}
+        ema = backend.weights(ema=True)
+        x, t = streams.normal(seed, "check", np.arange(4), shape), np.linspace(0, T - 1, 4).round()
+        found = backend.to_host(backend.forward(backend.to_device(x), backend.to_device(t.astype(np.float32)), ema=True))
+        errors["forward"] = float(np.abs(found - self._oracle(ema)(x, t)).max())
+        batch = streams.training_batch(seed, np.zeros((1, *shape), np.uint8), 0, 8, T)
+        if self.spec.diffusion.self_conditioning:
+            batch = replace(batch, coin=np.zeros(8, bool))
+        xt = diffusion.q_sample(batch.x0, batch.t, batch.noise, schedules.alpha_bars(schedules.betas(self.spec.diffusion)))
+        output = self._oracle(backend.weights())(xt, diffusion.network_t(self.spec.diffusion, batch.t))
+        expected = diffusion.loss(self.spec.diffusion, batch.x0, batch.t, batch.noise, output)
+        errors["loss"] = abs(float(backend.to_host(backend.loss_and_gradients(batch)[0])) - expected) / abs(expected)
+        x_T = self.noise(ORACLE_IMAGES, seed)
+        exact = samplers.sample(self._oracle(ema), x_T.astype(np.float64), plan)
+        errors["sampling"] = float(np.abs(self.follow(x_T, plan) - exact).max() / max(1.0, np.abs(exact).max()))
+        return {name: verdict(error, TOLERANCES[self.spec.dtype][name]) for name, error in errors.items()}
+
+    def _oracle(self, weights: names.Weights) -> Callable[..., NDArray[np.float64]]:
+        def network(x: NDArray[Any], t: NDArray[Any], x0: NDArray[Any] | None = None) -> NDArray[np.float64]:
+            if self.spec.diffusion.self_conditioning:
+                x = np.concatenate((x, np.zeros_like(x) if x0 is None else x0), axis=1)
+            return unet.forward(weights, self.spec.model, x, t)
+        return network
+
+    def _z(self, seed: int, ids: NDArray[np.int64], first: int = 0) -> Callable[[int], Images]:
+        return lambda i: streams.normal(seed, "z", ids, self.spec.image_shape, step=first + i)
+
+
+def part(plan: Plan, start: int, stop: int) -> Plan:
+    """Steps start .. stop - 1 of a plan."""
+    fields = ("timesteps", "previous", "network_t", "noise_gate")
+    return replace(plan, **{name: getattr(plan, name)[start:stop] for name in fields})
+
+
+def describe_timesteps(timesteps: Sequence[int]) -> list[str]:
+    """How pictures label the states of `Model.path`."""
+    return ["clean" if t == CLEAN else f"t = {t}" for t in timesteps]

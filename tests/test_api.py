@@ -1,0 +1,115 @@
+"""The Python API on a tiny network, on torch; slow: the same on MindSpore."""
+
+from __future__ import annotations
+
+import textwrap
+
+import numpy as np
+import pytest
+
+from bench import api
+from bench.data import to_uint8
+from reference import samplers, unet, weights
+from reference.config import ConfigError, DiffusionConfig, ModelConfig, OptimConfig
+from reference.conventions import CLEAN
+
+TINY = ModelConfig(sample_size=8, block_out_channels=(8, 16), norm_num_groups=4, zero_init=False,
+                   down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"))
+BACKENDS = ["torch", pytest.param("mindspore", marks=pytest.mark.slow)]
+
+
+def tiny(backend="torch", **diffusion):
+    process = DiffusionConfig(**{"timesteps": 20, **diffusion})
+    model = TINY if not process.self_conditioning else ModelConfig(**{**TINY.to_dict(), "in_channels": 2})
+    return api.new(model, process, OptimConfig(lr=1e-3), backend, seed=3)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_example_of_the_docstring_runs(backend, capsys):
+    code = textwrap.dedent(api.__doc__.split("\n\n", 1)[1].rsplit("\n\n", 1)[0])
+    names: dict = {}
+    for long, short in (('"torch"', repr(backend)), ("16, steps=50", "2, steps=5"), ("batch_size=16", "batch_size=1, least=0.01")):
+        assert long in code
+        code = code.replace(long, short)
+    exec(code, names)
+    assert names["images"].shape == (2, 1, 28, 28) and names["images"].dtype == np.float32
+    assert float(capsys.readouterr().out.split()[0]) > 0
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_samples_are_the_oracles_and_do_not_depend_on_the_batch(backend):
+    model = tiny(backend)
+    images = model.sample(5, 6, 0.5, seed=1, batch_size=2)
+    assert np.abs(images - model.sample(5, 6, 0.5, seed=1, batch_size=5)).max() < 1e-5
+    w, plan = weights.initialise(TINY, 3), model.plan(6, eta=0.5)
+    noise = {i: model._z(1, np.arange(5))(i) for i in range(6)}
+    exact = samplers.sample(lambda x, t: unet.forward(w, TINY, x, t), model.noise(5, 1).astype(np.float64), plan, noise.get)
+    assert np.abs(images - exact).max() < 1e-3 * max(1, np.abs(exact).max())
+    assert np.abs(images - model.sample(5, 6, 0.5, seed=2)).max() > 0.1
+
+
+@pytest.mark.parametrize("diffusion", [{}, {"self_conditioning": True}], ids=["plain", "self-conditioning"])
+def test_a_path_starts_at_x_and_ends_at_the_sample(diffusion):
+    model = tiny(**diffusion)
+    x, plan = model.noise(3), model.plan(10, sampler="ddpm")
+    states, t = model.path(x, plan, 4)
+    assert states.shape == (5, 3, 1, 8, 8) and (states[0] == x).all()
+    assert t[0] == plan.timesteps[0] and t[-1] == CLEAN and t[1:-1] == [plan.timesteps[n] for n in (2, 5, 8)]
+    end = model.follow(x, plan)
+    assert np.abs(states[-1] - end).max() < 1e-4 * max(1, np.abs(end).max())
+    assert api.describe_timesteps([19, CLEAN]) == ["t = 19", "clean"]
+
+
+def test_row_n_gets_the_noise_of_the_id_it_is_given():
+    model = tiny()
+    plan = model.plan(5, eta=1.0)
+    x = np.repeat(model.noise(1), 3, axis=0)
+    same, own = model.follow(x, plan, ids=[1, 1, 1]), model.follow(x, plan)
+    assert np.abs(same[0] - same[1:]).max() < 1e-5 and np.abs(same[0] - own[1]).max() < 1e-5
+    assert np.abs(own[0] - own[1]).max() > 0.1
+
+
+def test_encoding_and_decoding_err_less_with_more_steps():
+    model = tiny()
+    images = np.tanh(model.noise(4, seed=9))
+    errors = [np.abs(model.follow(model.encode(images, s), model.plan(s, clip="none")) - images).mean() for s in (5, 10, 20)]
+    assert errors[0] > errors[1] > errors[2] > 0
+
+
+def test_training_moves_the_samples_and_a_saved_folder_gives_them_back(tmp_path):
+    model = tiny()
+    before = model.sample(2, 4)
+    fit = model.train(to_uint8(model.noise(16, seed=5)), 6, batch_size=4)
+    after = model.sample(2, 4)
+    assert fit.losses.shape == (6,) and np.isfinite(fit.losses).all() and np.abs(before - after).max() > 1e-3
+    model.save(tmp_path / "net")
+    assert np.abs(api.load(tmp_path / "net").sample(2, 4) - after).max() == 0
+
+
+@pytest.mark.parametrize("diffusion", [{}, {"objective": "v", "self_conditioning": True}], ids=["eps", "v, self-conditioning"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_check_holds_every_stage_and_sees_one_that_is_off(backend, diffusion):
+    model = tiny(backend, **diffusion)
+    found = model.check()
+    assert set(found) == {"tables", "forward", "loss", "sampling"} and all(v["ok"] for v in found.values()), found
+    forward = model.backend.forward
+    model.backend.forward = lambda *args, **kwargs: forward(*args, **kwargs) * 1.001
+    assert [name for name, v in model.check().items() if not v["ok"]] == ["forward"]
+
+
+def test_time_is_that_of_the_steps():
+    found = tiny().time(10, batch_size=2, least=0.01)
+    assert found["images_per_second"] == pytest.approx(2 / (10 * found["seconds_per_step"]))
+    assert 0 < found["q1"] <= found["seconds_per_step"] <= found["q3"] < 1
+
+
+def test_mistakes_are_config_errors(tmp_path):
+    model = tiny()
+    for wrong, match in ((lambda: api.load(tmp_path / "none"), "no such folder"),
+                         (lambda: api.new(TINY, backend="jax"), "backend='jax': must be one of"),
+                         (lambda: model.sample(0), "n=0: must be at least 1"),
+                         (lambda: model.sample(1, 21), "steps=21"),
+                         (lambda: model.path(model.noise(1), model.plan(4), 5), "frames=5: must be from 1 to the plan's 4 steps"),
+                         (lambda: model.train(np.zeros((1, 1, 28, 28), np.uint8), 1), r"images=.*made for images of shape")):
+        with pytest.raises(ConfigError, match=match):
+            wrong()
