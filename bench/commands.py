@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 import backends
 from backends.protocol import Backend, Batch, Spec
-from bench import files, streams
+from bench import files, flops, peers, streams, workloads
 from bench.timing import peak_memory
 from bench.training import SAVE_EVERY, batch_of, digest, fit, out_of_memory
 from reference.config import DiffusionConfig, ModelConfig, OptimConfig, require
@@ -48,14 +48,19 @@ def make_spec(values: dict[str, Any]) -> Spec:
 
 def create(session: Session) -> dict[str, Any]:
     """Import the framework and build the network. Raises `NotInstalled`, `ConfigError`, `DeviceError`."""
-    session.backend = backends.load(session.name).create(session.spec)
+    if session.name in peers.PEERS:
+        session.backend = peers.create(session.name, session.spec)
+    else:
+        session.backend = backends.load(session.name).create(session.spec)
     return info(session)
 
 
 def info(session: Session) -> dict[str, Any]:
-    """What the backend says of its device, the number of parameters, and the process's peak memory so far in bytes."""
-    return {"device": dict(_backend(session).device_info()), "parameters": count(session.spec.model),
-            "peak_rss_bytes": peak_memory()}
+    """What the backend says of its device, its parameters and FLOPs per image, and the process's peak memory so far in bytes."""
+    backend, model = _backend(session), session.spec.model
+    size = {"parameters": count(model), "flops_per_image": flops.forward(model)}
+    return {"device": dict(backend.device_info()), "peak_rss_bytes": peak_memory(),
+            **(backend.size() if isinstance(backend, peers.Peer) else size)}
 
 
 def load(session: Session, weights: str) -> dict[str, Any]:
@@ -210,4 +215,5 @@ def _plan(session: Session, values: dict[str, Any]) -> Plan:
 
 
 COMMANDS: dict[str, Callable[..., dict[str, Any]]] = {
-    f.__name__: f for f in (create, info, load, weights, tables, forward, loss, train, time_train, time_sample, sample)}
+    f.__name__: f for f in (create, info, load, weights, tables, forward, loss, train, time_train, time_sample, sample)
+} | workloads.WORKLOADS

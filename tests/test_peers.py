@@ -1,0 +1,164 @@
+"""Peers compute what they are said to: diffusers the same function as ours, lucidrains the nearest; and FLOPs are torch's."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from backends import NotInstalled
+from backends.protocol import Spec
+from bench import commands, flops, peers, streams
+from bench.config import PRESETS
+from reference import samplers, unet, weights
+from reference.config import ConfigError, DiffusionConfig, ModelConfig, OptimConfig
+from reference.conventions import make_plan
+
+TINY = ModelConfig(sample_size=8, layers_per_block=2, block_out_channels=(8, 16), norm_num_groups=4, zero_init=False,
+                   down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"))
+SPEC = Spec(TINY, DiffusionConfig(timesteps=20), OptimConfig(lr=1e-3), mode="stock")
+STEPS = {"batch_size": 4, "seed": 0}
+
+
+def session(name: str, spec: Spec = SPEC) -> commands.Session:
+    out = commands.Session(name, spec, lambda *_: None, print)
+    commands.create(out)
+    return out
+
+
+HEADS = replace(TINY, attention_head_dim=8, flip_sin_to_cos=True, freq_shift=0, downsample_padding=1)
+
+
+@pytest.mark.parametrize("model", [TINY, HEADS])
+def test_diffusers_computes_our_function(model):
+    peer, w = peers.create("diffusers", replace(SPEC, model=model)), weights.initialise(model, 1)
+    peer.load_weights(w)
+    x, t = streams.normal(0, "check", np.arange(3), (1, 8, 8)), np.array([0, 7, 19])
+    found = peer.to_host(peer.forward(peer.to_device(x), peer.to_device(t)))
+    np.testing.assert_allclose(found, unet.forward(w, model, x.astype(float), t), atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-5), ("bfloat16", 3e-2)])
+def test_tuned_diffusers_computes_it_too(dtype, tolerance):
+    """Compiled, channels_last, and in bfloat16 to its precision."""
+    peer, w = peers.create("diffusers", replace(SPEC, mode="tuned", dtype=dtype)), weights.initialise(TINY, 1)
+    peer.load_weights(w)
+    x, t = streams.normal(0, "check", np.arange(3), (1, 8, 8)), np.array([0, 7, 19])
+    found = peer.to_host(peer.forward(peer.to_device(x), peer.to_device(t)))
+    np.testing.assert_allclose(found, unet.forward(w, TINY, x.astype(float), t), atol=tolerance)
+    batch = streams.training_batch(0, np.arange(256, dtype=np.uint8).reshape(4, 1, 8, 8), 0, 4, 20)
+    eager = peers.create("diffusers", SPEC)
+    eager.load_weights(w)
+    np.testing.assert_allclose(float(peer.train_step(batch)), float(eager.train_step(batch)), rtol=tolerance)
+
+
+@pytest.mark.parametrize("steps", [20, 5, 1])
+def test_diffusers_walks_our_path(steps):
+    peer, w = peers.create("diffusers", SPEC), weights.initialise(TINY, 1)
+    peer.load_weights(w)
+    x = streams.normal(3, "x_T", np.arange(2), (1, 8, 8))
+    plan = make_plan(SPEC.diffusion, steps, clip="clip", spacing="leading")
+    ours = samplers.sample(lambda x, t: unet.forward(w, TINY, x, t), x.astype(float), plan, None)
+    np.testing.assert_allclose(peer.to_host(peer.sample(peer.to_device(x), plan)), ours, atol=1e-4)
+
+
+def test_diffusers_refuses_a_path_that_its_scheduler_does_not_take():
+    peer = peers.create("diffusers", SPEC)
+    with pytest.raises(ConfigError, match="evenly spaced"):
+        peer.sample(peer.to_device(np.zeros((1, 1, 8, 8), np.float32)), make_plan(SPEC.diffusion, 3, spacing="trailing"))
+
+
+@pytest.mark.parametrize("clip", [0.0, 1.0])
+def test_diffusers_takes_our_training_steps(clip):
+    """Same weights and batches: same losses and weights as the torch backend, whose moving average it lacks.
+
+    A large eps of Adam, for gradients that are 0 but for rounding (of the keys' bias) not to decide an update's sign."""
+    spec = replace(SPEC, optim=OptimConfig(lr=1e-2, eps=1e-3, max_grad_norm=clip))
+    images, start = np.arange(256, dtype=np.uint8).reshape(4, 1, 8, 8), weights.initialise(TINY, 1)
+    ours, theirs = session("torch", spec).backend, session("diffusers", spec).backend
+    for one in (ours, theirs):
+        one.load_weights(start)
+    for n in range(3):
+        batch = streams.training_batch(0, images, n, 4, 20)
+        losses = [float(one.to_host(one.train_step(batch))) for one in (ours, theirs)]
+        np.testing.assert_allclose(*losses, rtol=1e-5)
+    for name, value in theirs.network.state_dict().items():
+        np.testing.assert_allclose(value.numpy(), ours.weights()[name], atol=2e-5, err_msg=name)
+    assert np.abs(ours.weights()["conv_in.weight"] - start["conv_in.weight"]).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", list(peers.PEERS))
+@pytest.mark.parametrize("dtype", peers.DTYPES)
+def test_every_peer_takes_the_commands_of_the_speed_table(name, dtype, tmp_path):
+    worker = session(name, replace(SPEC, dtype=dtype))
+    np.savez(tmp_path / "w.npz", **weights.initialise(TINY, 1))
+    np.save(tmp_path / "images.npy", np.zeros((4, 1, 8, 8), np.uint8))
+    commands.load(worker, str(tmp_path / "w.npz"))
+    before = [p.detach().clone() for p in worker.backend.network.parameters()]
+    assert commands.time_train(worker, units=2, images=str(tmp_path / "images.npy"), **STEPS)["seconds"] > 0
+    assert any((a != b).any() for a, b in zip(before, worker.backend.network.parameters(), strict=True))
+    assert commands.time_sample(worker, units=23, **STEPS)["seconds"] > 0
+
+
+def test_a_step_of_lucidrains_is_one_call_of_its_network(monkeypatch):
+    peer = peers.create("lucidrains", SPEC)
+    calls = []
+    peer.drawing.register_forward_pre_hook(lambda *_: calls.append(1))
+    for steps in (20, 7):
+        calls.clear()
+        out = peer.sample(peer.to_device(np.zeros((2, 1, 8, 8), np.float32)), make_plan(SPEC.diffusion, steps))
+        assert len(calls) == steps and out.shape == (2, 1, 8, 8)
+
+
+@pytest.mark.parametrize("mistake", [{"dtype": "float64"}, {"device": "ascend"}, {"diffusion": DiffusionConfig(objective="v")}])
+def test_what_no_peer_does_is_refused(mistake):
+    with pytest.raises(ConfigError):
+        peers.create("diffusers", replace(SPEC, **mistake))
+
+
+def test_a_peer_that_is_absent_says_how_to_install_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "denoising_diffusion_pytorch", None)
+    with pytest.raises(NotInstalled, match=r"\[peers\]"):
+        peers.create("lucidrains", SPEC)
+
+
+def test_peers_import_nothing_until_one_is_created():
+    script = "import sys; from bench import peers; print({'torch', 'diffusers', 'denoising_diffusion_pytorch'} & {*sys.modules})"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+def test_sizes():
+    """diffusers counts what ours does; lucidrains is another network, of the same order."""
+    ours, lucid = session("torch"), session("lucidrains")
+    told = commands.info(session("diffusers"))
+    assert told["parameters"] == weights.count(TINY) == commands.info(ours)["parameters"]
+    assert told["flops_per_image"] == flops.forward(TINY) == commands.info(ours)["flops_per_image"]
+    assert 1 < commands.info(lucid)["flops_per_image"] / flops.forward(TINY) < 10
+
+
+DEEP = ModelConfig(sample_size=16, in_channels=3, out_channels=6, layers_per_block=2, block_out_channels=(16, 32, 64),
+                   num_attention_heads=2, down_block_types=("AttnDownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
+                   up_block_types=("UpBlock2D", "UpBlock2D", "AttnUpBlock2D"))
+MODELS = {"tiny": TINY, "quick": PRESETS["quick"].model, "speed": PRESETS["speed"].model, "deep": DEEP}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_flops_are_those_of_torchs_counter(name):
+    """On the eager network; attention as two products, since torch's counter does not know the CPU's fused kernel."""
+    torch = pytest.importorskip("torch")
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from backends.torch.unet import UNet
+
+    model = MODELS[name]
+    network, x = UNet(model), torch.zeros(2, model.in_channels, model.sample_size, model.sample_size)
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), FlopCounterMode(display=False) as forward:
+        loss = network(x, torch.zeros(2)).sum()
+    assert forward.get_total_flops() == 2 * flops.forward(model)
+    with FlopCounterMode(display=False) as backward:
+        loss.backward()
+    assert abs((forward.get_total_flops() + backward.get_total_flops()) / (2 * flops.TRAINING * flops.forward(model)) - 1) < 0.03
