@@ -24,7 +24,10 @@ def join(spec: Spec, device: torch.device) -> None:
         if device.type == "cuda":
             torch.cuda.set_device(device)
         if not dist.is_initialized():
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+            # The agent keeps its store over restarts: without a prefix, processes read where those of the last attempt listened.
+            store, rank, size = next(dist.rendezvous("env://"))
+            store = dist.PrefixStore(f"attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=store, rank=rank, world_size=size)
         found = dist.get_rank(), dist.get_world_size()
         require(found == (spec.rank, spec.processes), "rank, processes", (spec.rank, spec.processes), f"torchrun says {found}")
 

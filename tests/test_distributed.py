@@ -1,0 +1,235 @@
+"""Training and sampling on several processes, under the frameworks' own launchers, and what a killed process costs."""
+
+import importlib.util
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench import distributed, drawing, rows, streams
+from reference.config import ConfigError
+
+ROOT = Path(__file__).resolve().parents[1]
+PROGRAM = ROOT / "tests" / "distributed_training.py"
+SIZE = 2
+
+
+def test_launchers_variables_say_who_a_process_is():
+    torchrun = {"TORCHELASTIC_RUN_ID": "x", "RANK": "3", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}
+    msrun = {"MS_ROLE": "MS_WORKER", "MS_WORKER_NUM": "8", "RANK_ID": "5"}
+    assert distributed.launched({}) == distributed.Launch(None, 0, 1, 1)
+    assert distributed.launched(torchrun) == distributed.Launch("torch", 3, 4, 2)
+    assert distributed.launched(msrun) == distributed.Launch("mindspore", 5, 8, 8)
+    with pytest.raises(ConfigError, match="--node_rank"):
+        distributed.launched({"MS_ROLE": "MS_WORKER", "MS_WORKER_NUM": "8"})
+
+
+def test_a_launcher_runs_its_own_framework():
+    torchrun = distributed.Launch("torch", 0, 2, 2)
+    assert torchrun.backends(None) == torchrun.backends("torch") == "torch"
+    assert distributed.Launch().backends("torch,mindspore") == "torch,mindspore"
+    with pytest.raises(ConfigError, match="--backends='torch,mindspore': .*launcher of torch"):
+        torchrun.backends("torch,mindspore")
+
+
+@pytest.mark.parametrize("processes", [2, 3, 6])
+def test_shares_of_a_batch_are_the_batch(processes):
+    images = np.random.default_rng(0).integers(0, 256, (20, 1, 4, 4), dtype=np.uint8)
+    args = {"seed": 5, "images": images, "step": 7, "batch_size": 12, "T": 50, "flip": True, "self_conditioning": True}
+    whole = streams.training_batch(**args)
+    shares = [streams.training_batch(**args, rank=rank, processes=processes) for rank in range(processes)]
+    order = np.argsort(np.concatenate([share.ids for share in shares]))
+    for name in ("ids", "x0", "t", "noise", "coin"):
+        assert np.array_equal(np.concatenate([getattr(share, name) for share in shares])[order], getattr(whole, name))
+    with pytest.raises(ConfigError, match="batch_size=12: must be a multiple of the 5 processes"):
+        streams.training_batch(**args, processes=5)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 7])
+def test_processes_draw_each_batch_once(tmp_path, processes):
+    calls = []
+
+    def call(command, stage, **args):
+        if command == "sample":
+            start, stop = args["ids"]
+            np.save(args["out"], np.arange(start, stop, dtype=np.float32)[:, None, None, None])
+            if stage != "first call":
+                calls.append(args["ids"])
+        return {"seconds": 1.0, "calls": 2, "notes": []}
+
+    job = drawing.Drawing({}, {"steps": 2, "eta": 0.0}, samples=22, batch_size=5, seed=0)
+    for rank in reversed(range(processes)):
+        drawing.draw(call, job, tmp_path, rank, processes)
+    values, images = drawing.collect(job, tmp_path)
+    assert np.array_equal(images.ravel(), np.arange(22))
+    assert sorted(calls) == [[0, 5], [5, 10], [10, 15], [15, 20], [20, 22]]
+    assert values["calls"] == 10 and values["batch_seconds"] == [1.0] * 5
+    for rank in range(processes):
+        drawing.draw(call, job, tmp_path, rank, processes)
+    assert len(calls) == 5, "what is drawn is not drawn again"
+    next(tmp_path.glob("images-*.npz")).unlink()
+    drawing.draw(call, job, tmp_path, 0, 1, finished=lambda: True)
+    assert len(calls) == 5, "nor is a part of a cell that another process finished meanwhile"
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def launcher(backend, logs, restarts=0):
+    if importlib.util.find_spec(backend) is None:
+        pytest.skip(f"{backend} is not installed")
+    binaries = Path(sys.executable).parent
+    if backend == "torch":
+        return [str(binaries / "torchrun"), "--nproc-per-node", str(SIZE), "--max-restarts", str(restarts),
+                "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"]
+    return [str(binaries / "msrun"), f"--worker_num={SIZE}", f"--local_worker_num={SIZE}", f"--master_port={free_port()}",
+            f"--log_dir={logs}", "--join=True"]
+
+
+def environment():
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+
+def start(command):
+    return subprocess.Popen(list(map(str, command)), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                            start_new_session=True)
+
+
+def finish(process, seconds=240):
+    try:
+        return process.communicate(timeout=seconds)[0]
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def run(command):
+    process = start(command)
+    out = finish(process)
+    assert process.returncode == 0, out[-3000:]
+    return out
+
+
+def train(prefix, backend, folder, steps=20, pause=0.0):
+    folder.mkdir(exist_ok=True)
+    run([*prefix, PROGRAM, backend, folder, steps, pause])
+    return result(folder)
+
+
+def result(folder):
+    with np.load(folder / "result.npz") as file:
+        return {name: file[name] for name in file.files}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["torch", "mindspore"])
+def test_many_processes_give_the_losses_of_one(tmp_path, backend):
+    many = train(launcher(backend, tmp_path / "logs"), backend, tmp_path / "many")
+    one = train([sys.executable], backend, tmp_path / "one")
+    assert len(one["losses"]) == 20 and np.ptp(one["losses"]) > 0.01
+    assert np.abs(many["losses"] / one["losses"] - 1).max() < 1e-5
+    for name in set(one) - {"losses", "starts"}:
+        assert np.abs(many[name] - one[name]).max() < 1e-4, name
+
+
+def worker_of_rank(rank, program, variable):
+    """The process id of the worker of this rank."""
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            variables, command = (path / "environ").read_bytes().split(b"\0"), (path / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if f"{variable}={rank}".encode() in variables and program in command and b"MS_ROLE=MS_SCHED" not in variables:
+            return int(path.name)
+    raise AssertionError(f"no process has {variable}={rank}")
+
+
+def kill_one_after_a_state(folder, rank, variable, process):
+    deadline = time.monotonic() + 120
+    while not list((folder / "states").glob("state-0000001*.safetensors")):  # from step 10 on
+        assert process.poll() is None, process.communicate()[0][-3000:]
+        assert time.monotonic() < deadline, "no state of step 10 within two minutes"
+        time.sleep(0.02)
+    os.kill(worker_of_rank(rank, str(folder).encode(), variable), signal.SIGKILL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_torchrun_goes_on_from_the_last_state_when_a_process_is_killed(tmp_path, rank):
+    whole = train(launcher("torch", None), "torch", tmp_path / "whole", steps=40)
+    (folder := tmp_path / "killed").mkdir()
+    process = start([*launcher("torch", None, restarts=1), PROGRAM, "torch", folder, 40, 0.1])
+    kill_one_after_a_state(folder, rank, "RANK", process)
+    out = finish(process)
+    assert process.returncode == 0, out[-3000:]
+    killed = result(folder)
+    assert killed["starts"] == 2 and whole["starts"] == 1
+    for name in set(whole) - {"starts"}:
+        assert np.array_equal(killed[name], whole[name]), name
+
+
+@pytest.mark.slow
+def test_msrun_ends_when_a_process_is_killed_and_the_same_command_goes_on(tmp_path):
+    whole = train(launcher("mindspore", tmp_path / "logs"), "mindspore", tmp_path / "whole", steps=40)
+    (folder := tmp_path / "killed").mkdir()
+    process = start([*launcher("mindspore", tmp_path / "logs"), PROGRAM, "mindspore", folder, 40, 0.2])
+    kill_one_after_a_state(folder, 1, "RANK_ID", process)
+    finish(process)
+    assert process.returncode != 0 and not (folder / "result.npz").exists()
+    killed = train(launcher("mindspore", tmp_path / "logs"), "mindspore", folder, steps=40)
+    assert killed["starts"] == 2
+    for name in set(whole) - {"starts"}:
+        assert np.array_equal(killed[name], whole[name]), name
+
+
+JOB = ["--preset", "smoke", "--steps", "2,3", "--eta", "0.5", "--samples", "128", "--sample-batch", "32", "--train-steps", "4",
+       "--threads", "1"]
+
+
+def images(out):
+    found = {}
+    for row in rows.read(out / "rows"):
+        if row.kind == "sample":
+            (path,) = [folder / "images.npy" for folder in (out / "work").glob("sample-*")
+                       if json.loads((folder / "result.json").read_text())["config"] == row.config]
+            found[row.config["steps"]] = np.load(path)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["torch", "mindspore"])
+def test_the_main_job_draws_the_same_images_on_many_processes(tmp_path, backend):
+    one, many = tmp_path / "one", tmp_path / "many"
+    run([sys.executable, ROOT / "bench/run.py", *JOB, "--backends", backend, "--out", one])
+    run([*launcher(backend, tmp_path / "logs"), ROOT / "bench/run.py", *JOB, "--out", many])
+    assert {s: x.tobytes() for s, x in images(one).items()} == {s: x.tobytes() for s, x in images(many).items()}
+    assert set(images(many)) == {2, 3} and images(many)[2].shape == (128, 1, 28, 28)
+    kinds = [row.kind for row in rows.read(many / "rows")]
+    assert sorted(set(kinds)) == ["check", "metric", "sample", "train"]
+    assert (kinds.count("sample"), kinds.count("train"), kinds.count("metric")) == (2, 1, 4)
+    losses = [next(row for row in rows.read(out / "rows") if row.kind == "train").values["losses"] for out in (one, many)]
+    assert np.allclose(*losses, rtol=1e-5, atol=0)
+    assert not list((many / "work").glob("*/scratch/*"))
+
+
+def test_one_process_options_are_refused_under_a_launcher(tmp_path, monkeypatch, capsys):
+    from bench import run as main_job
+
+    for name, value in {"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "WORLD_SIZE": "3", "LOCAL_WORLD_SIZE": "3"}.items():
+        monkeypatch.setenv(name, value)
+    for options, said in ((["--batch-size", "64"], "--batch-size=64: must be a multiple of the 3 processes"),
+                          (["--batch-size", "63", "--fresh"], "--fresh=True: is for one process alone"),
+                          (["--batch-size", "63", "--backends", "mindspore"], "launcher of torch")):
+        assert main_job.main(["--out", str(tmp_path / "out"), *options]) == 2
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
