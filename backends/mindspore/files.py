@@ -31,7 +31,7 @@ def read(path: Path) -> list[dict[str, np.ndarray]]:
     parts: dict[str, list[Any]] = {}
     try:
         message.ParseFromString(content)
-    except DecodeError:
+    except (DecodeError, ValueError, IndexError):  # protobuf's own and what its Python decoder lets through
         raise ConfigError(f"{path}: corrupt, truncated or no MindSpore checkpoint") from None
     for value in message.value:  # a large parameter is several values of one name
         parts.setdefault(value.tag, []).append(value.tensor)
