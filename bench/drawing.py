@@ -60,7 +60,7 @@ def draw(call: Call, drawing: Drawing, scratch: Path, rank: int = 0, processes: 
             continue
         if first is None:  # compiles, and is left out of the times
             load(call, scratch / f"weights-{rank}.npz", drawing.weights)
-            short = {**drawing.plan, "steps": min(2, drawing.plan["steps"]), "eta": 0.0, "spacing": "leading"}
+            short = {"steps": min(2, drawing.plan["steps"]), "eta": 0.0}  # plain: not every convention has short paths
             first = call("sample", "first call", ids=[0, drawing.batch_size], out=str(out), **{**args, "plan": short})["seconds"]
         reply = call("sample", f"sample S={drawing.plan['steps']} eta={drawing.plan['eta']}", ids=[int(ids[0]), int(ids[-1]) + 1],
                      out=str(out), **args)

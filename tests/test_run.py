@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,8 @@ from bench import report, rows, run
 from bench.cells import Cells
 from bench.config import ROOT
 from bench.rows import Row
+from reference.config import DiffusionConfig
+from reference.conventions import CONVENTIONS
 
 MISTAKES = [
     ("--steps 0", "--steps"), ("--steps 2000", "T=1000"), ("--steps abc", "--steps"), ("--steps 10,10", "once"),
@@ -52,6 +56,30 @@ def test_dry_run_prints_config_and_cells_and_writes_nothing(tmp_path, capsys):
     out = capsys.readouterr().out
     assert '"name": "quick"' in out and "sample and measure S=50" in out
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name, changed", [
+    ("plain", {}), ("ho2020", {"large_variance_first": True, "approximate_cdf": True}), ("song2021", {}),
+    ("nichol2021", {"beta_scaling": True, "rescale_timesteps": True, "large_variance_first": True, "approximate_cdf": True}),
+    ("diffusers", {"schedule": "linear_float32"}), ("lucidrains", {"beta_scaling": True}),
+])
+def test_dry_run_shows_what_a_convention_changes(name, changed, capsys):
+    """The process that is trained and sampled, every choice of the sampler, and both samplers' cells."""
+    steps = "1000" if name == "ho2020" else "10"
+    assert run.main(["--dry-run", "--backends", "torch", "--steps", steps, "--eta", "0,ddpm", "--convention", name]) == 0
+    out = capsys.readouterr().out
+    config = json.JSONDecoder().raw_decode(out)[0]
+    assert config["diffusion"] == DiffusionConfig().to_dict() | changed
+    assert config["convention"] == json.loads(json.dumps(asdict(CONVENTIONS[name])))
+    assert f"sample and measure S={steps} eta=0.0" in out and f"sample and measure S={steps} eta=ddpm" in out
+
+
+@pytest.mark.slow
+def test_the_whole_job_runs_by_a_convention_without_short_paths(tmp_path):
+    command = [sys.executable, str(ROOT / "tests" / "tiny_run.py"), "--backends", "torch", "--convention", "ho2020", "--steps",
+               "20", "--eta", "0,ddpm", "--samples", "128", "--out", str(tmp_path)]
+    assert subprocess.run(command, capture_output=True, timeout=500).returncode == 0
+    assert {row.config["eta"] for row in rows.read(tmp_path / "rows") if row.kind == "sample"} == {"0.0", "ddpm"}
 
 
 def test_backend_that_is_not_installed_is_named_and_an_error_when_asked_for(monkeypatch, capsys):
