@@ -106,15 +106,19 @@ def loss(session: Session, batch: str) -> dict[str, Any]:
 
 
 def train(session: Session, images: str, seed: int, steps: int, batch_size: int, flip: bool, states: str | None = None,
-          config: dict[str, Any] | None = None, save_every: float = SAVE_EVERY) -> dict[str, Any]:
+          config: dict[str, Any] | None = None, save_every: float = SAVE_EVERY, out: str | None = None) -> dict[str, Any]:
     """Train from the loaded weights, or from the newest state in the folder `states`: see `training.fit`.
 
-    Returns its figures with `losses` as a list, and `weights` and `ema`, hashes of what was trained.
+    The EMA weights go to the .npz file `out`. Returns its figures with `losses` as a list, and `weights` and `ema`, hashes of
+    what was trained.
     """
     backend = _backend(session)
     done = fit(backend, session.spec, np.load(images), seed=seed, steps=steps, batch_size=batch_size, flip=flip, config=config,
                states=None if states is None else Path(states), save_every=save_every, on_step=session.progress)
     session.steps_trained = steps
+    if out:
+        with files.replacing(Path(out)) as file:
+            np.savez(file, **backend.weights(ema=True))
     return {**asdict(done), "losses": done.losses.tolist(), "weights": digest(backend.weights()),
             "ema": digest(backend.weights(ema=True))}
 
