@@ -33,6 +33,7 @@ class Preset:
     dataset: str = "fashion-mnist"
     batch_size: int = 64  # of training
     train_steps: int = 60  # in the main job: losses of the backends are compared over these
+    fit_steps: int = 2000  # in the main job, on other data than the preset's: training of the network that is sampled from
     samples: int = 128
     sample_batch: int = 128
     blocks: int = 10  # timed blocks per contender
@@ -53,7 +54,7 @@ _OPTIM = OptimConfig(lr=1e-3, warmup_steps=200, total_steps=20000, min_lr=1e-5, 
 PRESETS = {p.name: p for p in (
     Preset("quick", FMNIST_SMALL, CHECKPOINTS / "fmnist-small", optim=_OPTIM),
     Preset("speed", SPEED, None, optim=_OPTIM, sample_batch=64),
-    Preset("smoke", FMNIST_SMALL, CHECKPOINTS / "fmnist-small", optim=_OPTIM, train_steps=12, batch_size=32),
+    Preset("smoke", FMNIST_SMALL, CHECKPOINTS / "fmnist-small", optim=_OPTIM, train_steps=12, fit_steps=300, batch_size=32),
 )}
 
 
