@@ -131,7 +131,8 @@ class Backend(Sampler, Protocol):
         """The mean over all processes, which all must call; only where `spec.processes` is above 1."""
 
     def state(self) -> Mapping[str, np.ndarray]:
-        """All that a resume needs, flat: `weights/NAME`, `ema/NAME`, `adam_m/NAME`, `adam_v/NAME`, `step`."""
+        """All that a resume needs, flat: `weights/NAME`, `ema/NAME`, `adam_m/NAME`, `adam_v/NAME`, `step`; in float16 also the
+        loss scaler, with `scaler_skipped` the steps that it left out."""
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
         """Continue bit for bit from `state()`."""

@@ -116,7 +116,7 @@ def fit(backend: Backend, spec: Spec, images: NDArray[np.uint8], *, seed: int, s
             began = saved = time.perf_counter()
         if on_step:
             on_step(step + 1, steps)
-    skipped = int(backend.state().get("skipped", 0)) if spec.dtype == "float16" else 0
+    skipped = int(backend.state()["scaler_skipped"]) if spec.dtype == "float16" else 0
     return Fit(losses, seconds + time.perf_counter() - began, first, starts, skipped)
 
 

@@ -35,10 +35,10 @@ class Shaky(TorchBackend):
             return self.to_device(np.array(np.nan, np.float32))
         return super().train_step(batch)
 
-    def _backward(self, batch):
+    def _backward(self, batch, *more):
         if os.environ.get("SHAKY") == "full in train" and len(batch.t) > 1:
             raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return super()._backward(batch)
+        return super()._backward(batch, *more)
 
     def sample(self, x, plan, noise=None, **more):
         harm = os.environ.get("SHAKY") if len(x) > 3 else None

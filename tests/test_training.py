@@ -129,13 +129,64 @@ def test_out_of_memory_names_the_batch_that_fits(monkeypatch, room, said):
     one = backend()
     real = one._backward
 
-    def backward(batch):
+    def backward(batch, *more):
         if len(batch.t) > room:
             raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return real(batch)
+        return real(batch, *more)
     monkeypatch.setattr(one, "_backward", backward)
     with pytest.raises(training.TrainingError, match=f"^batch_size=4: out of memory at training step 0; {said}$"):
         training.fit(one, SPEC, IMAGES, steps=8, **HOW)
+
+
+HALF = replace(SPEC, dtype="float16")
+
+
+def overflowing():
+    """A backend whose first gradients overflow: float16 ends at 65504."""
+    one = backend(spec=HALF)
+    one.optimiser.scaler.scale = 2.0**26
+    return one
+
+
+def test_half_precision_leaves_out_steps_that_overflow_and_counts_them():
+    one, before = overflowing(), dict(backend(spec=HALF).state())
+    batches = [streams.training_batch(0, IMAGES, n, 4, 20) for n in range(3)]
+    assert np.isfinite(one.to_host(one.train_step(batches[0])))
+    after = one.state()
+    assert after["scaler_skipped"] == 1 and after["scaler_scale"] == 2.0**25
+    changed = {name for name in before if not np.array_equal(before[name], after[name])}
+    assert changed == {"step", "scaler_skipped", "scaler_scale"}
+    done = training.fit(overflowing(), HALF, IMAGES, steps=30, **HOW)
+    assert 1 <= done.skipped < 20 and np.isfinite(done.losses).all()
+    assert done.losses[-5:].mean() < done.losses[:5].mean()
+
+
+def test_half_precision_goes_on_with_the_same_scale(tmp_path):
+    straight = overflowing()
+    expected = training.fit(straight, HALF, IMAGES, steps=16, **HOW)
+    with pytest.raises(Interrupt):
+        training.fit(overflowing(), HALF, IMAGES, steps=16, states=tmp_path, save_every=0, on_step=interrupt_at(5), **HOW)
+    last = backend(spec=HALF)
+    done = training.fit(last, HALF, IMAGES, steps=16, states=tmp_path, save_every=0, **HOW)
+    assert equal(last.state(), straight.state()) and done.skipped == expected.skipped >= 1
+
+
+def test_half_precision_gradients_are_those_of_single_precision():
+    batch = streams.training_batch(0, IMAGES, 0, 4, 20)
+    half, single = backend(spec=HALF), backend()
+    (_, found), (_, expected) = half.loss_and_gradients(batch), single.loss_and_gradients(batch)
+    flat = [np.concatenate([g.ravel() for g in gradients.values()]) for gradients in (found, expected)]
+    assert 0 < np.linalg.norm(flat[0] - flat[1]) < 1e-2 * np.linalg.norm(flat[1])
+    half.train_step(batch), single.train_step(batch)
+    for name, value in half.weights().items():
+        np.testing.assert_allclose(value, single.weights()[name], atol=1e-3)
+
+
+def test_a_loss_that_overflows_stops_half_precision_too(monkeypatch):
+    one = backend(spec=HALF)
+    poisoned(monkeypatch, one, 2, np.inf)
+    with pytest.raises(training.TrainingError, match="at step 2, .* float16; .* lower the learning rate or use float32"):
+        training.fit(one, HALF, IMAGES, steps=8, **HOW)
 
 
 def test_other_errors_pass_through(monkeypatch):

@@ -20,7 +20,7 @@ from . import processes, samplers
 from .training import Optimiser, Process
 from .unet import UNet
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 coefficients = functools.lru_cache(maxsize=32)(samplers.coefficients)
 
 
@@ -59,7 +59,7 @@ class TorchBackend:
         self.ema = copy.deepcopy(self.network).eval().requires_grad_(False)
         self.trained = processes.averaged(self.network, spec)
         self.process = Process(spec.diffusion, self.device)
-        self.optimiser = Optimiser(spec.optim, self.network, self.ema, self.tuned)
+        self.optimiser = Optimiser(spec.optim, self.network, self.ema, self.tuned, spec.dtype == "float16")
         self.step_count = 0
         # CPU: compiling takes a minute and gains 7% in float32, so it never pays within a job. CUDA: launch-bound without it.
         self.execution = "compiled" if self.tuned and self.device.type == "cuda" else "eager"
@@ -132,6 +132,8 @@ class TorchBackend:
     def loss_and_gradients(self, batch: Batch) -> tuple[Tensor, Weights]:
         """Scalar loss and gradients by canonical name, before clipping."""
         loss = self._backward(batch, self.network)
+        if self.optimiser.scaler:
+            torch._foreach_div_([cast(Tensor, p.grad) for p in self.network.parameters()], self.optimiser.scaler.scale)
         return loss, {name: self.to_host(cast(Tensor, p.grad)).copy() for name, p in self.network.named_parameters()}
 
     def train_step(self, batch: Batch) -> Tensor:
@@ -189,7 +191,7 @@ class TorchBackend:
                 return trained(self._layout(x), t).to(self.dtype)
 
         loss = self.process.loss(network, x0, self.to_device(batch.t), noise, coin)
-        loss.backward()
+        (loss * self.optimiser.scaler.scale if self.optimiser.scaler else loss).backward()
         return loss.detach()
 
     def _denoise(self, ema: bool, x: Tensor, shifts: list[Tensor]) -> Tensor:
@@ -207,4 +209,4 @@ class TorchBackend:
         return x.to(self.dtype, memory_format=self.layout)
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.spec.dtype == "bfloat16")
+        return torch.autocast(self.device.type, DTYPES[self.spec.dtype], enabled=self.spec.dtype in ("bfloat16", "float16"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from typing import cast
 
 import numpy as np
 import torch
@@ -151,11 +152,33 @@ def ema_decay(config: OptimConfig, step: int) -> float:
     return min(config.ema_decay, (1 + step) / (10 + step))
 
 
+class LossScaler:
+    """Keeps float16 gradients from underflow by a factor on the loss (Micikevicius et al. 2018, arXiv:1710.03740, section 3.2),
+    which grows while gradients are finite and halves when one overflows. The constants are those of `torch.amp.GradScaler`."""
+
+    def __init__(self) -> None:
+        self.scale, self.good, self.skipped = 2.0**16, 0, 0
+
+    def unscale(self, parameters: list[Tensor]) -> bool:
+        """Divide the gradients by the scale; False where one is not finite, and the step is to be left out."""
+        gradients = [cast(Tensor, parameter.grad) for parameter in parameters]
+        torch._foreach_mul_(gradients, 1 / self.scale)
+        finite = bool(torch.stack([gradient.isfinite().all() for gradient in gradients]).all())
+        if finite:
+            self.good += 1
+            if self.good % 2000 == 0:
+                self.scale *= 2
+        else:
+            self.scale, self.good, self.skipped = self.scale / 2, 0, self.skipped + 1
+        return finite
+
+
 class Optimiser:
     """Gradient clipping, Adam and the moving average of a network's parameters (`reference.optim.adam_step`)."""
 
-    def __init__(self, config: OptimConfig, network: nn.Module, ema: nn.Module, tuned: bool) -> None:
+    def __init__(self, config: OptimConfig, network: nn.Module, ema: nn.Module, tuned: bool, half: bool) -> None:
         self.config = config
+        self.scaler = LossScaler() if half else None
         self.names = [name for name, _ in network.named_parameters()]
         self.parameters: list[Tensor] = list(network.parameters())
         self.ema: list[Tensor] = list(ema.parameters())
@@ -167,7 +190,9 @@ class Optimiser:
                                           "exp_avg_sq": torch.zeros_like(parameter, requires_grad=False)}
 
     def step(self, n: int) -> None:
-        """Apply the parameters' gradients as step n = 0, 1, .."""
+        """Apply the parameters' gradients as step n = 0, 1, ..; nothing changes where they overflowed in float16."""
+        if self.scaler and not self.scaler.unscale(self.parameters):
+            return
         if self.config.max_grad_norm:
             nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
         self.adam.param_groups[0]["lr"] = learning_rate(self.config, n)
@@ -178,12 +203,17 @@ class Optimiser:
             torch._foreach_lerp_(self.ema, self.parameters, 1 - ema_decay(self.config, n))
 
     def state(self) -> dict[str, np.ndarray]:
-        """First and second moments by parameter name."""
-        return {f"{ours}/{name}": self.adam.state[parameter][theirs].cpu().contiguous().numpy().copy()
+        """First and second moments by parameter name; in float16 the loss scaler too."""
+        scaler = {f"scaler_{name}": np.array(value) for name, value in vars(self.scaler).items()} if self.scaler else {}
+        return scaler | {f"{ours}/{name}": self.adam.state[parameter][theirs].cpu().contiguous().numpy().copy()
                 for ours, theirs in MOMENTS for name, parameter in zip(self.names, self.parameters, strict=True)}
 
     def load_state(self, state: Mapping[str, np.ndarray] | None) -> None:
-        """Moments from `state()`; None: zeros, as before the first step."""
+        """From `state()`; None: as before the first step, with moments of zero."""
+        if self.scaler:
+            self.scaler = LossScaler()
+            for name, value in vars(self.scaler).items():
+                setattr(self.scaler, name, type(value)((state or {}).get(f"scaler_{name}", value)))
         for name, parameter in zip(self.names, self.parameters, strict=True):
             for ours, theirs in MOMENTS:
                 moment = self.adam.state[parameter][theirs]
