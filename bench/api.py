@@ -129,15 +129,17 @@ class Model:
         """Write the EMA weights as a diffusers pipeline folder; returns their SHA-256."""
         return checkpoint.save_pipeline(Path(folder), self.backend.weights(ema=True), self.spec.model, self.spec.diffusion)
 
-    def time(self, steps: int = 50, *, batch_size: int = 16, blocks: int = timing.LEAST_BLOCKS, least: float = timing.LEAST_SECONDS,
-             seed: int = 0) -> dict[str, float | bool]:
-        """Seconds of a sampling step, and images/s at S = `steps`: median of `blocks` blocks of at least `least` seconds.
+    def time(self, steps: int = 50, *, batch_size: int = 16, seed: int = 0, **options: Any) -> dict[str, float | bool]:
+        """Seconds of a sampling step, median and quartiles, and images/s at S = `steps`; `options` are `timing.time_blocks`'s.
 
         For a figure to publish use `bench/run.py`, which gives each backend a process of its own and keeps the raw samples.
         """
         session = commands.Session(self.name, self.spec, lambda done, total: None, print, self.backend)
-        raw = timing.time_blocks(blocks=blocks, least=least, contenders={
-            "": lambda units: commands.time_sample(session, units, batch_size, seed)["seconds"]})[""]
+
+        def block(units: int) -> float:
+            return commands.time_sample(session, units, batch_size, seed)["seconds"]
+
+        raw = timing.time_blocks({"": block}, **options)[""]
         found = timing.summary(np.array(raw["block_seconds"]) / raw["units_per_block"])
         return {"seconds_per_step": found["median"], "q1": found["q1"], "q3": found["q3"], "cv": found["cv"],
                 "images_per_second": batch_size / (steps * found["median"]), "first_seconds": raw["first_seconds"],

@@ -51,10 +51,33 @@ def _relative(path: Path) -> str:
 
 _OPTIM = OptimConfig(lr=1e-3, warmup_steps=200, total_steps=20000, min_lr=1e-5, ema_decay=0.999)
 
+_DDPM_CIFAR10 = ModelConfig(
+    sample_size=32, in_channels=3, out_channels=3, layers_per_block=2, block_out_channels=(128, 256, 256, 256), norm_num_groups=32,
+    down_block_types=(DOWN, "AttnDownBlock2D", DOWN, DOWN), up_block_types=(UP, UP, "AttnUpBlock2D", UP), dropout=0.1,
+)  # DDPM appendix B: 35.7M parameters, attention at 16 x 16
+_DIM_28 = ModelConfig(
+    layers_per_block=2, block_out_channels=(28, 56, 112), norm_num_groups=7,
+    down_block_types=(DOWN, DOWN, "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", UP, UP),
+)  # dim 28, multipliers 1, 2, 4
+
+# The recipes' (`bench.recipes`): what each module there says of its source holds for the numbers here.
+_RECIPES = (
+    Preset("mnist-scratch", FMNIST_SMALL, None, DiffusionConfig(schedule="tutorial"),
+           OptimConfig(lr=1e-3, max_grad_norm=0, ema_decay=0), dataset="mnist", batch_size=128),
+    Preset("ddpm-cifar10", _DDPM_CIFAR10, None, optim=OptimConfig(lr=2e-4, warmup_steps=5000, ema_decay=0.9999),
+           dataset="cifar10", batch_size=128),
+    Preset("ddim-respaced", FMNIST_SMALL, None, optim=_OPTIM, batch_size=32),
+    Preset("cosine-selfcond", FMNIST_SMALL, None, DiffusionConfig(beta_scaling=True),
+           OptimConfig(lr=1e-3, beta2=0.99, ema_decay=0.995), batch_size=32),
+    Preset("fashion-mnist-mindspore", _DIM_28, None, DiffusionConfig(timesteps=200, variance="small"),
+           OptimConfig(lr=1e-4, total_steps=37500, min_lr=1e-7, max_grad_norm=0, ema_decay=0), batch_size=16),
+)
+
 PRESETS = {p.name: p for p in (
     Preset("quick", FMNIST_SMALL, CHECKPOINTS / "fmnist-small", optim=_OPTIM),
     Preset("speed", SPEED, None, optim=_OPTIM, sample_batch=64),
     Preset("smoke", FMNIST_SMALL, CHECKPOINTS / "fmnist-small", optim=_OPTIM, train_steps=12, fit_steps=300, batch_size=32),
+    *_RECIPES,
 )}
 
 

@@ -28,7 +28,7 @@ def tiny(backend="torch", **diffusion):
 def test_the_example_of_the_docstring_runs(backend, capsys):
     code = textwrap.dedent(api.__doc__.split("\n\n", 1)[1].rsplit("\n\n", 1)[0])
     names: dict = {}
-    for long, short in (('"torch"', repr(backend)), ("16, steps=50", "2, steps=5"), ("batch_size=16", "batch_size=1, least=0.01")):
+    for long, short in (('"torch"', repr(backend)), ("16, steps=50", "2, steps=5"), ("batch_size=16", "batch_size=1, least=0.01, cap_seconds=1")):
         assert long in code
         code = code.replace(long, short)
     exec(code, names)
@@ -98,7 +98,7 @@ def test_check_holds_every_stage_and_sees_one_that_is_off(backend, diffusion):
 
 
 def test_time_is_that_of_the_steps():
-    found = tiny().time(10, batch_size=2, least=0.01)
+    found = tiny().time(10, batch_size=2, least=0.01, cap_seconds=1)
     assert found["images_per_second"] == pytest.approx(2 / (10 * found["seconds_per_step"]))
     assert 0 < found["q1"] <= found["seconds_per_step"] <= found["q3"] < 1
 

@@ -1,0 +1,56 @@
+"""The page of the recipes, `gallery.md`: from the newest row of each, its picture, the command that made it and what came out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from bench import rows
+from bench.files import replacing
+from bench.recipes import RECIPES
+from bench.rows import Row
+
+
+def write(out: Path) -> Path:
+    """Write `out`/gallery.md from `out`/rows; returns it. A recipe without a row gets its command alone."""
+    found = [row for row in rows.read(out / "rows") if row.kind == "recipe"]
+    text = ["# Gallery", "", "One picture and one command per recipe. Every run has a row in "
+            "[rows/recipe.jsonl](rows/recipe.jsonl) with its raw numbers, its configuration, the machine and the commit.", ""]
+    for name, recipe in RECIPES.items():
+        of = [row for row in found if row.preset == name]
+        text += [f"## {name}", "", f"{recipe.title}. After {recipe.source}.", "",
+                 f"The whole of it: `python -m bench.recipe {name}`", ""]
+        text += _shown(of[-1]) if of else ["Not run yet.", ""]
+        older = [row for row in of[:-1] if row.values["command"] != of[-1].values["command"]]
+        text += [f"- Also run: `{row.values['command']}`. {' '.join(row.values['notes'])} {_figures(row)}" for row in older]
+        text += [""] if older else []
+    page = out / "gallery.md"
+    with replacing(page) as file:
+        file.write("\n".join(text).encode())
+    return page
+
+
+def _shown(row: Row) -> list[str]:
+    (first, caption), *others = row.values["pictures"]
+    links = ", ".join(f"[{words.rstrip('.')}](gallery/{file})" for file, words in others)
+    notes = " ".join(row.values["notes"])
+    figures = _figures(row)
+    return ["```sh", row.values["command"], "```", "", f"![{caption}](gallery/{first})", "", *([notes, ""] if notes else []),
+            *([figures, ""] if figures else []), *([f"More: {links}.", ""] if links else [])]
+
+
+def _figures(row: Row) -> str:
+    """What a row measured, in a line."""
+    parts = [f"Backend {row.backend}"]
+    if training := row.values.get("training"):
+        last = [np.mean(run["losses"][-25:]) for run in training.values()]
+        seconds = sum(run["seconds"] for run in training.values())
+        parts.append(f"{len(training)} training{'s' if len(training) > 1 else ''} in {seconds:.0f} s"
+                     + (f", mean loss of the last 25 steps {last[0]:.4f}" if len(last) == 1 else ""))
+    metrics = {**{name: value["metric"] for name, value in {**row.values.get("variance", {})}.items()},
+               "samples": row.values.get("samples", {}).get("metric")}
+    parts += [f"{m['metric']} of {name} {m['fid']:.1f} (n = {m['n']})" for name, m in metrics.items() if m]
+    if errors := row.values.get("round_trip_error"):
+        parts.append("round-trip error " + ", ".join(f"{np.mean(errors[s]):.4f} at S = {s}" for s in sorted(errors, key=int)))
+    return "; ".join(parts) + "."

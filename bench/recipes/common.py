@@ -1,0 +1,270 @@
+"""What every recipe does: load data, train or load weights, sample, leave pictures and a row."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from argparse import Namespace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from backends.protocol import Spec
+from bench import api, data, environment, fid, pictures, rows
+from bench.config import Preset, get_preset
+from bench.data import Dataset, to_uint8
+from bench.logs import Log
+from bench.rows import Row
+from bench.training import digest
+from reference.config import DiffusionConfig, ModelConfig, OptimConfig, require
+from reference.conventions import Plan
+from reference.weights import count
+
+LOOK_STEPS, LOOK_IMAGES = 50, 16  # DDIM steps and images of the samples drawn during training
+FRAMES, STRIP_IMAGES = 10, 6  # states in a strip, and images
+GIF_FRAMES = 40
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One experiment. `run` gets an `Experiment` and leaves pictures, the first of them the gallery's, and values in it."""
+
+    name: str  # of its preset too
+    title: str
+    source: str
+    steps: int  # of training, all told
+    samples: int
+    sampling: Mapping[str, Any]  # arguments of `Model.plan` for the pictures of samples
+    run: Callable[[Experiment], None]
+    backend: str = "torch"
+    pictures: tuple[str, ...] = ()  # of grid, strip and gif, those made without being asked for
+    flip: bool | None = None  # None: as the data set allows
+    takes_weights: bool = True  # False: it compares trainings
+
+    @property
+    def preset(self) -> Preset:
+        """Its numbers."""
+        return get_preset(self.name)
+
+
+@dataclass
+class Experiment:
+    """One run of a recipe: what was asked for, and what came of it."""
+
+    recipe: Recipe
+    options: Namespace
+    command: str
+    values: dict[str, Any] = field(default_factory=dict)  # measured, for the row
+    made: list[tuple[str, str]] = field(default_factory=list)  # pictures: file in the gallery's folder, caption
+    weights: str = ""  # hash of what was trained or loaded
+
+    @property
+    def gallery(self) -> Path:
+        """Where pictures go."""
+        return self.options.out / "gallery"
+
+    @cached_property
+    def model(self) -> api.Model:
+        """The network that the recipe is about: trained, or with `--weights` loaded."""
+        o = self.options
+        model = self.train() if o.weights is None else api.load(o.weights, o.backend, device=o.device, dtype=o.dtype, mode=o.mode)
+        self.weights = digest(model.backend.weights(ema=True))
+        return model
+
+    @cached_property
+    def steps(self) -> int:
+        """Training steps of this run."""
+        batches = len(self.dataset) / self.batch_size
+        return self.options.steps or (round(self.options.epochs * batches) if self.options.epochs else self.recipe.steps)
+
+    @property
+    def batch_size(self) -> int:
+        """Of training."""
+        return self.options.batch_size or self.recipe.preset.batch_size
+
+    @property
+    def samples(self) -> int:
+        """Images per set of samples."""
+        return self.options.samples or self.recipe.samples
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the images."""
+        if self.options.weights is not None:
+            return self.model.spec.image_shape
+        return Spec(self.recipe.preset.model, self.recipe.preset.diffusion).image_shape
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The training images."""
+        return self._data("train")
+
+    @cached_property
+    def held_out(self) -> Dataset:
+        """Images that training never saw."""
+        return self._data("test")
+
+    @property
+    def notes(self) -> list[str]:
+        """How this run differs from the recipe, a line each."""
+        out, o, name = [], self.options, self.recipe.preset.dataset
+        if o.weights is not None:
+            out.append(f"The network is that of the weights {Path(o.weights).name}, {count(self.model.spec.model) / 1e6:.2f}M "
+                       "parameters, in place of one trained by this recipe.")
+        elif self.steps < self.recipe.steps:
+            out.append(f"Shortened: {self.steps:,} of the recipe's {self.recipe.steps:,} training steps, batch {self.batch_size}"
+                       + (f", learning rate {o.lr:g}" if o.lr else "") + ".")
+        if self.dataset.name != name:
+            out.append(f"Ran on {self.dataset.provenance}: the recipe's own data set, {name}, was not at hand.")
+        return out
+
+    def train(self, tag: str = "", seed: int | None = None, model: ModelConfig | None = None,
+              process: DiffusionConfig | None = None) -> api.Model:
+        """A network trained as the options say, from its last state if this run was interrupted; losses go to `values`.
+
+        `tag` names one of several trainings; `model` and `process` take the place of the preset's.
+        """
+        o, preset, dataset = self.options, self.recipe.preset, self.dataset
+        seed = o.seed if seed is None else seed
+        optim = shortened(preset.optim, self.steps, self.recipe.steps, o.lr)
+        flip = dataset.flip if self.recipe.flip is None else self.recipe.flip
+        new = api.new(model or preset.model, process or preset.diffusion, optim, o.backend, seed=seed, device=o.device,
+                      dtype=o.dtype, mode=o.mode)
+        name = f"{self.recipe.name} {tag}".strip()
+        config = {"backend": o.backend, "dataset": dataset.sha256}
+        with Log(self._work(tag, seed) / "logs", name, self.config, o.log) as log, \
+                tqdm(total=self.steps, desc=f"train {name}", mininterval=2) as bar:
+            def on_losses(first: int, losses: NDArray[np.float64]) -> None:
+                for n, loss in enumerate(losses.tolist(), first + 1):
+                    log.scalar("train/loss", loss, n)
+
+            def on_step(done: int, _: int) -> None:
+                bar.update(done - bar.n)
+                if done in o.sample_at:
+                    drawn = to_uint8(new.sample(LOOK_IMAGES, min(LOOK_STEPS, new.spec.diffusion.timesteps), seed=seed))
+                    log.image("samples", pictures.grid(drawn, 8), done)
+                    self.save_grid(f"step-{done}", drawn, 8, title=f"{name}: samples after {done:,} training steps")
+
+            fit = new.train(dataset.images, self.steps, batch_size=self.batch_size, seed=seed, flip=flip, config=config,
+                            states=self._work(tag, seed) / "states", on_step=on_step, on_losses=on_losses)
+        self.values.setdefault("training", {})[f"{tag} seed {seed}".strip()] = {
+            "losses": [float(f"{loss:.5g}") for loss in fit.losses], "seconds": fit.seconds + fit.first_seconds,
+            "skipped": fit.skipped}
+        return new
+
+    def plan(self, model: api.Model | None = None, **choices: Any) -> Plan:
+        """The recipe's way to sample, with the command line's steps, and `choices` in place of its own."""
+        model = model or self.model
+        asked = {**self.recipe.sampling, **({"steps": self.options.sampling_steps} if self.options.sampling_steps else {})}
+        asked["steps"] = min(asked["steps"], model.spec.diffusion.timesteps)
+        return model.plan(**{**asked, **choices})
+
+    def losses(self) -> None:
+        """The picture of the loss curve, if this run trained."""
+        if training := self.values.get("training"):
+            curves = {name: run["losses"] for name, run in training.items()}
+            path = pictures.save_losses(self._file("losses", ".png"), curves, "training loss")
+            self.made.append((path.name, "The training loss."))
+
+    def measure(self, images: NDArray[np.float32]) -> dict[str, Any] | None:
+        """FID and KID of float images against the training images; None where they are too few for it."""
+        if len(images) < 2 * fid.extractor.WIDTH:
+            return None
+        return dict(fid.evaluate(to_uint8(images), self.dataset, seed=self.options.seed))
+
+    def follow(self, x: NDArray[np.float32], plan: Plan, what: str, **options: Any) -> NDArray[np.float32]:
+        """`Model.follow` with a bar and the run's seed and batch."""
+        return self.model.follow(x, plan, seed=self.options.seed, batch_size=self.options.sample_batch, progress=what, **options)
+
+    def save_grid(self, stem: str, images: NDArray[np.uint8], columns: int, caption: str = "", **options: Any) -> None:
+        """A labelled grid, see `pictures.save_grid`."""
+        path = pictures.save_grid(self._file(stem, ".png"), images, columns, **options)
+        self.made.append((path.name, caption or options.get("title", "")))
+
+    def save_figure(self, stem: str, figure: Any, caption: str) -> None:
+        """A matplotlib figure."""
+        self.made.append((pictures.save(figure, self._file(stem, ".png")).name, caption))
+
+    def show_samples(self) -> None:
+        """Grid, strip and GIF of the recipe's own way to sample, those that it makes and those that were asked for."""
+        wanted = [kind for kind in ("grid", "strip", "gif") if kind in self.recipe.pictures or getattr(self.options, kind)]
+        if not wanted:
+            return
+        plan = self.plan()
+        how = f"{plan.sampler.upper()}, S = {plan.steps}"
+        x = self.model.noise(self.samples, self.options.seed)
+        if "grid" in wanted:
+            drawn = self.follow(x, plan, "sample")
+            self.values["samples"] = {"n": len(drawn), "metric": self.measure(drawn)}
+            self.save_grid("grid", to_uint8(drawn), 8, title=f"{self.recipe.name}: {len(drawn)} samples, {how}")
+        if "strip" in wanted:
+            states, t = self.model.path(x[:STRIP_IMAGES], plan, min(FRAMES, plan.steps), seed=self.options.seed)
+            columns = to_uint8(states.swapaxes(0, 1).reshape(-1, *self.shape))
+            self.save_grid("strip", columns, len(states), title=f"{self.recipe.name}: from noise to images, {how}",
+                           heads=api.describe_timesteps(t))
+        if "gif" in wanted:
+            states, t = self.model.path(x[:1], plan, min(GIF_FRAMES, plan.steps), seed=self.options.seed)
+            path = pictures.save_gif(self._file("denoising", ".gif"), list(to_uint8(states.reshape(-1, *self.shape))[:, None]),
+                                     api.describe_timesteps(t), columns=1, scale=8)
+            self.made.append((path.name, f"The denoising of one image, {how}."))
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What decides the result, plain JSON types."""
+        o, p = self.options, self.recipe.preset
+        return {"model": p.model.to_dict(), "diffusion": p.diffusion.to_dict(), "dataset": self.dataset.sha256,
+                "optim": shortened(p.optim, self.steps, self.recipe.steps, o.lr).to_dict(), "provenance": self.dataset.provenance,
+                "steps": self.steps, "batch_size": self.batch_size, "samples": self.samples, "seed": o.seed, "seeds": o.seeds,
+                "backend": o.backend, "device": o.device, "dtype": o.dtype, "mode": o.mode, "sampling_steps": o.sampling_steps,
+                "weights": None if o.weights is None else Path(o.weights).name}
+
+    def row(self) -> Row:
+        """Append the row of this run, and drop its training states, which are not needed any more."""
+        about = environment.describe()
+        config = self.config if self.options.weights is None else self.config | {
+            "model": self.model.spec.model.to_dict(), "diffusion": self.model.spec.diffusion.to_dict()}
+        row = Row("recipe", self.options.backend, self.recipe.name, config | {"weights_sha256": self.weights},
+                  {**self.values, "pictures": [list(pair) for pair in self.made], "notes": self.notes, "command": self.command},
+                  about | {"load": list(os.getloadavg())}, about["commit"])
+        rows.append(self.options.out / "rows", row)
+        for states in self.options.out.glob(f"work/recipe-{self.recipe.name}-{self._key}*/states"):
+            shutil.rmtree(states, ignore_errors=True)
+        return row
+
+    @property
+    def _key(self) -> str:
+        return hashlib.sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest()[:12]
+
+    def _work(self, tag: str, seed: int) -> Path:
+        return self.options.out / "work" / f"recipe-{self.recipe.name}-{self._key}-{tag.replace(' ', '-')}{seed}"
+
+    def _file(self, stem: str, suffix: str) -> Path:
+        parts = [self.recipe.name, *([] if self.options.weights is None else [Path(self.options.weights).name]), stem]
+        return self.gallery / ("-".join(filter(None, parts)) + suffix)
+
+    def _data(self, split: str) -> Dataset:
+        o, name, (channels, *size) = self.options, self.recipe.preset.dataset, self.shape
+        if channels == 3 and o.dataset in ("mnist", "fashion-mnist"):  # stand-ins for photographs
+            grey = data.from_options(o, name, (1, size[0], size[1]), split)
+            images = np.repeat(grey.images, 3, axis=1)
+            return replace(grey, images=images, provenance=f"{grey.provenance}, grey as RGB",
+                           sha256=hashlib.sha256(images.tobytes()).hexdigest())
+        return data.from_options(o, name, self.shape, split)
+
+
+def shortened(optim: OptimConfig, steps: int, full: int, lr: float | None) -> OptimConfig:
+    """The optimiser of a run of `steps` in place of `full` steps: its decay ends with it, its warm-up takes a tenth at most."""
+    if lr is not None:
+        require(lr > 0, "--lr", lr, "must be positive")
+        optim = replace(optim, lr=lr, min_lr=min(optim.min_lr, lr))
+    if steps >= full:
+        return optim
+    return replace(optim, total_steps=steps if optim.total_steps else 0, warmup_steps=min(optim.warmup_steps, steps // 10))

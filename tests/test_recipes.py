@@ -1,0 +1,233 @@
+"""Every recipe from its command line to its pictures, row and page, on tiny networks and images of their own.
+
+The presets keep all their numbers but the network and T. Slow: a recipe on MindSpore.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from unittest.mock import ANY
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bench import api, config, recipe, rows
+from bench.recipes import RECIPES, common, cosine_selfcond, ddim_respaced, ddpm_cifar10
+from reference import diffusion, samplers, schedules, unet, weights
+from reference.config import ConfigError, ModelConfig
+
+SIZE, T = 8, 24
+DOWN, UP = "DownBlock2D", "UpBlock2D"
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    """Tiny networks in the presets."""
+    for name, recipe_ in RECIPES.items():
+        preset = config.PRESETS[name]
+        model = ModelConfig(sample_size=SIZE, in_channels=preset.model.in_channels, out_channels=preset.model.out_channels,
+                            block_out_channels=(8, 16), norm_num_groups=4, down_block_types=(DOWN, DOWN), up_block_types=(UP, UP))
+        monkeypatch.setitem(config.PRESETS, name, replace(preset, model=model, diffusion=replace(preset.diffusion, timesteps=T)))
+        assert recipe_.preset.model == model
+    monkeypatch.setattr(ddpm_cifar10, "PARAMETERS", weights.count(config.PRESETS["ddpm-cifar10"].model))
+    monkeypatch.setattr(ddim_respaced, "RESPACINGS", {"ddim4": {"steps": 4, "spacing": "leading"}, "2,3": {"steps": (2, 3)}})
+    monkeypatch.setattr(ddim_respaced, "ETA_STEPS", (3, 4))
+    monkeypatch.setattr(ddim_respaced, "ROUND_TRIP_STEPS", (3, 6, 24))
+    monkeypatch.setattr(ddim_respaced, "DDIM_TABLE_2", (0.014, 0.0065, 0.0023))
+    monkeypatch.setattr(ddim_respaced, "PATH", 6)
+    monkeypatch.setattr(cosine_selfcond, "CHOICES", dict(list(cosine_selfcond.CHOICES.items())[-3:]))
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Arrays in the shape of each recipe's data set: smooth images, in training and held-out halves."""
+    ramp = np.linspace(0, 255, SIZE)
+    grey = (ramp[None, :, None] * np.random.default_rng(1).uniform(0.2, 1, 200)[:, None, None] + 0 * ramp).astype(np.uint8)
+    for name, array in (("grey", grey), ("colour", np.stack([grey, grey[:, ::-1], 255 - grey], -1))):
+        np.savez(tmp_path / f"{name}.npz", x_train=array, x_test=array[::2])
+    return tmp_path
+
+
+def run(images, name, *options, backend="torch", code=0):
+    source = images / ("colour.npz" if name == "ddpm-cifar10" else "grey.npz")
+    found = recipe.main([name, "--backend", backend, "--data", str(source), "--out", str(images / "out"), "--sample-batch", "8",
+                         *options])
+    assert found == code
+    return rows.read(images / "out" / "rows") if code == 0 else None
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_leaves_its_pictures_its_row_and_its_place_on_the_page(images, name, capsys):
+    row, = run(images, name, "--steps", "3", "--batch-size", "4", "--samples", "4", "--seeds", "1")
+    assert (row.kind, row.preset, row.backend) == ("recipe", name, "torch")
+    assert row.config["steps"] == 3 and row.config["provenance"].startswith("images of")
+    for training in row.values["training"].values():
+        assert len(training["losses"]) == 3 and np.isfinite(training["losses"]).all()
+    shortened, data = row.values["notes"]
+    assert re.fullmatch(r"Shortened: 3 of the recipe's [\d,]+ training steps, batch 4\.", shortened)
+    assert config.PRESETS[name].dataset in data and "was not at hand" in data
+    assert len(row.values["pictures"]) >= 2
+    for file, caption in row.values["pictures"]:
+        with Image.open(images / "out" / "gallery" / file) as picture:
+            assert min(picture.size) >= 50 and len(set(np.asarray(picture.convert("L")).ravel())) > 8
+        assert caption
+    page = (images / "out" / "gallery.md").read_text()
+    assert f"![{row.values['pictures'][0][1]}](gallery/{row.values['pictures'][0][0]})" in page
+    assert row.values["command"] in page and shortened in page and page.count("Not run yet.") == len(RECIPES) - 1
+    work = images / "out" / "work"
+    assert list(work.glob("*/logs/events*")) and not list(work.glob("*/states"))
+    assert shortened in capsys.readouterr().out
+
+
+def test_the_numbers_of_the_sources():
+    """Against the papers, not against the code: DDPM appendix B, the tutorials' numbers."""
+    assert RECIPES["fashion-mnist-mindspore"].steps == 10 * 60000 // 16 and RECIPES["mnist-scratch"].steps == 20 * 60000 // 128
+    assert {name: r.backend for name, r in RECIPES.items() if r.backend != "torch"} == {"fashion-mnist-mindspore": "mindspore"}
+    ddpm = next(p for p in config._RECIPES if p.name == "ddpm-cifar10")
+    assert weights.count(ddpm.model) == 35_746_307
+    assert (ddpm.optim.lr, ddpm.optim.warmup_steps, ddpm.optim.ema_decay, ddpm.batch_size) == (2e-4, 5000, 0.9999, 128)
+    assert (ddpm.model.dropout, ddpm.dataset, ddpm.diffusion.timesteps) == (0.1, "cifar10", 1000)
+    mindspore = next(p for p in config._RECIPES if p.name == "fashion-mnist-mindspore")
+    assert mindspore.model.block_out_channels == (28, 2 * 28, 4 * 28) and mindspore.diffusion.timesteps == 200
+    optim = mindspore.optim
+    assert (mindspore.batch_size, optim.lr, optim.min_lr, optim.total_steps) == (16, 1e-4, 1e-7, 37500)
+    scratch = next(p for p in config._RECIPES if p.name == "mnist-scratch")
+    assert (schedules.betas(scratch.diffusion) == np.linspace(1e-4, 0.02, 1001)[1:]).all()
+
+
+def test_another_networks_parameters_are_refused():
+    with pytest.raises(ConfigError, match="parameters=.*the DDPM paper's network for CIFAR-10 has"):
+        ddpm_cifar10.assert_the_papers(ModelConfig())
+
+
+def test_the_interpolation_denoises_the_mix_of_two_diffused_images(images, monkeypatch):
+    """Its strip at one t against the oracle, with the noise of the streams."""
+    kept = {}
+    interpolate = ddpm_cifar10.interpolate
+
+    def keep(e, pair):
+        kept.update(e=e, pair=pair, strips=interpolate(e, pair))
+        return kept["strips"]
+
+    monkeypatch.setattr(ddpm_cifar10, "interpolate", keep)
+    run(images, "ddpm-cifar10", "--steps", "2", "--batch-size", "4", "--samples", "4")
+    e, pair, (strips, reached) = kept["e"], kept["pair"].astype(np.float64), kept["strips"]
+    assert reached == sorted(set(reached)) and reached[-1] == T - 1
+    level, share = 3, 5
+    plan = api.part(e.plan(), T - 1 - reached[level], T)
+    spec, w = e.model.spec, e.model.backend.weights(ema=True)
+    a, b = diffusion.q_sample(pair, np.full(2, reached[level]), e.model.noise(2).astype(np.float64),
+                              schedules.alpha_bars(schedules.betas(spec.diffusion)))
+    exact = samplers.sample(lambda x, t: unet.forward(w, spec.model, x, t),
+                            (a + (b - a) * ddpm_cifar10.SHARES[share])[None], plan, e.model._z(0, np.array([0])))
+    assert np.abs(strips[level][share] - exact[0]).max() < 1e-3
+    assert np.abs(strips[0][0] - pair[0]).max() < np.abs(strips[0][-1] - pair[0]).max()
+
+
+def test_the_slerp_grid_has_its_four_latents_at_the_corners():
+    corners = np.random.default_rng(0).standard_normal((4, 1, 8, 8)).astype(np.float32)
+    n = ddim_respaced.CORNERS
+    grid = ddim_respaced.slerp_grid(corners).reshape(n, n, 1, 8, 8)
+    for found, corner in zip((grid[0, 0], grid[0, -1], grid[-1, 0], grid[-1, -1]), corners, strict=True):
+        assert np.abs(found - corner).max() < 1e-6
+    norms = np.linalg.norm(grid.reshape(n * n, -1), axis=1)  # slerp keeps to the shell where noise lies, a mean would not
+    ends = np.linalg.norm(corners.reshape(4, -1), axis=1)
+    assert norms.min() > 0.9 * ends.min() and norms.max() < 1.1 * ends.max()
+
+
+def test_respacing_keeps_iddpms_map_of_timesteps(images):
+    row, = run(images, "ddim-respaced", "--steps", "2", "--batch-size", "4", "--samples", "4")
+    found = row.values["respacing"]
+    assert found["ddim4"] == {"timestep_map": [0, 6, 12, 18], "told": [t * 1000 / T for t in (0, 6, 12, 18)]}
+    assert found["2,3"]["timestep_map"] == [0, 11, 12, 18, 23]
+    assert {len(v) for v in row.values["round_trip_error"].values()} == {8}
+
+
+def test_choices_are_compared_by_the_metric_over_seeds(images):
+    row, = run(images, "cosine-selfcond", "--steps", "2", "--batch-size", "4", "--samples", "128", "--seeds", "2",
+               "--sampling-steps", "2", "--sample-batch", "128")
+    assert set(row.values["fid"]) == set(cosine_selfcond.CHOICES)
+    assert all(len(v) == 2 and v[0] != v[1] and min(v) > 0 for v in row.values["fid"].values())
+    assert row.values["pictures"][0][0] == "cosine-selfcond.png" and len(row.values["training"]) == 6
+
+
+def test_weights_take_the_place_of_training_and_say_so(images):
+    api.new(config.PRESETS["ddim-respaced"].model, config.PRESETS["ddim-respaced"].diffusion).save(images / "net")
+    row, = run(images, "ddim-respaced", "--weights", str(images / "net"), "--samples", "4", "--strip", "--gif", "--grid")
+    assert "training" not in row.values and row.config["weights"] == "net"
+    assert row.values["notes"][0].startswith("The network is that of the weights net, 0.0")
+    files = [file for file, _ in row.values["pictures"]]
+    assert {f"ddim-respaced-net-{kind}" for kind in ("grid.png", "strip.png", "denoising.gif")} <= set(files)
+    with Image.open(images / "out" / "gallery" / "ddim-respaced-net-denoising.gif") as gif:
+        assert gif.n_frames == T + 1
+
+
+def test_samples_during_training_are_drawn_at_the_steps_asked_for(images):
+    row, = run(images, "fashion-mnist-mindspore", "--steps", "4", "--batch-size", "4", "--samples", "4", "--sample-at", "2,4")
+    assert [file for file, _ in row.values["pictures"] if "step" in file] == [
+        "fashion-mnist-mindspore-step-2.png", "fashion-mnist-mindspore-step-4.png"]
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    events = EventAccumulator(str(next((images / "out" / "work").glob("*/logs"))))
+    events.Reload()
+    assert [e.step for e in events.Images("samples")] == [2, 4]
+    logged = [(e.step, e.value) for e in events.Scalars("train/loss")]
+    losses = row.values["training"]["seed 0"]["losses"]
+    assert [step for step, _ in logged] == [1, 2, 3, 4] and [v for _, v in logged] == pytest.approx(losses, rel=1e-4)
+
+
+def test_an_interrupted_recipe_goes_on_from_its_training(images, monkeypatch):
+    whole, = run(images, "mnist-scratch", "--steps", "3", "--batch-size", "4", "--samples", "4", "--seed", "1")
+    follow = common.Experiment.follow
+    monkeypatch.setattr(common.Experiment, "follow", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    options = ("--steps", "3", "--batch-size", "4", "--samples", "4", "--seed", "1", "--out", str(images / "again"))
+    run(images, "mnist-scratch", *options, code=130)
+    assert list((images / "again" / "work").glob("*/states/*")) and not (images / "again" / "rows").exists()
+    monkeypatch.setattr(common.Experiment, "follow", follow)
+    from backends.torch.backend import TorchBackend
+    monkeypatch.setattr(TorchBackend, "train_step", lambda *_: pytest.fail("trained again"))
+    run(images, "mnist-scratch", *options)
+    row, = rows.read(images / "again" / "rows")
+    assert row.values["training"] == {"seed 1": {**whole.values["training"]["seed 1"], "seconds": ANY}}
+    assert row.config["weights_sha256"] == whole.config["weights_sha256"]
+
+
+def test_a_shortened_run_keeps_the_shape_of_the_learning_rate():
+    optim = config._RECIPES[1].optim
+    assert common.shortened(optim, 800_000, 800_000, None) == optim
+    assert common.shortened(optim, 100, 800_000, None) == replace(optim, warmup_steps=10)
+    decaying = config._RECIPES[4].optim
+    assert common.shortened(decaying, 50, 37_500, 1e-3) == replace(decaying, total_steps=50, lr=1e-3)
+
+
+@pytest.mark.parametrize("options, message", [
+    (["toast"], r"name='toast': must be one of mnist-scratch, "),
+    (["mnist-scratch", "--steps", "3", "--epochs", "1"], r"--epochs=1.0: give --steps or --epochs, not both"),
+    (["mnist-scratch", "--samples", "0"], r"--samples=0: must be positive"),
+    (["cosine-selfcond", "--weights", "x"], r"--weights='x': cosine-selfcond compares trainings"),
+    (["ddim-respaced", "--weights", "nowhere"], r"nowhere: no such folder"),
+    (["mnist-scratch", "--log", "paper"], r"--log='paper': must be one of"),
+    (["mnist-scratch", "--backend", "jax"], r"backend='jax': must be one of"),
+    (["mnist-scratch", "--data", "nowhere"], r"nowhere"),
+])
+def test_a_mistake_is_one_line_and_leaves_nothing(images, tmp_path, capsys, options, message):
+    data = [] if "--data" in options else ["--data", str(images / "grey.npz")]
+    assert recipe.main([*options, *data, "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err.strip()
+    assert re.search(message, error) and error.startswith("error: ") and "\n" not in error
+    assert not (tmp_path / "out" / "rows").exists() and not (tmp_path / "out" / "gallery").exists()
+
+
+def test_epochs_are_passes_over_the_data(images):
+    row, = run(images, "mnist-scratch", "--epochs", "0.06", "--batch-size", "4", "--samples", "4")
+    assert row.config["steps"] == round(0.06 * 200 / 4)
+
+
+@pytest.mark.slow
+def test_the_mindspore_recipe_on_mindspore(images):
+    row, = run(images, "fashion-mnist-mindspore", "--steps", "3", "--batch-size", "4", "--samples", "4", backend="mindspore")
+    other = run(images, "fashion-mnist-mindspore", "--steps", "3", "--batch-size", "4", "--samples", "4")[-1]
+    assert (row.backend, other.backend) == ("mindspore", "torch")
+    a, b = (r.values["training"]["seed 0"]["losses"] for r in (row, other))
+    assert a == pytest.approx(b, rel=1e-4)
