@@ -19,6 +19,7 @@ SUBJECTS = pytest.StashKey[list[Subject]]()
 NOTES = pytest.StashKey[list[str]]()
 
 
+@pytest.hookimpl(trylast=True)  # after that of tests/conftest.py
 def pytest_configure(config: pytest.Config) -> None:
     """Find the backends. One that was asked for is there, as tests/conftest.py has made sure."""
     device, asked = config.getoption("--device"), config.getoption("--backend")

@@ -1,6 +1,6 @@
 """Mistakes that people make, each as a small edit of the torch backend's text: (file, what stands there, what they wrote).
 
-`level` is the first level of the kit that catches it. An edit changes every place where the text stands.
+`level` is the lowest level of the kit that is meant to catch it. An edit changes every place where the text stands.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ def copy(site: Path, folder: Path, old: str = "", new: str = "", xfails: str = "
 
 @pytest.mark.parametrize(("broken", "xfails", "code", "says"), [
     (True, "", 1, "threads"),
-    (True, "test_device_info[my_port  # says no device\n", 0, "1 xfailed"),
+    (True, "test_device_info[my_port  # says no device\n", 0, "2 xfailed"),
     (False, "test_device_info[my_port  # says no device\n", 1, "XPASS(strict)"),
     (True, "test_device_info[my_port\n", 4, "needs a reason"),
 ])
