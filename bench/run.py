@@ -22,7 +22,7 @@ if __name__ == "__main__":  # the script's own folder stands first on the path; 
 
 import backends
 from backends.protocol import Spec
-from bench import convert, data, distributed, extractor, report, training
+from bench import convert, data, distributed, extractor, report, speed, training
 from bench.cells import Cells
 from bench.config import PRESETS, ROOT, get_preset
 from bench.job import Job, Run, with_options
@@ -57,6 +57,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--save-every", type=float, default=training.SAVE_EVERY, help="seconds between training states")
     p.add_argument("--timeout", type=float, default=900.0, help="seconds without heartbeat or progress, then a worker is ended")
     p.add_argument("--check-determinism", action="store_true", help="run a training and a sampling twice and compare the bits")
+    p.add_argument("--speed", action="store_true", help="time the backends, stock and tuned, and write speed.md; nothing else")
+    p.add_argument("--peers", action="store_true", help="with --speed: also time diffusers and lucidrains")
     p.add_argument("--out", type=Path, default=ROOT / "results", help="folder of rows, figures and report")
     p.add_argument("--fresh", action="store_true", help="do finished cells again")
     p.add_argument("--dry-run", action="store_true", help="print the resolved config and the cells, and stop")
@@ -154,6 +156,11 @@ def describe(job: Job, absent: list[str]) -> str:
 
 def run(args: argparse.Namespace, command: str) -> int:
     """The whole job; returns the exit code."""
+    require(args.speed or not args.peers, "--peers", args.peers, "goes with --speed")
+    if args.speed:
+        require(args.threads >= 1, "--threads", args.threads, "must be at least 1")
+        preset = with_options(get_preset(args.preset), batch_size=args.batch_size)
+        return speed.run(preset, choose_backends(args.backends)[0], args)
     job, absent = resolve(args)
     if args.dry_run:
         if job.rank == 0:

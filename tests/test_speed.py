@@ -1,0 +1,168 @@
+"""The speed table end to end on a backend whose speed is known, and its report on rows with known ratios."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench import rows, speed, speed_report, timing
+from bench.config import Preset
+from bench.rows import Row
+from reference.config import ConfigError, DiffusionConfig, ModelConfig
+
+TINY = ModelConfig(sample_size=8, block_out_channels=(8, 16), norm_num_groups=4,
+                   down_block_types=("DownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D"))
+PRESET = Preset("tiny", TINY, None, DiffusionConfig(timesteps=20), batch_size=4, sample_batch=2)
+
+BACKEND = '''
+import os, time
+import numpy as np
+from backends.protocol import DeviceError
+
+def create(spec):
+    return Sleeper(spec)
+
+class Sleeper:
+    """A training step takes 4 ms stock and 2 ms tuned; half precision dies or is not offered."""
+    def __init__(self, spec):
+        if spec.dtype == "float16":
+            raise DeviceError("dtype='float16': not here")
+        self.spec, self.unit, self.steps = spec, {"stock": 0.004, "tuned": 0.002}[spec.mode], 0
+    def device_info(self):
+        return {"framework": "sleep", "threads": os.environ["OMP_NUM_THREADS"], "allocator": os.environ["MALLOC_MMAP_MAX_"]}
+    def to_device(self, array):
+        return array
+    def synchronize(self, *results):
+        pass
+    def load_weights(self, weights):
+        pass
+    def train_step(self, batch):
+        self.steps += 1
+        if self.spec.dtype == "bfloat16" and self.steps > 5 and os.environ.get("SLEEP_HARM"):
+            os._exit(9)
+        time.sleep(self.unit)
+        return 0
+    def sample(self, x, plan, noise):
+        time.sleep(self.unit * plan.steps)
+        return x
+'''
+
+
+@pytest.fixture
+def backend(tmp_path, monkeypatch):
+    """The backend "sleep", as an installed package, for this process and the workers."""
+    package = tmp_path / "site" / "sleep_backend-1.0.dist-info"
+    package.mkdir(parents=True)
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: sleep-backend\nVersion: 1.0\n")
+    (package / "entry_points.txt").write_text("[ddim_bench.backends]\nsleep = sleep_backend\n")
+    (tmp_path / "site" / "sleep_backend.py").write_text(BACKEND)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    monkeypatch.setattr(timing, "time_blocks", functools.partial(timing.time_blocks, least=0.02, cap_seconds=0.3))
+    monkeypatch.setattr(speed, "workloads", lambda preset: [speed.Workload("training step", "time_train", 4),
+                                                            speed.Workload("sampling step", "time_sample", 2)])
+    return "sleep"
+
+
+def options(out: Path, **more) -> argparse.Namespace:
+    return argparse.Namespace(**{"device": "cpu", "threads": 1, "out": out, "fresh": False, "peers": False, "timeout": 60.0,
+                                 "dry_run": False, **more})
+
+
+def test_the_table_end_to_end(backend, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "out"
+    assert speed.run(PRESET, [backend], options(out)) == 0
+    told = capsys.readouterr().out
+    assert "not run: sleep tuned float16: dtype='float16': not here" in told
+    found = rows.read(out / "rows")
+    assert {(r.config["contender"], r.config["workload"]) for r in found} == {
+        (name, what) for what in ("training step", "sampling step")
+        for name in ("sleep stock float32", "sleep tuned float32", "sleep tuned bfloat16", "sleep tuned float32 (again)")}
+    for row in found:
+        assert len(row.values["block_seconds"]) == 10 and row.values["device"]["allocator"] == "0" == row.config["variables"][
+            "MALLOC_MMAP_MAX_"]
+        assert len(row.config["beside"]) == 4 and row.values["flops_per_image"] > 0 and row.values["peak_rss_bytes"] > 1 << 20
+    text = (out / "speed.md").read_text()
+    assert "### training step, batch 4" in text and "### sampling step, batch 2" in text and "A/A (sleep tuned float32): " in text
+    [group] = [g for g in speed_report.groups(found) if g[0].config["workload"] == "training step"]
+    ratio = float(speed_report.table(group, {}).set_index("contender").loc["sleep tuned float32", "x own stock"].split()[0])
+    assert 1.4 < ratio < 2.4
+
+    assert speed.run(PRESET, [backend], options(out)) == 0  # goes on from finished cells
+    assert len(rows.read(out / "rows")) == len(found)
+
+
+def test_a_contender_that_dies_is_left_out_and_named(backend, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("SLEEP_HARM", "yes")
+    monkeypatch.setattr(speed, "workloads", lambda preset: [speed.Workload("training step", "time_train", 4)])
+    assert speed.run(PRESET, [backend], options(tmp_path / "out")) == 3
+    assert "missing: training step, batch 4: sleep tuned bfloat16: worker sleep ended" in capsys.readouterr().out
+    found = [r for r in rows.read(tmp_path / "out" / "rows") if r.config["workload"] == "training step"]
+    assert {r.config["contender"] for r in found} == {"sleep stock float32", "sleep tuned float32", "sleep tuned float32 (again)"}
+    assert all(len(r.config["beside"]) == 3 for r in found)
+
+
+def test_a_dry_run_names_all_and_writes_nothing(tmp_path, capsys):
+    assert speed.run(PRESET, ["torch"], options(tmp_path / "out", dry_run=True, peers=True)) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[:4] == ["training step, batch 4", "sampling step, batch 2", "sampling step, batch 8", "sampling step, batch 1"]
+    assert {"diffusers eager float32", "diffusers tuned float32", "diffusers tuned bfloat16", "lucidrains eager float32",
+            "torch stock float32", "torch tuned bfloat16", "torch tuned float32 (again)"} <= set(told)
+    assert not (tmp_path / "out").exists()
+
+
+def test_nobody_who_can_run_is_a_mistake(backend, tmp_path):
+    with pytest.raises(ConfigError, match="none can run here"):
+        speed.run(PRESET, ["nobody"], options(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def row(contender: str, seconds, **more) -> Row:
+    backend, mode, dtype = contender.split()[:3]
+    config = {"stage": "speed", "contender": contender, "workload": "training step", "batch_size": 10, "dtype": dtype,
+              "device": "cpu", "mode": "stock" if mode == "eager" else mode, "threads": 2, "variables": {},
+              **more.pop("config", {})}
+    values = {"block_seconds": list(np.broadcast_to(seconds, 10).astype(float)), "units_per_block": 2,
+              "began": "2026-01-01T00:00:00", "steady": True, "first_seconds": 1.5, "parameters": 10**6,
+              "flops_per_image": 10**9, "peak_rss_bytes": 5 * 10**8, "device": {}, "load_before": [0.1], **more}
+    return Row("timing", backend, "tiny", config, values, {"cpu": "A", "affinity": 2, "versions": {"torch": "2"}}, "c0ffee")
+
+
+def test_figures_by_hand():
+    """Blocks of 2 steps of 10 images of 1 GFLOP, three times in training, under a roof of 100 GFLOP/s."""
+    found = [row("torch stock float32", 4), row("torch tuned float32", 2), row("torch tuned float32 (again)", [2.0, 2.1] * 5),
+             row("diffusers eager float32", 3), row("diffusers tuned float32", 2.5), row("mindspore tuned float32", 5),
+             row("torch tuned float32", [1.0], config={"workload": "gemm"}, flops=4 * 10**10),
+             row("mindspore tuned float32", [1.0], config={"workload": "convolution"}, flops=5 * 10**10)]
+    roof = speed_report.roofs(found)
+    assert roof == {(speed_report.machine(found[0]), "float32"): (1e11, "convolution of mindspore")}
+    [group] = speed_report.groups(found)
+    table = speed_report.table(group, roof).set_index("contender")
+    ours = table.loc["torch tuned float32"]
+    assert ours["ms"] == "1000" and ours["images/s"] == "10" and ours["roof"] == "30%" and ours["peak MB"] == "500"
+    assert ours["x own stock"] == "2.00 (2.00 .. 2.00)" and ours["x diffusers eager"] == "1.50 (1.50 .. 1.50)"
+    assert ours["x diffusers tuned"] == "1.25 (1.25 .. 1.25)" and ours["x torch tuned"] == ""
+    assert table.loc["mindspore tuned float32", "x torch tuned"] == "0.40 (0.40 .. 0.40)"
+    assert speed_report.noise_floor(group).startswith("A/A (torch tuned float32): 0.9")
+    assert "torch tuned float32 (again)" not in table.index
+
+
+def test_noise_and_unsteadiness_are_marked():
+    [group] = speed_report.groups([row("torch stock float32", [1, 2] * 5), row("torch tuned float32", 1, steady=False)])
+    table = speed_report.table(group, {}).set_index("contender")
+    assert "(noisy)" in table.loc["torch stock float32", "CV"] and "(unsteady)" in table.loc["torch tuned float32", "CV"]
+    assert "roof" not in table.columns and speed_report.noise_floor(group) == "A/A: not measured"
+
+
+def test_the_newest_run_of_each_machine_counts(tmp_path):
+    old, new = row("torch stock float32", 4), row("torch stock float32", 2, began="2026-01-02T00:00:00")
+    other = replace(old, environment={**old.environment, "cpu": "B"})
+    for one in (old, new, other):
+        rows.append(tmp_path, one)
+    text = speed_report.render(tmp_path)
+    assert "A, 2 cores, 2 threads" in text and "B, 2 cores, 2 threads" in text
+    assert text.count("| torch stock float32 | 1000 |") == 1 and text.count("| torch stock float32 | 2000 |") == 1
