@@ -35,7 +35,7 @@ def code(tmp_path_factory):
 
 def job(code, out, *more, backends="torch,shaky", harm="", **options):
     args = ["tests/tiny_run.py", "--backends", backends, "--steps", 5, "--save-every", 0, "--out", out, *more]
-    return subprocess.run(tree.command(code, *args), env=tree.environment(code, SHAKY=harm), cwd=code, capture_output=True,
+    return subprocess.run(tree.command(code, *args), env=tree.environment(code, SHAKY=harm, TINY_METRIC="none"), cwd=code, capture_output=True,
                           text=True, timeout=600, **options)
 
 
@@ -183,7 +183,7 @@ def test_a_data_folder_that_vanishes_later_is_not_missed(code, tmp_path):
     folder = tmp_path / "data"
     shutil.copytree(code / "bench" / "assets" / "fashion-mnist", folder)
     process = tree.start(code, "tests/tiny_run.py", "--backends", "torch", "--steps", 5, "--data", folder,
-                         "--out", tmp_path / "out", log=tmp_path / "log")
+                         "--out", tmp_path / "out", log=tmp_path / "log", TINY_METRIC="none")
     deadline = time.monotonic() + 200
     while not list(tmp_path.glob("out/rows/*")) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -196,7 +196,7 @@ def test_an_output_folder_that_is_taken_away_is_one_line(code, tmp_path):
     """In the middle of training, and a file is in its place."""
     out = tmp_path / "out"
     process = tree.start(code, "tests/tiny_run.py", "--backends", "torch", "--steps", 5, "--train-steps", 600, "--save-every", 0,
-                         "--out", out, log=tmp_path / "log")
+                         "--out", out, log=tmp_path / "log", TINY_METRIC="none")
     deadline = time.monotonic() + 200
     while not list(out.glob("work/train-*/scratch/states/*")) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -211,7 +211,8 @@ def test_an_output_folder_that_is_taken_away_is_one_line(code, tmp_path):
 def test_eight_jobs_at_once_on_one_folder_lose_no_row_and_do_no_cell_twice(code, tmp_path):
     """Four of one command and four of another, which share some cells."""
     base = ["tests/tiny_run.py", "--backends", "torch", "--train-steps", 10, "--out", tmp_path / "out"]
-    jobs = [tree.start(code, *base, "--steps", 5 if n % 2 else "5,10", log=tmp_path / f"log{n}") for n in range(8)]
+    jobs = [tree.start(code, *base, "--steps", 5 if n % 2 else "5,10", log=tmp_path / f"log{n}",
+                       TINY_METRIC="none") for n in range(8)]
     assert [process.wait(900) for process in jobs] == [0] * 8
     found = rows.read(tmp_path / "out" / "rows")
     assert Counter((row.kind, row.config.get("steps")) for row in found if row.backend == "torch") == {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import replace
 from functools import partial
@@ -10,7 +11,7 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from bench import config, data, run, timing
+from bench import config, data, fid, run, timing
 from reference.config import DiffusionConfig, ModelConfig, OptimConfig
 
 TINY = ModelConfig(sample_size=28, block_out_channels=(8, 16), norm_num_groups=4, zero_init=False,
@@ -26,6 +27,9 @@ config.PRESETS["tiny"] = config.Preset(
     "tiny", TINY, None, DiffusionConfig(timesteps=20), OptimConfig(lr=1e-3), train_steps=20, batch_size=4, sample_batch=32)
 load = data.load
 data.load = lambda *args, **more: first(load(*args, **more), 1000)
+if os.environ.get("TINY_METRIC") == "none":  # of no interest where workers and disks fail: half of the job's time
+    fid.floor = fid.ceiling = fid.evaluate = lambda *_, **__: {"metric": "none", "fid": 0.0, "kid": 0.0, "n": 128,
+                                                               "extractor": "", "extractor_sha256": "", "reference": ""}
 timing.time_blocks = partial(timing.time_blocks, least=0.01, cap_seconds=1.0)
 
 if __name__ == "__main__":
