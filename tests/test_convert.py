@@ -229,6 +229,17 @@ def test_one_command_takes_a_ddim_code_checkpoint_to_a_plan_or_a_folder(tmp_path
     assert same(weights, convert.load(tmp_path / "ckpt.pth")[0])
 
 
+def test_heads_that_no_folder_can_hold_are_one_line_and_write_nothing(tmp_path, capsys):
+    torch.save(built(nichol2021, mult=(1, 2), layers=1, attends=(0, 1)), tmp_path / "a.pt")
+    assert convert.load(tmp_path / "a.pt")[1].num_attention_heads == 4  # in memory they are no trouble
+    assert convert.main([str(tmp_path / "a.pt"), str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "num_attention_heads=4: diffusers' layout has one head width" in said
+    assert convert.main([str(tmp_path / "a.pt"), str(tmp_path / "out"), "--heads", "1"]) == 2  # widths differ, so do heads
+    assert convert.main([str(tmp_path / "a.pt"), str(tmp_path / "out"), "--heads", "7"]) == 2
+    assert "num_attention_heads=7: must divide" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
 LUCIDRAINS = {"betas": (10,), "model.init_conv.weight": (64, 3, 7, 7), "model.downs.0.0.block1.proj.weight": (64, 64, 3, 3),
               "model.downs.0.0.block1.norm.g": (1, 64, 1, 1), "model.downs.0.2.mem_kv": (2, 4, 32, 4)}
 
@@ -404,7 +415,7 @@ def test_lying_mindspore_files_are_refused(folder, harm, said):
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """A hub on this machine: the routes that `snapshot_download` asks for, serving `hub.folder` as owner/name."""
-    import huggingface_hub
+    from huggingface_hub import constants
 
     class Handler(BaseHTTPRequestHandler):
         def answer(self, status, data=b"", **headers):
@@ -422,7 +433,8 @@ def hub(tmp_path, monkeypatch):
                 sizes = {file: (server.folder / file).stat().st_size for file in files}
                 tree = [{"type": "file", "path": file, "size": size, "oid": "a" * 40} for file, size in sizes.items()]
                 self.answer(200, json.dumps(tree).encode(), Content_Type="application/json")
-            elif path.startswith("/api/models/owner/name"):
+            elif path.startswith("/api/models/owner/name/revision/"):
+                server.revisions.add(path.rpartition("/")[2])
                 info = {"id": "owner/name", "sha": "0" * 40, "siblings": [{"rfilename": file} for file in files]}
                 self.answer(200, json.dumps(info).encode(), Content_Type="application/json")
             elif path.startswith("/owner/name/resolve/") and (file := path.split("/", 5)[5]) in files:
@@ -438,11 +450,11 @@ def hub(tmp_path, monkeypatch):
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.served = set()
+    server.served, server.revisions = set(), set()
     url = f"http://127.0.0.1:{server.server_port}"  # read from $HF_ENDPOINT on import, which is too late here
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", url)
-    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()
@@ -470,7 +482,7 @@ def test_a_hub_repository_with_a_pickle_alone_goes_through_weights_only(hub, fol
     weights = {name: torch.from_numpy(value) for name, value in load_file(hub.folder / checkpoint.WEIGHTS).items()}
     (hub.folder / checkpoint.WEIGHTS).unlink()
     torch.save(weights, hub.folder / "diffusion_pytorch_model.bin")
-    assert same(convert.load("owner/name")[0], initialise(TINY, 0))
+    assert same(convert.load("owner/name@v1.0")[0], initialise(TINY, 0)) and hub.revisions == {"v1.0"}
 
 
 def test_no_network_is_one_line_that_says_what_to_do(hub, capsys):
