@@ -68,8 +68,7 @@ def oracle(run: Run, backend: str) -> None:
 
 
 def _forward(run: Run, backend: str, folder: Path, x: NDArray[Any], t: NDArray[Any]) -> NDArray[Any]:
-    with files.replacing(folder / "inputs.npz") as file:
-        np.savez(file, x=x, t=t)
+    files.savez(folder / "inputs.npz", x=x, t=t)
     run.call(backend, "forward", "forward", inputs=str(folder / "inputs.npz"), out=str(folder / "outputs.npy"))
     return np.load(folder / "outputs.npy")
 
@@ -81,8 +80,7 @@ def _loss_error(run: Run, backend: str, folder: Path, batch: Batch) -> float:
     told = diffusion.network_t(job.preset.diffusion, batch.t)
     output = unet.forward(job.trained, job.preset.model, xt, told)
     expected = diffusion.loss(job.preset.diffusion, batch.x0, batch.t, batch.noise, output)
-    with files.replacing(folder / "batch.npz") as file:
-        np.savez(file, ids=batch.ids, x0=batch.x0, t=batch.t, noise=batch.noise)
+    files.savez(folder / "batch.npz", ids=batch.ids, x0=batch.x0, t=batch.t, noise=batch.noise)
     found = run.call(backend, "loss", "loss", batch=str(folder / "batch.npz"))["loss"]
     return abs(found - expected) / abs(expected)
 

@@ -74,16 +74,14 @@ def load(session: Session, weights: str) -> dict[str, Any]:
 def weights(session: Session, out: str) -> dict[str, Any]:
     """Weights and EMA, as `weights/NAME` and `ema/NAME`, to an .npz file."""
     backend = _backend(session)
-    with files.replacing(Path(out)) as file:
-        np.savez(file, **{f"{kind}/{name}": value for kind, ema in (("weights", False), ("ema", True))
+    files.savez(Path(out), **{f"{kind}/{name}": value for kind, ema in (("weights", False), ("ema", True))
                           for name, value in backend.weights(ema=ema).items()})
     return {}
 
 
 def tables(session: Session, plan: dict[str, Any], out: str) -> dict[str, Any]:
     """The plan's coefficients as the framework computes them, to an .npz file."""
-    with files.replacing(Path(out)) as file:
-        np.savez(file, **_backend(session).tables(_plan(session, plan)))
+    files.savez(Path(out), **_backend(session).tables(_plan(session, plan)))
     return {}
 
 
@@ -117,8 +115,7 @@ def train(session: Session, images: str, seed: int, steps: int, batch_size: int,
                states=None if states is None else Path(states), save_every=save_every, on_step=session.progress)
     session.steps_trained = steps
     if out:
-        with files.replacing(Path(out)) as file:
-            np.savez(file, **backend.weights(ema=True))
+        files.savez(Path(out), **backend.weights(ema=True))
     return {**asdict(done), "losses": done.losses.tolist(), "weights": digest(backend.weights()),
             "ema": digest(backend.weights(ema=True))}
 

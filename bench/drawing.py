@@ -43,8 +43,7 @@ class Drawing:
 def load(call: Call, path: Path, weights: Weights) -> None:
     """Give a worker its weights; `path` is a file to use for it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with files.replacing(path) as file:
-        np.savez(file, **weights)
+    files.savez(path, **weights)
     call("load", "load", weights=str(path))
     path.unlink()
 
@@ -64,8 +63,7 @@ def draw(call: Call, drawing: Drawing, scratch: Path, rank: int = 0, processes: 
             first = call("sample", "first call", ids=[0, drawing.batch_size], out=str(out), **{**args, "plan": short})["seconds"]
         reply = call("sample", f"sample S={drawing.plan['steps']} eta={drawing.plan['eta']}", ids=[int(ids[0]), int(ids[-1]) + 1],
                      out=str(out), **args)
-        with files.replacing(part) as file:
-            np.savez(file, **reply, images=np.load(out), first_seconds=first)
+        files.savez(part, **reply, images=np.load(out), first_seconds=first)
 
 
 def collect(drawing: Drawing, scratch: Path) -> tuple[dict[str, Any], NDArray[np.float32]]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+import numpy as np
 
 from reference.config import ConfigError
 
@@ -34,4 +37,12 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             part.unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise FileError(f"{path}: can't be written: {error.strerror or error}") from error
+        raise FileError(f"{path}: can't be written: {error.strerror or f'{error}: is the disk full?'}") from error
+
+
+def savez(path: Path, **arrays: Any) -> None:
+    """`np.savez` by `replacing`, through memory: NumPy's own leaves a broken archive open where a disk is full."""
+    archive = io.BytesIO()
+    np.savez(archive, **arrays)
+    with replacing(path) as file:
+        file.write(archive.getbuffer())

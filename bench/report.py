@@ -112,7 +112,8 @@ def check_table(rows: list[Row]) -> pd.DataFrame:
         for name, v in row.values.items():
             gate = v["tolerance"]
             lines.append({"who": " / ".join(label(b) for b in row.backend.split(" ")), "what": name.replace("_", " ") + where,
-                          "measured": "bit-equal" if v.get("bit_equal") else f"{v['error']:.1e}", "tolerance": "(reported)" if gate is None else f"{gate:.0e}",
+                          "measured": "bit-equal" if v.get("bit_equal") else f"{v['error']:.1e}",
+                          "tolerance": "(reported)" if gate is None else f"{gate:.0e}",
                           "verdict": "" if gate is None else "ok" if v["ok"] else "**DISAGREES**"})
     return pd.DataFrame(lines)
 

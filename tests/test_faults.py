@@ -35,8 +35,8 @@ def code(tmp_path_factory):
 
 def job(code, out, *more, backends="torch,shaky", harm="", **options):
     args = ["tests/tiny_run.py", "--backends", backends, "--steps", 5, "--save-every", 0, "--out", out, *more]
-    return subprocess.run(tree.command(code, *args), env=tree.environment(code, SHAKY=harm, TINY_METRIC="none"), cwd=code, capture_output=True,
-                          text=True, timeout=600, **options)
+    return subprocess.run(tree.command(code, *args), env=tree.environment(code, SHAKY=harm, TINY_METRIC="none"), cwd=code,
+                          capture_output=True, text=True, timeout=600, **options)
 
 
 def cells(out, backend):
@@ -128,7 +128,8 @@ def nothing_half_written(out):
 def test_a_full_disk_is_one_line_and_the_job_goes_on_when_there_is_room(code, disk, megabytes):
     """From the very first files to the states of training: 0.8 MB are the images that it trains on."""
     out = disk(megabytes)
-    error = one_line(job(code, out, backends="torch"), "No space left on device")
+    error = one_line(job(code, out, backends="torch"), "can't be written")
+    assert "No space left on device" in error or "is the disk full?" in error
     print(f"{megabytes} MB: {error}")
     nothing_half_written(out)
     disk.remount("size=100m")
@@ -150,7 +151,7 @@ def test_a_file_that_may_not_grow_is_one_line(code, tmp_path, size):
 def test_a_read_only_disk_is_one_line_and_stays_empty(code, disk):
     out = disk(10)
     disk.remount("ro")
-    one_line(job(code, out, backends="torch"), "Read-only file system")
+    one_line(job(code, out, backends="torch"), "ead-only file system")
     assert list(out.iterdir()) == []
 
 
