@@ -171,7 +171,7 @@ def _array(stream: Any, size: int, where: str) -> NDArray[np.uint8]:
     if dtype != np.uint8:
         raise DataError(f"{where}: holds {dtype}, and images must be uint8 in 0 .. 255")
     count = math.prod(shape)
-    if min(shape, default=0) < 0 or not 0 < count <= MAX_BYTES:
+    if any(type(n) is not int or n < 0 for n in shape) or not 0 < count <= MAX_BYTES:  # NumPy lets True pass for 1
         raise DataError(f"{where}: header says shape {shape}; images take from 1 to {MAX_BYTES} bytes")
     if count != size - header:
         raise DataError(f"{where}: header says shape {shape}, and {size - header} bytes of data follow it")

@@ -37,7 +37,10 @@ def folder(tmp_path_factory):
 
 
 @contextmanager
-def bounded(most=MEMORY):
+def bounded(most):
+    if most is None:
+        yield
+        return
     tracemalloc.start()
     try:
         yield
@@ -46,7 +49,7 @@ def bounded(most=MEMORY):
         tracemalloc.stop()
 
 
-def read(reader, path, content, *args, most=MEMORY):
+def read(reader, path, content, *args, most: int | None = MEMORY):
     """What `reader` makes of these bytes, or None where it raises DataError, in one line that names the file."""
     path.write_bytes(content)
     with bounded(most):
@@ -242,14 +245,14 @@ def chunks(png):
 def png_with_right_checksums(draw):
     """Chunks damaged inside, or inside their compressed data, dropped, repeated or swapped."""
     parts = chunks(picture("PNG", draw(st.sampled_from(["L", "RGB", "RGBA", "P", "1", "LA"]))))
+    if draw(st.booleans()):
+        n = [kind for kind, _ in parts].index(b"IDAT")
+        parts[n] = b"IDAT", zlib.compress(draw(damaged(zlib.decompress(parts[n][1]))))
     for _ in range(draw(st.integers(0, 3))):
         n = draw(st.integers(0, len(parts) - 1))
         kind, body = parts[n]
-        if kind == b"IDAT" and draw(st.booleans()):
-            parts[n] = kind, zlib.compress(draw(damaged(zlib.decompress(body))) if body else b"")
-        else:
-            kinds = [kind, kind, b"IDAT", b"PLTE", b"tRNS", b"acTL", b"fcTL", b"iCCP", b"zTXt"]
-            parts[n] = draw(st.sampled_from(kinds)), draw(damaged(body))
+        kinds = [kind, kind, b"IDAT", b"PLTE", b"tRNS", b"acTL", b"fcTL", b"iCCP", b"zTXt"]
+        parts[n] = draw(st.sampled_from(kinds)), draw(damaged(body))
         if draw(st.booleans()):
             parts.insert(draw(st.integers(0, len(parts))), parts[n])
     packed = b"".join(struct.pack(">I", len(b)) + k + b + struct.pack(">I", zlib.crc32(k + b)) for k, b in parts)
@@ -277,12 +280,12 @@ def test_picture(kind, channels, folder):
     @fuzz(15)
     @given(content=PICTURES[kind])
     def check(content):
-        out = read(read_image, folder / "x", content, (channels, 8, 8), most=300 << 20)
+        out = read(read_image, folder / "x", content, (channels, 8, 8), most=None)
         if out is not None:
             array(out, (channels, 8, 8))
 
     check()
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # Pillow's own memory, which tracemalloc does not see
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in KiB; tracemalloc does not see Pillow's memory
     assert after - before < 1.5e6
 
 
