@@ -60,6 +60,11 @@ _DIM_28 = ModelConfig(
     down_block_types=(DOWN, DOWN, "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", UP, UP),
 )  # dim 28, multipliers 1, 2, 4
 
+_MANY = ModelConfig(
+    block_out_channels=(8, 16, 32), norm_num_groups=4,
+    down_block_types=(DOWN, DOWN, "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", UP, UP),
+)  # small enough to be trained dozens of times
+
 # The recipes' (`bench.recipes`): what each module there says of its source holds for the numbers here.
 _RECIPES = (
     Preset("mnist-scratch", FMNIST_SMALL, None, DiffusionConfig(schedule="tutorial"),
@@ -67,7 +72,7 @@ _RECIPES = (
     Preset("ddpm-cifar10", _DDPM_CIFAR10, None, optim=OptimConfig(lr=2e-4, warmup_steps=5000, ema_decay=0.9999),
            dataset="cifar10", batch_size=128),
     Preset("ddim-respaced", FMNIST_SMALL, None, optim=_OPTIM, batch_size=32),
-    Preset("cosine-selfcond", FMNIST_SMALL, None, DiffusionConfig(beta_scaling=True),
+    Preset("cosine-selfcond", _MANY, None, DiffusionConfig(beta_scaling=True),
            OptimConfig(lr=1e-3, beta2=0.99, ema_decay=0.995), batch_size=32),
     Preset("fashion-mnist-mindspore", _DIM_28, None, DiffusionConfig(timesteps=200, variance="small"),
            OptimConfig(lr=1e-4, total_steps=37500, min_lr=1e-7, max_grad_norm=0, ema_decay=0), batch_size=16),

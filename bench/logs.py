@@ -140,6 +140,11 @@ class Log:
         for sink in self.sinks:
             sink.scalar(name, float(value), step)
 
+    def losses(self, step: int, losses: NDArray[np.float64]) -> None:
+        """Training losses from step `step` on, counted from 0: `bench.training.fit`'s `on_losses`."""
+        for done, loss in enumerate(losses.tolist(), step + 1):
+            self.scalar("train/loss", loss, done)
+
     def image(self, name: str, picture: NDArray[np.uint8], step: int) -> None:
         """One picture, (H, W) or (H, W, 3) uint8, such as `pictures.grid` makes."""
         for sink in self.sinks:

@@ -102,7 +102,7 @@ from bench.logs import Log
 with Log(Path(sys.argv[1]), "try", {}) as log:
     log.scalar("a", 1.0, 0)
 assert not {"torch", "mindspore", "tensorflow", "tensorboard"} & set(sys.modules), sys.modules.keys()
-import torch
-assert torch.ones(1).item() == 1
+import importlib.util
+assert importlib.util.find_spec("torch")
 """
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, timeout=100)

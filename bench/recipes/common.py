@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from backends.protocol import Spec
-from bench import api, data, environment, fid, pictures, rows
+from bench import api, data, environment, fid, pictures, rows, sample
 from bench.config import Preset, get_preset
 from bench.data import Dataset, to_uint8
 from bench.logs import Log
@@ -29,8 +29,6 @@ from reference.conventions import Plan
 from reference.weights import count
 
 LOOK_STEPS, LOOK_IMAGES = 50, 16  # DDIM steps and images of the samples drawn during training
-FRAMES, STRIP_IMAGES = 10, 6  # states in a strip, and images
-GIF_FRAMES = 40
 
 
 @dataclass(frozen=True)
@@ -142,10 +140,6 @@ class Experiment:
         config = {"backend": o.backend, "dataset": dataset.sha256}
         with Log(self._work(tag, seed) / "logs", name, self.config, o.log) as log, \
                 tqdm(total=self.steps, desc=f"train {name}", mininterval=2) as bar:
-            def on_losses(first: int, losses: NDArray[np.float64]) -> None:
-                for n, loss in enumerate(losses.tolist(), first + 1):
-                    log.scalar("train/loss", loss, n)
-
             def on_step(done: int, _: int) -> None:
                 bar.update(done - bar.n)
                 if done in o.sample_at:
@@ -154,7 +148,7 @@ class Experiment:
                     self.save_grid(f"step-{done}", drawn, 8, title=f"{name}: samples after {done:,} training steps")
 
             fit = new.train(dataset.images, self.steps, batch_size=self.batch_size, seed=seed, flip=flip, config=config,
-                            states=self._work(tag, seed) / "states", on_step=on_step, on_losses=on_losses)
+                            states=self._work(tag, seed) / "states", on_step=on_step, on_losses=log.losses)
         self.values.setdefault("training", {})[f"{tag} seed {seed}".strip()] = {
             "losses": [float(f"{loss:.5g}") for loss in fit.losses], "seconds": fit.seconds + fit.first_seconds,
             "skipped": fit.skipped}
@@ -195,26 +189,14 @@ class Experiment:
 
     def show_samples(self) -> None:
         """Grid, strip and GIF of the recipe's own way to sample, those that it makes and those that were asked for."""
-        wanted = [kind for kind in ("grid", "strip", "gif") if kind in self.recipe.pictures or getattr(self.options, kind)]
+        wanted = [kind for kind in sample.KINDS if kind in self.recipe.pictures or getattr(self.options, kind)]
         if not wanted:
             return
-        plan = self.plan()
-        how = f"{plan.sampler.upper()}, S = {plan.steps}"
-        x = self.model.noise(self.samples, self.options.seed)
-        if "grid" in wanted:
-            drawn = self.follow(x, plan, "sample")
-            self.values["samples"] = {"n": len(drawn), "metric": self.measure(drawn)}
-            self.save_grid("grid", to_uint8(drawn), 8, title=f"{self.recipe.name}: {len(drawn)} samples, {how}")
-        if "strip" in wanted:
-            states, t = self.model.path(x[:STRIP_IMAGES], plan, min(FRAMES, plan.steps), seed=self.options.seed)
-            columns = to_uint8(states.swapaxes(0, 1).reshape(-1, *self.shape))
-            self.save_grid("strip", columns, len(states), title=f"{self.recipe.name}: from noise to images, {how}",
-                           heads=api.describe_timesteps(t))
-        if "gif" in wanted:
-            states, t = self.model.path(x[:1], plan, min(GIF_FRAMES, plan.steps), seed=self.options.seed)
-            path = pictures.save_gif(self._file("denoising", ".gif"), list(to_uint8(states.reshape(-1, *self.shape))[:, None]),
-                                     api.describe_timesteps(t), columns=1, scale=8)
-            self.made.append((path.name, f"The denoising of one image, {how}."))
+        places = {kind: self._file({"gif": "denoising"}.get(kind, kind), ".gif" if kind == "gif" else ".png") for kind in wanted}
+        images, captions = sample.show(self.model, self.plan(), self.samples, places, seed=self.options.seed,
+                                       batch_size=self.options.sample_batch, title=f"{self.recipe.name}: ")
+        self.values["samples"] = {"n": len(images), "metric": self.measure(images)}
+        self.made += [(places[kind].name, caption) for kind, caption in captions.items()]
 
     @property
     def config(self) -> dict[str, Any]:

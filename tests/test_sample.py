@@ -1,0 +1,64 @@
+"""Pictures drawn from weights by the command line are those of the API's images."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bench import api, sample
+from bench.data import to_uint8
+from reference.config import DiffusionConfig, ModelConfig
+
+TINY = ModelConfig(sample_size=8, block_out_channels=(8, 16), norm_num_groups=4, zero_init=False,
+                   down_block_types=("DownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D"))
+
+
+@pytest.fixture
+def net(tmp_path):
+    api.new(TINY, DiffusionConfig(timesteps=20)).save(tmp_path / "net")
+    return tmp_path / "net"
+
+
+def test_every_picture_and_the_array_show_the_apis_images(net, tmp_path, capsys):
+    files = {kind: tmp_path / f"a.{'gif' if kind == 'gif' else 'png'}" for kind in ("gif", "grid")} | {"strip": tmp_path / "s.png"}
+    options = [word for kind, path in files.items() for word in (f"--{kind}", str(path))]
+    options += ["--samples", "3", "--steps", "5", "--eta", "1", "--seed", "2", "--convention", "diffusers"]
+    assert sample.main(["--weights", str(net), *options, "--save", str(tmp_path / "a.npy")]) == 0
+    expected = to_uint8(api.load(net).sample(3, 5, 1.0, seed=2, convention="diffusers"))
+    saved = np.load(tmp_path / "a.npy")
+    assert saved.dtype == np.uint8 and np.abs(saved.astype(int) - expected).max() <= 1
+    with Image.open(files["gif"]) as gif:
+        assert gif.n_frames == 6
+        gif.seek(5)
+        last = np.asarray(gif.convert("L"))[4:64:8, 4:64:8]
+    assert np.abs(last.astype(int) - expected[0, 0]).max() <= 4  # the palette's rounding
+    assert all(path.stat().st_size > 500 for path in files.values())
+    assert capsys.readouterr().out.count("wrote") == 4
+
+
+def test_section_counts_and_the_ddpm_sampler(net, tmp_path):
+    assert sample.main(["--weights", str(net), "--samples", "2", "--steps", "2,3", "--sampler", "ddpm", "--save",
+                        str(tmp_path / "a.npy")]) == 0
+    expected = to_uint8(api.load(net).sample(2, (2, 3), sampler="ddpm"))
+    assert np.abs(np.load(tmp_path / "a.npy").astype(int) - expected).max() <= 1
+
+
+def test_a_grid_of_very_many_shows_the_first(net, tmp_path, monkeypatch):
+    monkeypatch.setattr(sample, "GRID_IMAGES", 4)
+    model = api.load(net)
+    images, captions = sample.show(model, model.plan(2), 9, {"grid": tmp_path / "a.png"})
+    assert len(images) == 9 and captions == {"grid": "4 of 9 samples, DDIM, S = 2"}
+
+
+@pytest.mark.parametrize("options, message", [
+    ([], "at least one must name a file"),
+    (["--save", "{out}", "--eta", "big"], "--eta='big': must be a number"),
+    (["--save", "{out}", "--steps", "0"], "every step count must be at least 1"),
+    (["--save", "{out}", "--steps", "5", "--samples", "0"], "n=0: must be at least 1"),
+    (["--grid", "{out}/there.png"], "there.png': its folder must exist"),
+])
+def test_a_mistake_is_one_line(net, tmp_path, capsys, options, message):
+    assert sample.main(["--weights", str(net), *(word.format(out=tmp_path / "missing") for word in options)]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ") and message in error
