@@ -33,6 +33,8 @@ class Shaky(TorchBackend):
             os.kill(os.getpid(), signal.SIGSTOP)
         if harm == "nan in train":
             return self.to_device(np.array(np.nan, np.float32))
+        if harm == "random in train":
+            self.network.conv_in.weight.data[0, 0, 0, 0] += float(np.random.default_rng().uniform(0.5, 1))
         return super().train_step(batch)
 
     def _backward(self, batch, *more):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from bench import report, rows, run
-from bench.cells import Cells
+from bench.cells import SCRATCH, Cells
 from bench.config import ROOT
 from bench.rows import Row
 from reference.config import DiffusionConfig
@@ -27,6 +27,7 @@ MISTAKES = [
     ("--convention nope", "plain"), ("--dtype float8", "dtype"), ("--train-steps 0", "--train-steps"), ("--seed -1", "--seed"),
     ("--convention ho2020 --steps 10", "ho2020"), ("--data /nowhere", "/nowhere: no such file or folder"),
     ("--dataset images", "needs --data PATH"), ("--dataset mnist --data /nowhere", "train-images-idx3-ubyte.gz: no such file"),
+    ("--save-every -1", "--save-every=-1.0: must be at least 0"), ("--timeout 0", "--timeout"), ("--timeout nan", "--timeout"),
 ]
 
 
@@ -114,6 +115,54 @@ def test_a_row_lost_between_result_and_append_is_appended_by_the_next_run(tmp_pa
     assert len(rows.read(tmp_path / "rows")) == 1
 
 
+def test_what_an_interrupted_cell_wrote_is_there_again_and_gone_when_its_row_is_safe(tmp_path):
+    def interrupted(folder: Path) -> Row:
+        (folder / SCRATCH / "part").write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Cells(tmp_path, False).run("train", {"a": 1}, interrupted)
+    seen: list[str] = []
+
+    def finished(folder: Path) -> Row:
+        seen.extend(path.name for path in (folder / SCRATCH).iterdir())
+        return _row()
+
+    cells = Cells(tmp_path, False)
+    cells.run("train", {"a": 1}, finished)
+    assert seen == ["part"] and not (cells.folder("train", {"a": 1}) / SCRATCH).exists()
+    with pytest.raises(KeyboardInterrupt):
+        Cells(tmp_path, True).run("train", {"a": 1}, interrupted)
+    Cells(tmp_path, True).run("train", {"a": 1}, finished)  # --fresh starts over
+    assert seen == ["part"]
+
+
+def test_a_cell_that_another_run_does_is_waited_for(tmp_path):
+    calls: list[int] = []
+
+    def slow(folder: Path) -> Row:
+        calls.append(1)
+        time.sleep(0.5)
+        return _row()
+
+    runs = [threading.Thread(target=Cells(tmp_path, False).run, args=("train", {"a": 1}, slow)) for _ in range(3)]
+    for run_ in runs:
+        run_.start()
+    for run_ in runs:
+        run_.join(30)
+    assert calls == [1] and len(rows.read(tmp_path / "rows")) == 1
+
+
+def test_a_damaged_finished_cell_is_named_and_kept(tmp_path):
+    cells = Cells(tmp_path, False)
+    cells.run("train", {"a": 1}, lambda folder: _row())
+    result = cells.folder("train", {"a": 1}) / "result.json"
+    result.write_text("{")
+    with pytest.raises(rows.RowError, match=f"{result}: not JSON.*remove it to do its cell again"):
+        cells.run("train", {"a": 1}, lambda folder: _row())
+    assert result.read_text() == "{"
+
+
 def test_grid_places_images_row_by_row():
     images = np.arange(3, dtype=np.uint8)[:, None, None, None] * np.ones((3, 1, 2, 2), np.uint8)
     assert report.grid(images, 2).tolist() == [[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 0, 0], [2, 2, 0, 0]]
@@ -122,24 +171,3 @@ def test_grid_places_images_row_by_row():
 def test_the_readmes_table_is_the_reports():
     table = (ROOT / "README.md").read_text().split(report.BEGIN)[1].split(report.END)[0].strip()
     assert table and all(line in (ROOT / "results" / "README.md").read_text() for line in table.splitlines())
-
-
-@pytest.mark.slow
-def test_ctrl_c_leaves_complete_rows_and_the_job_goes_on(tmp_path):
-    """Interrupted once a first row is there; the same command then finishes the job and uses that row's cell."""
-    command = [sys.executable, str(ROOT / "bench" / "run.py"), "--preset", "smoke", "--backends", "torch", "--steps", "10",
-               "--out", str(tmp_path)]
-    job = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 300
-    while not list(tmp_path.glob("rows/*.jsonl")) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    job.send_signal(signal.SIGINT)
-    job.communicate(timeout=60)
-    assert job.returncode == 130
-    before = rows.read(tmp_path / "rows")
-    assert len(before) >= 1
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    assert "used again" in done.stdout
-    after = rows.read(tmp_path / "rows")
-    assert after[: 1] == before[: 1] and {"check", "train", "timing", "sample", "metric"} == {r.kind for r in after}
