@@ -24,6 +24,7 @@ import backends
 from backends.protocol import Spec
 from bench import checkpoint, data, distributed, environment, training
 from bench.config import ROOT, get_preset
+from bench.logs import LOGS, Log
 from reference import weights
 from reference.config import ConfigError, require
 from reference.conventions import CONVENTIONS, adopt, adopt_network
@@ -43,6 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     data.add_options(parser)
     parser.add_argument("--save-every", type=float, default=training.SAVE_EVERY, help="seconds between states")
+    parser.add_argument("--log", default="tensorboard", help=f"one or more of {', '.join(LOGS)}, separated by commas; in SAVE.logs")
     parser.add_argument("--save", type=Path, required=True, help="folder of the finished pipeline")
     args = parser.parse_args(argv)
     distributed.serve_as_scheduler()
@@ -76,10 +78,13 @@ def train(args: argparse.Namespace, command: list[str]) -> None:
     backend = backends.load(args.backend).create(spec)
     backend.load_weights(weights.initialise(preset.model, args.seed))
     config = {"backend": args.backend, "dataset": dataset.sha256}
-    with tqdm(total=args.steps, desc=f"train {args.backend}", mininterval=2, disable=spec.rank > 0) as bar:
+    logs, states = (args.save.with_name(args.save.name + suffix) for suffix in (".logs", ".states"))
+    about = config | {"preset": preset.name, "optim": optim.to_dict(), "seed": args.seed, "batch_size": batch_size}
+    with Log(logs, args.save.name, about, [] if spec.rank > 0 else args.log.split(",")) as log, \
+            tqdm(total=args.steps, desc=f"train {args.backend}", mininterval=2, disable=spec.rank > 0) as bar:
         done = training.fit(backend, spec, dataset.images, seed=args.seed, steps=args.steps, batch_size=batch_size,
-                            flip=dataset.flip, states=args.save.with_name(args.save.name + ".states"), config=config,
-                            save_every=args.save_every, on_step=lambda n, _: bar.update(n - bar.n))
+                            flip=dataset.flip, states=states, config=config, save_every=args.save_every,
+                            on_step=lambda n, _: bar.update(n - bar.n), on_losses=log.losses)
     if spec.rank > 0:
         return
     about = {

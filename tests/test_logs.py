@@ -10,9 +10,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from bench import config, train
 from bench.files import FileError
 from bench.logs import Log
-from reference.config import ConfigError
+from reference.config import ConfigError, DiffusionConfig, ModelConfig
 
 
 def read(folder):
@@ -92,6 +93,18 @@ def test_an_unknown_log_and_a_place_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(FileError, match="file.*can't be written"):
         Log(tmp_path / "file", "try", {})
+
+
+def test_training_logs_every_loss(tmp_path, monkeypatch):
+    model = ModelConfig(sample_size=8, block_out_channels=(8,), norm_num_groups=4, down_block_types=("DownBlock2D",),
+                        up_block_types=("UpBlock2D",))
+    monkeypatch.setitem(config.PRESETS, "tiny", config.Preset("tiny", model, None, DiffusionConfig(timesteps=5)))
+    np.save(tmp_path / "images.npy", np.zeros((300, 8, 8), np.uint8))
+    assert train.main(["--preset", "tiny", "--steps", "4", "--batch-size", "2", "--data", str(tmp_path / "images.npy"), "--save",
+                       str(tmp_path / "net")]) == 0
+    found = [(e.step, e.value) for e in read(tmp_path / "net.logs").Scalars("train/loss")]
+    written = [line.split(",") for line in (tmp_path / "net" / "loss.csv").read_text().splitlines()[1:]]
+    assert found == [(int(n) + 1, pytest.approx(float(loss), rel=1e-4)) for n, loss in written] and len(found) == 4
 
 
 def test_writing_loads_no_framework_and_leaves_them_importable(tmp_path):
