@@ -117,7 +117,9 @@ def load_images(path: Path, split: str, shape: tuple[int, int, int], *, pad: boo
     else:
         raise DataError(f"{path}: {'is no folder and no .npz or .npy file' if path.exists() else 'no such file or folder'}")
     images = np.ascontiguousarray(images)
-    dataset = Dataset(IMAGES, split, images, None, f"images of {path.name}, {split} ({part})", _digest(images), flip=False)
+    colour, (h, w) = {1: "grey", 3: "RGB"}.get(images.shape[1], f"{images.shape[1]} channels"), images.shape[2:]
+    provenance = f"images of {path.name}, {split} ({part}), {colour} {h} x {w}"
+    dataset = Dataset(IMAGES, split, images, None, provenance, _digest(images), flip=False)
     return _fit(dataset, shape, pad)
 
 

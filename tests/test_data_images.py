@@ -3,6 +3,8 @@
 import argparse
 import os
 import struct
+import subprocess
+import sys
 import tracemalloc
 import zipfile
 import zlib
@@ -11,8 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench import data
+from bench import checkpoint, data, rows
+from bench.config import ROOT
 from bench.data_images import read_image
+from reference import weights
+from reference.config import DiffusionConfig, ModelConfig
 
 GREY, RGB = (1, 8, 8), (3, 8, 8)
 
@@ -42,7 +47,7 @@ def load(path, split="train", shape=GREY, **options):
 def test_folder_is_split_once_and_for_all(folder):
     train, test = load(folder), load(folder, "test")
     assert train.images.shape == (6, *GREY) and test.images.shape == (6, *GREY)
-    assert train.provenance == "images of pngs, train (6 of 12)" and not train.flip and train.labels is None
+    assert train.provenance == "images of pngs, train (6 of 12), grey 8 x 8" and not train.flip and train.labels is None
     got = {image.tobytes() for image in np.concatenate([train.images, test.images])}
     assert got == {picture(n).tobytes() for n in range(12)}
     assert load(folder).sha256 == train.sha256
@@ -211,7 +216,7 @@ def test_layouts_of_arrays(tmp_path):
         both = np.concatenate([load(path, split, shape).images for split in data.SPLITS])
         assert both.shape == (40, *shape)
         assert {i.tobytes() for i in both} == {np.ascontiguousarray(i.transpose(2, 0, 1)[:shape[0]]).tobytes() for i in images}
-    assert load(path, shape=RGB).provenance == "images of x.npy, train (20 of 40)"
+    assert load(path, shape=RGB).provenance == "images of x.npy, train (20 of 40), RGB 8 x 8"
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
@@ -313,3 +318,48 @@ def test_data_alone_is_enough(folder, tmp_path):
         data.from_options(options("--dataset", "images"), "mnist", GREY, "train")
     padded = data.from_options(options("--data", folder, "--pad"), "mnist", (1, 12, 12), "test")
     assert padded.images.shape[1:] == (1, 12, 12)
+
+
+def job(*arguments):
+    """The main job with the tiny preset; its output."""
+    done = subprocess.run([sys.executable, str(ROOT / "tests" / "tiny_run.py"), "--backends", "torch", "--steps", "5",
+                           *map(str, arguments)], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr + done.stdout
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """300 colour PNGs of 40 x 30."""
+    where = tmp_path_factory.mktemp("data") / "pngs"
+    where.mkdir()
+    for n, image in enumerate(data.load_subset("fashion-mnist", "test").images[:300, 0]):
+        Image.fromarray(image).convert("RGB").resize((40, 30)).save(where / f"{n}.png")
+    return where
+
+
+@pytest.mark.slow
+def test_pictures_reach_the_table_by_one_command(photographs, tmp_path):
+    """A network is trained on them first, sampled from, and measured against them; its folder can be sampled again."""
+    out = job("--data", photographs, "--fit", 30, "--out", tmp_path / "first")
+    assert "FID[fmnist-cnn]" in out and "weights: trained for 30 steps with torch on images of pngs, train (172 of 300)" in out
+    metric = [row for row in rows.read(tmp_path / "first" / "rows") if row.kind == "metric"]
+    assert {row.backend for row in metric} == {"real", "noise", "torch"}
+    assert all(row.values["reference"] == "images of pngs, train (172 of 300), grey 28 x 28" for row in metric)
+    fid = {row.backend: row.values["fid"] for row in metric}
+    assert fid["real"] < fid["torch"] and fid["real"] < fid["noise"] / 5
+    kept, = (tmp_path / "first" / "checkpoints").iterdir()
+    job("--data", photographs, "--weights", kept, "--out", tmp_path / "again")
+    again = {row.backend: row.values["fid"] for row in rows.read(tmp_path / "again" / "rows") if row.kind == "metric"}
+    assert again["torch"] == pytest.approx(fid["torch"], rel=1e-6)
+
+
+@pytest.mark.slow
+def test_a_colour_network_of_another_size_is_measured_through_a_stated_conversion(photographs, tmp_path):
+    model = ModelConfig(sample_size=16, in_channels=3, out_channels=3, block_out_channels=(8, 16), norm_num_groups=4,
+                        down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2)
+    checkpoint.save_pipeline(tmp_path / "net", weights.initialise(model, 0), model, DiffusionConfig(timesteps=20))
+    job("--data", photographs, "--weights", tmp_path / "net", "--out", tmp_path / "out")
+    metric = [row for row in rows.read(tmp_path / "out" / "rows") if row.kind == "metric"]
+    assert len(metric) == 3 and {row.values["reference"] for row in metric} == {
+        "images of pngs, train (172 of 300), RGB 16 x 16; RGB 16 x 16 converted to grey 28 x 28 for the extractor"}
