@@ -25,7 +25,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """A backend that was asked for and can't be imported fails the run before anything is collected."""
     from backends import load
     from reference.config import ConfigError
+    from tests.benchmarks import gate
 
+    config.pluginmanager.register(gate, "speed-gate")
     for name in config.getoption("--backend"):
         try:
             load(name)
