@@ -204,6 +204,23 @@ def test_a_worker_that_dies_is_reported_with_its_signal_and_last_output(start, i
         worker.call("info")
 
 
+def test_the_training_of_a_worker_that_died_goes_on_in_the_next(start, tmp_path, images):
+    more = {"states": str(tmp_path / "states"), "save_every": 0, "config": {"data": "x"}}
+    expected = start().call("train", images=images, **TRAIN)
+    with pytest.raises(WorkerDied):
+        start("die").call("train", images=images, **more, **TRAIN)
+    assert sorted(path.name for path in (tmp_path / "states").iterdir()) == [f"state-0000000{n}.safetensors" for n in (2, 3)]
+    again = start().call("train", images=images, **more, **TRAIN)
+    assert again["starts"] == 2 and again["losses"] == expected["losses"] and again["weights"] == expected["weights"]
+    with pytest.raises(ConfigError, match="data is 'x' there and 'y' here"):
+        start().call("train", images=images, **{**more, "config": {"data": "y"}}, **TRAIN)
+
+
+def test_a_command_that_cannot_write_is_a_users_mistake(start, tmp_path):
+    with pytest.raises(ConfigError, match="nowhere/w.npz: can't be written: No such file or directory"):
+        start().call("weights", out=str(tmp_path / "nowhere" / "w.npz"))
+
+
 def test_a_worker_killed_while_idle_is_noticed(start):
     worker = start()
     os.kill(worker._process.pid, signal.SIGKILL)
