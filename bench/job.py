@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from backends.protocol import Spec
-from bench import checkpoint, checks, data, drawing, environment, fid, files, timing
+from bench import checkpoint, checks, data, drawing, environment, executor, files, grid, timing
 from bench.cells import SCRATCH, Cells
 from bench.config import Preset
 from bench.rows import Row
@@ -58,6 +58,13 @@ class Job:
                     processes=self.processes)
 
     @property
+    def plain_spec(self) -> dict[str, Any]:
+        """The spec in plain JSON types, as a worker takes it."""
+        p = self.preset
+        return {"model": p.model.to_dict(), "diffusion": p.diffusion.to_dict(), "optim": p.optim.to_dict(), "device": self.device,
+                "dtype": self.dtype, "rank": self.rank, "processes": self.processes}
+
+    @property
     def shortens(self) -> bool:
         """Whether the convention has paths of fewer than T steps."""
         return get_convention(self.convention).spacing != "all"
@@ -79,7 +86,7 @@ class Job:
                 "processes": self.processes, **more}
 
     def trained_key(self, backend: str, steps: int, eta: float | str) -> dict[str, Any]:
-        """Key of the sampling and metric cells."""
+        """Key of the cells that sample; `stage` names which."""
         return self.key(backend, weights=digest(self.trained), steps=steps, eta=str(eta), samples=self.preset.samples,
                         batch_size=self.preset.sample_batch)
 
@@ -98,8 +105,8 @@ class Job:
 class Run:
     """One run of a job: its workers, its cells, the rows so far and what is missing. A context manager, which ends the workers."""
 
-    def __init__(self, job: Job, cells: Cells, logs: Path) -> None:
-        self.job, self.cells, self.logs = job, cells, logs
+    def __init__(self, job: Job, cells: Cells, logs: Path, cluster: executor.Ray | None = None) -> None:
+        self.job, self.cells, self.logs, self.cluster = job, cells, logs, cluster
         self.workers: dict[str, Worker] = {}
         self.rows: list[Row] = []
         self.missing: list[str] = []
@@ -112,15 +119,14 @@ class Run:
     def __exit__(self, *_: object) -> None:
         for worker in self.workers.values():
             worker.close()
+        if self.cluster:
+            self.cluster.close()
 
     def start(self, backend: str) -> None:
         """Start a backend's worker, in place of the one that it may have. Raises as `Worker.call`."""
         if backend in self.workers:
             self.workers.pop(backend).close()
-        p = self.job.preset
-        spec = {"model": p.model.to_dict(), "diffusion": p.diffusion.to_dict(), "optim": p.optim.to_dict(),
-                "device": self.job.device, "dtype": self.job.dtype, "rank": self.job.rank, "processes": self.job.processes}
-        worker = self.workers[backend] = Worker(backend, spec, self.job.threads, self.logs / f"{backend}.log",
+        worker = self.workers[backend] = Worker(backend, self.job.plain_spec, self.job.threads, self.logs / f"{backend}.log",
                                                 silence=self.job.timeout)
         worker.call("create", timeout=self.job.timeout)
 
@@ -163,7 +169,7 @@ class Run:
     def all(self) -> None:
         """Every stage."""
         if self.job.fit and not self._train_own():
-            return self._measure()  # floor and ceiling
+            return grid.measure(self)  # floor and ceiling
         trained = [self._train(backend) for backend in self.workers]  # first, for processes must not wait long for each other
         for backend in self.workers:
             checks.oracle(self, backend)
@@ -172,16 +178,15 @@ class Run:
             self._time()
         else:
             self.missing.append("single steps are not timed with several processes")
+        grid.sample(self)
         for steps, eta in self.job.cells:
-            for backend in self.workers:
-                self._sample(backend, steps, eta)
             checks.images(self, steps, eta)
         if self.job.twice:
             for backend in list(self.workers):
                 checks.determinism(self, backend)
         for worker in self.workers.values():
             worker.close()
-        self._measure()
+        grid.measure(self)
 
     def share(self) -> None:
         """What a process does that is not the first one: its share of the trainings and of the images."""
@@ -190,8 +195,7 @@ class Run:
             if not self.cells.done("train", key):
                 self._fit(backend, self.cells.folder("train", key) / SCRATCH, key["train_steps"])
             for steps, eta in self.job.cells:
-                key = self.job.trained_key(backend, steps, eta) | {"stage": "sample"}
-                self._draw_share(backend, self.cells.folder("sample", key) / SCRATCH, key, steps, eta)
+                grid.draw_share(self, backend, steps, eta)
 
     def call(self, backend: str, command: str, stage: str, **args: Any) -> dict[str, Any]:
         """Ask a worker, with a bar where it reports progress."""
@@ -238,10 +242,6 @@ class Run:
                          images=str(images), flip=job.dataset.flip, states=str(scratch / "states"),
                          config={"backend": backend, "dataset": job.dataset.sha256}, save_every=job.save_every,
                          out=None if out is None else str(out))
-
-    def _draw_share(self, backend: str, scratch: Path, key: dict[str, Any], steps: int, eta: float | str) -> None:
-        drawing.draw(partial(self.call, backend), self.job.drawing(steps, eta), scratch, self.job.rank, self.job.processes,
-                     finished=partial(self.cells.done, "sample", key))
 
     def _time(self) -> None:
         """Training and sampling steps, blocks of all backends in turn. One that dies is left out, and the others timed again."""
@@ -293,34 +293,6 @@ class Run:
 
     def _block(self, backend: str, command: str, args: dict[str, Any], units: int) -> float:
         return self.workers[backend].call(command, units=units, timeout=self.job.timeout, **args)["seconds"]
-
-    def _sample(self, backend: str, steps: int, eta: float | str) -> None:
-        job = self.job
-        key = job.trained_key(backend, steps, eta) | {"stage": "sample"}
-
-        def compute(folder: Path) -> Row:
-            self._draw_share(backend, folder / SCRATCH, key, steps, eta)
-            values, images = drawing.collect(job.drawing(steps, eta), folder / SCRATCH)
-            with files.replacing(folder / "images.npy") as file:
-                np.save(file, images)
-            return self.row("sample", backend, key, values)
-
-        if self.cell("sample", key, compute) is not None:
-            self.images[backend, steps, str(eta)] = data.to_uint8(np.load(self.cells.folder("sample", key) / "images.npy"))
-
-    def _measure(self) -> None:
-        """The metric of every set of images, beside its floor and ceiling for the same n."""
-        job, n = self.job, self.job.preset.samples
-        of = {"stage": "metric", "reference": job.dataset.sha256, "held_out": job.held_out.sha256}
-        bounds: dict[str, Callable[[], fid.Result]] = {"real": partial(fid.floor, n, job.dataset, test=job.held_out),
-                                                       "noise": partial(fid.ceiling, n, job.dataset, seed=job.seed)}
-        for name, compute in bounds.items():
-            self._metric(of | {"samples": n, "seed": job.seed, "backend": name}, compute)
-        for (backend, steps, eta), images in tqdm(self.images.items(), desc="metric", leave=False):
-            self._metric(job.trained_key(backend, steps, eta) | of, partial(fid.evaluate, images, job.dataset, seed=job.seed))
-
-    def _metric(self, key: dict[str, Any], compute: Callable[[], fid.Result]) -> None:
-        self.cell("metric", key, lambda folder: self.row("metric", key["backend"], key, dict(compute())))
 
     def load(self, backend: str, folder: Path, weights: names.Weights) -> None:
         """Give a worker its weights, through a file in `folder`."""

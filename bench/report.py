@@ -127,7 +127,8 @@ def disagreements(rows: list[Row]) -> list[str]:
 def terminal(rows: list[Row], missing: list[str]) -> str:
     """What the main job prints."""
     tables = [table.to_string(index=False) for table in (sample_table(rows), speed_table(rows)) if not table.empty]
-    return "\n\n".join([*tables, "\n".join([*ratio_lines(rows), *bounds(rows), check_table(rows).to_string(index=False), *missing])])
+    rest = [*ratio_lines(rows), *bounds(rows), check_table(rows).to_string(index=False), *missing]
+    return "\n\n".join([*tables, "\n".join(rest)])
 
 
 def render(rows: list[Row], images: Images, out: Path, command: str, missing: list[str]) -> Path:

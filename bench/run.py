@@ -22,7 +22,7 @@ if __name__ == "__main__":  # the script's own folder stands first on the path; 
 
 import backends
 from backends.protocol import Spec
-from bench import convert, data, distributed, extractor, report, speed, training
+from bench import convert, data, distributed, executor, extractor, report, speed, training
 from bench.cells import Cells
 from bench.config import PRESETS, ROOT, get_preset
 from bench.job import Job, Run, with_options
@@ -59,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--check-determinism", action="store_true", help="run a training and a sampling twice and compare the bits")
     p.add_argument("--speed", action="store_true", help="time the backends, stock and tuned, and write speed.md; nothing else")
     p.add_argument("--peers", action="store_true", help="with --speed: also time diffusers and lucidrains")
+    p.add_argument("--executor", default="local", help="where cells are drawn and measured: local, ray or ray=HOST:PORT")
     p.add_argument("--out", type=Path, default=ROOT / "results", help="folder of rows, figures and report")
     p.add_argument("--fresh", action="store_true", help="do finished cells again")
     p.add_argument("--dry-run", action="store_true", help="print the resolved config and the cells, and stop")
@@ -145,8 +146,8 @@ def resolve(args: argparse.Namespace) -> tuple[Job, list[str]]:
 
 def describe(job: Job, absent: list[str]) -> str:
     """What `--dry-run` prints."""
-    config = {**job.preset.to_dict(), "device": job.device, "dtype": job.dtype, "convention": asdict(get_convention(job.convention)),
-              "seed": job.seed, "threads": job.threads, "data": job.dataset.provenance}
+    config = {**job.preset.to_dict(), "device": job.device, "dtype": job.dtype, "seed": job.seed,
+              "convention": asdict(get_convention(job.convention)), "threads": job.threads, "data": job.dataset.provenance}
     cells = [f"{job.backends[0]}: train the network to sample from for {job.fit} steps"] if job.fit else []
     for b in job.backends:
         cells += [f"{b}: oracle", f"{b}: train {job.preset.train_steps} steps", f"{b}: time training and sampling"]
@@ -166,8 +167,10 @@ def run(args: argparse.Namespace, command: str) -> int:
         if job.rank == 0:
             print(describe(job, absent))
         return 0
+    require(args.executor == "local" or job.processes == 1, "--executor", args.executor, "is for one process alone")
+    cluster = executor.connect(args.executor, job.threads, job.device)
     cells = Cells(args.out, args.fresh)
-    with tempfile.TemporaryDirectory(prefix="ddim-bench-") as logs, Run(job, cells, Path(logs)) as this:
+    with tempfile.TemporaryDirectory(prefix="ddim-bench-") as logs, Run(job, cells, Path(logs), cluster) as this:
         this.missing += absent
         this.start_all()  # before anything is written: a device that is absent is the user's mistake
         try:

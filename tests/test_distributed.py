@@ -15,6 +15,7 @@ import pytest
 
 from bench import distributed, drawing, rows, streams
 from reference.config import ConfigError
+from tests import tree
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = ROOT / "tests" / "distributed_training.py"
@@ -192,8 +193,7 @@ def test_msrun_ends_when_a_process_is_killed_and_the_same_command_goes_on(tmp_pa
         assert np.array_equal(killed[name], whole[name]), name
 
 
-JOB = ["--preset", "smoke", "--steps", "2,3", "--eta", "0.5", "--samples", "128", "--sample-batch", "32", "--train-steps", "4",
-       "--threads", "1"]
+JOB = ["--steps", "2,3", "--eta", "0.5", "--samples", "128", "--sample-batch", "32", "--train-steps", "4"]
 
 
 def images(out):
@@ -210,8 +210,10 @@ def images(out):
 @pytest.mark.parametrize("backend", ["torch", "mindspore"])
 def test_the_main_job_draws_the_same_images_on_many_processes(tmp_path, backend):
     one, many = tmp_path / "one", tmp_path / "many"
-    run([sys.executable, ROOT / "bench/run.py", *JOB, "--backends", backend, "--out", one])
-    run([*launcher(backend, tmp_path / "logs"), ROOT / "bench/run.py", *JOB, "--out", many])
+    (tmp_path / "code").mkdir()
+    script = tree.copy_to(tmp_path / "code") / "tests" / "tiny_run.py"
+    run([sys.executable, script, *JOB, "--backends", backend, "--out", one])
+    run([*launcher(backend, tmp_path / "logs"), script, *JOB, "--out", many])
     assert {s: x.tobytes() for s, x in images(one).items()} == {s: x.tobytes() for s, x in images(many).items()}
     assert set(images(many)) == {2, 3} and images(many)[2].shape == (128, 1, 28, 28)
     kinds = [row.kind for row in rows.read(many / "rows")]

@@ -1,0 +1,142 @@
+"""Cells on a local Ray cluster of several nodes, of which one is killed."""
+
+import contextlib
+import importlib.util
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench import executor, rows, run
+from bench.worker import WorkerError
+from reference.config import ConfigError
+from tests import tree
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_without_ray_its_executor_says_how_to_install_it(monkeypatch, capsys, tmp_path):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "ray" else find(name, *rest))
+    assert run.main(["--executor", "ray", "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and 'pip install -e ".[ray]"' in said and not (tmp_path / "out").exists()
+    assert executor.connect("local", 1, "cpu") is None
+    for name in ("dask", "local=here", ""):
+        with pytest.raises(ConfigError, match="--executor=.*must be local, ray or ray=HOST:PORT"):
+            executor.connect(name, 1, "cpu")
+
+
+def test_ray_is_loaded_only_when_asked_for():
+    code = "import sys, bench.run, bench.executor; sys.exit('ray' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+@contextlib.contextmanager
+def cluster_of(nodes):
+    """A cluster whose head does no work, and its nodes of one CPU each."""
+    if importlib.util.find_spec("ray") is None:
+        pytest.skip("ray is not installed")
+    from ray.cluster_utils import Cluster
+
+    quick = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 1000, "health_check_failure_threshold": 5}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, "_system_config": quick})
+    try:
+        yield cluster, [cluster.add_node(num_cpus=1) for _ in range(nodes)]
+    finally:
+        cluster.shutdown()
+
+
+def note_and_wait(folder, name, seconds):
+    """A task: leaves a file that says that it began, named by itself and its node."""
+    import ray
+
+    node = ray.get_runtime_context().get_node_id()
+    (folder / f"{name} {node}").touch()
+    time.sleep(seconds)
+    if name == "bad":
+        raise WorkerError("worker torch ended by SIGKILL")
+    return name, node
+
+
+def wait_for(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.1)
+    return found
+
+
+@pytest.mark.slow
+def test_a_task_goes_to_another_node_when_its_node_dies(tmp_path):
+    with cluster_of(2) as (cluster, nodes):
+        with pytest.raises(ConfigError, match="--threads=2: the largest node of the cluster has 1 CPUs"):
+            executor.connect(f"ray={cluster.address}", 2, "cpu")
+        ray = executor.connect(f"ray={cluster.address}", 1, "cpu")
+        try:
+            tasks = {name: (tmp_path, name, 4.0) for name in ("one", "two", "three", "bad")}
+            results = ray.map(note_and_wait, tasks)
+            began = wait_for(lambda: len(found := list(tmp_path.iterdir())) == 2 and found)
+            lost = next(path.name.split()[0] for path in began if path.name.endswith(nodes[0].node_id))
+            cluster.remove_node(nodes[0], allow_graceful=False)
+            got = {}
+            for name, fetch in results:
+                if name == "bad":
+                    with pytest.raises(WorkerError, match="ended by SIGKILL"):
+                        fetch()
+                else:
+                    got[name] = fetch()
+        finally:
+            ray.close()
+    assert got == {name: (name, nodes[1].node_id) for name in ("one", "two", "three")}
+    assert (tmp_path / f"{lost} {nodes[0].node_id}").exists() and (tmp_path / f"{lost} {nodes[1].node_id}").exists()
+
+
+def main_job(code, out, *options):
+    command = tree.command(code, "tests/tiny_run.py", "--backends", "torch", "--steps", "2,10,20", "--eta", "0.5",
+                           "--samples", "128", "--train-steps", "2", "--out", out, *options)
+    return subprocess.Popen(command, env=tree.environment(code), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def cells(out):
+    """Images of the sampling cells, metric of each set of images, steps of the sampling rows."""
+    found = rows.read(out / "rows")
+    images = sorted(np.load(path).tobytes() for path in out.glob("work/sample-*/images.npy"))
+    metrics = {(row.backend, row.config.get("steps")): row.values["fid"] for row in found if row.kind == "metric"}
+    order = [row.config["steps"] for row in found if row.kind == "sample"]
+    return images, metrics, sorted(order)
+
+
+def drawing_processes():
+    """Ray's processes that draw a cell at this moment."""
+    out = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if path.read_bytes().startswith(b"ray::draw_cell"):
+                out.append(path)
+    return out
+
+
+@pytest.mark.slow
+def test_the_main_job_survives_the_death_of_a_node(tmp_path):
+    here, there = tmp_path / "here", tmp_path / "there"
+    (tmp_path / "code").mkdir()
+    code = tree.copy_to(tmp_path / "code")
+    local = main_job(code, here)
+    said = local.communicate(timeout=240)[0]
+    assert local.returncode == 0, said
+    with cluster_of(3) as (cluster, nodes):
+        job = main_job(code, there, "--executor", f"ray={cluster.address}")
+        wait_for(lambda: len(drawing_processes()) == 3 or job.poll() is not None, 180)
+        cluster.remove_node(nodes[1], allow_graceful=False)
+        said = job.communicate(timeout=240)[0]
+        assert job.returncode == 0, said
+    assert cells(there) == cells(here)
+    assert cells(there)[2] == [2, 10, 20] and len(cells(there)[1]) == 5
+    again = main_job(code, there)
+    said = again.communicate(timeout=240)[0]
+    assert again.returncode == 0 and "12 finished cells were used again" in said, said
+    assert cells(there) == cells(here), "no cell was done twice"
