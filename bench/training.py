@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from reference.weights import Weights
 
 COLLECT_EVERY = 50  # steps between looks at the losses, which wait for the device
 SAVE_EVERY = 120.0  # seconds between states
+AHEAD = 4  # batches, and threads that make them, for an accelerator
 _OUT_OF_MEMORY = re.compile(r"out of memory|(can.?t|cannot|failed to|unable to) allocate|allocate.{0,20}memory.{0,20}fail", re.I)
 
 
@@ -54,6 +58,21 @@ def batch_of(spec: Spec, images: NDArray[np.uint8], seed: int, step: int, size: 
                                   self_conditioning=spec.diffusion.self_conditioning, rank=spec.rank, processes=spec.processes)
 
 
+def batches(spec: Spec, images: NDArray[np.uint8], seed: int, start: int, stop: int, size: int, flip: bool) -> Iterator[Batch]:
+    """The inputs of steps start .. stop - 1, in order. For an accelerator threads make them ahead, so that it does not wait."""
+    make = partial(batch_of, spec, images, seed, size=size, flip=flip)
+    if spec.device == "cpu":
+        yield from map(make, range(start, stop))
+        return
+    with ThreadPoolExecutor(AHEAD) as pool:
+        queue = deque(pool.submit(make, step) for step in range(start, min(start + AHEAD, stop)))
+        for step in range(start + AHEAD, stop + AHEAD):
+            batch = queue.popleft().result()
+            if step < stop:
+                queue.append(pool.submit(make, step))
+            yield batch
+
+
 def fit(backend: Backend, spec: Spec, images: NDArray[np.uint8], *, seed: int, steps: int, batch_size: int, flip: bool,
         states: Path | None = None, config: Mapping[str, Any] | None = None, save_every: float = SAVE_EVERY,
         on_step: Callable[[int, int], object] | None = None,
@@ -81,10 +100,11 @@ def fit(backend: Backend, spec: Spec, images: NDArray[np.uint8], *, seed: int, s
         require(backend.mean(start) == start, "step", start, f"process {spec.rank} found this state in {states} and another one "
                 "did not: all processes must see the same files")
     pending: list[Any] = []
+    feed = batches(spec, images, seed, start, steps, batch_size, flip)
     began = saved = time.perf_counter()
     for step in range(start, steps):
         try:
-            pending.append(backend.train_step(batch_of(spec, images, seed, step, batch_size, flip)))
+            pending.append(backend.train_step(next(feed)))
             due = step + 1 == steps or time.perf_counter() - saved >= save_every
             if step == start or len(pending) >= COLLECT_EVERY or due:
                 unread = step + 1 - len(pending)

@@ -194,3 +194,18 @@ def test_other_errors_pass_through(monkeypatch):
     monkeypatch.setattr(one, "train_step", lambda batch: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         training.fit(one, SPEC, IMAGES, steps=8, **HOW)
+
+
+def test_batches_made_ahead_for_an_accelerator_are_the_same_in_order_and_few(monkeypatch):
+    spec, made = replace(SPEC, device="cuda"), []
+    here = list(training.batches(SPEC, IMAGES, 0, 3, 14, 4, True))
+    ahead = list(training.batches(spec, IMAGES, 0, 3, 14, 4, True))
+    assert len(here) == len(ahead) == 11 and list(training.batches(spec, IMAGES, 0, 5, 5, 4, True)) == []
+    for a, b in zip(here, ahead, strict=True):
+        assert a.step == b.step and all(np.array_equal(getattr(a, name), getattr(b, name)) for name in ("ids", "x0", "t", "noise"))
+    make = training.batch_of
+    monkeypatch.setattr(training, "batch_of", lambda *args, **more: made.append(args[3]) or make(*args, **more))
+    feed = training.batches(spec, IMAGES, 0, 0, 1000, 4, True)
+    assert next(feed).step == 0 and next(feed).step == 1
+    feed.close()
+    assert len(made) <= 2 + training.AHEAD
