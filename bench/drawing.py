@@ -51,7 +51,7 @@ def load(call: Call, path: Path, weights: Weights) -> None:
 def draw(call: Call, drawing: Drawing, scratch: Path, rank: int = 0, processes: int = 1,
          finished: Callable[[], bool] = lambda: False) -> None:
     """Draw this process's batches, those aside whose file is there. `finished` says that the cell needs no files any more."""
-    first = None
+    first, notes = None, []
     args = {"plan": drawing.plan, "batch_size": drawing.batch_size, "seed": drawing.seed}
     out = scratch / f"drawn-{rank}.npy"
     for part, ids in list(drawing.parts(scratch).items())[rank::processes]:
@@ -60,10 +60,12 @@ def draw(call: Call, drawing: Drawing, scratch: Path, rank: int = 0, processes: 
         if first is None:  # compiles, and is left out of the times
             load(call, scratch / f"weights-{rank}.npz", drawing.weights)
             short = {"steps": min(2, drawing.plan["steps"]), "eta": 0.0}  # plain: not every convention has short paths
-            first = call("sample", "first call", ids=[0, drawing.batch_size], out=str(out), **{**args, "plan": short})["seconds"]
+            first = call("sample", "first call", ids=[0, drawing.batch_size], out=str(out), **{**args, "plan": short})
+            notes += first["notes"]
         reply = call("sample", f"sample S={drawing.plan['steps']} eta={drawing.plan['eta']}", ids=[int(ids[0]), int(ids[-1]) + 1],
                      out=str(out), **args)
-        files.savez(part, **reply, images=np.load(out), first_seconds=first)
+        files.savez(part, **{**reply, "notes": notes + reply["notes"]}, images=np.load(out), first_seconds=first["seconds"])
+        notes = []
 
 
 def collect(drawing: Drawing, scratch: Path) -> tuple[dict[str, Any], NDArray[np.float32]]:
