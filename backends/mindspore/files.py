@@ -21,7 +21,7 @@ CRC = b"crc_num"  # before the last ten bytes, where `save_checkpoint(crc_check=
 def read(path: Path) -> list[dict[str, np.ndarray]]:
     """One dictionary of the file's parameters. Raises `ConfigError` where it is damaged or of other dtypes.
 
-    The message is taken apart here: `mindspore.load_checkpoint` reads past the end where a shape claims more than is there.
+    The message is taken apart here: `mindspore.load_checkpoint` accepts a shape that claims more than the file holds.
     """
     content = path.read_bytes()
     if content[-17:-10] == CRC:
