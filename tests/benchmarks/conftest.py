@@ -24,7 +24,7 @@ Start = Callable[[str, str, str], tuple[Worker, dict[str, Any]]]
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Tests that take a mode run over all; the others have none and run as the backend's default."""
-    if "backend" not in metafunc.fixturenames:
+    if "backend" not in metafunc.fixturenames or metafunc.definition.get_closest_marker("parametrize"):
         return
     subjects = []
     for name in metafunc.config.getoption("--backend") or backends.names():

@@ -1,0 +1,255 @@
+"""How time and memory grow: `python -m bench.scaling --axes batch,steps,size,width,threads`.
+
+One quantity is varied at a time around the network of `--preset`. Every point is a fresh process, for its peak memory to be its
+own, and a cell: an interrupted study goes on from its finished points. Rows, a figure and `scaling.md` go to `--out`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from bench import files, timing
+from bench.cells import Cells
+from bench.config import PRESETS, ROOT, Preset, get_preset
+from bench.pictures import COLOURS
+from bench.rows import Row
+from bench.run import choose_backends
+from bench.speed import Contender, Speed
+from bench.worker import WorkerError
+from reference import weights
+from reference.config import ConfigError, require
+
+POWERS = tuple(2**n for n in range(14))
+AXES: dict[str, Callable[[str, int], tuple[int, ...]]] = {  # what is varied, over these values, on this device with so many threads
+    "batch": lambda device, threads: POWERS[:9:2] if device == "cpu" else POWERS,
+    "steps": lambda device, threads: (1, 2, 5, 10, 25, 50),
+    "size": lambda device, threads: (16, 28, 32, 64) if device == "cpu" else (16, 32, 64, 128),
+    "width": lambda device, threads: (8, 16, 32, 64) if device == "cpu" else (32, 64, 128, 256),
+    "threads": lambda device, threads: tuple(n for n in POWERS if n < threads) + (threads,),
+}
+UNITS = {"batch": "images at once", "steps": "sampling steps S", "size": "image side, pixels", "width": "first width, channels",
+         "threads": "CPU threads"}
+WORK = {"training step": "time_train", "network call": "time_forward", "sampling": "time_path"}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One measurement: a backend doing one kind of work, with one quantity at one value."""
+
+    axis: str
+    value: int
+    workload: str
+    backend: str
+    batch: int
+    threads: int
+    preset: Preset
+    steps: int = 10
+
+
+def points(axes: list[str], backends: list[str], preset: Preset, device: str, threads: int) -> Iterator[Point]:
+    """All points of a study; sampling is timed against its steps alone, beside the bare network call."""
+    for axis in axes:
+        for value in AXES[axis](device.partition(":")[0], threads):
+            for backend in backends:
+                point = Point(axis, value, "training step", backend, preset.batch_size, threads, preset)
+                if axis == "batch":
+                    point = replace(point, batch=value)
+                if axis == "threads":
+                    point = replace(point, threads=value)
+                if axis in ("size", "width"):
+                    point = replace(point, preset=varied(preset, axis, value))
+                if axis == "steps":
+                    yield replace(point, workload="sampling", steps=value)
+                    if value == 1:
+                        yield replace(point, workload="network call")
+                else:
+                    yield point
+                    yield replace(point, workload="network call")
+
+
+def varied(preset: Preset, axis: str, value: int) -> Preset:
+    """The preset with images of another side, or with all widths in proportion to another first one."""
+    model = preset.model
+    if axis == "size":
+        return replace(preset, model=replace(model, sample_size=value))
+    first, groups = model.block_out_channels[0], model.norm_num_groups
+    widths = tuple(value * width // first for width in model.block_out_channels)
+    return replace(preset, model=replace(model, block_out_channels=widths, norm_num_groups=math.gcd(value // 2, groups)))
+
+
+class Study(Speed):
+    """The points of one command."""
+
+    def point(self, p: Point) -> None:
+        """Time one point, or read it back."""
+        self.preset, self.threads = p.preset, p.threads
+        c = Contender(p.backend, "tuned", "float32")
+        key = self.key(c, p.workload, p.batch, axis=p.axis, value=p.value, steps=p.steps) | {"stage": "scaling"}
+        try:
+            self._keep(c, key, {} if self.cells.done("speed", key) else self._time_point(c, p))
+        except (WorkerError, ConfigError) as error:
+            self.missing.append(f"missing: {p.backend}, {p.workload}, {p.axis} = {p.value}: {error}")
+
+    def _time_point(self, c: Contender, p: Point) -> dict[str, Any]:
+        args: dict[str, Any] = {"batch_size": p.batch, "seed": 0}
+        with tempfile.TemporaryDirectory(prefix="ddim-bench-") as folder, self.worker(c) as worker:
+            np.savez(f"{folder}/weights.npz", **weights.initialise(p.preset.model, 0))
+            worker.call("load", weights=f"{folder}/weights.npz", timeout=self.timeout)
+            idle = worker.call("info")["peak_rss_bytes"]
+            if p.workload == "training step":
+                np.save(f"{folder}/images.npy", self._images())
+                args["images"] = f"{folder}/images.npy"
+            if p.workload == "sampling":
+                args["steps"] = p.steps
+
+            def block(units: int) -> float:
+                return worker.call(WORK[p.workload], units=units, timeout=self.timeout, **args)["seconds"]
+
+            raw = timing.time_blocks({"": block}, cap_seconds=20)[""]
+            return raw | {"idle_rss_bytes": idle} | worker.call("info")
+
+
+def table(found: list[Row], axis: str) -> pd.DataFrame:
+    """One line per value of the axis: milliseconds and peak memory of each backend and workload."""
+    lines: dict[int, dict[str, Any]] = {}
+    for r in (r for r in found if r.config["axis"] == axis):
+        who = f"{r.backend} {r.config['workload']}"
+        line = lines.setdefault(r.config["value"], {UNITS[axis]: r.config["value"]})
+        line |= {f"{who}, ms": f"{1e3 * seconds(r):.4g}", f"{who}, MB": f"{memory(r) / 1e6:.0f}"}
+    return pd.DataFrame([lines[value] for value in sorted(lines)]).fillna("")
+
+
+def seconds(row: Row) -> float:
+    """Median time of one unit."""
+    return float(np.median(row.values["block_seconds"])) / row.values["units_per_block"]
+
+
+def memory(row: Row) -> int:
+    """Peak memory of the point's process, or of its device where the framework counts that."""
+    return int(row.values["device"].get("peak_memory_bytes", row.values["peak_rss_bytes"]))
+
+
+def line_fit(found: list[Row], axis: str, workload: str, backend: str) -> tuple[float, float, float]:
+    """(a, b, largest relative deviation) of time = a + b value, weighted so that each point counts by its relative error."""
+    here = [r for r in found if (r.config["axis"], r.config["workload"], r.backend) == (axis, workload, backend)]
+    x, y = np.array([r.config["value"] for r in here], float), np.array([seconds(r) for r in here])
+    b, a = np.polyfit(x, y, 1, w=1 / y)
+    return float(a), float(b), float(np.abs((a + b * x) / y - 1).max())
+
+
+def findings(found: list[Row], axis: str) -> list[str]:
+    """What the points of an axis say."""
+    out = []
+    for backend in sorted({r.backend for r in found}, reverse=True):
+        here = [r for r in found if r.backend == backend and r.config["axis"] == axis]
+        call = [seconds(r) for r in here if r.config["workload"] == "network call"]
+        if axis == "steps" and len(call) == 1 and len(here) > 3:
+            a, b, off = line_fit(found, axis, "sampling", backend)
+            out.append(f"- {backend}: S steps take {1e3 * a:.3g} ms + S x {1e3 * b:.4g} ms, within {100 * off:.0f}% at every S. "
+                       f"A network call takes {1e3 * call[0]:.4g} ms: the overhead per step is {1e3 * (b - call[0]):.3g} ms.")
+        if axis == "batch" and len(call) > 2:
+            a, b, off = line_fit(found, axis, "network call", backend)
+            out.append(f"- {backend}: a network call takes {1e3 * a:.3g} ms + {1e3 * b:.4g} ms per image, within {100 * off:.0f}% "
+                       "at every batch.")
+    return out
+
+
+def figure(found: list[Row], path: Path) -> None:
+    """Time and memory against each axis, both logarithmic."""
+    import matplotlib
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    axes = [axis for axis in AXES if any(r.config["axis"] == axis for r in found)]
+    fig, panels = plt.subplots(2, len(axes), squeeze=False, figsize=(3.6 * len(axes), 6), layout="constrained")
+    series = sorted({(r.backend, r.config["workload"]) for r in found}, reverse=True)
+    for column, axis in enumerate(axes):
+        for row, (label, value) in enumerate((("ms", lambda r: 1e3 * seconds(r)), ("peak memory, MB", lambda r: memory(r) / 1e6))):
+            panel = panels[row][column]
+            for i, (backend, workload) in enumerate(series):
+                here = sorted((r.config["value"], value(r)) for r in found if r.config["axis"] == axis
+                              and (r.backend, r.config["workload"]) == (backend, workload))
+                if here:
+                    panel.plot(*zip(*here, strict=True), marker="os^Dvx"[i % 6], color=COLOURS[i % 6],
+                               label=f"{backend}, {workload}")
+            panel.set(xscale="log", yscale="log", xlabel=UNITS[axis], ylabel=label)
+            panel.grid(alpha=0.3)
+    panels[0][0].legend(fontsize=7)
+    with files.replacing(path) as out:
+        fig.savefig(out, format="png", dpi=110)
+    plt.close(fig)
+
+
+def render(found: list[Row], command: str) -> str:
+    """`scaling.md`."""
+    e, first = found[0].environment, found[0]
+    where = ", ".join(e["gpu"]) if first.config["device"] != "cpu" and e.get("gpu") else f"{e['cpu']}, {e['affinity']} cores"
+    text = ["# Scaling", "",
+            f"Made by `{command}` on {where}, preset {first.preset}, tuned, float32. One quantity varies at a time; every point is "
+            "a process of its own. Times are medians of 10 blocks after a warm-up. Memory is the process's peak, the framework "
+            "itself included, or the framework's counter on a GPU. Raw blocks: [rows/timing.jsonl](rows/timing.jsonl).",
+            "", "![scaling](figures/scaling.png)"]
+    for axis in AXES:
+        if any(r.config["axis"] == axis for r in found):
+            text += ["", f"## {axis.capitalize()}", "", table(found, axis).to_markdown(index=False, disable_numparse=True), "",
+                     *findings(found, axis)]
+    return "\n".join(text).rstrip() + "\n"
+
+
+def run(args: argparse.Namespace, command: str) -> int:
+    """The study; returns the exit code."""
+    axes = args.axes.split(",")
+    for axis in axes:
+        require(axis in AXES, "--axes", axis, f"must be among {', '.join(AXES)}")
+    require(args.threads >= 1, "--threads", args.threads, "must be at least 1")
+    preset, chosen = get_preset(args.preset), list(choose_backends(args.backends)[0])
+    wanted = list(points(axes, chosen, preset, args.device, args.threads))
+    with tempfile.TemporaryDirectory(prefix="ddim-bench-") as logs:
+        study = Study(preset, args.device, args.threads, Cells(args.out, args.fresh), Path(logs))
+        for p in tqdm(wanted, desc="points", leave=False):
+            study.point(p)
+    print("\n".join(study.missing))
+    require(len(study.rows) > 0, "points", len(wanted), "none could be measured")
+    (args.out / "figures").mkdir(exist_ok=True)
+    figure(study.rows, args.out / "figures" / "scaling.png")
+    with files.replacing(args.out / "scaling.md") as file:
+        file.write(render(study.rows, command).encode())
+    print(f"report: {args.out / 'scaling.md'}")
+    return 3 if study.missing else 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; exit codes as `bench.run`'s."""
+    p = argparse.ArgumentParser(prog="python -m bench.scaling", description=(__doc__ or "").split("\n\n")[0])
+    p.add_argument("--axes", default=",".join(AXES), help=f"of {', '.join(AXES)}")
+    p.add_argument("--preset", default="quick", help=f"of {', '.join(PRESETS)}")
+    p.add_argument("--backends", help="default: all that are installed")
+    p.add_argument("--device", default="cpu")
+    p.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    p.add_argument("--out", type=Path, default=ROOT / "results")
+    p.add_argument("--fresh", action="store_true", help="do finished points again")
+    args = p.parse_args(argv)
+    try:
+        return run(args, " ".join(["python -m bench.scaling", *(sys.argv[1:] if argv is None else argv)]))
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the finished points", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""The scaling study on a backend whose times are known, and the memory of sampling."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from bench import rows, scaling
+from bench.config import PRESETS, Preset
+from bench.worker import Worker
+from reference import weights
+from reference.config import DiffusionConfig, ModelConfig
+
+from .test_speed import PRESET, backend, row  # noqa: F401  (a fixture)
+
+SMALL = PRESETS["quick"]
+
+
+def test_every_axis_varies_one_quantity_of_a_valid_network():
+    for device in ("cpu", "cuda"):
+        found = list(scaling.points(list(scaling.AXES), ["torch"], SMALL, device, 4))
+        for p in found:
+            model = p.preset.model
+            expected = {"batch": p.batch, "steps": p.steps, "size": model.sample_size, "width": model.block_out_channels[0],
+                        "threads": p.threads}[p.axis]
+            assert expected == p.value or p.workload == "network call" and p.axis == "steps"
+            assert weights.count(model) > 0
+            assert (p.batch == SMALL.batch_size) != (p.axis == "batch" and p.value != SMALL.batch_size)
+    assert [p.value for p in found if p.axis == "threads"] == [1, 1, 2, 2, 4, 4]
+    assert max(p.value for p in found if p.axis == "batch") == 8192
+    assert max(p.value for p in scaling.points(["batch"], ["torch"], SMALL, "cpu", 2)) == 256
+
+
+def test_widths_grow_in_proportion():
+    assert scaling.varied(SMALL, "width", 64).model.block_out_channels == (64, 96, 192)
+    assert scaling.varied(SMALL, "width", 8).model.block_out_channels == (8, 12, 24)
+
+
+def measured(axis: str, value: int, workload: str, seconds: float):
+    out = row("torch tuned float32", 2 * seconds)
+    return replace(out, config={**out.config, "stage": "scaling", "axis": axis, "value": value, "workload": workload})
+
+
+def test_the_line_and_its_overhead_by_hand():
+    """Sampling takes 5 ms + S 20 ms, a network call 18 ms."""
+    found = [measured("steps", S, "sampling", 0.005 + 0.02 * S) for S in (1, 2, 10, 50)]
+    found.append(measured("steps", 1, "network call", 0.018))
+    assert scaling.line_fit(found, "steps", "sampling", "torch") == pytest.approx((0.005, 0.02, 0), abs=1e-9)
+    [line] = scaling.findings(found, "steps")
+    assert line == ("- torch: S steps take 5 ms + S x 20 ms, within 0% at every S. A network call takes 18 ms: "
+                    "the overhead per step is 2 ms.")
+    table = scaling.table(found, "steps").set_index("sampling steps S")
+    assert table.loc[10, "torch sampling, ms"] == "205" and table.loc[1, "torch network call, ms"] == "18"
+    assert table.loc[50, "torch sampling, MB"] == "500"
+
+
+def test_the_study_end_to_end(backend,  # noqa: F811
+                              tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(scaling.AXES, "steps", lambda device, threads: (1, 3, 6))
+    monkeypatch.setitem(scaling.PRESETS, "tiny", PRESET)
+    monkeypatch.setattr(scaling, "choose_backends", lambda asked: ((asked,), []))
+    monkeypatch.setattr(scaling, "WORK", {**scaling.WORK, "network call": "time_sample"})  # the fake has no forward
+    command = ["--axes", "steps", "--preset", "tiny", "--backends", backend, "--threads", "1", "--out", str(tmp_path / "out")]
+    assert scaling.main(command) == 0, capsys.readouterr()
+    found = rows.read(tmp_path / "out" / "rows")
+    assert sorted((r.config["workload"], r.config["value"]) for r in found) == [
+        ("network call", 1), ("sampling", 1), ("sampling", 3), ("sampling", 6)]
+    a, b, off = scaling.line_fit(found, "steps", "sampling", backend)
+    assert 0.002 < b < 0.004 and off < 0.5
+    text = (tmp_path / "out" / "scaling.md").read_text()
+    assert "## Steps" in text and "sleep: S steps take" in text
+    assert (tmp_path / "out" / "figures" / "scaling.png").stat().st_size > 5000
+    assert scaling.main(command) == 0 and len(rows.read(tmp_path / "out" / "rows")) == len(found)  # goes on
+    assert scaling.main(["--axes", "depth"]) == 2 and "--axes='depth'" in capsys.readouterr().err
+
+
+WIDE = Preset("wide", ModelConfig(sample_size=32, in_channels=3, out_channels=3, block_out_channels=(8, 16), norm_num_groups=4,
+                                  down_block_types=("DownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D")),
+              None, DiffusionConfig(timesteps=20))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs torch: the fake backend has no memory to speak of")
+def test_sampling_many_images_costs_the_memory_of_one_batch(tmp_path):
+    """As the main job draws them, batch by batch into files: 16 batches of 128 images, 1.5 MB each, and as many activations."""
+    spec = {"model": WIDE.model.to_dict(), "diffusion": WIDE.diffusion.to_dict(), "optim": WIDE.optim.to_dict(), "device": "cpu",
+            "dtype": "float32"}
+    np.savez(tmp_path / "w.npz", **weights.initialise(WIDE.model, 0))
+    with Worker("torch", spec, 1, tmp_path / "log") as worker:
+        worker.call("create")
+        worker.call("load", weights=str(tmp_path / "w.npz"))
+        peaks = [worker.call("info")["peak_rss_bytes"]]
+        for n in range(16):
+            worker.call("sample", ids=[128 * n, 128 * n + 128], plan={"steps": 1, "eta": 0.0}, batch_size=128, seed=0,
+                        out=str(tmp_path / f"{n}.npy"))
+            peaks.append(worker.call("info")["peak_rss_bytes"])
+    one_batch = peaks[1] - peaks[0]
+    assert one_batch > 20 << 20  # there is something to see
+    assert peaks[16] - peaks[2] < 0.1 * one_batch
