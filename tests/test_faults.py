@@ -196,8 +196,9 @@ def test_a_data_folder_that_vanishes_later_is_not_missed(code, tmp_path):
     folder = tmp_path / "data"
     folder.mkdir()
     np.save(folder / "images.npy", np.random.default_rng(0).integers(0, 256, (3000, 28, 28), np.uint8))
-    process = tree.start(code, "tests/tiny_run.py", "--backends", "torch", "--steps", 5, "--data", folder / "images.npy", "--fit", 0,
-                         "--out", tmp_path / "out", log=tmp_path / "log", TINY_METRIC="none")
+    process = tree.start(code, "tests/tiny_run.py", "--backends", "torch", "--steps", 5,
+                         "--data", folder / "images.npy", "--fit", 0, "--out", tmp_path / "out",
+                         log=tmp_path / "log", TINY_METRIC="none")
     deadline = time.monotonic() + 200
     while not list(tmp_path.glob("out/rows/*")) and time.monotonic() < deadline:
         time.sleep(0.05)
