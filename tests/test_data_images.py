@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench import checkpoint, data, rows
+from bench import checkpoint, data, extractor, rows
 from bench.config import ROOT
 from bench.data_images import read_image
 from reference import weights
@@ -60,6 +60,7 @@ def test_how_many_are_held_out(count, held_out):
     test, train = (data._chosen(count, split, None) for split in ("test", "train"))
     assert len(test) == held_out and sorted([*test, *train]) == list(range(count))
     assert count < 255 or 0.4 < test.mean() / count < 0.6
+    assert 2 * extractor.WIDTH == data.HELD_OUT
 
 
 def test_own_train_and_test_folders_are_taken(folder):
