@@ -15,7 +15,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("ddim-bench")
     group.addoption("--backend", action="append", default=[], metavar="NAME",
                     help="check this backend (may be repeated); default: every one that is installed")
-    group.addoption("--device", default="cpu", help="device of the conformance kit: cpu, cuda, cuda:N, ascend")
+    group.addoption("--device", default="cpu", help="device of the conformance kit and the speed suite: cpu, cuda, cuda:N, ascend")
     group.addoption("--slow", action="store_true", help="also run tests marked slow")
     group.addoption("--record", action="store_true",
                     help="print the worst error of every row of the conformance kit's tolerance table")
@@ -26,7 +26,10 @@ def pytest_configure(config: pytest.Config) -> None:
     from backends import load
     from reference.config import ConfigError
     from tests.benchmarks import gate
+    from tests.require_device import problem
 
+    if (device := config.getoption("--device")) != "cpu" and (reason := problem(device)):
+        raise pytest.UsageError(reason)
     config.pluginmanager.register(gate, "speed-gate")
     for name in config.getoption("--backend"):
         try:

@@ -84,7 +84,9 @@ class TorchBackend:
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
         return {"framework": f"torch {torch.__version__}", "device": name, "threads": str(torch.get_num_threads()),
                 "execution": self.execution, "layout": str(self.layout).removeprefix("torch."),
-                "tf32": str(torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32)}
+                "tf32": str(torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32),
+                "deterministic": str(torch.are_deterministic_algorithms_enabled()),
+                **({"peak_memory_bytes": str(torch.cuda.max_memory_allocated(self.device))} if self.device.type == "cuda" else {})}
 
     def tables(self, plan: Plan) -> dict[str, np.ndarray]:
         """The plan's coefficients, float64."""
