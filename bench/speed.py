@@ -113,7 +113,7 @@ class Speed:
                 if isinstance(error, NotInstalled) and c.backend in peers.PEERS:  # asked for by name
                     raise
                 self.missing.append(f"not run: {c.name}: {error}")
-        require(len(out) > 0, "contenders", [c.name for c in wanted], f"none can run here; {self.missing[0] if self.missing else ''}")
+        require(len(out) > 0, "contenders", [c.name for c in wanted], "none can run here; " + "".join(self.missing[:1]))
         return out
 
     def key(self, c: Contender, workload: str, batch: int, **more: Any) -> dict[str, Any]:
