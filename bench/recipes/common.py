@@ -212,7 +212,8 @@ class Experiment:
         """Append the row of this run, and drop its training states, which are not needed any more."""
         about = environment.describe()
         config = self.config if self.options.weights is None else self.config | {
-            "model": self.model.spec.model.to_dict(), "diffusion": self.model.spec.diffusion.to_dict()}
+            "model": self.model.spec.model.to_dict(), "diffusion": self.model.spec.diffusion.to_dict(),
+            "optim": None, "steps": None, "batch_size": None}
         row = Row("recipe", self.options.backend, self.recipe.name, config | {"weights_sha256": self.weights},
                   {**self.values, "pictures": [list(pair) for pair in self.made], "notes": self.notes, "command": self.command},
                   about | {"load": list(os.getloadavg())}, about["commit"])
