@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from safetensors.numpy import load_file, save_file
 
 import backends
@@ -29,9 +28,11 @@ from reference.config import DiffusionConfig, ModelConfig
 from reference.conventions import make_plan
 from reference.weights import initialise
 
-from .other_codes import Parameters, nichol2021, song2021
 from .reference.test_config import CIFAR10
 from .test_checkpoint import OTHERS, TINY, WEIGHTS, edit, make_legacy
+
+torch = pytest.importorskip("torch")
+from .other_codes import Parameters, nichol2021, song2021  # noqa: E402
 
 FMNIST_SMALL = Path(__file__).parents[1] / "results/checkpoints/fmnist-small"
 
@@ -218,7 +219,7 @@ def test_one_command_takes_a_ddim_code_checkpoint_to_a_plan_or_a_folder(tmp_path
     song2021(state, X, T)
     torch.save(dict(state), tmp_path / "ckpt.pth")
     np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(0, 256, (400, 32, 32, 3), np.uint8))
-    assert run.main(["--weights", str(tmp_path / "ckpt.pth"), "--data", str(tmp_path / "images.npy"), "--dry-run",
+    assert run.main(["--weights", str(tmp_path / "ckpt.pth"), "--data", str(tmp_path / "images.npy"), "--dry-run=plan",
                      "--samples", "128", "--backends", "torch"]) == 0
     assert '"block_out_channels": [\n      64,\n      128,\n      128' in capsys.readouterr().out
 
@@ -270,7 +271,8 @@ def built(forward, **options):
      r"model\.init_conv\.weight \(64, 3, 7, 7\): a 7x7 convolution.*lucidrains"),
     (lambda: {name: torch.zeros(shape) for name, shape in list(LUCIDRAINS.items())[2:]}, "RMSNorm stands where"),
     (lambda: {"layer1.weight": torch.zeros(3)}, "holds layer1.weight, which is neither"),
-    (lambda: 3, "holds nothing"), (lambda: {"conv_in.weight": torch.zeros(3).to_sparse()}, "needs unpickling.*_rebuild_sparse_tensor"),
+    (lambda: 3, "holds nothing"),
+    (lambda: {"conv_in.weight": torch.zeros(3).to_sparse()}, "needs unpickling.*_rebuild_sparse_tensor"),
     (lambda: {"temb.dense.0.weight": torch.zeros(1).expand(10**13)}, "10000000000000 elements, more than the file holds"),
     (lambda: {"a": bytearray(10)}, "needs unpickling.*bytearray"),  # of any size, which weights_only=True would allocate
     (lambda: {"weights": {"a": torch.zeros(3)}, "args": argparse.Namespace(lr=1)}, "needs unpickling.*argparse.Namespace"),
@@ -491,7 +493,7 @@ def test_a_hub_repository_with_a_pickle_alone_goes_through_weights_only(hub, fol
 def test_no_network_is_one_line_that_says_what_to_do(hub, capsys):
     hub.shutdown()
     hub.server_close()
-    assert run.main(["--weights", "google/ddpm-cifar10-32", "--dry-run"]) == 2
+    assert run.main(["--weights", "google/ddpm-cifar10-32", "--dry-run=plan"]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "put its config.json, scheduler_config.json and diffusion_pytorch_model.safetensors" in said
 

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
@@ -25,7 +24,9 @@ from reference.config import DiffusionConfig, ModelConfig
 from reference.weights import check, initialise
 
 from .fuzz import damaged, fuzz
-from .other_codes import Parameters, nichol2021, song2021
+
+torch = pytest.importorskip("torch")
+from .other_codes import Parameters, nichol2021, song2021  # noqa: E402
 
 MODEL = ModelConfig(sample_size=4, block_out_channels=(4,), norm_num_groups=2, down_block_types=("DownBlock2D",),
                     up_block_types=("UpBlock2D",), zero_init=False)
