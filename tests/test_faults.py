@@ -52,8 +52,8 @@ ALL = {"check": 1, "train": 1, "timing": 2, "sample": 1, "metric": 1}
      "memory runs out; last output: the last words", {}),
     ("die in train", [], "missing: train shaky: worker shaky ended during train by SIGKILL, which the system sends when memory "
      "runs out; last output: the last words", {}),
-    ("freeze in train", ["--timeout", "40"], "missing: train shaky: worker shaky sent no heartbeat for 40 s in train and was killed",
-     {}),
+    ("freeze in train", ["--timeout", "40"],
+     "missing: train shaky: worker shaky sent no heartbeat for 40 s in train and was killed", {}),
     ("hang in sample", ["--timeout", "40"], "worker shaky made no progress for 40 s in time_sample and was killed",
      {"train": 1, "check": 1, "timing": 1}),
     ("nan in train", [], "missing: train shaky: worker shaky: train failed: TrainingError: loss=nan: is not finite at step 3, "
