@@ -110,7 +110,7 @@ MUTANTS = [Mutant(*m) for m in (
     ("L1", "x0 clipped to [0, 1]", "samplers", "return x0.clamp(-1, 1)", "return x0.clamp(0, 1)"),
     ("L1", "dynamic threshold of the batch, not the image", "samplers", "torch.quantile(x0.abs().flatten(1), plan.threshold_ratio, dim=1)",
      "torch.quantile(x0.abs().flatten(), plan.threshold_ratio).expand(len(x0))"),
-    ("L1", "dynamic threshold of x0, not |x0|", "samplers", "torch.quantile(x0.abs().flatten(1)", "torch.quantile(x0.flatten(1)"),
+    ("L1", "dynamic threshold without absolute values", "samplers", "torch.quantile(x0.abs().flatten(1)", "torch.quantile(x0.flatten(1)"),
     ("L1", "dynamic threshold without the division", "samplers", "x0.clamp(-s, s) / s", "x0.clamp(-s, s)"),
     ("L1", "dynamic threshold below 1", "samplers", "s.clamp(min=1).reshape", "s.reshape"),
     ("L1", "dynamic threshold: the nearest rank, not interpolated", "samplers", "plan.threshold_ratio, dim=1)",
@@ -183,7 +183,7 @@ MUTANTS = [Mutant(*m) for m in (
      "torch.cat((torch.zeros_like(x) if self_cond is None else self_cond, x), dim=1)"),
     ("L2", "forward ignores the EMA", "backend", "network = (self.ema if ema else self.network).eval()\n        with self._autocast",
      "network = self.network.eval()\n        with self._autocast"),
-    ("L2", "the network runs in bfloat16 unasked", "backend", "enabled=self.spec.dtype == \"bfloat16\"", "enabled=True"),
+    ("L2", "the network runs in bfloat16 unasked", "backend", "DTYPES[self.spec.dtype], enabled=self.spec.dtype in (\"bfloat16\", \"float16\")", "torch.bfloat16"),
     # The loss and its gradient.
     ("L3", "x_t with alpha_bar for its root", "training", "\"signal\": alpha_bars.sqrt()", "\"signal\": alpha_bars"),
     ("L3", "x_t with the noise's variance", "training", "\"noise\": (1 - alpha_bars).sqrt()", "\"noise\": 1 - alpha_bars"),
