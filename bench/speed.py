@@ -34,7 +34,7 @@ from reference.config import ConfigError, require
 IMAGES = 512  # random ones: what is timed does not depend on what they show
 ROOFS = {"cpu": {"gemm": 2048, "convolution": 128}, "cuda": {"gemm": 8192, "convolution": 512},
          "ascend": {"gemm": 8192, "convolution": 512}}
-REDUCED = ("bfloat16", "float16")
+REDUCED = {"torch": ("bfloat16",), "mindspore": ("float16",)}  # the fast ones of each; another backend may have both
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def contenders(backends: Sequence[str], with_peers: bool) -> list[Contender]:
     out = []
     for backend in backends:
         out += [Contender(backend, "stock", "float32"), Contender(backend, "tuned", "float32")]
-        out += [Contender(backend, "tuned", dtype) for dtype in REDUCED]
+        out += [Contender(backend, "tuned", dtype) for dtype in REDUCED.get(backend, ("bfloat16", "float16"))]
     if with_peers:
         out += [Contender("diffusers", "stock", "float32"), Contender("diffusers", "tuned", "float32"),
                 Contender("diffusers", "tuned", "bfloat16"), Contender("lucidrains", "stock", "float32")]

@@ -63,8 +63,7 @@ def backend(tmp_path, monkeypatch):
     (tmp_path / "site" / "sleep_backend.py").write_text(BACKEND)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
     monkeypatch.setattr(timing, "time_blocks", functools.partial(timing.time_blocks, least=0.02, cap_seconds=0.3))
-    monkeypatch.setattr(speed, "workloads", lambda preset: [speed.Workload("training step", "time_train", 4),
-                                                            speed.Workload("sampling step", "time_sample", 2)])
+    monkeypatch.setattr(speed, "workloads", lambda preset: [speed.Workload("training step", "time_train", 4)])
     return "sleep"
 
 
@@ -79,31 +78,32 @@ def test_the_table_end_to_end(backend, tmp_path, capsys, monkeypatch):
     told = capsys.readouterr().out
     assert "not run: sleep tuned float16: dtype='float16': not here" in told
     found = rows.read(out / "rows")
-    assert {(r.config["contender"], r.config["workload"]) for r in found} == {
-        (name, what) for what in ("training step", "sampling step")
-        for name in ("sleep stock float32", "sleep tuned float32", "sleep tuned bfloat16", "sleep tuned float32 (again)")}
+    names = ["sleep stock float32", "sleep tuned float32", "sleep tuned bfloat16", "sleep tuned float32 (again)"]
+    assert [r.config["contender"] for r in found] == names
     for row in found:
         assert len(row.values["block_seconds"]) == 10 and row.values["device"]["allocator"] == "0" == row.config["variables"][
             "MALLOC_MMAP_MAX_"]
         assert len(row.config["beside"]) == 4 and row.values["flops_per_image"] > 0 and row.values["peak_rss_bytes"] > 1 << 20
     text = (out / "speed.md").read_text()
-    assert "### training step, batch 4" in text and "### sampling step, batch 2" in text and "A/A (sleep tuned float32): " in text
-    [group] = [g for g in speed_report.groups(found) if g[0].config["workload"] == "training step"]
+    assert "### training step, batch 4" in text and "A/A (sleep tuned float32): " in text
+    [group] = speed_report.groups(found)
     ratio = float(speed_report.table(group, {}).set_index("contender").loc["sleep tuned float32", "x own stock"].split()[0])
     assert 1.4 < ratio < 2.4
 
-    assert speed.run(PRESET, [backend], options(out)) == 0  # goes on from finished cells
+    monkeypatch.setattr(speed.Speed, "able", lambda self, wanted: [c for c in wanted if c.name in names])
+    monkeypatch.setattr(speed.Speed, "worker", None)  # goes on from finished cells: none is started
+    assert speed.run(PRESET, [backend], options(out)) == 0
     assert len(rows.read(out / "rows")) == len(found)
 
 
 def test_a_contender_that_dies_is_left_out_and_named(backend, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("SLEEP_HARM", "yes")
-    monkeypatch.setattr(speed, "workloads", lambda preset: [speed.Workload("training step", "time_train", 4)])
+    few = [speed.Contender("sleep", "tuned", dtype) for dtype in ("float32", "bfloat16")]
+    monkeypatch.setattr(speed, "contenders", lambda backends, peers: few)
     assert speed.run(PRESET, [backend], options(tmp_path / "out")) == 3
     assert "missing: training step, batch 4: sleep tuned bfloat16: worker sleep ended" in capsys.readouterr().out
-    found = [r for r in rows.read(tmp_path / "out" / "rows") if r.config["workload"] == "training step"]
-    assert {r.config["contender"] for r in found} == {"sleep stock float32", "sleep tuned float32", "sleep tuned float32 (again)"}
-    assert all(len(r.config["beside"]) == 3 for r in found)
+    [left] = rows.read(tmp_path / "out" / "rows")
+    assert left.config["contender"] == "sleep tuned float32" == left.config["beside"][0] and len(left.config["beside"]) == 1
 
 
 def test_a_dry_run_names_all_and_writes_nothing(tmp_path, capsys):
@@ -115,7 +115,8 @@ def test_a_dry_run_names_all_and_writes_nothing(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_nobody_who_can_run_is_a_mistake(backend, tmp_path):
+def test_nobody_who_can_run_is_a_mistake(backend, tmp_path, monkeypatch):
+    monkeypatch.setattr(speed, "contenders", lambda backends, peers: [speed.Contender("nobody", "tuned", "float32")])
     with pytest.raises(ConfigError, match="none can run here"):
         speed.run(PRESET, ["nobody"], options(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
