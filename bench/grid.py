@@ -69,15 +69,28 @@ def _sample(run: Run, backend: str, steps: int, eta: float | str, fetch: Callabl
         run.images[backend, steps, str(eta)] = data.to_uint8(np.load(run.cells.folder("sample", key) / "images.npy"))
 
 
+def metric_key(run: Run, backend: str, steps: int, eta: float | str) -> dict[str, Any]:
+    """Key of the metric of a sampling cell."""
+    return run.job.trained_key(backend, steps, eta) | _references(run)
+
+
+def bound_key(run: Run, name: str) -> dict[str, Any]:
+    """Key of the metric's floor ("real") or ceiling ("noise")."""
+    return _references(run) | {"samples": run.job.preset.samples, "seed": run.job.seed, "backend": name}
+
+
+def _references(run: Run) -> dict[str, Any]:
+    return {"stage": "metric", "reference": run.job.dataset.sha256, "held_out": run.job.held_out.sha256}
+
+
 def measure(run: Run) -> None:
     """The metric of every set of images, beside its floor and ceiling for the same n."""
     job, n = run.job, run.job.preset.samples
-    of = {"stage": "metric", "reference": job.dataset.sha256, "held_out": job.held_out.sha256}
     bounds: dict[str, Callable[[], fid.Result]] = {"real": partial(fid.floor, n, job.dataset, test=job.held_out),
                                                    "noise": partial(fid.ceiling, n, job.dataset, seed=job.seed)}
     for name, compute in bounds.items():
-        _metric(run, of | {"samples": n, "seed": job.seed, "backend": name}, compute)
-    keys = {cell: job.trained_key(*cell) | of for cell in run.images}
+        _metric(run, bound_key(run, name), compute)
+    keys = {cell: metric_key(run, *cell) for cell in run.images}
     remote = {}
     if run.cluster:
         dataset = run.cluster.put(job.dataset)

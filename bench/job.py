@@ -6,6 +6,7 @@ Every stage is held against the NumPy oracle as it goes, and the backends agains
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -151,8 +152,13 @@ class Run:
 
         Of several processes none can go on: the launcher ends them, and may start all again.
         """
+        def timed(folder: Path) -> Row:
+            began = time.perf_counter()
+            row = compute(folder)
+            return replace(row, environment=row.environment | {"cell_seconds": round(time.perf_counter() - began, 3)})
+
         try:
-            row = self.cells.run(name, key, compute)
+            row = self.cells.run(name, key, timed)
         except WorkerError as error:
             if self.job.processes > 1:
                 raise

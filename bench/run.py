@@ -3,7 +3,8 @@
 Trains, times, samples and measures the same network on each backend, checks every stage against the NumPy oracle, prints one
 table, appends rows to `results/rows` and writes `results/README.md` with its figures.
 
-Exit codes: 0 all well, 2 the user's mistake, 3 cells missing, 4 backends or oracle disagree, 130 interrupted.
+Exit codes: 0 all well, 2 the user's mistake or a file that can't be read or written, 3 cells missing (a worker died or hung, a loss
+was not finite, memory ran out), 4 backends or oracle disagree, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ if __name__ == "__main__":  # the script's own folder stands first on the path; 
 
 import backends
 from backends.protocol import Spec
-from bench import convert, data, distributed, executor, extractor, report, speed, training
+from bench import convert, cost, data, distributed, executor, extractor, report, speed, training
 from bench.cells import Cells
 from bench.config import PRESETS, ROOT, get_preset
 from bench.job import Job, Run, with_options
@@ -62,7 +63,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--executor", default="local", help="where cells are drawn and measured: local, ray or ray=HOST:PORT")
     p.add_argument("--out", type=Path, default=ROOT / "results", help="folder of rows, figures and report")
     p.add_argument("--fresh", action="store_true", help="do finished cells again")
-    p.add_argument("--dry-run", action="store_true", help="print the resolved config and the cells, and stop")
+    p.add_argument("--dry-run", nargs="?", const="cost", choices=("cost", "plan"), help="print the resolved config and the cells, "
+                   "with what each will cost by a short calibration (plan: without), and stop")
     return p
 
 
@@ -166,6 +168,9 @@ def run(args: argparse.Namespace, command: str) -> int:
     if args.dry_run:
         if job.rank == 0:
             print(describe(job, absent))
+        if args.dry_run == "cost" and job.processes == 1:
+            with tempfile.TemporaryDirectory(prefix="ddim-bench-") as folder:
+                print("\n" + cost.table(cost.predict(job, Cells(args.out, args.fresh), Path(folder))))
         return 0
     require(args.executor == "local" or job.processes == 1, "--executor", args.executor, "is for one process alone")
     cluster = executor.connect(args.executor, job.threads, job.device)

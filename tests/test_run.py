@@ -53,7 +53,7 @@ def test_corrupt_weights_name_file_and_reason(tmp_path, capsys):
 
 
 def test_dry_run_prints_config_and_cells_and_writes_nothing(tmp_path, capsys):
-    assert run.main(["--dry-run", "--backends", "torch", "--steps", "10,50", "--out", str(tmp_path / "out")]) == 0
+    assert run.main(["--dry-run=plan", "--backends", "torch", "--steps", "10,50", "--out", str(tmp_path / "out")]) == 0
     out = capsys.readouterr().out
     assert '"name": "quick"' in out and "sample and measure S=50" in out
     assert not (tmp_path / "out").exists()
@@ -67,7 +67,7 @@ def test_dry_run_prints_config_and_cells_and_writes_nothing(tmp_path, capsys):
 def test_dry_run_shows_what_a_convention_changes(name, changed, capsys):
     """The process that is trained and sampled, every choice of the sampler, and both samplers' cells."""
     steps = "1000" if name == "ho2020" else "10"
-    assert run.main(["--dry-run", "--backends", "torch", "--steps", steps, "--eta", "0,ddpm", "--convention", name]) == 0
+    assert run.main(["--dry-run=plan", "--backends", "torch", "--steps", steps, "--eta", "0,ddpm", "--convention", name]) == 0
     out = capsys.readouterr().out
     config = json.JSONDecoder().raw_decode(out)[0]
     assert config["diffusion"] == DiffusionConfig().to_dict() | changed
