@@ -145,7 +145,7 @@ def render(rows: list[Row], images: Images, out: Path, command: str, missing: li
         "first backend's images from the same x_T, on the scale [-1, 1].", "",
         "## Speed", "", speed_table(rows).to_markdown(index=False), "", *ratio_lines(rows), "",
         "Blocks of the contenders alternate A B B A in one run. A/A is the same ratio between alternate blocks of one contender: "
-        "a ratio inside it is no difference.", "",
+        "a ratio inside it is no difference.", "", *_more_speed(out),
         "## Agreement", "", check_table(rows).to_markdown(index=False), "", *missing, "",
         "## Figures", "", *(f"![{alt}](figures/{path.name})\n" for path, alt in made), "## Machine", "",
         *(f"- {key}: {value}" for key, value in _machine(e).items()), "",
@@ -154,6 +154,13 @@ def render(rows: list[Row], images: Images, out: Path, command: str, missing: li
     with files.replacing(path) as file:
         file.write("\n".join(text).encode())
     return path
+
+
+def _more_speed(out: Path) -> list[str]:
+    """Links to what `bench.speed` and `bench.scaling` have written beside the report."""
+    told = {"speed.md": "Stock and tuned modes, other precisions and other libraries", "scaling.md": "Time and memory as sizes grow"}
+    found = [f"- {text}: [{name}]({name})" for name, text in told.items() if (out / name).exists()]
+    return [*found, ""] if found else []
 
 
 def update_readme(path: Path, rows: list[Row]) -> None:

@@ -222,8 +222,9 @@ def run(preset: Preset, backends: Sequence[str], args: argparse.Namespace) -> in
     with tempfile.TemporaryDirectory(prefix="ddim-bench-") as logs:
         this = Speed(preset, args.device, args.threads, Cells(args.out, args.fresh), Path(logs), args.timeout)
         who = this.able(wanted)
-        for c in {(c.backend, c.dtype): c for c in who if importlib.util.find_spec(f"backends.{c.backend}") is not None}.values():
-            this.roof(c)
+        for c in {(c.backend, c.dtype): replace(c, again=False) for c in who}.values():
+            if importlib.util.find_spec(f"backends.{c.backend}") is not None:  # one of ours, with a roof.py
+                this.roof(c)
         for workload in workloads(preset):
             this.race(workload, who)
     print("\n".join([*speed_report.terminal(this.rows), "", *this.missing]))

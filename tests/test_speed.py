@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import rows, speed, speed_report, timing
+from bench import report, rows, speed, speed_report, timing
 from bench.config import Preset
 from bench.rows import Row
 from reference.config import ConfigError, DiffusionConfig, ModelConfig
@@ -167,3 +167,9 @@ def test_the_newest_run_of_each_machine_counts(tmp_path):
     text = speed_report.render(tmp_path)
     assert "A, 2 cores, 2 threads" in text and "B, 2 cores, 2 threads" in text
     assert text.count("| torch stock float32 | 1000 |") == 1 and text.count("| torch stock float32 | 2000 |") == 1
+
+
+def test_the_main_jobs_report_links_to_what_is_there(tmp_path):
+    assert report._more_speed(tmp_path) == []
+    (tmp_path / "speed.md").touch()
+    assert report._more_speed(tmp_path)[0].endswith("[speed.md](speed.md)")
