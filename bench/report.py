@@ -158,7 +158,7 @@ def render(rows: list[Row], images: Images, out: Path, command: str, missing: li
 
 def _more_speed(out: Path) -> list[str]:
     """Links to what `bench.speed` and `bench.scaling` have written beside the report."""
-    told = {"speed.md": "Stock and tuned modes, other precisions and other libraries", "scaling.md": "Time and memory as sizes grow"}
+    told = {"speed.md": "Stock and tuned, other precisions and other libraries", "scaling.md": "Time and memory as sizes grow"}
     found = [f"- {text}: [{name}]({name})" for name, text in told.items() if (out / name).exists()]
     return [*found, ""] if found else []
 
