@@ -181,7 +181,7 @@ def _check_pickles(path: Path, file: IO[bytes]) -> None:
                 if opcode.name in ("STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4") or (
                         opcode.name == "GLOBAL" and not PICKLED.fullmatch(str(argument))):
                     what = str(argument)[:100].replace(" ", ".") if argument else f"the opcode {opcode.name}"
-                    raise CheckpointError(f"{path}: needs unpickling of more than tensors, which can run code, and is refused: {what}")
+                    raise CheckpointError(f"{path}: needs unpickling of more than tensors, which may run code; refused: {what}")
             if file.read(1) == b"" or not file.seekable():
                 return
             file.seek(-1, os.SEEK_CUR)
