@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from bench import files, timing
+from bench import extrapolation, files, rows, timing
 from bench.cells import Cells
 from bench.config import PRESETS, ROOT, Preset, get_preset
 from bench.pictures import COLOURS
@@ -225,7 +225,7 @@ def run(args: argparse.Namespace, command: str) -> int:
     (args.out / "figures").mkdir(exist_ok=True)
     figure(study.rows, args.out / "figures" / "scaling.png")
     with files.replacing(args.out / "scaling.md") as file:
-        file.write(render(study.rows, command).encode())
+        file.write("\n".join([render(study.rows, command), *extrapolation.sections(rows.read(args.out / "rows"))]).encode() + b"\n")
     print(f"report: {args.out / 'scaling.md'}")
     return 3 if study.missing else 0
 

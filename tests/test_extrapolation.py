@@ -1,0 +1,42 @@
+"""What is said of many processes and many images, on rows and networks whose answers are known."""
+
+import pytest
+
+from bench import extrapolation
+from bench.config import PRESETS
+from bench.rows import Row
+
+
+def row(kind, values, **config):
+    base = {"device": "cpu", "threads": 1, "batch_size": 8, "model": {}}
+    return Row(kind=kind, backend="torch", preset="quick", config=base | config, values=values, environment={}, commit="x")
+
+
+def train(processes, seconds, **more):
+    return row("train", {"losses": [1.0] * 11, "seconds": seconds, "starts": 1}, processes=processes, train_steps=11, **more)
+
+
+def sample(processes, seconds):
+    return row("sample", {"batch_seconds": seconds, "images": 4}, processes=processes, steps=50, eta="0.0")
+
+
+def test_speed_up_is_of_the_same_work_on_other_numbers_of_processes():
+    found = [train(1, 4.0), train(1, 2.0), train(2, 1.0), train(2, 9.0, threads=2), sample(1, [1.0] * 4),
+             sample(4, [1.0, 1.0, 2.0, 1.0])]
+    table = extrapolation.processes_table(found)
+    assert table[["processes", "ms", "speed-up", "of the ideal"]].to_numpy().tolist() == [
+        [1, "200", "1.00", "100%"], [2, "100", "2.00", "100%"], [1, "1000", "1.00", "100%"], [4, "500", "2.00", "50%"]]
+    assert "No two rows" in "\n".join(extrapolation.sections(found[:1]))
+
+
+def test_hours_are_rounds_of_batches(monkeypatch):
+    monkeypatch.setattr(extrapolation.flops, "forward", lambda model: 10**9)
+    one, eight, many = (extrapolation.paper_hours(PRESETS["quick"].model, n, 0.5) for n in (1, 8, 64))
+    assert one == pytest.approx(50_000 * 1000 * 1e9 / (67e12 * 0.5) / 3600)
+    assert eight == pytest.approx(one * 13 / 100) and many == pytest.approx(one * 2 / 100)
+
+
+def test_a_measured_rate_becomes_hours():
+    text = "\n".join(extrapolation.sections([sample(1, [1.0] * 4)]))
+    assert "20 ms for an image and a step" in text and "278 hours for all" in text
+    assert "On paper, not measured" in text and "| 64 GPUs" in text.replace("|   64", "| 64")
