@@ -66,8 +66,9 @@ def paper_hours(model: ModelConfig, gpus: int, share: float) -> float:
 
 def _processes(rows: list[Row]) -> list[str]:
     table = processes_table(rows)
-    text = ["", "## Processes", "", "Each training step exchanges one message the size of the weights; drawing exchanges nothing. The "
-            "same command with and without a launcher adds to this table: `torchrun --nproc-per-node N bench/run.py --threads T`, "
+    text = ["", "## Processes", "", "Each training step exchanges one message the size of the weights; drawing exchanges nothing. "
+            "The same command with and without a launcher adds to this table: "
+            "`torchrun --nproc-per-node N bench/run.py --threads T`, "
             "`msrun --worker_num=N --local_worker_num=N --join=True bench/run.py --threads T`. Processes that share the cores of "
             "one machine can't gain more than its idle cores.", ""]
     return [*text, "No two rows here differ in the number of processes alone." if table.empty else
@@ -83,8 +84,8 @@ def _extrapolation(rows: list[Row]) -> list[str]:
             found.setdefault((row.backend, f"{where}, {row.preset}"), []).append(seconds_per_image(row) / row.config["steps"])
     for (backend, where), each in sorted(found.items(), reverse=True):
         seconds = float(np.median(each))
-        text.append(f"- measured, {label(backend)} on {where}: {1e3 * seconds:.3g} ms for an image and a step, in the median of the "
-                    f"sampling cells with S of 50 or more; {seconds * IMAGES * STEPS / 3600:.3g} hours for all on that machine")
+        text.append(f"- measured, {label(backend)} on {where}: {1e3 * seconds:.3g} ms for an image and a step, in the median of "
+                    f"the sampling cells with S of 50 or more; {seconds * IMAGES * STEPS / 3600:.3g} hours for all on that machine")
     lines = []
     for name in ("quick", "ddpm-cifar10"):
         model = PRESETS[name].model
@@ -92,7 +93,8 @@ def _extrapolation(rows: list[Row]) -> list[str]:
             hours = {f"{n} GPU" + "s" * (n > 1): f"{paper_hours(model, n, share):.3g} h" for n in GPUS}
             lines.append({"network": name, "GFLOP an image and step": f"{flops.forward(model) / 1e9:.3g}",
                           "of the peak": f"{share:.0%}", **hours})
-    return [*text, "", f"On paper, not measured: FLOPs alone, in float32, on GPUs of {PEAK / 1e12:.0f} TFLOP/s (H100 and H200 SXM, data "
-            f"sheet) of which the given part is reached. Each GPU draws whole batches of {BATCH}, {math.ceil(IMAGES / BATCH)} in all, "
-            "and exchanges nothing; 64 GPUs take two rounds, as 50 would. Starting and the metric come on top.", "",
+    return [*text, "", f"On paper, not measured: FLOPs alone, in float32, on GPUs of {PEAK / 1e12:.0f} TFLOP/s (H100 and H200 SXM, "
+            f"data sheet) of which the given part is reached. Each GPU draws whole batches of {BATCH}, "
+            f"{math.ceil(IMAGES / BATCH)} in all, and exchanges nothing; "
+            "64 GPUs take two rounds, as 50 would. Starting and the metric come on top.", "",
             pd.DataFrame(lines).to_markdown(index=False, disable_numparse=True)]
