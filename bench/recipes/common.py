@@ -124,6 +124,13 @@ class Experiment:
             out.append(f"Ran on {self.dataset.provenance}: the recipe's own data set, {name}, was not at hand.")
         return out
 
+    @property
+    def label(self) -> str:
+        """What a picture says of a network that is not the recipe's, whole; "" for one that is."""
+        if self.options.weights is not None:
+            return f"weights {Path(self.options.weights).name}"
+        return f"{self.steps:,} of {self.recipe.steps:,} training steps" if self.steps < self.recipe.steps else ""
+
     def train(self, tag: str = "", seed: int | None = None, model: ModelConfig | None = None,
               process: DiffusionConfig | None = None) -> api.Model:
         """A network trained as the options say, from its last state if this run was interrupted; losses go to `values`.
@@ -145,7 +152,7 @@ class Experiment:
                 if done in o.sample_at:
                     drawn = to_uint8(new.sample(LOOK_IMAGES, min(LOOK_STEPS, new.spec.diffusion.timesteps), seed=seed))
                     log.image("samples", pictures.grid(drawn, 8), done)
-                    self.save_grid(f"step-{done}", drawn, 8, title=f"{name}: samples after {done:,} training steps")
+                    self.save_grid(f"step-{done}", drawn, 8, f"{name}: samples after {done:,} training steps")
 
             fit = new.train(dataset.images, self.steps, batch_size=self.batch_size, seed=seed, flip=flip, config=config,
                             states=self._work(tag, seed) / "states", on_step=on_step, on_losses=log.losses)
@@ -178,10 +185,10 @@ class Experiment:
         """`Model.follow` with a bar and the run's seed and batch."""
         return self.model.follow(x, plan, seed=self.options.seed, batch_size=self.options.sample_batch, progress=what, **options)
 
-    def save_grid(self, stem: str, images: NDArray[np.uint8], columns: int, caption: str = "", **options: Any) -> None:
-        """A labelled grid, see `pictures.save_grid`."""
-        path = pictures.save_grid(self._file(stem, ".png"), images, columns, **options)
-        self.made.append((path.name, caption or options.get("title", "")))
+    def save_grid(self, stem: str, images: NDArray[np.uint8], columns: int, title: str, **options: Any) -> None:
+        """A labelled grid, see `pictures.save_grid`, that says in its title where the network falls short of the recipe's."""
+        lines = "\n".join(filter(None, (title, self.label)))
+        self.made.append((pictures.save_grid(self._file(stem, ".png"), images, columns, title=lines, **options).name, title))
 
     def save_figure(self, stem: str, figure: Any, caption: str) -> None:
         """A matplotlib figure."""
@@ -194,9 +201,10 @@ class Experiment:
             return
         places = {kind: self._file({"gif": "denoising"}.get(kind, kind), ".gif" if kind == "gif" else ".png") for kind in wanted}
         images, captions = sample.show(self.model, self.plan(), self.samples, places, seed=self.options.seed,
-                                       batch_size=self.options.sample_batch, title=f"{self.recipe.name}: ")
+                                       batch_size=self.options.sample_batch,
+                                       title=": ".join(filter(None, (self.recipe.name, self.label))) + "\n")
         self.values["samples"] = {"n": len(images), "metric": self.measure(images)}
-        self.made += [(places[kind].name, caption) for kind, caption in captions.items()]
+        self.made += [(places[kind].name, caption.replace("\n", ": ")) for kind, caption in captions.items()]
 
     @property
     def config(self) -> dict[str, Any]:

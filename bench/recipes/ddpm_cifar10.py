@@ -54,8 +54,8 @@ def interpolate(e: Experiment, pair: NDArray[np.float32]) -> tuple[list[NDArray[
     alpha_bars = schedules.alpha_bars(schedules.betas(model.spec.diffusion))
     x0, noise = pair.astype(np.float64), streams.normal(seed, "x_T", list(PAIR), pair.shape[1:]).astype(np.float64)
     strips, reached = [], []
-    for level in LEVELS:
-        first = next(i for i, t in enumerate(plan.timesteps) if t <= level * (T - 1))
+    starts = {next(i for i, t in enumerate(plan.timesteps) if t <= level * (T - 1)) for level in LEVELS}
+    for first in sorted(starts, reverse=True):  # a shortened path has fewer levels
         t = plan.timesteps[first]
         a, b = diffusion.q_sample(x0, np.full(len(pair), t), noise, alpha_bars)
         mixed = np.stack([diffusion.mix(a, b, share) for share in SHARES]).astype(np.float32)
