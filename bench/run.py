@@ -182,7 +182,7 @@ def run(args: argparse.Namespace, command: str) -> int:
             args.out.mkdir(parents=True, exist_ok=True)
             probe = args.out / ".writable"
             probe.touch()
-            probe.unlink()
+            probe.unlink(missing_ok=True)  # another run's probe, too
         except OSError as error:
             raise ConfigError(f"--out={str(args.out)!r}: {error.strerror}: must be a folder that can be written") from None
         if job.rank > 0:
@@ -192,9 +192,10 @@ def run(args: argparse.Namespace, command: str) -> int:
     if cells.reused:
         print(f"{cells.reused} finished cells were used again; --fresh does them again")
     print(report.terminal(this.rows, this.missing))
-    print(f"\nreport: {report.render(this.rows, this.images, args.out, command, this.missing)}")
-    if args.out.resolve() == ROOT / "results":
-        report.update_readme(ROOT / "README.md", this.rows)
+    with cells.shared("report"):  # one run writes it at a time
+        print(f"\nreport: {report.render(this.rows, this.images, args.out, command, this.missing)}")
+        if args.out.resolve() == ROOT / "results":
+            report.update_readme(ROOT / "README.md", this.rows)
     if bad := report.disagreements(this.rows):
         print("\n".join(["", *bad]), file=sys.stderr)
         return 4
