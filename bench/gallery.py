@@ -22,8 +22,9 @@ def write(out: Path) -> Path:
         text += [f"## {name}", "", f"{recipe.title}. After {recipe.source}.", "",
                  f"The whole of it: `python -m bench.recipe {name}`", ""]
         text += _shown(of[-1]) if of else ["Not run yet.", ""]
-        older = [row for row in of[:-1] if row.values["command"] != of[-1].values["command"]]
-        text += [f"- Also run: `{row.values['command']}`. {' '.join(row.values['notes'])} {_figures(row)}" for row in older]
+        older = {row.values["command"]: row for row in of[:-1] if row.values["command"] != of[-1].values["command"]}
+        text += [f"- Also run: `{command}`: {_linked(row.values['pictures'])}. {' '.join(row.values['notes'])} {_figures(row)}"
+                 for command, row in older.items()]
         text += [""] if older else []
     page = out / "gallery.md"
     with replacing(page) as file:
@@ -33,11 +34,15 @@ def write(out: Path) -> Path:
 
 def _shown(row: Row) -> list[str]:
     (first, caption), *others = row.values["pictures"]
-    links = ", ".join(f"[{words.rstrip('.')}](gallery/{file})" for file, words in others)
     notes = " ".join(row.values["notes"])
     figures = _figures(row)
     return ["```sh", row.values["command"], "```", "", f"![{caption}](gallery/{first})", "", *([notes, ""] if notes else []),
-            *([figures, ""] if figures else []), *([f"More: {links}.", ""] if links else [])]
+            *([figures, ""] if figures else []), *([f"More: {_linked(others)}.", ""] if others else [])]
+
+
+def _linked(made: list[list[str]]) -> str:
+    """Links to pictures, by their captions."""
+    return ", ".join(f"[{caption.rstrip('.')}](gallery/{file})" for file, caption in made)
 
 
 def _figures(row: Row) -> str:

@@ -91,9 +91,10 @@ def save_losses(path: Path, losses: Mapping[str, ArrayLike], ylabel: str, window
     for colour, (name, values) in zip(COLOURS, losses.items(), strict=False):
         y = np.asarray(values, np.float64)
         axes.plot(np.arange(1, len(y) + 1), y, color=colour, alpha=0.25, lw=0.8)
-        k = min(window, len(y))
+        k = max(1, min(window, len(y) // 4))
         axes.plot(np.arange(k, len(y) + 1), np.convolve(y, np.ones(k) / k, "valid"), color=colour, label=f"{name}, mean of {k}")
     axes.set_yscale("log")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend()
     return save(figure, path)
 
