@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from argparse import Namespace
 from collections.abc import Callable, Mapping
@@ -235,7 +236,8 @@ class Experiment:
         return hashlib.sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest()[:12]
 
     def _work(self, tag: str, seed: int) -> Path:
-        return self.options.out / "work" / f"recipe-{self.recipe.name}-{self._key}-{tag.replace(' ', '-')}{seed}"
+        name = "-".join(["recipe", self.recipe.name, self._key, *re.findall(r"\w+", tag), str(seed)])
+        return self.options.out / "work" / name
 
     def _file(self, stem: str, suffix: str) -> Path:
         parts = [self.recipe.name, *([] if self.options.weights is None else [Path(self.options.weights).name]), stem]
