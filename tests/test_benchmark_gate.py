@@ -117,7 +117,6 @@ def test_second_silent_way_disabled(baseline):
 
 
 def test_third_silent_way_xdist(baseline):
-    pytest.importorskip("xdist")
     code, told = run(baseline, *FAIL, "-n", "2")
     assert code == 4 and "-n: benchmarks that run beside one another measure nothing" in told
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import time
 from dataclasses import replace
@@ -239,9 +238,8 @@ def test_what_does_not_match_is_refused_by_its_first_difference(tmp_path, make, 
     assert str(caught.value).startswith(str(tmp_path / "a.pt")) and "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_lucidrains_own_class_is_refused(tmp_path):
-    if importlib.util.find_spec("denoising_diffusion_pytorch") is None:
-        pytest.skip("denoising-diffusion-pytorch is not installed; names of its layout are refused above")
     import_torchvision()
     from denoising_diffusion_pytorch import Unet
     torch.save(Unet(dim=64, dim_mults=(1, 2)).state_dict(), tmp_path / "a.pt")

@@ -38,8 +38,6 @@ def test_ray_is_loaded_only_when_asked_for():
 @contextlib.contextmanager
 def cluster_of(nodes):
     """A cluster whose head does no work, and its nodes of one CPU each."""
-    if importlib.util.find_spec("ray") is None:
-        pytest.skip("ray is not installed")
     from ray.cluster_utils import Cluster
 
     quick = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 1000, "health_check_failure_threshold": 5}

@@ -91,7 +91,7 @@ def test_diffusers_takes_our_training_steps(clip):
     assert np.abs(ours.weights()["conv_in.weight"] - start["conv_in.weight"]).max() > 1e-3
 
 
-@pytest.mark.parametrize("name", list(peers.PEERS))
+@pytest.mark.parametrize("name", ["diffusers", pytest.param("lucidrains", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("dtype", peers.DTYPES)
 def test_every_peer_takes_the_commands_of_the_speed_table(name, dtype, tmp_path):
     worker = session(name, replace(SPEC, dtype=dtype))
@@ -104,6 +104,7 @@ def test_every_peer_takes_the_commands_of_the_speed_table(name, dtype, tmp_path)
     assert commands.time_sample(worker, units=23, **STEPS)["seconds"] > 0
 
 
+@pytest.mark.slow
 def test_a_step_of_lucidrains_is_one_call_of_its_network(monkeypatch):
     peer = peers.create("lucidrains", SPEC)
     calls = []
@@ -131,6 +132,7 @@ def test_peers_import_nothing_until_one_is_created():
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 
+@pytest.mark.slow
 def test_sizes():
     """diffusers counts what ours does; lucidrains is another network, of the same order."""
     ours, lucid = session("torch"), session("lucidrains")
