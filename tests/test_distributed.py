@@ -225,6 +225,28 @@ def test_the_main_job_draws_the_same_images_on_many_processes(tmp_path, backend)
     assert not list((many / "work").glob("*/scratch/*"))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("program", [b"tiny_run.py", b"bench.worker"])
+def test_the_main_job_under_torchrun_goes_on_when_a_process_is_killed(tmp_path, program):
+    (tmp_path / "code").mkdir()
+    script = tree.copy_to(tmp_path / "code") / "tests" / "tiny_run.py"
+    job = [script, "--steps", "2", "--samples", "128", "--train-steps", "300", "--save-every", "0", "--out"]
+    run([*launcher("torch", None), *job, tmp_path / "whole"])
+    with started([*launcher("torch", None, restarts=1), *job, tmp_path / "killed"]) as process:
+        deadline = time.monotonic() + PATIENCE
+        while not list((tmp_path / "killed" / "work").glob("train-*/scratch/states/state-*[1-9]?.safetensors")):
+            assert process.poll() is None and time.monotonic() < deadline, "no state of step 10"
+            time.sleep(0.02)
+        os.kill(worker_of_rank(1, program, "RANK"), signal.SIGKILL)
+        out = process.communicate(timeout=PATIENCE)[0]
+    assert process.returncode == 0, out[-3000:]
+    whole, killed = ({row.kind: row.values for row in rows.read(tmp_path / name / "rows")} for name in ("whole", "killed"))
+    assert (whole["train"]["starts"], killed["train"]["starts"]) == (1, 2)
+    for name in ("losses", "weights", "ema"):
+        assert killed["train"][name] == whole["train"][name], name
+    assert [x.tobytes() for x in images(tmp_path / "whole").values()] == [x.tobytes() for x in images(tmp_path / "killed").values()]
+
+
 def test_one_process_options_are_refused_under_a_launcher(tmp_path, monkeypatch, capsys):
     from bench import run as main_job
 
