@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import tempfile
+import time
 from collections.abc import Callable, Hashable, Iterator
 from functools import partial
 from pathlib import Path
@@ -17,8 +18,9 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from bench import drawing, environment
+from bench import drawing, environment, fid
 from bench.config import ROOT
+from bench.data import Dataset
 from bench.worker import Worker, WorkerError
 from reference.config import ConfigError, require
 
@@ -30,6 +32,7 @@ Key = TypeVar("Key", bound=Hashable)
 def draw_cell(backend: str, spec: dict[str, Any], threads: int, timeout: float, cell: drawing.Drawing
               ) -> tuple[dict[str, Any], NDArray[np.float32], dict[str, Any]]:
     """(values of the row, images, the machine) of one sampling cell, drawn in a worker of this machine."""
+    began = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="ddim-bench-") as folder, \
             Worker(backend, spec, threads, Path(folder) / "worker.log") as worker:
         def call(command: str, stage: str, **args: Any) -> dict[str, Any]:
@@ -37,7 +40,17 @@ def draw_cell(backend: str, spec: dict[str, Any], threads: int, timeout: float, 
 
         call("create", "create")
         drawing.draw(call, cell, Path(folder))
-        return *drawing.collect(cell, Path(folder)), environment.describe()
+        return *drawing.collect(cell, Path(folder)), _machine(began)
+
+
+def measure_cell(images: NDArray[np.uint8], dataset: Dataset, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(values of the row, the machine) of one metric cell."""
+    began = time.perf_counter()
+    return dict(fid.evaluate(images, dataset, seed=seed)), _machine(began)
+
+
+def _machine(began: float) -> dict[str, Any]:
+    return environment.describe() | {"cell_seconds": round(time.perf_counter() - began, 3)}
 
 
 class Ray:

@@ -86,23 +86,29 @@ def _references(run: Run) -> dict[str, Any]:
 def measure(run: Run) -> None:
     """The metric of every set of images, beside its floor and ceiling for the same n."""
     job, n = run.job, run.job.preset.samples
-    bounds: dict[str, Callable[[], fid.Result]] = {"real": partial(fid.floor, n, job.dataset, test=job.held_out),
-                                                   "noise": partial(fid.ceiling, n, job.dataset, seed=job.seed)}
-    for name, compute in bounds.items():
-        _metric(run, bound_key(run, name), compute)
+    _metric(run, bound_key(run, "real"), partial(_here, run, fid.floor, n, job.dataset, test=job.held_out))
+    _metric(run, bound_key(run, "noise"), partial(_here, run, fid.ceiling, n, job.dataset, seed=job.seed))
     keys = {cell: metric_key(run, *cell) for cell in run.images}
     remote = {}
     if run.cluster:
         dataset = run.cluster.put(job.dataset)
-        remote = {cell: (images, dataset, "cpu", job.seed) for cell, images in run.images.items()
+        remote = {cell: (images, dataset, job.seed) for cell, images in run.images.items()
                   if not run.cells.done("metric", keys[cell])}
     for cell, images in tqdm(run.images.items(), desc="metric", leave=False):
         if cell not in remote:
-            _metric(run, keys[cell], partial(fid.evaluate, images, job.dataset, seed=job.seed))
+            _metric(run, keys[cell], partial(_here, run, fid.evaluate, images, job.dataset, seed=job.seed))
     if run.cluster:
-        for cell, fetch in run.cluster.map(fid.evaluate, remote):
+        for cell, fetch in run.cluster.map(executor.measure_cell, remote):
             _metric(run, keys[cell], fetch)
 
 
-def _metric(run: Run, key: dict[str, Any], compute: Callable[[], fid.Result]) -> None:
-    run.cell("metric", key, lambda folder: run.row("metric", key["backend"], key, dict(compute())))
+def _here(run: Run, function: Callable[..., fid.Result], *args: Any, **more: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    return dict(function(*args, **more)), run.environment | {"load": list(os.getloadavg())}
+
+
+def _metric(run: Run, key: dict[str, Any], compute: Callable[[], tuple[dict[str, Any], dict[str, Any]]]) -> None:
+    def row(folder: Path) -> Row:
+        values, machine = compute()
+        return replace(run.row("metric", key["backend"], key, values), environment=machine)
+
+    run.cell("metric", key, row)

@@ -155,7 +155,7 @@ class Run:
         def timed(folder: Path) -> Row:
             began = time.perf_counter()
             row = compute(folder)
-            return replace(row, environment=row.environment | {"cell_seconds": round(time.perf_counter() - began, 3)})
+            return replace(row, environment={"cell_seconds": round(time.perf_counter() - began, 3)} | row.environment)
 
         try:
             row = self.cells.run(name, key, timed)
