@@ -49,13 +49,13 @@ def _figures(row: Row) -> str:
     """What a row measured, in a line."""
     parts = [f"Backend {row.backend}"]
     if training := row.values.get("training"):
-        last = [np.mean(run["losses"][-25:]) for run in training.values()]
+        last = [run["losses"][-25:] for run in training.values()]
         seconds = sum(run["seconds"] for run in training.values())
         parts.append(f"{len(training)} training{'s' if len(training) > 1 else ''} in {seconds:.0f} s"
-                     + (f", mean loss of the last 25 steps {last[0]:.4f}" if len(last) == 1 else ""))
+                     + (f", mean loss of the last {len(last[0])} steps {np.mean(last[0]):.4f}" if len(last) == 1 else ""))
     metrics = {**{name: value["metric"] for name, value in {**row.values.get("variance", {})}.items()},
                "samples": row.values.get("samples", {}).get("metric")}
     parts += [f"{m['metric']} of {name} {m['fid']:.1f} (n = {m['n']})" for name, m in metrics.items() if m]
     if errors := row.values.get("round_trip_error"):
-        parts.append("round-trip error " + ", ".join(f"{np.mean(errors[s]):.4f} at S = {s}" for s in sorted(errors, key=int)))
+        parts.append("round-trip error " + ", ".join(f"{np.mean(errors[s]):.2g} at S = {s}" for s in sorted(errors, key=int)))
     return "; ".join(parts) + "."
