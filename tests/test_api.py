@@ -28,7 +28,8 @@ def tiny(backend="torch", **diffusion):
 def test_the_example_of_the_docstring_runs(backend, capsys):
     code = textwrap.dedent(api.__doc__.split("\n\n", 1)[1].rsplit("\n\n", 1)[0])
     names: dict = {}
-    for long, short in (('"torch"', repr(backend)), ("16, steps=50", "2, steps=5"), ("batch_size=16", "batch_size=1, least=0.01, cap_seconds=1")):
+    for long, short in (('"torch"', repr(backend)), ("16, steps=50", "2, steps=5"),
+                        ("batch_size=16", "batch_size=1, least=0.01, cap_seconds=1")):
         assert long in code
         code = code.replace(long, short)
     exec(code, names)
