@@ -219,6 +219,13 @@ def test_a_mistake_is_one_line_and_leaves_nothing(images, tmp_path, capsys, opti
     assert not (tmp_path / "out" / "rows").exists() and not (tmp_path / "out" / "gallery").exists()
 
 
+def test_half_precision_trains_and_counts_the_steps_that_its_loss_scale_left_out(images):
+    row, = run(images, "fashion-mnist-mindspore", "--steps", "3", "--batch-size", "4", "--samples", "4", "--sampling-steps", "2",
+               "--dtype", "float16")
+    training = row.values["training"]["seed 0"]
+    assert training["skipped"] == 0 and np.isfinite(training["losses"]).all() and row.config["dtype"] == "float16"
+
+
 def test_epochs_are_passes_over_the_data(images):
     row, = run(images, "mnist-scratch", "--epochs", "0.06", "--batch-size", "4", "--samples", "4")
     assert row.config["steps"] == round(0.06 * 200 / 4)
