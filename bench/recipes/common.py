@@ -240,8 +240,9 @@ class Experiment:
         return self.options.out / "work" / name
 
     def _file(self, stem: str, suffix: str) -> Path:
-        parts = [self.recipe.name, *([] if self.options.weights is None else [Path(self.options.weights).name]), stem]
-        return self.gallery / ("-".join(filter(None, parts)) + suffix)
+        backend = "" if self.options.backend == self.recipe.backend else self.options.backend
+        weights = "" if self.options.weights is None else Path(self.options.weights).name
+        return self.gallery / ("-".join(filter(None, (self.recipe.name, backend, weights, stem))) + suffix)
 
     def _data(self, split: str) -> Dataset:
         o, name, (channels, *size) = self.options, self.recipe.preset.dataset, self.shape
