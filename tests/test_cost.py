@@ -68,10 +68,12 @@ def test_predictions_are_within_a_quarter_of_the_job(tmp_path):
         job(code, "--out", out)
         seconds, memory = measured(out)
         assert set(foretold) == set(seconds) | {("torch", "start")}
-        off = {cell: foretold[cell][0] / seconds[cell] - 1 for cell in seconds if "sample" in cell[1] or "train" in cell[1]}
+        off = {cell: foretold[cell][0] / seconds[cell] - 1 for cell in seconds
+               if cell[1].startswith(("sample", "train"))}  # tiny_run.py shortens the timings; other cells end within a second
         whole = sum(foretold[cell][0] for cell in seconds) / sum(seconds.values()) - 1
         largest = {cell: foretold[cell][1] / megabytes - 1 for cell, megabytes in memory.items()}
-        print(json.dumps({"whole": whole, **{" ".join(k): v for k, v in (off | largest).items()}}, indent=1))
+        print(json.dumps({"whole": whole, "seconds": {" ".join(k): v for k, v in off.items()},
+                          "memory": {" ".join(k): v for k, v in largest.items()}}, indent=1))
         if all(abs(x) <= TOLERANCE for x in (whole, *off.values(), *largest.values())):
             break
     else:
