@@ -183,11 +183,10 @@ def test_floating_arrays_keep_their_dtype_on_the_way_to_the_device() -> None:
         assert backend.to_host(backend.to_device(np.ones(3, dtype))).dtype == dtype
 
 
-@pytest.mark.parametrize("spec", [Spec(SMALL, device="ascend"), Spec(SMALL, device="cuda:99"), Spec(SMALL, device="cpu:x"),
-                                  Spec(SMALL, dtype="float16")], ids=lambda s: f"{s.device}-{s.dtype}")
-def test_what_the_machine_lacks_is_one_line(spec: Spec) -> None:
-    with pytest.raises(DeviceError, match=f"{spec.device if spec.dtype == 'float32' else spec.dtype}") as error:
-        create(spec)
+@pytest.mark.parametrize("device", ["ascend", "cuda:99", "cpu:x"])
+def test_what_the_machine_lacks_is_one_line(device: str) -> None:
+    with pytest.raises(DeviceError, match=device) as error:
+        create(Spec(SMALL, device=device))
     assert "\n" not in str(error.value)
 
 
