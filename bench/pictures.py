@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from io import BytesIO
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ def save_gif(path: Path, frames: Sequence[Images], labels: Sequence[str], *, col
 def save_losses(path: Path, losses: Mapping[str, ArrayLike], ylabel: str, window: int = 25) -> Path:
     """A PNG of losses against the training step, each step pale and the running mean of `window` steps in full colour."""
     figure, axes = plot("training step", ylabel)
-    for colour, (name, values) in zip(COLOURS, losses.items(), strict=False):
+    for colour, (name, values) in zip(cycle(COLOURS), losses.items(), strict=False):
         y = np.asarray(values, np.float64)
         axes.plot(np.arange(1, len(y) + 1), y, color=colour, alpha=0.25, lw=0.8)
         k = max(1, min(window, len(y) // 4))

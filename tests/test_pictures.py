@@ -72,6 +72,14 @@ def test_losses_of_any_length_make_a_picture(tmp_path):
             assert picture.size == (720, 480)
 
 
+def test_every_curve_is_drawn(monkeypatch, tmp_path):
+    drawn = []
+    plot = pictures.plot
+    monkeypatch.setattr(pictures, "plot", lambda *args: drawn.append(plot(*args)) or drawn[0])
+    pictures.save_losses(tmp_path / "a.png", {str(n): [1.0, 0.5] for n in range(9)}, "loss")
+    assert len(drawn[0][1].get_legend().get_texts()) == 9
+
+
 def test_a_place_that_cannot_be_written_is_one_line_and_leaves_nothing(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(FileError, match="file.*can't be made"):

@@ -68,7 +68,7 @@ def test_a_recipe_leaves_its_pictures_its_row_and_its_place_on_the_page(images, 
     shortened, data = row.values["notes"]
     assert re.fullmatch(r"Shortened: 3 of the recipe's [\d,]+ training steps, batch 4\.", shortened)
     assert config.PRESETS[name].dataset in data and "was not at hand" in data
-    assert len(row.values["pictures"]) >= 2
+    assert len(row.values["pictures"]) >= 1
     for file, caption in row.values["pictures"]:
         with Image.open(images / "out" / "gallery" / file) as picture:
             assert min(picture.size) >= 50 and len(set(np.asarray(picture.convert("L")).ravel())) > 8

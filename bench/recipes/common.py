@@ -192,7 +192,8 @@ class Experiment:
         self.made.append((pictures.save_grid(self._file(stem, ".png"), images, columns, title=lines, **options).name, title))
 
     def save_figure(self, stem: str, figure: Any, caption: str) -> None:
-        """A matplotlib figure."""
+        """A matplotlib figure of one plot, which gets the same title as `save_grid`'s."""
+        figure.axes[0].set_title(self.label, fontsize=9)
         self.made.append((pictures.save(figure, self._file(stem, ".png")).name, caption))
 
     def show_samples(self) -> None:

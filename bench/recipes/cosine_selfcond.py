@@ -62,7 +62,6 @@ def run(e: Experiment) -> None:
         e.save_figure("", figure, "The metric of each choice; ticks are single seeds, lower is better.")
     e.save_grid("samples", to_uint8(np.concatenate(shown)), len(shown[0]), rows=list(found),
                 title=f"samples of the first seed, DDIM, S = {plan.steps}")
-    e.losses()
 
 
 RECIPE = Recipe(
