@@ -133,14 +133,16 @@ class TorchBackend:
 
     def loss_and_gradients(self, batch: Batch) -> tuple[Tensor, Weights]:
         """Scalar loss and gradients by canonical name, before clipping."""
-        loss = self._backward(batch, self.network)
-        if self.optimiser.scaler:
-            torch._foreach_div_([cast(Tensor, p.grad) for p in self.network.parameters()], self.optimiser.scaler.scale)
-        return loss, {name: self.to_host(cast(Tensor, p.grad)).copy() for name, p in self.network.named_parameters()}
+        scale = self._loss_scale()
+        loss = self._backward(batch, self.network, scale)
+        while scale > 1 and not all(cast(Tensor, p.grad).isfinite().all() for p in self.network.parameters()):
+            scale /= 2  # float16 overflowed; training would leave the step out
+            loss = self._backward(batch, self.network, scale)
+        return loss, {name: self.to_host(cast(Tensor, p.grad)) / np.float32(scale) for name, p in self.network.named_parameters()}
 
     def train_step(self, batch: Batch) -> Tensor:
         """One optimiser and EMA step; the loss stays on the device."""
-        loss = self._backward(batch, self.trained)
+        loss = self._backward(batch, self.trained, self._loss_scale())
         self.optimiser.step(batch.step)
         self.step_count = batch.step + 1
         return processes.mean(loss, self.spec.processes)
@@ -179,7 +181,10 @@ class TorchBackend:
         self.step_count = int(state["step"])
         self.optimiser.load_state(state)
 
-    def _backward(self, batch: Batch, trained: torch.nn.Module) -> Tensor:
+    def _loss_scale(self) -> float:
+        return self.optimiser.scaler.scale if self.optimiser.scaler else 1.0
+
+    def _backward(self, batch: Batch, trained: torch.nn.Module, scale: float) -> Tensor:
         self.network.train()
         self.optimiser.adam.zero_grad(set_to_none=True)
         if self.spec.model.dropout:
@@ -193,7 +198,7 @@ class TorchBackend:
                 return trained(self._layout(x), t).to(self.dtype)
 
         loss = self.process.loss(network, x0, self.to_device(batch.t), noise, coin)
-        (loss * self.optimiser.scaler.scale if self.optimiser.scaler else loss).backward()
+        (loss * scale if scale != 1 else loss).backward()
         return loss.detach()
 
     def _denoise(self, ema: bool, x: Tensor, shifts: list[Tensor]) -> Tensor:

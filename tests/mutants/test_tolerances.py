@@ -7,7 +7,7 @@ import pytest
 
 from tests.conformance.kit import TOLERANCES
 
-ULP = {"float64": float(np.finfo(np.float64).eps), "float32": float(np.finfo(np.float32).eps), "bfloat16": 2.0**-7}
+ULP = {"float64": float(np.finfo(np.float64).eps), "float32": float(np.finfo(np.float32).eps), "bfloat16": 2.0**-7, "float16": 2.0**-10}
 ROWS = [(device, dtype, quantity) for device, table in TOLERANCES.items() for dtype, rows in table.items() for quantity in rows]
 
 
