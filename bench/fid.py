@@ -2,7 +2,8 @@
 
 The features come from `bench.extractor`, so no value here may stand beside a paper's Inception FID. FID is biased in
 the number of images (Chong & Forsyth, arXiv:1911.07023): every result carries n, FID at n/2 and the 1/n extrapolation.
-KID (Binkowski et al., arXiv:1801.01401) is unbiased.
+KID (Binkowski et al., arXiv:1801.01401) is unbiased. Precision and recall (Kynkaanniemi et al., arXiv:1904.06991) tell
+images that look real from images that cover the data; they too depend on the number of images.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from bench import extractor
+from bench import extractor, streams
 from bench.data import DataError, Dataset, load, load_subset, to_uint8
 from bench.torchvision_shim import import_torchvision
 from reference.config import require
@@ -21,6 +22,8 @@ from reference.config import require
 METRIC = f"FID[{extractor.NAME}]"
 DEFAULT_REFERENCE = "train"
 KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000
+PRC_NEIGHBOURS = 3  # k of the paper
+PRC_ROWS = 1000  # of the matrix of distances, taken at once: bounds its memory
 
 Images = NDArray[np.uint8]
 Statistics = dict[str, NDArray[np.float64]]  # torch-fidelity's keys: "mu" (d,), "sigma" (d, d)
@@ -30,7 +33,8 @@ class Result(TypedDict):
     """One measurement. `kid_std` spreads over random subsets of the same images: it is no standard error.
 
     `fid_half` is the mean FID of the two halves of the images and `fid_inf` the extrapolation from n/2 and n to
-    infinitely many; both are None below four times the feature width.
+    infinitely many; both are None below four times the feature width. `precision` and `recall` compare `prc_size` images
+    of each side, all of the smaller one.
     """
 
     metric: str
@@ -40,6 +44,9 @@ class Result(TypedDict):
     kid: float
     kid_subset_std: float
     kid_subset_size: int
+    precision: float
+    recall: float
+    prc_size: int
     n: int
     extractor: str
     extractor_sha256: str
@@ -97,11 +104,11 @@ def evaluate(
 ) -> Result:
     """Measure uint8 images (n, 1, 28, 28) against a reference.
 
-    `reference` names shipped statistics ("train" or "train[30000:]"; KID then uses the 4,000 training images that
-    ship), or is an array of reference images, or a data set: then images of its shape are measured against its own, both
-    through `convert`, and Fashion-MNIST against its shipped statistics. `seed` chooses KID's subsets. Raises ConfigError for
-    fewer images than twice the feature width, where the covariance is (nearly) singular and FID meaningless, and for an
-    unknown name.
+    `reference` names shipped statistics ("train" or "train[30000:]"; KID, precision and recall then use the 4,000 training
+    images that ship), or is an array of reference images, or a data set: then images of its shape are measured against its
+    own, both through `convert`, and Fashion-MNIST against its shipped statistics. `seed` chooses KID's subsets and the images for
+    precision and recall. Raises ConfigError for fewer images than twice the feature width, where the covariance is (nearly)
+    singular and FID meaningless, and for an unknown name.
     """
     converted = ""
     if isinstance(reference, Dataset):
@@ -132,6 +139,7 @@ def evaluate(
     size = min(KID_SUBSET_SIZE, n, len(kid_target))
     kid = kid_features_to_metric(torch.from_numpy(found), torch.from_numpy(kid_target), kid_subsets=KID_SUBSETS,
                                  kid_subset_size=size, rng_seed=seed, verbose=False)
+    precision, recall, prc_size = _precision_recall(found, kid_target, seed)
     fid = _fid(_statistics(found), target)
     fid_half = fid_inf = None
     if n >= 4 * extractor.WIDTH:
@@ -140,8 +148,9 @@ def evaluate(
         fid_inf = extrapolate(fid, n, fid_half, n // 2)
     return Result(
         metric=METRIC, fid=fid, fid_half=fid_half, fid_inf=fid_inf, kid=kid[KEY_METRIC_KID_MEAN],
-        kid_subset_std=kid[KEY_METRIC_KID_STD], kid_subset_size=size, n=n, extractor=extractor.NAME,
-        extractor_sha256=extractor.sha256(), reference=provenance, kid_reference=kid_provenance, seed=seed,
+        kid_subset_std=kid[KEY_METRIC_KID_STD], kid_subset_size=size, precision=precision, recall=recall,
+        prc_size=prc_size, n=n, extractor=extractor.NAME, extractor_sha256=extractor.sha256(), reference=provenance,
+        kid_reference=kid_provenance, seed=seed,
     )
 
 
@@ -201,6 +210,18 @@ def _fid(one: Statistics, two: Statistics) -> float:
     from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
 
     return float(fid_statistics_to_metric(one, two, verbose=False)[KEY_METRIC_FID])
+
+
+def _precision_recall(found: NDArray[np.float64], target: NDArray[np.float64], seed: int) -> tuple[float, float, int]:
+    """(precision, recall, images of each side): as many of both, as in the paper, for both values depend on either number."""
+    import torch
+    from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
+
+    size = min(len(found), len(target))
+    one, two = (torch.from_numpy(x[streams.permutation(seed, "subset", len(x), 0)[:size]]) for x in (found, target))
+    out = prc_features_to_metric(one, two, prc_neighborhood=PRC_NEIGHBOURS, prc_batch_size=PRC_ROWS, save_cpu_ram=True,
+                                 verbose=False)
+    return out[KEY_METRIC_PRECISION], out[KEY_METRIC_RECALL], size
 
 
 @functools.cache
