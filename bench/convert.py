@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from bench import checkpoint, layouts, tensor_files
+from bench.command_line import exit_code
 from bench.diffusers_json import CheckpointError
-from reference.config import SCHEDULES, ConfigError, DiffusionConfig, ModelConfig
+from reference.config import SCHEDULES, DiffusionConfig, ModelConfig
 
 HUB_NAME = re.compile(r"(?P<name>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?")  # owner/name, owner/name@revision
 HEADS = 4  # improved-diffusion's default, which its files don't hold
@@ -99,18 +100,18 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--timesteps", type=int, help="T, where the source does not say it; default: 1000")
     p.add_argument("--mindspore", action="store_true", help="also write unet/diffusion_pytorch_model.ckpt for MindSpore")
     args = p.parse_args(argv)
-    try:
-        weights, model, diffusion = load(args.source, args.sample_size, args.heads)
-        given = {key: value for key in ("schedule", "timesteps") if (value := getattr(args, key)) is not None}
-        diffusion = replace(diffusion, **given)
-        checkpoint.save_pipeline(args.folder, weights, model, diffusion)
-        if args.mindspore:
-            tensor_files.write_mindspore(args.folder / "unet" / checkpoint.FILES[3], weights)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return exit_code(lambda: run(args))
+
+
+def run(args: argparse.Namespace) -> None:
+    """Read the source and write the folder."""
+    weights, model, diffusion = load(args.source, args.sample_size, args.heads)
+    given = {key: value for key in ("schedule", "timesteps") if (value := getattr(args, key)) is not None}
+    diffusion = replace(diffusion, **given)
+    checkpoint.save_pipeline(args.folder, weights, model, diffusion)
+    if args.mindspore:
+        tensor_files.write_mindspore(args.folder / "unet" / checkpoint.FILES[3], weights)
     print(f"wrote {args.folder}: {sum(value.size for value in weights.values())} parameters, {diffusion}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import backends
 from bench import data, gallery
+from bench.command_line import exit_code
 from bench.config import ROOT
 from bench.logs import LOGS
 from bench.recipes import RECIPES
 from bench.recipes.common import Experiment
-from bench.training import TrainingError
-from reference.config import ConfigError, require
+from reference.config import require
 from reference.timesteps import parse_steps
 
 
@@ -76,20 +76,9 @@ def run(args: argparse.Namespace, command: str) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command line; exit codes as `bench.train`'s."""
+    """Command line; exit codes as `bench.run`'s."""
     argv = sys.argv[1:] if argv is None else argv
-    try:
-        run(parser().parse_args(argv), shlex.join(["python", "-m", "bench.recipe", *argv]))
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except TrainingError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 3
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last state", file=sys.stderr)
-        return 130
-    return 0
+    return exit_code(lambda: run(parser().parse_args(argv), shlex.join(["python", "-m", "bench.recipe", *argv])), "the last state")
 
 
 if __name__ == "__main__":

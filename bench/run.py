@@ -25,9 +25,9 @@ import backends
 from backends.protocol import Spec
 from bench import convert, cost, data, distributed, executor, extractor, report, speed, training
 from bench.cells import Cells
+from bench.command_line import exit_code
 from bench.config import PRESETS, ROOT, get_preset
 from bench.job import Job, Run, with_options
-from bench.worker import WorkerError
 from reference import weights
 from reference.config import ConfigError, require
 from reference.conventions import CONVENTIONS, adopt, get_convention
@@ -203,23 +203,10 @@ def run(args: argparse.Namespace, command: str) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run with a command line; returns the exit code, and prints a user's mistake as one line."""
+    """Run with a command line; returns the exit code."""
     argv = sys.argv[1:] if argv is None else argv
     distributed.serve_as_scheduler()
-    try:
-        return run(parser().parse_args(argv), shlex.join(["python", "bench/run.py", *argv]))
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:  # a full disk, a folder that is gone
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except WorkerError as error:  # with several processes none can go on alone
-        print(f"error: {error}", file=sys.stderr)
-        return 3
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the finished cells", file=sys.stderr)
-        return 130
+    return exit_code(lambda: run(parser().parse_args(argv), shlex.join(["python", "bench/run.py", *argv])), "the finished cells")
 
 
 if __name__ == "__main__":

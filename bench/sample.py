@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 import backends
 from bench import api, files, pictures
+from bench.command_line import exit_code
 from bench.data import to_uint8
 from reference.config import ConfigError, require
 from reference.conventions import CONVENTIONS, Plan
@@ -66,14 +67,7 @@ def main(argv: list[str] | None = None) -> int:
         p.add_argument(f"--{kind}", type=Path, metavar="FILE", help=f"where to draw the {kind}")
     p.add_argument("--save", type=Path, metavar="FILE.npy", help="where to keep the images")
     args = p.parse_args(argv)
-    try:
-        run(args)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return exit_code(lambda: run(args))
 
 
 def run(args: argparse.Namespace) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from tqdm import tqdm
 
 from bench import extrapolation, files, rows, timing
 from bench.cells import Cells
+from bench.command_line import exit_code
 from bench.config import PRESETS, ROOT, Preset, get_preset
 from bench.pictures import COLOURS
 from bench.rows import Row
@@ -240,15 +242,9 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     p.add_argument("--out", type=Path, default=ROOT / "results")
     p.add_argument("--fresh", action="store_true", help="do finished points again")
+    argv = sys.argv[1:] if argv is None else argv
     args = p.parse_args(argv)
-    try:
-        return run(args, " ".join(["python -m bench.scaling", *(sys.argv[1:] if argv is None else argv)]))
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the finished points", file=sys.stderr)
-        return 130
+    return exit_code(lambda: run(args, shlex.join(["python", "-m", "bench.scaling", *argv])), "the finished points")
 
 
 if __name__ == "__main__":

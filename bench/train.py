@@ -23,10 +23,11 @@ from tqdm import tqdm
 import backends
 from backends.protocol import Spec
 from bench import checkpoint, data, distributed, environment, training
+from bench.command_line import exit_code
 from bench.config import ROOT, get_preset
 from bench.logs import LOGS, Log
 from reference import weights
-from reference.config import ConfigError, require
+from reference.config import require
 from reference.conventions import CONVENTIONS, adopt, adopt_network
 
 
@@ -48,22 +49,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--save", type=Path, required=True, help="folder of the finished pipeline")
     args = parser.parse_args(argv)
     distributed.serve_as_scheduler()
-    try:
-        args.backend = distributed.launched().backends(args.backend) or "torch"
-        train(args, ["python", "-m", "bench.train", *(sys.argv[1:] if argv is None else argv)])
-    except (ConfigError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except training.TrainingError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 3
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last state", file=sys.stderr)
-        return 130
-    return 0
+    command = shlex.join(["python", "-m", "bench.train", *(sys.argv[1:] if argv is None else argv)])
+    return exit_code(lambda: train(args, command), "the last state")
 
 
-def train(args: argparse.Namespace, command: list[str]) -> None:
+def train(args: argparse.Namespace, command: str) -> None:
     """Train, saving states beside `args.save`, then write the pipeline folder."""
     preset = get_preset(args.preset)
     preset = replace(preset, model=adopt_network(preset.model, args.convention), diffusion=adopt(preset.diffusion, args.convention))
@@ -72,23 +62,24 @@ def train(args: argparse.Namespace, command: list[str]) -> None:
             f"must exceed the warm-up's {preset.optim.warmup_steps}")
     optim = replace(preset.optim, total_steps=args.steps)
     launch = distributed.launched()
+    name = launch.backends(args.backend) or "torch"
     spec = Spec(preset.model, preset.diffusion, optim, args.device, args.dtype, args.mode, launch.rank, launch.processes)
     batch_size = args.batch_size or preset.batch_size
     dataset = data.from_options(args, preset.dataset, spec.image_shape, "train")
-    backend = backends.load(args.backend).create(spec)
+    backend = backends.load(name).create(spec)
     backend.load_weights(weights.initialise(preset.model, args.seed))
-    config = {"backend": args.backend, "dataset": dataset.sha256}
+    config = {"backend": name, "dataset": dataset.sha256}
     logs, states = (args.save.with_name(args.save.name + suffix) for suffix in (".logs", ".states"))
     about = config | {"preset": preset.name, "optim": optim.to_dict(), "seed": args.seed, "batch_size": batch_size}
     with Log(logs, args.save.name, about, [] if spec.rank > 0 else args.log.split(",")) as log, \
-            tqdm(total=args.steps, desc=f"train {args.backend}", mininterval=2, disable=spec.rank > 0) as bar:
+            tqdm(total=args.steps, desc=f"train {name}", mininterval=2, disable=spec.rank > 0) as bar:
         done = training.fit(backend, spec, dataset.images, seed=args.seed, steps=args.steps, batch_size=batch_size,
                             flip=dataset.flip, states=states, config=config, save_every=args.save_every,
                             on_step=lambda n, _: bar.update(n - bar.n), on_losses=log.losses)
     if spec.rank > 0:
         return
     about = {
-        "command": shlex.join(command), "seconds": round(done.seconds + done.first_seconds, 1), "starts": done.starts,
+        "command": command, "seconds": round(done.seconds + done.first_seconds, 1), "starts": done.starts,
         "processes": spec.processes,
         "skipped_steps": done.skipped, "config": config | {
             "model": spec.model.to_dict(), "diffusion": spec.diffusion.to_dict(), "optim": optim.to_dict(), "seed": args.seed,

@@ -1,0 +1,48 @@
+"""Whatever ends a command is one line and an exit code, in all of them alike."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench import convert, recipe, run, sample, scaling, train
+from bench.command_line import exit_code
+from bench.training import TrainingError
+from bench.worker import WorkerDied, WorkerError
+from reference.config import ConfigError
+
+
+def fails(error: BaseException):
+    def command(*_):
+        raise error
+
+    return command
+
+
+@pytest.mark.parametrize(("error", "code", "line"), [
+    (ConfigError("--steps=0: must be positive"), 2, "error: --steps=0: must be positive\n"),
+    (OSError(28, "No space left on device"), 2, "error: [Errno 28] No space left on device\n"),
+    (TrainingError("step 3: the loss is nan"), 3, "error: step 3: the loss is nan\n"),
+    (WorkerError("out of memory"), 3, "error: out of memory\n"), (WorkerDied("SIGKILL"), 3, "error: SIGKILL\n"),
+    (KeyboardInterrupt(), 130, "interrupted; the same command goes on from the last state\n"),
+])
+def test_one_line_and_its_code(error, code, line, capsys):
+    assert exit_code(fails(error), "the last state") == code
+    assert capsys.readouterr().err == line
+
+
+def test_own_code_and_own_mistakes_pass():
+    """A command's own code is kept, and an error of the program itself is not dressed up as the user's."""
+    assert exit_code(lambda: 4) == 4 and exit_code(lambda: None) == 0
+    with pytest.raises(ZeroDivisionError):
+        exit_code(lambda: 1 // 0)
+
+
+@pytest.mark.parametrize(("module", "inner", "options"), [
+    (run, "run", ""), (train, "train", "--steps 9 --save x"), (recipe, "run", "mnist-scratch"), (scaling, "run", ""),
+    (sample, "run", "--weights x"), (convert, "load", "a b"),
+])
+def test_every_command_ends_this_way(module, inner, options, monkeypatch, capsys):
+    for error, code in ((OSError(28, "No space left on device"), 2), (WorkerError("out of memory"), 3), (KeyboardInterrupt(), 130)):
+        monkeypatch.setattr(module, inner, fails(error))
+        assert module.main(options.split()) == code
+        assert capsys.readouterr().err.count("\n") == 1
