@@ -114,7 +114,7 @@ class Model:
             if self.spec.diffusion.self_conditioning:  # the last x0_hat is not part of a state: from the start each time
                 a = 0
             z = self._z(seed, ids, a)
-            got = self.backend.sample(self.backend.to_device(states[0 if a == 0 else -1]), part(plan, a, b), z)
+            got = self.backend.sample(self.backend.to_device(states[0 if a == 0 else -1]), commands.cut(plan, a, b), z)
             states.append(self.backend.to_host(got).astype(np.float32))
         return np.stack(states), [plan.timesteps[0], *(plan.previous[b - 1] for b in cuts[1:])]
 
@@ -177,12 +177,6 @@ class Model:
 
     def _z(self, seed: int, ids: NDArray[np.int64], first: int = 0) -> Callable[[int], Images]:
         return lambda i: streams.normal(seed, "z", ids, self.spec.image_shape, step=first + i)
-
-
-def part(plan: Plan, start: int, stop: int) -> Plan:
-    """Steps start .. stop - 1 of a plan."""
-    fields = ("timesteps", "previous", "network_t", "noise_gate")
-    return replace(plan, **{name: getattr(plan, name)[start:stop] for name in fields})
 
 
 def describe_timesteps(timesteps: Sequence[int]) -> list[str]:

@@ -145,9 +145,7 @@ def time_sample(session: Session, units: int, batch_size: int, seed: int) -> dic
     """
     backend = _backend(session)
     full = make_plan(session.spec.diffusion, session.spec.diffusion.timesteps)
-    lengths = [min(full.steps, units - n) for n in range(0, units, full.steps)]
-    plans = [replace(full, **{name: getattr(full, name)[:length] for name in ("timesteps", "previous", "network_t", "noise_gate")})
-             for length in lengths]
+    plans = [cut(full, 0, min(full.steps, units - n)) for n in range(0, units, full.steps)]
     x = backend.to_device(streams.normal(seed, "x_T", np.arange(batch_size), session.spec.image_shape))
     backend.synchronize(x)
     began = time.perf_counter()
@@ -203,6 +201,12 @@ def _sample_batch(session: Session, out: NDArray[np.float32], ids: NDArray[np.in
     seconds = time.perf_counter() - began
     out[:] = images[:len(out)]
     return seconds
+
+
+def cut(plan: Plan, start: int, stop: int) -> Plan:
+    """Steps start .. stop - 1 of a plan."""
+    fields = ("timesteps", "previous", "network_t", "noise_gate")
+    return replace(plan, **{name: getattr(plan, name)[start:stop] for name in fields})
 
 
 def _backend(session: Session) -> Backend:
