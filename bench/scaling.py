@@ -29,6 +29,7 @@ from bench.pictures import COLOURS
 from bench.rows import Row
 from bench.run import choose_backends
 from bench.speed import Contender, Speed
+from bench.speed_report import hardware, peak_memory, unit_seconds
 from bench.worker import WorkerError
 from reference import weights
 from reference.config import ConfigError, require
@@ -129,18 +130,13 @@ def table(found: list[Row], axis: str) -> pd.DataFrame:
     for r in (r for r in found if r.config["axis"] == axis):
         who = f"{r.backend} {r.config['workload']}"
         line = lines.setdefault(r.config["value"], {UNITS[axis]: r.config["value"]})
-        line |= {f"{who}, ms": f"{1e3 * seconds(r):.4g}", f"{who}, MB": f"{memory(r) / 1e6:.0f}"}
+        line |= {f"{who}, ms": f"{1e3 * seconds(r):.4g}", f"{who}, MB": f"{peak_memory(r) / 1e6:.0f}"}
     return pd.DataFrame([lines[value] for value in sorted(lines)]).fillna("")
 
 
 def seconds(row: Row) -> float:
     """Median time of one unit."""
-    return float(np.median(row.values["block_seconds"])) / row.values["units_per_block"]
-
-
-def memory(row: Row) -> int:
-    """Peak memory of the point's process, or of its device where the framework counts that."""
-    return int(row.values["device"].get("peak_memory_bytes", row.values["peak_rss_bytes"]))
+    return float(np.median(unit_seconds(row)))
 
 
 def line_fit(found: list[Row], axis: str, workload: str, backend: str) -> tuple[float, float, float]:
@@ -178,7 +174,8 @@ def figure(found: list[Row], path: Path) -> None:
     fig, panels = plt.subplots(2, len(axes), squeeze=False, figsize=(3.6 * len(axes), 6), layout="constrained")
     series = sorted({(r.backend, r.config["workload"]) for r in found}, reverse=True)
     for column, axis in enumerate(axes):
-        for row, (label, value) in enumerate((("ms", lambda r: 1e3 * seconds(r)), ("peak memory, MB", lambda r: memory(r) / 1e6))):
+        for row, (label, value) in enumerate((("ms", lambda r: 1e3 * seconds(r)),
+                                              ("peak memory, MB", lambda r: peak_memory(r) / 1e6))):
             panel = panels[row][column]
             for i, (backend, workload) in enumerate(series):
                 here = sorted((r.config["value"], value(r)) for r in found if r.config["axis"] == axis
@@ -196,12 +193,11 @@ def figure(found: list[Row], path: Path) -> None:
 
 def render(found: list[Row], command: str) -> str:
     """`scaling.md`."""
-    e, first = found[0].environment, found[0]
-    where = ", ".join(e["gpu"]) if first.config["device"] != "cpu" and e.get("gpu") else f"{e['cpu']}, {e['affinity']} cores"
     text = ["# Scaling", "",
-            f"Made by `{command}` on {where}, preset {first.preset}, tuned, float32. One quantity varies at a time; every point is "
-            "a process of its own. Times are medians of 10 blocks after a warm-up. Memory is the process's peak, the framework "
-            "itself included, or the framework's counter on a GPU. Raw blocks: [rows/timing.jsonl](rows/timing.jsonl).",
+            f"Made by `{command}` on {hardware(found[0])}, preset {found[0].preset}, tuned, float32. One quantity varies at a "
+            "time; every point is a process of its own. Times are medians of 10 blocks after a warm-up. Memory is the process's "
+            "peak, the framework itself included, or the framework's counter on a GPU. Raw blocks: "
+            "[rows/timing.jsonl](rows/timing.jsonl).",
             "", "![scaling](figures/scaling.png)"]
     for axis in AXES:
         if any(r.config["axis"] == axis for r in found):

@@ -32,11 +32,15 @@ its parameters and GFLOP.
 - The backends' training step also averages the weights (EMA), which no peer's does."""
 
 
+def hardware(row: Row) -> str:
+    """The GPU, or the CPU and the cores that the process may use."""
+    e = row.environment
+    return ", ".join(e["gpu"]) if row.config["device"] != "cpu" and e.get("gpu") else f"{e['cpu']}, {e['affinity']} cores"
+
+
 def machine(row: Row) -> str:
     """What must agree for two rows to stand in one section, in words."""
-    e, c = row.environment, row.config
-    where = ", ".join(e["gpu"]) if c["device"] != "cpu" and e.get("gpu") else f"{e['cpu']}, {e['affinity']} cores"
-    return f"preset {row.preset}, {c['device']}: {where}, {c['threads']} threads"
+    return f"preset {row.preset}, {row.config['device']}: {hardware(row)}, {row.config['threads']} threads"
 
 
 def groups(found: Iterable[Row]) -> list[Group]:
@@ -71,6 +75,11 @@ def unit_seconds(row: Row) -> NDArray[np.float64]:
     return np.array(row.values["block_seconds"]) / row.values["units_per_block"]
 
 
+def peak_memory(row: Row) -> int:
+    """Bytes: of the contender's process, or of its device where the framework counts that."""
+    return int(row.values["device"].get("peak_memory_bytes", row.values["peak_rss_bytes"]))
+
+
 def speed_up(row: Row, other: Row | None) -> str:
     """How many times faster than `other`, with its interval; empty for itself and nobody."""
     if other is None or other is row:
@@ -90,7 +99,6 @@ def table(group: Group, roof: dict[tuple[str, str], tuple[float, str]]) -> pd.Da
         passes = flops.TRAINING if c["workload"] == "training step" else 1
         rate = passes * v["flops_per_image"] * c["batch_size"] / s["median"]
         top = roof.get((machine(r), c["dtype"]))
-        peak = int(v["device"].get("peak_memory_bytes", v["peak_rss_bytes"]))
         lines.append({
             "contender": c["contender"], "ms": f"{1e3 * s['median']:.4g}",
             "quartiles": f"{1e3 * s['q1']:.4g} .. {1e3 * s['q3']:.4g}",
@@ -101,7 +109,7 @@ def table(group: Group, roof: dict[tuple[str, str], tuple[float, str]]) -> pd.Da
             "x diffusers tuned": speed_up(r, by_name.get(f"diffusers tuned {c['dtype']}")),
             "x torch tuned": speed_up(r, by_name.get(f"torch tuned {c['dtype']}")),
             "roof": f"{100 * rate / top[0]:.0f}%" if top else "", "first call s": f"{v['first_seconds']:.3g}",
-            "peak MB": f"{peak / 1e6:.0f}", "M parameters": f"{v['parameters'] / 1e6:.2f}",
+            "peak MB": f"{peak_memory(r) / 1e6:.0f}", "M parameters": f"{v['parameters'] / 1e6:.2f}",
             "GFLOP/image": f"{v['flops_per_image'] / 1e9:.3f}",
         })
     out = pd.DataFrame(lines)
