@@ -83,19 +83,10 @@ def load_pipeline(folder: Path, file: Path | None = None) -> tuple[dict[str, np.
     config, process = unet / "config.json", scheduler / "scheduler_config.json"
     bare = not process.exists() and not (folder / "model_index.json").exists()
     diffusion = DiffusionConfig(variance="small") if bare else read_scheduler(process)
-    arrays = tensor_files.read(path, _largest(read_unet(config, legacy=True)))
+    largest = sum(8 * math.prod(shape) for shape in shapes(read_unet(config, legacy=True)).values()) + MAX_HEADER
+    arrays = tensor_files.read(path, largest)
     model = read_unet(config, legacy=bool(arrays) and any(".query." in name for name in arrays[0]))
     return as_weights(path, arrays[0] if arrays else {}, model), model, diffusion
-
-
-def load_weights(path: Path, model: ModelConfig) -> dict[str, np.ndarray]:
-    """float32 weights of one file, checked against the network's names and shapes. Raises `CheckpointError`."""
-    arrays = tensor_files.read(path, _largest(model))
-    return as_weights(path, arrays[0] if arrays else {}, model)
-
-
-def _largest(model: ModelConfig) -> int:
-    return sum(8 * math.prod(shape) for shape in shapes(model).values()) + MAX_HEADER
 
 
 def as_weights(path: Path, arrays: Mapping[str, np.ndarray], model: ModelConfig) -> dict[str, np.ndarray]:

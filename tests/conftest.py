@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"  # networks here are tiny: waiting for a second thread costs four times the work itself
 os.environ["MS_DEV_LAUNCH_BLOCKING"] = "1"  # for the same reason, of MindSpore's threads outside graphs: seven times
+os.environ.pop("PYTEST_ADDOPTS", None)  # is this run's, and not that of the runs that tests start
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -45,3 +47,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     slow = [item for item in items if item.get_closest_marker("slow")]
     config.hook.pytest_deselected(items=slow)
     items[:] = [item for item in items if item not in slow]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A pipeline folder with the initial weights of a tiny network."""
+    from bench.checkpoint import save_pipeline
+    from reference.config import DiffusionConfig
+    from reference.weights import initialise
+
+    from .tiny import TINY
+
+    save_pipeline(tmp_path / "pipeline", initialise(TINY, 0), TINY, DiffusionConfig())
+    return tmp_path / "pipeline"

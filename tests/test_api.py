@@ -13,8 +13,8 @@ from reference import samplers, unet, weights
 from reference.config import ConfigError, DiffusionConfig, ModelConfig, OptimConfig
 from reference.conventions import CLEAN
 
-TINY = ModelConfig(sample_size=8, block_out_channels=(8, 16), norm_num_groups=4, zero_init=False,
-                   down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"))
+from .tiny import TINY
+
 BACKENDS = ["torch", pytest.param("mindspore", marks=pytest.mark.slow)]
 
 

@@ -21,24 +21,18 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from bench import checkpoint, diffusers_json
-from bench.checkpoint import load_pipeline, load_state, load_weights, save_pipeline, save_state
+from bench.checkpoint import load_pipeline, load_state, save_pipeline, save_state
 from bench.diffusers_json import CheckpointError
 from bench.torchvision_shim import import_torchvision
 from reference import unet
 from reference.config import SCHEDULES, DiffusionConfig, ModelConfig
 from reference.weights import initialise
 
-TINY = ModelConfig(sample_size=8, block_out_channels=(8, 16), norm_num_groups=4, zero_init=False,
-                   down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"))
+from .tiny import TINY, same
+
 OTHERS = replace(TINY, in_channels=3, out_channels=6, layers_per_block=2, norm_eps=1e-5, downsample_padding=1,
                  flip_sin_to_cos=True, freq_shift=0, attention_head_dim=4, dropout=0.1)
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
-
-
-@pytest.fixture
-def folder(tmp_path):
-    save_pipeline(tmp_path / "pipeline", initialise(TINY, 0), TINY, DiffusionConfig())
-    return tmp_path / "pipeline"
 
 
 @pytest.mark.parametrize("model", [TINY, OTHERS, replace(TINY, num_attention_heads=2)])
@@ -52,7 +46,7 @@ def test_round_trip_is_exact(tmp_path, model, diffusion):
     save_pipeline(tmp_path / "a", weights, model, diffusion, {"training.json": "{}"})
     back, model_back, diffusion_back = load_pipeline(tmp_path / "a")
     assert (model_back, diffusion_back) == (model, diffusion)
-    assert set(back) == set(weights) and all(np.array_equal(back[name], weights[name]) for name in weights)
+    assert same(back, weights)
     assert (tmp_path / "a/training.json").read_text() == "{}"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a"]
 
@@ -230,20 +224,19 @@ def flip_bits(path, count, load, same):
 def test_a_flipped_bit_in_weights_never_goes_unseen(folder):
     weights = initialise(TINY, 0)
 
-    def same(found):
-        return found[1:] == (TINY, DiffusionConfig()) and all(np.array_equal(found[0][name], weights[name]) for name in weights)
+    def unharmed(found):
+        return found[1:] == (TINY, DiffusionConfig()) and same(found[0], weights)
 
-    assert flip_bits(folder / WEIGHTS, 600, lambda: load_pipeline(folder), same) < 10
+    assert flip_bits(folder / WEIGHTS, 600, lambda: load_pipeline(folder), unharmed) < 10
 
 
 def test_a_huge_file_is_refused_before_it_is_read(folder):
-    save_file({"conv_in.weight": np.zeros((1, 1), np.float32)}, folder / "huge.safetensors")
     header = json.dumps({"a": {"dtype": "F32", "shape": [1 << 30], "data_offsets": [0, 1 << 32]}}).encode()
     with (folder / "huge.safetensors").open("wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)
         file.truncate(8 + len(header) + (1 << 32))  # sparse
     with pytest.raises(CheckpointError, match="more than this network"):
-        load_weights(folder / "huge.safetensors", TINY)
+        load_pipeline(folder, folder / "huge.safetensors")
 
 
 @pytest.mark.parametrize("change, said", [
@@ -254,18 +247,19 @@ def test_a_huge_file_is_refused_before_it_is_read(folder):
     (lambda w: w | {"mid_block.attentions.0.query.bias": np.zeros(16, np.float32)}, "old and its new name"),
     (lambda w: {name: value for name, value in w.items() if name != "conv_out.bias"}, "conv_out.bias"),
 ])
-def test_wrong_weights_are_named(tmp_path, change, said):
-    save_file(change(initialise(TINY, 0)), tmp_path / "w.safetensors")
+def test_wrong_weights_are_named(folder, change, said):
+    save_file(change(initialise(TINY, 0)), folder / WEIGHTS)
     with pytest.raises(CheckpointError, match=said):
-        load_weights(tmp_path / "w.safetensors", TINY)
+        load_pipeline(folder)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])
-def test_other_precisions_become_float32(tmp_path, dtype):
+def test_other_precisions_become_float32(folder, dtype):
     weights = {name: value.astype(dtype) for name, value in initialise(TINY, 0).items()}
-    save_file(weights, tmp_path / "w.safetensors")
-    back = load_weights(tmp_path / "w.safetensors", TINY)
-    assert all(back[name].dtype == np.float32 and np.array_equal(back[name], weights[name].astype(np.float32)) for name in back)
+    save_file(weights, folder / WEIGHTS)
+    back = load_pipeline(folder)[0]
+    assert same(back, {name: value.astype(np.float32) for name, value in weights.items()})
+    assert {value.dtype for value in back.values()} == {np.dtype(np.float32)}
 
 
 def test_only_a_pipeline_is_replaced(folder, tmp_path):

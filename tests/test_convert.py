@@ -24,7 +24,8 @@ from reference.conventions import make_plan
 from reference.weights import initialise
 
 from .reference.test_config import CIFAR10
-from .test_checkpoint import TINY, edit, make_legacy
+from .test_checkpoint import edit, make_legacy
+from .tiny import TINY, same
 
 torch = pytest.importorskip("torch")
 from .other_codes import Parameters, nichol2021, song2021  # noqa: E402
@@ -40,16 +41,6 @@ def one_thread():
     with torch.no_grad():
         yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture
-def folder(tmp_path):
-    save_pipeline(tmp_path / "pipeline", initialise(TINY, 0), TINY, DiffusionConfig())
-    return tmp_path / "pipeline"
-
-
-def same(found, weights):
-    return set(found) == set(weights) and all(np.array_equal(found[name], weights[name]) for name in weights)
 
 
 # diffusers

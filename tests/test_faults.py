@@ -17,6 +17,7 @@ import pytest
 
 from bench import rows
 from tests import tree
+from tests.tiny import install_backend
 
 pytest.importorskip("torch", reason="the harmed backend is torch's")
 pytestmark = pytest.mark.slow
@@ -26,11 +27,7 @@ pytestmark = pytest.mark.slow
 def code(tmp_path_factory):
     """The code with the harmed backend installed beside it."""
     folder = tree.copy_to(tmp_path_factory.mktemp("code"))
-    package = folder / "shaky_backend-1.0.dist-info"
-    package.mkdir()
-    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: shaky-backend\nVersion: 1.0\n")
-    (package / "entry_points.txt").write_text("[ddim_bench.backends]\nshaky = shaky_backend\n")
-    shutil.copy(Path(__file__).with_name("shaky_backend.py"), folder)
+    install_backend(folder, "shaky", Path(__file__).with_name("shaky_backend.py").read_text())
     return folder
 
 

@@ -7,29 +7,18 @@ import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
 from bench import checkpoint, convert, run
-from bench.checkpoint import save_pipeline
 from bench.diffusers_json import CheckpointError
 from reference.config import DiffusionConfig
 from reference.weights import initialise
 
-from .test_checkpoint import TINY, WEIGHTS, make_legacy
+from .test_checkpoint import WEIGHTS, make_legacy
+from .tiny import TINY, same
 
 torch = pytest.importorskip("torch")
-
-
-@pytest.fixture
-def folder(tmp_path):
-    save_pipeline(tmp_path / "pipeline", initialise(TINY, 0), TINY, DiffusionConfig())
-    return tmp_path / "pipeline"
-
-
-def same(found, weights):
-    return set(found) == set(weights) and all(np.array_equal(found[name], weights[name]) for name in weights)
 
 
 @pytest.fixture

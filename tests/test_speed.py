@@ -15,6 +15,8 @@ from bench.config import Preset
 from bench.rows import Row
 from reference.config import ConfigError, DiffusionConfig, ModelConfig
 
+from .tiny import install_backend
+
 TINY = ModelConfig(sample_size=8, block_out_channels=(8, 16), norm_num_groups=4,
                    down_block_types=("DownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D"))
 PRESET = Preset("tiny", TINY, None, DiffusionConfig(timesteps=20), batch_size=4, sample_batch=2)
@@ -56,11 +58,7 @@ class Sleeper:
 @pytest.fixture
 def backend(tmp_path, monkeypatch):
     """The backend "sleep", as an installed package, for this process and the workers."""
-    package = tmp_path / "site" / "sleep_backend-1.0.dist-info"
-    package.mkdir(parents=True)
-    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: sleep-backend\nVersion: 1.0\n")
-    (package / "entry_points.txt").write_text("[ddim_bench.backends]\nsleep = sleep_backend\n")
-    (tmp_path / "site" / "sleep_backend.py").write_text(BACKEND)
+    install_backend(tmp_path / "site", "sleep", BACKEND)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
     monkeypatch.setattr(timing, "time_blocks", functools.partial(timing.time_blocks, least=0.02, cap_seconds=0.3))
     monkeypatch.setattr(speed, "workloads", lambda preset: [speed.Workload("training step", "time_train", 4)])

@@ -17,21 +17,12 @@ from bench.diffusers_json import CheckpointError
 from reference.config import DiffusionConfig
 from reference.weights import initialise
 
-from .test_checkpoint import OTHERS, TINY, WEIGHTS
+from .test_checkpoint import OTHERS, WEIGHTS
+from .tiny import TINY, same
 
 torch = pytest.importorskip("torch")
 from .other_codes import song2021  # noqa: E402
 from .test_convert import built  # noqa: E402
-
-
-@pytest.fixture
-def folder(tmp_path):
-    save_pipeline(tmp_path / "pipeline", initialise(TINY, 0), TINY, DiffusionConfig())
-    return tmp_path / "pipeline"
-
-
-def same(found, weights):
-    return set(found) == set(weights) and all(np.array_equal(found[name], weights[name]) for name in weights)
 
 
 def split(folder, change=lambda where: where):

@@ -12,10 +12,10 @@ from backends.protocol import Spec
 from bench import streams, training
 from bench.checkpoint import CheckpointError
 from reference import weights
-from reference.config import ConfigError, DiffusionConfig, ModelConfig, OptimConfig
+from reference.config import ConfigError, DiffusionConfig, OptimConfig
 
-TINY = ModelConfig(sample_size=8, block_out_channels=(8, 16), norm_num_groups=4, zero_init=False,
-                   down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"))
+from .tiny import TINY, same
+
 SPEC = Spec(TINY, DiffusionConfig(timesteps=20), OptimConfig(lr=1e-3, warmup_steps=4))
 IMAGES = np.random.default_rng(0).integers(0, 256, (10, 1, 8, 8), np.uint8)
 HOW = {"seed": 0, "batch_size": 4, "flip": True}
@@ -31,10 +31,6 @@ def backend(name="torch", spec=SPEC):
     return out
 
 
-def equal(a, b):
-    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
-
-
 def interrupt_at(step):
     def on_step(done, _):
         if done == step:
@@ -47,7 +43,7 @@ def test_losses_are_those_of_the_steps_one_by_one():
     done = training.fit(one, SPEC, IMAGES, steps=training.COLLECT_EVERY + 3, **HOW)
     batches = [streams.training_batch(0, IMAGES, n, 4, 20, flip=True) for n in range(training.COLLECT_EVERY + 3)]
     assert done.losses.tolist() == [float(other.train_step(batch)) for batch in batches]
-    assert equal(one.state(), other.state())
+    assert same(one.state(), other.state())
     assert done.seconds > 0 and done.first_seconds > 0 and (done.starts, done.skipped) == (1, 0)
 
 
@@ -63,11 +59,11 @@ def test_an_interrupted_training_ends_with_the_same_bits(tmp_path, name, spec):
     last = backend(name, spec)
     done = training.fit(last, spec, IMAGES, steps=8, states=tmp_path, save_every=0, **HOW)
     assert done.starts == 3 and np.array_equal(done.losses, expected.losses)
-    assert equal(last.state(), straight.state())
+    assert same(last.state(), straight.state())
     assert len(list(tmp_path.iterdir())) == 2  # the last good two
     again = backend(name, spec)  # nothing left to do
     assert np.array_equal(training.fit(again, spec, IMAGES, steps=8, states=tmp_path, **HOW).losses, expected.losses)
-    assert equal(again.state(), straight.state())
+    assert same(again.state(), straight.state())
 
 
 def test_states_are_saved_after_the_seconds_asked_for_and_at_the_end(tmp_path):
@@ -168,7 +164,7 @@ def test_half_precision_goes_on_with_the_same_scale(tmp_path):
         training.fit(overflowing(), HALF, IMAGES, steps=16, states=tmp_path, save_every=0, on_step=interrupt_at(5), **HOW)
     last = backend(spec=HALF)
     done = training.fit(last, HALF, IMAGES, steps=16, states=tmp_path, save_every=0, **HOW)
-    assert equal(last.state(), straight.state()) and done.skipped == expected.skipped >= 1
+    assert same(last.state(), straight.state()) and done.skipped == expected.skipped >= 1
 
 
 def test_half_precision_gradients_are_those_of_single_precision():

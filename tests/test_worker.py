@@ -2,7 +2,6 @@
 
 import importlib.util
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,11 +17,11 @@ from backends.protocol import Spec
 from bench import commands, streams
 from bench.worker import Worker, WorkerDied, WorkerError
 from reference import samplers, unet, weights
-from reference.config import ConfigError, DiffusionConfig, ModelConfig, OptimConfig
+from reference.config import ConfigError, DiffusionConfig, OptimConfig
 from reference.conventions import make_plan
 
-TINY = ModelConfig(sample_size=8, block_out_channels=(8, 16), norm_num_groups=4, zero_init=False,
-                   down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"))
+from .tiny import TINY, install_backend
+
 SPEC = {"model": TINY.to_dict(), "diffusion": DiffusionConfig(timesteps=20).to_dict(), "optim": OptimConfig().to_dict(),
         "device": "cpu", "dtype": "float32"}
 TRAIN = {"seed": 0, "steps": 6, "batch_size": 4, "flip": False}
@@ -32,11 +31,7 @@ GENTLE = {"steps": 5, "eta": 1.0}
 @pytest.fixture
 def start(tmp_path, monkeypatch):
     """start(harm, backend) gives a worker, with the fake backend installed as an outside package."""
-    package = tmp_path / "site" / "fake_backend-1.0.dist-info"
-    package.mkdir(parents=True)
-    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: fake-backend\nVersion: 1.0\n")
-    (package / "entry_points.txt").write_text("[ddim_bench.backends]\nfake = fake_backend\n")
-    shutil.copy(Path(__file__).with_name("fake_backend.py"), tmp_path / "site")
+    install_backend(tmp_path / "site", "fake", Path(__file__).with_name("fake_backend.py").read_text())
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
     workers = []
 
