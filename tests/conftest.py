@@ -9,6 +9,7 @@ import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"  # networks here are tiny: waiting for a second thread costs four times the work itself
 os.environ["MS_DEV_LAUNCH_BLOCKING"] = "1"  # for the same reason, of MindSpore's threads outside graphs: seven times
+os.environ.setdefault("PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION", "python")  # as MindSpore needs it, if tensorboard comes first
 os.environ.pop("PYTEST_ADDOPTS", None)  # is this run's, and not that of the runs that tests start
 
 
