@@ -18,6 +18,15 @@ class FileError(ConfigError):
     """A file can't be written; the message names it and the system's reason."""
 
 
+def folder(path: Path) -> Path:
+    """`path` as a folder, made with its parents where it is missing. Raises `FileError`."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileError(f"{path}: can't be made: {error.strerror}") from error
+    return path
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file that takes the place of `path` once its block ends well: written beside it, synced, renamed.

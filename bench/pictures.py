@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bench.files import FileError, replacing
+from bench.files import folder, replacing
 from reference.config import require
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe & Ito's, safe for the colour-blind
@@ -128,10 +128,7 @@ def _check(images: Images) -> None:
 
 
 def _write(path: Path, buffer: BytesIO) -> Path:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FileError(f"{path.parent}: can't be made: {error.strerror}") from error
+    folder(path.parent)
     with replacing(path) as file:
         file.write(buffer.getvalue())
     return path
