@@ -20,7 +20,6 @@ class Mutant(NamedTuple):
     mode: str = "tuned"
 
 
-COEFFICIENTS = 'x_prev = c["prev_from_x0"][i] * x0'
 QKV = "project(tokens).reshape(n, h * w, self.heads, -1).transpose(1, 2)"
 ATTEND = "F.scaled_dot_product_attention(q, k, v)"
 ADAM_STEP = "        self.adam.step()\n"
