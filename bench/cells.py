@@ -57,7 +57,7 @@ class Cells:
     @contextmanager
     def shared(self, name: str) -> Iterator[Path]:
         """A folder for what several cells do together, for one run at a time."""
-        folder = _made(self.work / name)
+        folder = files.folder(self.work / name)
         with FileLock(folder / ".lock"):
             yield folder
 
@@ -68,7 +68,7 @@ class Cells:
         when its row is safe. Another run that does the same cell at this moment is waited for. The row is appended after
         `result.json` is there; where the process died in between, the next run finds the row missing and appends it.
         """
-        folder = _made(self.folder(name, key))
+        folder = files.folder(self.folder(name, key))
         result, scratch = folder / "result.json", folder / SCRATCH
         with FileLock(folder / ".lock"):
             if self.done(name, key):
@@ -85,14 +85,6 @@ class Cells:
             rows.append(self.rows_folder, row, once=True)
             shutil.rmtree(scratch, ignore_errors=True)
         return row
-
-
-def _made(folder: Path) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise files.FileError(f"{folder}: can't be made: {error.strerror}") from error
-    return folder
 
 
 def _parse(result: Path) -> rows.Row:
