@@ -23,12 +23,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from backends import NotInstalled
-from backends.protocol import DeviceError
 from reference.config import ConfigError
 
-from .environment import worker_env
+from .environment import ROOT, worker_env
 
-ROOT = Path(__file__).resolve().parents[1]
 BEAT_SECONDS = 1.0
 PROGRESS_SECONDS = 0.2  # at most one message in this time
 SILENCE_SECONDS = 300.0  # without a heartbeat; a compilation may hold the GIL for long
@@ -205,7 +203,7 @@ def serve(pipe: int) -> None:
             return {"reply": commands.COMMANDS[message["command"]](session, **message["args"])}
         except NotInstalled as error:
             return {"error": "NotInstalled", "message": str(error)}
-        except (ConfigError, DeviceError) as error:
+        except ConfigError as error:
             return {"error": "ConfigError", "message": str(error)}
         except Exception as error:
             traceback.print_exc()
