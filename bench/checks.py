@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from backends.protocol import Batch
 from bench import files, streams
 from bench.cells import SCRATCH
+from bench.drawing import Cell
 from bench.rows import Row
 from bench.training import digest
 from reference import diffusion, samplers, schedules, unet
@@ -28,22 +30,23 @@ TOLERANCES: dict[str, dict[str, float]] = {
 ORACLE_IMAGES, ORACLE_STEPS = 2, 10
 GATED_STEPS = 100  # above it, the images of two backends are compared and reported without a verdict
 GATED_LOSSES = 10
+QUANTILES = (0.5, 0.9, 0.99, 0.999, 1.0)  # of the pixels' differences
 TWICE_STEPS = 10  # of training, and of sampling, that the determinism check runs twice
 
 
 def oracle(run: Run, backend: str) -> None:
     """Tables, one forward pass, one training loss and two short sampling paths against the oracle."""
     job, tolerances = run.job, TOLERANCES[run.job.dtype]
-    key = job.key(backend, stage="oracle", weights=digest(job.trained), cells=[[s, str(e)] for s, e in job.cells])
+    cells = list(dict.fromkeys(replace(cell, seed=job.seed) for cell in job.cells[backend]))  # a path does not depend on the seed
+    key = job.key(backend, stage="oracle", weights=digest(job.trained), cells=[[c.steps, str(c.eta), c.spacing] for c in cells])
 
     def compute(folder: Path) -> Row:
         scratch = folder / SCRATCH
         run.load(backend, scratch, job.trained)
         worst = 0.0
-        for steps, eta in job.cells:
-            args = {"steps": steps, "eta": eta, "convention": job.convention}
-            run.call(backend, "tables", "tables", plan=args, out=str(scratch / "tables.npz"))
-            tables = samplers.coefficients(job.plan(steps, eta))
+        for cell in cells:
+            run.call(backend, "tables", "tables", plan=cell.plan(job.convention), out=str(scratch / "tables.npz"))
+            tables = samplers.coefficients(job.plan(cell))
             with np.load(scratch / "tables.npz") as file:
                 worst = max(worst, *(relative_error(file[name], table) for name, table in tables.items()))
         shape, T = job.spec.image_shape, job.preset.diffusion.timesteps
@@ -55,10 +58,11 @@ def oracle(run: Run, backend: str) -> None:
         values = {"tables": worst, "forward": float(np.abs(found - expected).max())}
         batch = streams.training_batch(job.seed, job.dataset.images, 0, 8, T, flip=job.dataset.flip)
         values["loss"] = _loss_error(run, backend, scratch, batch)
-        steps = min(ORACLE_STEPS, *job.steps) if job.shortens else T
-        found = run.draw(backend, scratch / "oracle.npy", np.arange(ORACLE_IMAGES), steps, 0.0)["images"]
+        steps = min(ORACLE_STEPS, *(c.steps for c in cells)) if job.shortens else T
+        short = Cell(steps, 0.0, None, job.seed)
+        found = run.draw(backend, scratch / "oracle.npy", np.arange(ORACLE_IMAGES), short)["images"]
         x_T = streams.normal(job.seed, "x_T", np.arange(ORACLE_IMAGES), shape).astype(np.float64)
-        expected = samplers.sample(lambda x, t: unet.forward(job.trained, job.preset.model, x, t), x_T, job.plan(steps, 0.0))
+        expected = samplers.sample(lambda x, t: unet.forward(job.trained, job.preset.model, x, t), x_T, job.plan(short))
         values["sampling"] = float(np.abs(found - expected).max() / max(1.0, np.abs(expected).max()))
         return run.row("check", f"{backend} oracle", key,
                        {name: verdict(error, None if name == "sampling" and steps > GATED_STEPS else tolerances[name])
@@ -101,7 +105,7 @@ def determinism(run: Run, backend: str) -> None:
         run.call(backend, "weights", "weights", out=str(folder / "trained.npz"))
         with np.load(folder / "trained.npz") as file:
             weights = np.concatenate([file[name].ravel() for name in sorted(file.files)])
-        drawn = run.draw(backend, folder / "drawn.npy", np.arange(p.sample_batch), steps, 1.0)
+        drawn = run.draw(backend, folder / "drawn.npy", np.arange(p.sample_batch), Cell(steps, 1.0, None, job.seed))
         return {f"losses of {TWICE_STEPS} steps": np.array(reply["losses"]), "weights and EMA after them": weights,
                 f"images of S={steps}, eta=1": drawn["images"]}
 
@@ -125,15 +129,16 @@ def losses(run: Run, trained: list[Row]) -> None:
         run.keep("losses", "check", key, values)
 
 
-def images(run: Run, steps: int, eta: float | str) -> None:
-    """The images of one cell of each further backend against the first one's."""
-    have = [b for b in run.job.backends if (b, steps, str(eta)) in run.images]
+def images(run: Run, cell: Cell) -> None:
+    """The images of one cell of each further backend against the first one's: the largest difference, and quantiles of all."""
+    have = [b for b in run.job.backends if (b, cell) in run.images]
     for other in have[1:]:
-        keys = [run.job.trained_key(b, steps, eta) | {"stage": "sample"} for b in (have[0], other)]
-        a, b = (np.load(run.cells.folder("sample", k) / "images.npy") for k in keys)
-        gate = TOLERANCES[run.job.dtype]["images"] if steps <= GATED_STEPS else None
-        key = run.job.trained_key(f"{have[0]} {other}", steps, eta) | {"stage": "images"}
-        run.keep("images", "check", key, {"images": verdict(float(np.abs(a - b).max()), gate)})
+        difference = np.abs(np.load(run.images[have[0], cell]) - np.load(run.images[other, cell]))
+        gate = TOLERANCES[run.job.dtype]["images"] if cell.steps <= GATED_STEPS else None
+        found = verdict(float(difference.max()), gate)
+        found["quantiles"] = {str(q): float(value) for q, value in zip(QUANTILES, np.quantile(difference, QUANTILES), strict=True)}
+        key = run.job.trained_key(f"{have[0]} {other}", cell) | {"stage": "images"}
+        run.keep("images", "check", key, {"images": found})
 
 
 def relative_error(found: NDArray[Any], expected: NDArray[Any]) -> float:

@@ -32,11 +32,11 @@ class Preset:
     optim: OptimConfig = field(default_factory=OptimConfig)
     dataset: str = "fashion-mnist"
     batch_size: int = 64  # of training
-    train_steps: int = 60  # in the main job: losses of the backends are compared over these
+    train_steps: int = 60  # in the main job: losses of the backends are compared over these; 0: none
     fit_steps: int = 2000  # in the main job, on other data than the preset's: training of the network that is sampled from
     samples: int = 128
     sample_batch: int = 128
-    blocks: int = 10  # timed blocks per contender
+    blocks: int = 10  # timed blocks per contender; 0: steps are not timed
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, for rows and `--dry-run`."""
@@ -80,6 +80,7 @@ _RECIPES = (
 
 PRESETS = {p.name: p for p in (
     Preset("quick", FMNIST_SMALL, CHECKPOINTS / "fmnist-small", optim=_OPTIM),
+    Preset("table", FMNIST_SMALL, CHECKPOINTS / "fmnist-small", optim=_OPTIM, train_steps=0, blocks=0, samples=256),
     Preset("speed", SPEED, None, optim=_OPTIM, sample_batch=64),
     Preset("smoke", FMNIST_SMALL, CHECKPOINTS / "fmnist-small", optim=_OPTIM, train_steps=12, fit_steps=300, batch_size=32),
     *_RECIPES,

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,10 @@ import numpy as np
 import pandas as pd
 
 from bench import checks, drawing, fid, grid, timing
-from bench.cells import Cells
+from bench.cells import SCRATCH, Cells
 from bench.job import Job, Run
+from bench.rows import Row
+from bench.training import digest
 from bench.worker import WorkerError
 
 TRAIN_STEPS = 8
@@ -35,9 +37,10 @@ WARM_UP_BLOCKS = 9  # of a timing, beside those that count: `timing.time_blocks`
 
 @dataclass(frozen=True)
 class Prediction:
-    """One cell. `seconds` is None where the calibration failed, 0 where the cell is finished already."""
+    """One cell of a `stage`. `seconds` is None where the calibration failed, 0 where the cell is finished already."""
 
     backend: str
+    stage: str
     cell: str
     seconds: float | None
     memory: int | None  # bytes
@@ -51,53 +54,90 @@ def predict(job: Job, cells: Cells, folder: Path) -> list[Prediction]:
             try:
                 out += _backend(trial, cells, backend)
             except WorkerError:
-                out.append(Prediction(backend, "all", None, None))
+                out.append(Prediction(backend, "all", "", None, None))
     return out + _metric(trial, cells)
 
 
 def table(predictions: list[Prediction]) -> str:
     """For the terminal, with the sum."""
-    lines = [{"backend": p.backend, "cell": p.cell, "seconds": "unknown" if p.seconds is None else f"{p.seconds:.1f}",
+    lines = [{"backend": p.backend, "cell": f"{p.stage} {p.cell}".strip(),
+              "seconds": "unknown" if p.seconds is None else f"{p.seconds:.1f}",
               "memory MB": "" if p.memory is None else f"{p.memory / 2**20:.0f}"} for p in predictions]
     total = sum(p.seconds or 0.0 for p in predictions)
     return pd.DataFrame(lines).to_string(index=False) + f"\npredicted: {total:.0f} s together"
 
 
+def calls(job: Job) -> dict[str, dict[str, int]]:
+    """Network calls for one image of every cell, by backend and sample seed."""
+    out: dict[str, dict[str, int]] = {}
+    for backend, drawn in job.cells.items():
+        for cell in drawn:
+            by_seed = out.setdefault(backend, {})
+            by_seed[str(cell.seed)] = by_seed.get(str(cell.seed), 0) + cell.steps
+    return out
+
+
+def call_lines(job: Job) -> list[str]:
+    """`calls` in words, and what they come to for all images."""
+    return [f"{backend}: network calls for one image of every cell: "
+            + ", ".join(f"{n:,} (seed {seed})" for seed, n in by_seed.items())
+            + f"; for {job.preset.samples} images of each: {job.preset.samples * sum(by_seed.values()):,}"
+            for backend, by_seed in calls(job).items()]
+
+
+def keep_budget(run: Run) -> None:
+    """Keep and print what the whole job costs, finished cells too, by a calibration before the first cell is drawn."""
+    job = run.job
+    key = job.key(" ".join(job.backends), stage="budget", weights=digest(job.trained), samples=job.preset.samples,
+                  batch_size=job.preset.sample_batch, cells={b: [str(cell) for cell in drawn] for b, drawn in job.cells.items()})
+
+    def compute(folder: Path) -> Row:
+        predictions = predict(job, Cells(folder, fresh=True), folder / SCRATCH) if job.processes == 1 else []
+        return run.row("budget", key["backend"], key, {"calls": calls(job), "cells": [asdict(p) for p in predictions]})
+
+    if row := run.cell("budget", key, compute):
+        seconds = sum(cell["seconds"] or 0.0 for cell in row.values["cells"])
+        print("\n".join([*call_lines(job), f"predicted for the whole job: {seconds:.0f} s"]), flush=True)
+
+
 def _backend(trial: Run, cells: Cells, backend: str) -> list[Prediction]:
-    job, p, out = trial.job, trial.job.preset, []
+    job, p = trial.job, trial.job.preset
+    out: list[Prediction] = []
     call = partial(trial.call, backend)
 
-    def add(cell: str, seconds: float, done: bool = False) -> None:
-        out.append(Prediction(backend, cell, 0.0 if done else seconds, call("info", "info")["peak_rss_bytes"]))
+    def add(stage: str, cell: str, seconds: float, done: bool = False) -> None:
+        out.append(Prediction(backend, stage, cell, 0.0 if done else seconds, call("info", "info")["peak_rss_bytes"]))
 
-    add("start", _seconds(lambda: trial.start(backend)))
-    steps = min(TRAIN_STEPS, p.train_steps)
-    loading = _seconds(lambda: np.save(trial.logs / "images.npy", job.dataset.images))
-    loading += _seconds(lambda: trial.load(backend, trial.logs, job.initial))
-    fitted = call("train", "calibrate", images=str(trial.logs / "images.npy"), seed=job.seed, steps=steps, batch_size=p.batch_size,
-                  flip=job.dataset.flip)
-    train_step = fitted["seconds"] / max(1, steps - 1)
-    if job.fit and backend == job.backends[0]:
-        add(f"train {job.fit} steps", loading + fitted["first_seconds"] + (job.fit - 1) * train_step)
-    add(f"train {p.train_steps} steps", loading + fitted["first_seconds"] + (p.train_steps - 1) * train_step,
-        cells.done("train", job.train_key(backend)))
-    add("oracle", _seconds(lambda: checks.oracle(trial, backend)))
+    add("start", "", _seconds(lambda: trial.start(backend)))
+    if fitted := {job.fit if backend == job.backends[0] else 0, p.train_steps} - {0}:
+        loading = _seconds(lambda: np.save(trial.logs / "images.npy", job.dataset.images))
+        loading += _seconds(lambda: trial.load(backend, trial.logs, job.initial))
+        steps = min(TRAIN_STEPS, max(fitted))
+        found = call("train", "calibrate", images=str(trial.logs / "images.npy"), seed=job.seed, steps=steps,
+                     batch_size=p.batch_size, flip=job.dataset.flip)
+        train_step = found["seconds"] / max(1, steps - 1)
+        for n in sorted(fitted, reverse=True):
+            add("train", f"{n} steps", loading + found["first_seconds"] + (n - 1) * train_step,
+                n == p.train_steps and cells.done("train", job.train_key(backend)))
+        if p.blocks:
+            add("time", "the training step", _timing(train_step, p.blocks))
+    add("oracle", "", _seconds(lambda: checks.oracle(trial, backend)))
 
     drawing.load(call, trial.logs / "weights.npz", job.trained)
-    paths = {eta: _sampling(job, call, eta, trial.logs / "drawn.npy") for eta in job.etas}
-    add("time the training step", _timing(train_step, p.blocks))
-    add("time the sampling step", _timing(next(iter(paths.values()))[1], p.blocks))
-    for s, eta in job.cells:
-        first, step, overhead = paths[eta]
-        add(f"sample S={s} eta={eta} n={p.samples}", first + p.samples / p.sample_batch * (s * step + overhead),
-            cells.done("sample", grid.sample_key(trial, backend, s, eta)))
+    paths = {eta: _sampling(job, call, eta, trial.logs / "drawn.npy") for eta in dict.fromkeys(c.eta for c in job.cells[backend])}
+    if p.blocks:
+        add("time", "the sampling step", _timing(next(iter(paths.values()))[1], p.blocks))
+    for cell in job.cells[backend]:
+        first, step, overhead = paths[cell.eta]
+        add("sample", f"{cell} n={p.samples}", first + p.samples / p.sample_batch * (cell.steps * step + overhead),
+            cells.done("sample", grid.sample_key(trial, backend, cell)))
     return out
 
 
 def _sampling(job: Job, call: Callable[..., dict[str, Any]], eta: float | str, out: Path) -> tuple[float, float, float]:
     """(seconds before the first batch, of a step of a batch, of a batch beside its steps)."""
     def draw(steps: int) -> float:
-        plan = {"steps": min(steps, job.preset.diffusion.timesteps), "eta": eta, "convention": job.convention, "spacing": "leading"}
+        plan = {"steps": min(steps, job.preset.diffusion.timesteps), "eta": eta}  # plain: not every convention has short paths
         return call("sample", "calibrate", ids=[0, job.preset.sample_batch], plan=plan, batch_size=job.preset.sample_batch,
                     seed=job.seed, out=str(out))["seconds"]
 
@@ -119,12 +159,12 @@ def _metric(trial: Run, cells: Cells) -> list[Prediction]:
     again = _seconds(lambda: fid.evaluate(images, job.dataset, seed=job.seed)) * n / len(images)
     memory = timing.peak_memory()
     bounds = [("real", first), ("noise", again)]
-    out = [Prediction(name, "metric", 0.0 if cells.done("metric", grid.bound_key(trial, name)) else seconds, memory)
+    out = [Prediction(name, "metric", "", 0.0 if cells.done("metric", grid.bound_key(trial, name)) else seconds, memory)
            for name, seconds in bounds]
     for backend in job.backends:
-        for s, eta in job.cells:
-            done = cells.done("metric", grid.metric_key(trial, backend, s, eta))
-            out.append(Prediction(backend, f"metric S={s} eta={eta}", 0.0 if done else again, memory))
+        for cell in job.cells[backend]:
+            done = cells.done("metric", grid.metric_key(trial, backend, cell))
+            out.append(Prediction(backend, "metric", str(cell), 0.0 if done else again, memory))
     return out
 
 

@@ -25,14 +25,37 @@ Call = Callable[..., dict[str, Any]]  # command, stage, **arguments: a worker's 
 
 
 @dataclass(frozen=True)
+class Cell:
+    """One set of images: the number of steps S, eta as `make_plan` takes it, the seed of x_T and of the noise, and the rule of
+    choosing timesteps (None: the convention's)."""
+
+    steps: int
+    eta: float | str
+    spacing: str | None
+    seed: int
+
+    def __str__(self) -> str:
+        return f"S={self.steps} eta={self.eta}{f' {self.spacing}' if self.spacing else ''} seed={self.seed}"
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """As rows and keys hold it."""
+        return {"steps": self.steps, "eta": str(self.eta), "spacing": self.spacing, "seed": self.seed}
+
+    def plan(self, convention: str) -> dict[str, Any]:
+        """Arguments of `make_plan`."""
+        return {"steps": self.steps, "eta": self.eta, "spacing": self.spacing, "convention": convention}
+
+
+@dataclass(frozen=True)
 class Drawing:
-    """What decides the images: weights, the arguments of `make_plan`, the number of images, images per batch, the seed."""
+    """What decides the images: weights, cell, convention, the number of images, images per batch."""
 
     weights: Weights
-    plan: dict[str, Any]
+    cell: Cell
+    convention: str
     samples: int
     batch_size: int
-    seed: int
 
     def parts(self, scratch: Path) -> dict[Path, NDArray[np.int64]]:
         """The sample ids of each batch, by the file that it goes to."""
@@ -52,18 +75,18 @@ def draw(call: Call, drawing: Drawing, scratch: Path, rank: int = 0, processes: 
          finished: Callable[[], bool] = lambda: False) -> None:
     """Draw this process's batches, those aside whose file is there. `finished` says that the cell needs no files any more."""
     first, notes = None, []
-    args = {"plan": drawing.plan, "batch_size": drawing.batch_size, "seed": drawing.seed}
+    plan = drawing.cell.plan(drawing.convention)
+    args = {"plan": plan, "batch_size": drawing.batch_size, "seed": drawing.cell.seed}
     out = scratch / f"drawn-{rank}.npy"
     for part, ids in list(drawing.parts(scratch).items())[rank::processes]:
         if part.exists() or finished():
             continue
         if first is None:  # compiles, and is left out of the times
             load(call, scratch / f"weights-{rank}.npz", drawing.weights)
-            short = {"steps": min(2, drawing.plan["steps"]), "eta": 0.0}  # plain: not every convention has short paths
+            short = {"steps": min(2, drawing.cell.steps), "eta": 0.0}  # plain: not every convention has short paths
             first = call("sample", "first call", ids=[0, drawing.batch_size], out=str(out), **{**args, "plan": short})
             notes += first["notes"]
-        reply = call("sample", f"sample S={drawing.plan['steps']} eta={drawing.plan['eta']}", ids=[int(ids[0]), int(ids[-1]) + 1],
-                     out=str(out), **args)
+        reply = call("sample", f"sample {drawing.cell}", ids=[int(ids[0]), int(ids[-1]) + 1], out=str(out), **args)
         files.savez(part, **{**reply, "notes": notes + reply["notes"]}, images=np.load(out), first_seconds=first["seconds"])
         notes = []
 

@@ -21,6 +21,7 @@ from backends.protocol import Spec
 from bench import checkpoint, checks, data, drawing, environment, executor, files, grid, timing
 from bench.cells import SCRATCH, Cells
 from bench.config import Preset
+from bench.drawing import Cell
 from bench.rows import Row
 from bench.training import digest
 from bench.worker import Worker, WorkerError
@@ -35,9 +36,7 @@ class Job:
     preset: Preset
     initial: names.Weights
     trained: names.Weights
-    steps: tuple[int, ...]
-    etas: tuple[float | str, ...]
-    backends: tuple[str, ...]
+    cells: dict[str, tuple[Cell, ...]]  # what each backend draws; the first one's images are those that others are held against
     device: str
     dtype: str
     convention: str
@@ -66,18 +65,23 @@ class Job:
                 "dtype": self.dtype, "rank": self.rank, "processes": self.processes}
 
     @property
+    def backends(self) -> tuple[str, ...]:
+        """The first one is what the others are compared with."""
+        return tuple(self.cells)
+
+    @property
+    def all_cells(self) -> tuple[Cell, ...]:
+        """Of any backend, once each."""
+        return tuple(dict.fromkeys(cell for cells in self.cells.values() for cell in cells))
+
+    @property
     def shortens(self) -> bool:
         """Whether the convention has paths of fewer than T steps."""
         return get_convention(self.convention).spacing != "all"
 
-    def plan(self, steps: int, eta: float | str) -> Plan:
+    def plan(self, cell: Cell) -> Plan:
         """The sampling path of one cell."""
-        return make_plan(self.preset.diffusion, steps, eta=eta, convention=self.convention)
-
-    @property
-    def cells(self) -> list[tuple[int, float | str]]:
-        """(S, eta) of every sampling cell."""
-        return [(s, eta) for s in self.steps for eta in self.etas]
+        return make_plan(self.preset.diffusion, **cell.plan(self.convention))
 
     def key(self, backend: str, **more: Any) -> dict[str, Any]:
         """What decides the result of a cell."""
@@ -86,10 +90,10 @@ class Job:
                 "dtype": self.dtype, "convention": self.convention, "seed": self.seed, "threads": self.threads,
                 "processes": self.processes, **more}
 
-    def trained_key(self, backend: str, steps: int, eta: float | str) -> dict[str, Any]:
-        """Key of the cells that sample; `stage` names which."""
-        return self.key(backend, weights=digest(self.trained), steps=steps, eta=str(eta), samples=self.preset.samples,
-                        batch_size=self.preset.sample_batch)
+    def trained_key(self, backend: str, cell: Cell) -> dict[str, Any]:
+        """Key of what is done with the images of a cell; `stage` names it."""
+        return self.key(backend, weights=digest(self.trained), samples=self.preset.samples,
+                        batch_size=self.preset.sample_batch) | cell.config
 
     def train_key(self, backend: str) -> dict[str, Any]:
         """Key of the training cell."""
@@ -97,10 +101,9 @@ class Job:
         return self.key(backend, stage="train", weights=digest(self.initial), optim=p.optim.to_dict(), dataset=self.dataset.sha256,
                         train_steps=p.train_steps, batch_size=p.batch_size, provenance=self.dataset.provenance)
 
-    def drawing(self, steps: int, eta: float | str) -> drawing.Drawing:
+    def drawing(self, cell: Cell) -> drawing.Drawing:
         """The images of one sampling cell."""
-        plan = {"steps": steps, "eta": eta, "convention": self.convention}
-        return drawing.Drawing(self.trained, plan, self.preset.samples, self.preset.sample_batch, self.seed)
+        return drawing.Drawing(self.trained, cell, self.convention, self.preset.samples, self.preset.sample_batch)
 
 
 class Run:
@@ -111,7 +114,7 @@ class Run:
         self.workers: dict[str, Worker] = {}
         self.rows: list[Row] = []
         self.missing: list[str] = []
-        self.images: dict[tuple[str, int, str], NDArray[np.uint8]] = {}
+        self.images: dict[tuple[str, Cell], Path] = {}  # backend, cell: the file, (n, C, H, W) float32
         self.environment = environment.describe()
 
     def __enter__(self) -> Run:
@@ -172,21 +175,24 @@ class Run:
         """A cell whose values are at hand."""
         self.cell(name, key, lambda folder: self.row(kind, key["backend"], key, values))
 
-    def all(self) -> None:
-        """Every stage."""
+    def all(self, begin: Callable[[Run], None] | None = None) -> None:
+        """Every stage; `begin` is called once the network to sample from is at hand."""
         if self.job.fit and not self._train_own():
             return grid.measure(self)  # floor and ceiling
-        trained = [self._train(backend) for backend in self.workers]  # first, for processes must not wait long for each other
+        if begin:
+            begin(self)
+        p = self.job.preset
+        trained = [self._train(backend) for backend in self.workers if p.train_steps]  # first: processes must not wait long
         for backend in self.workers:
             checks.oracle(self, backend)
         checks.losses(self, [row for row in trained if row is not None])
-        if self.job.processes == 1:
+        if self.job.processes == 1 and p.blocks:
             self._time()
-        else:
+        elif p.blocks:
             self.missing.append("single steps are not timed with several processes")
         grid.sample(self)
-        for steps, eta in self.job.cells:
-            checks.images(self, steps, eta)
+        for cell in self.job.all_cells:
+            checks.images(self, cell)
         if self.job.twice:
             for backend in list(self.workers):
                 checks.determinism(self, backend)
@@ -198,10 +204,10 @@ class Run:
         """What a process does that is not the first one: its share of the trainings and of the images."""
         for backend in self.workers:
             key = self.job.train_key(backend)
-            if not self.cells.done("train", key):
+            if key["train_steps"] and not self.cells.done("train", key):
                 self._fit(backend, self.cells.folder("train", key) / SCRATCH, key["train_steps"])
-            for steps, eta in self.job.cells:
-                grid.draw_share(self, backend, steps, eta)
+            for cell in self.job.cells[backend]:
+                grid.draw_share(self, backend, cell)
 
     def call(self, backend: str, command: str, stage: str, **args: Any) -> dict[str, Any]:
         """Ask a worker, with a bar where it reports progress."""
@@ -304,11 +310,11 @@ class Run:
         """Give a worker its weights, through a file in `folder`."""
         drawing.load(partial(self.call, backend), folder / f"weights-{self.job.rank}.npz", weights)
 
-    def draw(self, backend: str, path: Path, ids: NDArray[Any], steps: int, eta: float | str, **plan: Any) -> dict[str, Any]:
+    def draw(self, backend: str, path: Path, ids: NDArray[Any], cell: Cell) -> dict[str, Any]:
         """The command `sample`'s reply for sample ids `ids`, consecutive, with its `images`; `path` is a file to use."""
-        args = {"steps": steps, "eta": eta, "convention": self.job.convention, **plan}
-        reply = self.call(backend, "sample", f"sample S={steps} eta={eta}", ids=[int(ids[0]), int(ids[-1]) + 1], plan=args,
-                          batch_size=self.job.preset.sample_batch, seed=self.job.seed, out=str(path))
+        reply = self.call(backend, "sample", f"sample {cell}", ids=[int(ids[0]), int(ids[-1]) + 1],
+                          plan=cell.plan(self.job.convention), batch_size=self.job.preset.sample_batch, seed=cell.seed,
+                          out=str(path))
         return reply | {"images": np.load(path)}
 
 

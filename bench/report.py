@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from bench import files, timing
+from bench.data import to_uint8
+from bench.drawing import Cell
 from bench.pictures import COLOURS, grid
 from bench.rows import Row
 
-Images = Mapping[tuple[str, int, str], NDArray[np.uint8]]  # (backend, S, eta) to (N, C, H, W)
+Images = Mapping[tuple[str, Cell], Path]  # backend, cell: the file, (n, C, H, W) float32
 BEGIN, END = "<!-- table: written by bench/report.py -->", "<!-- end of table -->"
 LABELS = {"torch": "PyTorch", "mindspore": "MindSpore"}
 
@@ -72,8 +73,9 @@ def sample_table(rows: list[Row]) -> pd.DataFrame:
     lines = []
     for row in _of(rows, "sample"):
         c = row.config
-        metric = [m for m in _of(rows, "metric", steps=c["steps"], eta=c["eta"]) if m.backend == row.backend]
-        parity = [p for p in _of(rows, "check", steps=c["steps"], eta=c["eta"]) if p.backend.endswith(f" {row.backend}")]
+        cell = {"steps": c["steps"], "eta": c["eta"], "spacing": c.get("spacing"), "seed": c["seed"]}
+        metric = [m for m in _of(rows, "metric", **cell) if m.backend == row.backend]
+        parity = [p for p in _of(rows, "check", **cell) if p.backend.endswith(f" {row.backend}")]
         per_image = seconds_per_image(row)
         line = {"backend": label(row.backend), "S": c["steps"], "eta": c["eta"], "n": row.values["images"]}
         if metric:
@@ -108,6 +110,7 @@ def check_table(rows: list[Row]) -> pd.DataFrame:
     lines = []
     for row in _of(rows, "check"):
         where = f", S={row.config['steps']}, eta={row.config['eta']}" if "steps" in row.config else ""
+        where += f", {row.config['spacing']}, seed={row.config['seed']}" if row.config.get("spacing") else ""
         where += f", on {row.config['device']}, again in a new process" if row.config.get("stage") == "determinism" else ""
         for name, v in row.values.items():
             gate = v["tolerance"]
@@ -141,11 +144,13 @@ def render(rows: list[Row], images: Images, out: Path, command: str, missing: li
         "# Results", "", f"Made by `{command}`. Every number comes from a row in [rows/](rows), which holds its raw samples, "
         "its configuration, the machine and the code's commit.", "",
         "## Images", "", sample_table(rows).to_markdown(index=False), "", *bounds(rows), "",
+        *_links(out, {"table.md": "The grid of the DDIM paper's table 1, with error bars"}),
         "`s/image` is the time of drawing all n images divided by n, first call left out; the largest pixel difference is to the "
         "first backend's images from the same x_T, on the scale [-1, 1].", "",
         "## Speed", "", speed_table(rows).to_markdown(index=False), "", *ratio_lines(rows), "",
         "Blocks of the contenders alternate A B B A in one run. A/A is the same ratio between alternate blocks of one contender: "
-        "a ratio inside it is no difference.", "", *_more_speed(out),
+        "a ratio inside it is no difference.", "", *_links(out, {
+            "speed.md": "Stock and tuned, other precisions and other libraries", "scaling.md": "Time and memory as sizes grow"}),
         "## Agreement", "", check_table(rows).to_markdown(index=False), "", *missing, "",
         "## Figures", "", *(f"![{alt}](figures/{path.name})\n" for path, alt in made), "## Machine", "",
         *(f"- {key}: {value}" for key, value in _machine(e).items()), "",
@@ -156,9 +161,8 @@ def render(rows: list[Row], images: Images, out: Path, command: str, missing: li
     return path
 
 
-def _more_speed(out: Path) -> list[str]:
-    """Links to what `bench.speed` and `bench.scaling` have written beside the report."""
-    told = {"speed.md": "Stock and tuned, other precisions and other libraries", "scaling.md": "Time and memory as sizes grow"}
+def _links(out: Path, told: dict[str, str]) -> list[str]:
+    """Links to those of other jobs' pages that stand beside the report."""
     found = [f"- {text}: [{name}]({name})" for name, text in told.items() if (out / name).exists()]
     return [*found, ""] if found else []
 
@@ -243,16 +247,17 @@ def _grids(images: Images, folder: Path) -> list[tuple[Path, str]]:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
     names = sorted({k[0] for k in images}, reverse=True)
-    cells = sorted({k[1:] for k in images})
+    cells = sorted({cell for _, cell in images}, key=lambda cell: (cell.steps, str(cell.eta)))
     figure, axes = plt.subplots(len(cells), len(names), squeeze=False, layout="constrained",
                                 figsize=(4.2 * len(names), 2.3 * len(cells)))
     for row, cell in enumerate(cells):
         for column, name in enumerate(names):
             ax = axes[row][column]
             ax.axis("off")
-            if (name, *cell) in images:
-                ax.imshow(grid(images[(name, *cell)][:32], 8), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-                ax.set_title(f"{label(name)}, S = {cell[0]}, eta = {cell[1]}", fontsize=10)
+            if (name, cell) in images:
+                shown = to_uint8(np.load(images[name, cell], mmap_mode="r")[:32])
+                ax.imshow(grid(shown, 8), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+                ax.set_title(f"{label(name)}, S = {cell.steps}, eta = {cell.eta}", fontsize=10)
     with files.replacing(folder / "samples.png") as out:
         figure.savefig(out, format="png", dpi=120)
     return [(folder / "samples.png", "samples per backend and step count from the same x_T")]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import re
 import shlex
 import sys
 import tempfile
@@ -23,10 +24,11 @@ if __name__ == "__main__":  # the script's own folder stands first on the path; 
 
 import backends
 from backends.protocol import Spec
-from bench import convert, cost, data, distributed, executor, extractor, report, speed, training
+from bench import convert, cost, data, distributed, executor, extractor, report, rows, speed, table, table_report, training
 from bench.cells import Cells
 from bench.command_line import exit_code
 from bench.config import PRESETS, ROOT, get_preset
+from bench.drawing import Cell
 from bench.job import Job, Run, with_options
 from reference import weights
 from reference.config import ConfigError, require
@@ -37,10 +39,14 @@ from reference.timesteps import parse_steps
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], epilog=__doc__.split("\n\n")[-1])
-    p.add_argument("--steps", default="10,50,1000", help="DDIM step counts, such as 10,50,1000")
-    p.add_argument("--eta", default="0", help="one or more of [0, 1], sigma_hat or ddpm, separated by commas")
+    p.add_argument("--table", choices=("ddim",), help="draw and measure the grid of the DDIM paper's table 1, and write table.md")
+    p.add_argument("--seeds", metavar="N[,M]", help="with --table: sample seeds of a cell, and of one at S = 1000; default: 3,1")
+    p.add_argument("--steps", help="DDIM step counts; default: 10,50,1000, with --table all of the table's")
+    p.add_argument("--eta", help="one or more of [0, 1], sigma_hat or ddpm, separated by commas; default: 0, with --table all of "
+                   "the table's")
     p.add_argument("--backends", help=f"of {', '.join(backends.names())}; default: all that are installed")
-    p.add_argument("--preset", default="quick", help=f"of {', '.join(PRESETS)}")
+    p.add_argument("--preset", help=f"of {', '.join(PRESETS)}; default: quick, with --table table")
+    p.add_argument("--spacing", help="how timesteps are chosen, such as leading (uniform) or quad; default: the convention's")
     data.add_options(p)
     p.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N or ascend")
     p.add_argument("--dtype", default="float32", help="of the network: float32, bfloat16, float16 or float64")
@@ -80,6 +86,14 @@ def parse_eta(text: str) -> tuple[float | str, ...]:
     return tuple(out)
 
 
+def parse_seeds(text: str) -> tuple[int, int]:
+    """ "3,1" or "3" as the numbers of sample seeds up to S = 100 and at S = 1000."""
+    require(re.fullmatch(r"\d{1,4}(,\d{1,4})?", text) is not None, "--seeds", text, "must be one or two whole numbers, such as 3,1")
+    up_to, full = ([int(n) for n in text.split(",")] * 2)[:2]
+    require(up_to >= 1 and full >= 1, "--seeds", text, "must be at least 1")
+    return up_to, full
+
+
 def choose_backends(asked: str | None) -> tuple[tuple[str, ...], list[str]]:
     """(backends to run, lines about those that are not installed); one asked for by name must be there."""
     chosen, absent = [], []
@@ -98,7 +112,7 @@ def choose_backends(asked: str | None) -> tuple[tuple[str, ...], list[str]]:
 
 def resolve(args: argparse.Namespace) -> tuple[Job, list[str]]:
     """The job that the command line asks for, checked, and lines about backends that are absent. Writes nothing."""
-    steps, etas = parse_steps(args.steps), parse_eta(args.eta)
+    require(args.table is not None or args.seeds is None, "--seeds", args.seeds, "goes with --table")
     for name in ("samples", "train_steps", "batch_size", "sample_batch", "threads"):
         value = getattr(args, name)
         require(value is None or value >= 1, f"--{name.replace('_', '-')}", value, "must be at least 1")
@@ -106,8 +120,8 @@ def resolve(args: argparse.Namespace) -> tuple[Job, list[str]]:
         value = getattr(args, name)
         require(value >= least, f"--{name.replace('_', '-')}", value, f"must be at least {least:g} seconds")
     require(args.seed >= 0, "--seed", args.seed, "must be 0 or more")
-    preset = with_options(get_preset(args.preset), samples=args.samples, train_steps=args.train_steps, batch_size=args.batch_size,
-                          sample_batch=args.sample_batch)
+    preset = with_options(get_preset(args.preset or ("table" if args.table else "quick")), samples=args.samples,
+                          train_steps=args.train_steps, batch_size=args.batch_size, sample_batch=args.sample_batch)
     launch = distributed.launched()
     require(preset.batch_size % launch.processes == 0, "--batch-size", preset.batch_size,
             f"must be a multiple of the {launch.processes} processes")
@@ -116,6 +130,8 @@ def resolve(args: argparse.Namespace) -> tuple[Job, list[str]]:
     require(preset.samples >= 2 * extractor.WIDTH, "--samples", preset.samples,
             f"the metric needs at least twice its feature width, {2 * extractor.WIDTH}")
     chosen, absent = choose_backends(launch.backends(args.backends))
+    cells = sampling_cells(args, chosen)
+    absent += [f"{backend}: draws none of the cells asked for" for backend in chosen if backend not in cells]
     initial = weights.initialise(preset.model, args.seed)
     folder = args.weights or preset.weights
     if folder is None:
@@ -139,11 +155,25 @@ def resolve(args: argparse.Namespace) -> tuple[Job, list[str]]:
     preset = with_options(preset, dataset=dataset.name)
     require(preset.samples <= len(held_out), "--samples", preset.samples,
             f"the metric's floor is that of as many held-out images, and there are {len(held_out)}")
-    job = Job(preset, initial, trained, tuple(steps), etas, chosen, args.device, args.dtype, args.convention, args.seed, dataset,
+    job = Job(preset, initial, trained, cells, args.device, args.dtype, args.convention, args.seed, dataset,
               held_out, args.threads, args.save_every, args.timeout, args.check_determinism, launch.rank, launch.processes, fit)
-    for s, eta in job.cells:
-        job.plan(s, eta)
+    for cell in job.all_cells:
+        job.plan(cell)
     return job, absent
+
+
+def sampling_cells(args: argparse.Namespace, chosen: tuple[str, ...]) -> dict[str, tuple[Cell, ...]]:
+    """What each backend draws. Of a table the first one draws all and the others the subset in which they are compared."""
+    require(not (args.table and args.spacing), "--spacing", args.spacing, "goes without --table, which has both of the paper's")
+    if args.table:
+        steps = parse_steps(args.steps) if args.steps is not None else list(table.STEPS)
+        etas = parse_eta(args.eta) if args.eta is not None else table.ETAS
+        whole = table.grid(steps, etas, args.seed, parse_seeds(args.seeds or "3,1"))
+        rest = dict.fromkeys(chosen[1:], table.paired(whole)) if table.paired(whole) else {}
+        return {chosen[0]: whole, **rest}
+    steps = parse_steps(args.steps if args.steps is not None else "10,50,1000")
+    etas = parse_eta(args.eta if args.eta is not None else "0")
+    return dict.fromkeys(chosen, tuple(Cell(s, eta, args.spacing, args.seed) for s in steps for eta in etas))
 
 
 def describe(job: Job, absent: list[str]) -> str:
@@ -152,17 +182,19 @@ def describe(job: Job, absent: list[str]) -> str:
               "convention": asdict(get_convention(job.convention)), "threads": job.threads, "data": job.dataset.provenance}
     cells = [f"{job.backends[0]}: train the network to sample from for {job.fit} steps"] if job.fit else []
     for b in job.backends:
-        cells += [f"{b}: oracle", f"{b}: train {job.preset.train_steps} steps", f"{b}: time training and sampling"]
-        cells += [f"{b}: sample and measure S={s} eta={eta} n={job.preset.samples}" for s, eta in job.cells]
-    return "\n".join([json.dumps(config, indent=2), *cells, *absent])
+        cells += [f"{b}: oracle"] + [f"{b}: train {job.preset.train_steps} steps"] * (job.preset.train_steps > 0)
+        cells += [f"{b}: time training and sampling"] * (job.preset.blocks > 0)
+        cells += [f"{b}: sample and measure {cell} n={job.preset.samples}" for cell in job.cells[b]]
+    return "\n".join([json.dumps(config, indent=2), *cells, *cost.call_lines(job), *absent])
 
 
 def run(args: argparse.Namespace, command: str) -> int:
     """The whole job; returns the exit code."""
     require(args.speed or not args.peers, "--peers", args.peers, "goes with --speed")
+    require(not (args.speed and args.table), "--table", args.table, "goes without --speed")
     if args.speed:
         require(args.threads >= 1, "--threads", args.threads, "must be at least 1")
-        preset = with_options(get_preset(args.preset), batch_size=args.batch_size)
+        preset = with_options(get_preset(args.preset or "quick"), batch_size=args.batch_size)
         return speed.run(preset, choose_backends(args.backends)[0], args)
     job, absent = resolve(args)
     if args.dry_run:
@@ -188,14 +220,19 @@ def run(args: argparse.Namespace, command: str) -> int:
         if job.rank > 0:
             this.share()
             return 0
-        this.all()
+        this.all(begin=cost.keep_budget if args.table else None)
     if cells.reused:
         print(f"{cells.reused} finished cells were used again; --fresh does them again")
-    print(report.terminal(this.rows, this.missing))
     with cells.shared("report"):  # one run writes it at a time
-        print(f"\nreport: {report.render(this.rows, this.images, args.out, command, this.missing)}")
-        if args.out.resolve() == ROOT / "results":
-            report.update_readme(ROOT / "README.md", this.rows)
+        if begun := [row for row in this.rows if row.kind == "budget"]:
+            page = table_report.write(args.out, table.of_table(rows.read(args.out / "rows"), begun[0]), command, this.missing)
+            print(f"{page.read_text()}\nreport: {page}")
+        else:
+            print(report.terminal(this.rows, this.missing))
+        if not args.table:
+            print(f"\nreport: {report.render(this.rows, this.images, args.out, command, this.missing)}")
+            if args.out.resolve() == ROOT / "results":
+                report.update_readme(ROOT / "README.md", this.rows)
     if bad := report.disagreements(this.rows):
         print("\n".join(["", *bad]), file=sys.stderr)
         return 4

@@ -16,8 +16,8 @@ JOB = ["--preset", "smoke", "--backends", "torch", "--threads", "1", "--steps", 
 
 
 def test_the_table_has_every_cell_and_the_sum():
-    text = cost.table([cost.Prediction("torch", "train 60 steps", 12.34, 2**28), cost.Prediction("real", "metric", 0.0, None),
-                       cost.Prediction("mindspore", "all", None, None)])
+    found = [("torch", "train", "60 steps", 12.34, 2**28), ("real", "metric", "", 0.0, None), ("mindspore", "all", "", None, None)]
+    text = cost.table([cost.Prediction(*each) for each in found])
     lines = [line.split() for line in text.splitlines()]
     assert ["torch", "train", "60", "steps", "12.3", "256"] in lines and ["real", "metric", "0.0"] in lines
     assert ["mindspore", "all", "unknown"] in lines and lines[-1] == ["predicted:", "12", "s", "together"]
@@ -53,9 +53,9 @@ def measured(out):
             seconds[row.backend, f"time the {c['workload']}"] = v["first_seconds"] + blocks
             memory[row.backend, f"time the {c['workload']}"] = v["peak_rss_bytes"] / 2**20
         elif row.kind == "sample":
-            seconds[row.backend, f"sample S={c['steps']} eta={c['eta']} n={c['samples']}"] = wall
+            seconds[row.backend, f"sample S={c['steps']} eta={c['eta']} seed={c['seed']} n={c['samples']}"] = wall
         elif row.kind == "metric":
-            seconds[row.backend, f"metric S={c['steps']} eta={c['eta']}" if "steps" in c else "metric"] = wall
+            seconds[row.backend, f"metric S={c['steps']} eta={c['eta']} seed={c['seed']}" if "steps" in c else "metric"] = wall
     return seconds, memory
 
 

@@ -67,7 +67,7 @@ def test_processes_draw_each_batch_once(tmp_path, processes):
                 calls.append(args["ids"])
         return {"seconds": 1.0, "calls": 2, "notes": []}
 
-    job = drawing.Drawing({}, {"steps": 2, "eta": 0.0}, samples=22, batch_size=5, seed=0)
+    job = drawing.Drawing({}, drawing.Cell(2, 0.0, None, 0), "plain", samples=22, batch_size=5)
     for rank in reversed(range(processes)):
         drawing.draw(call, job, tmp_path, rank, processes)
     values, images = drawing.collect(job, tmp_path)

@@ -27,6 +27,9 @@ MISTAKES = [
     ("--convention nope", "plain"), ("--dtype float8", "dtype"), ("--train-steps 0", "--train-steps"), ("--seed -1", "--seed"),
     ("--convention ho2020 --steps 10", "ho2020"), ("--data /nowhere", "/nowhere: no such file or folder"),
     ("--dataset images", "needs --data PATH"), ("--dataset mnist --data /nowhere", "train-images-idx3-ubyte.gz: no such file"),
+    ("--seeds 3", "--seeds='3': goes with --table"), ("--table ddim --seeds 0", "--seeds"), ("--table ddim --seeds 3,x", "--seeds"),
+    ("--table ddim --steps 30", "--steps=30: table ddim has 10, 20"), ("--table ddim --eta 0.3", "--eta=0.3"),
+    ("--table ddim --convention nichol2021", "quad"), ("--table ddim --speed", "--table"), ("--table ddim --steps 10,x", "--steps"),
     ("--save-every -1", "--save-every=-1.0: must be at least 0"), ("--timeout 0", "--timeout"), ("--timeout nan", "--timeout"),
 ]
 

@@ -1,0 +1,154 @@
+"""Table 1 of the DDIM paper as a grid of sampling cells, and the figures of such a grid, from its rows.
+
+Song, Meng & Ermon 2021 (arXiv:2010.02502) give FID by the number of steps S and the noise scale eta, for one set of images a cell.
+Here every cell is drawn from several sample seeds, whose streams share no number, and up to S = 100 by both of the paper's rules
+of choosing timesteps (appendix D.2). All cells of one seed start from the same x_T, so differences between cells are paired.
+
+Frames are pandas DataFrames computed from rows alone. What is absent from a row is NaN.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from bench.config import ROOT
+from bench.drawing import Cell
+from bench.report import seconds_per_image
+from bench.rows import Row
+from reference.config import require
+from reference.conventions import get_convention
+
+FULL = 1000  # S at which the path is every timestep of the paper's process
+STEPS = (10, 20, 50, 100, FULL)
+ETAS: tuple[float | str, ...] = (0.0, 0.2, 0.5, 1.0, "sigma_hat")
+FULL_ETAS: tuple[float | str, ...] = (0.0, 1.0, "sigma_hat")  # at S = FULL, whose cells cost ten times those of S = 100
+UNIFORM, QUAD = "leading", "quad"  # the paper's "linear" and "quadratic"
+PAIRED_STEPS, PAIRED_ETAS = (10, 20, 50), (0.0, 1.0)  # uniform: the cells that further backends draw too
+
+PLACE = ["backend", "device", "n", "S", "eta", "spacing", "seed"]  # of a measurement; eta as rows hold it: "0.0", "sigma_hat"
+MEASURES = ["fid", "fid_inf", "kid", "precision", "recall", "seconds"]  # seconds per image
+QUANTILES = {"50%": "0.5", "90%": "0.9", "99%": "0.99", "99.9%": "0.999", "max": "1.0"}  # of pixel differences, as rows name them
+PUBLISHED = ROOT / "bench" / "assets" / "ddim-table1.csv"
+
+
+def grid(steps: list[int], etas: tuple[float | str, ...], seed: int, seeds: tuple[int, int]) -> tuple[Cell, ...]:
+    """The cells of the table's given rows and columns, cheap ones first.
+
+    Sample seeds are `seed`, `seed` + 1, ..: `seeds` are their numbers for S up to 100 and for S = 1000. Raises `ConfigError`.
+    """
+    for name, found, known in (("--steps", steps, STEPS), ("--eta", etas, ETAS)):
+        for value in found:
+            require(value in known, name, value, f"table ddim has {', '.join(map(str, known))}")
+    short = [Cell(s, eta, spacing, seed + k) for k in range(seeds[0]) for s in steps if s != FULL for eta in etas
+             for spacing in (UNIFORM, QUAD)]
+    full = [Cell(FULL, eta, UNIFORM, seed + k) for k in range(seeds[1]) if FULL in steps for eta in etas if eta in FULL_ETAS]
+    return (*short, *full)
+
+
+def paired(cells: tuple[Cell, ...]) -> tuple[Cell, ...]:
+    """Those that backends after the first draw too."""
+    return tuple(c for c in cells if c.steps in PAIRED_STEPS and c.eta in PAIRED_ETAS and c.spacing == UNIFORM)
+
+
+def latest(rows: list[Row]) -> list[Row]:
+    """The rows of the table that was begun last; empty where none was."""
+    begun = [row for row in rows if row.kind == "budget"]
+    return of_table(rows, max(begun, key=lambda row: row.created)) if begun else []
+
+
+def of_table(rows: list[Row], begun: Row) -> list[Row]:
+    """The rows of one table, which has the preset, network, weights, process, convention and dtype of this budget row, and any n,
+    device or backend. Of a cell that was measured twice the later rows are kept."""
+    alike = {name: begun.config[name] for name in ("model", "diffusion", "weights", "convention", "dtype")}
+    found: dict[tuple[Any, ...], Row] = {}
+    for row in sorted(rows, key=lambda row: row.created):
+        bound = row.kind == "metric" and "steps" not in row.config
+        if row.preset == begun.preset and (bound or alike.items() <= row.config.items()):
+            which = (row.config.get(name) for name in ("stage", "device", "samples", "steps", "eta", "spacing", "seed"))
+            found[row.kind, row.backend, *which] = row
+    return list(found.values())
+
+
+def measurements(rows: list[Row]) -> pd.DataFrame:
+    """One line for each cell and seed that was drawn and measured: `PLACE` and `MEASURES`."""
+    drawn = {_place(row): row for row in rows if row.kind == "sample"}
+    lines = []
+    for row in rows:
+        if row.kind == "metric" and "steps" in row.config and _place(row) in drawn:
+            seconds = seconds_per_image(drawn[_place(row)])
+            values = {name: row.values.get(name) for name in MEASURES} | {"seconds": seconds}
+            lines.append(dict(zip(PLACE, _place(row), strict=True)) | values)
+    frame = pd.DataFrame(lines, columns=[*PLACE, *MEASURES])
+    frame[MEASURES] = frame[MEASURES].astype(float)
+    return frame.sort_values(PLACE, ignore_index=True, key=lambda column: column.map(_rank) if column.name == "eta" else column)
+
+
+def _place(row: Row) -> tuple[Any, ...]:
+    c = row.config
+    spacing = c.get("spacing") or get_convention(c["convention"]).spacing
+    return row.backend, c["device"], c["samples"], c["steps"], c["eta"], spacing, c["seed"]
+
+
+def _rank(eta: str) -> float:
+    return [str(e) for e in ETAS].index(eta) if eta in map(str, ETAS) else len(ETAS)
+
+
+def statistics(measured: pd.DataFrame) -> pd.DataFrame:
+    """One line for each cell: `PLACE` without the seed, `seeds` (their number), and for each of `MEASURES` the mean over seeds
+    `NAME_mean` and the standard deviation between seeds `NAME_sd` (n - 1 in the divisor; NaN for one seed)."""
+    by_cell = measured.groupby(PLACE[:-1], sort=False)
+    frame = by_cell[MEASURES].agg(["mean", "std"])
+    frame.columns = pd.Index([f"{name}_{what}" for name in MEASURES for what in ("mean", "sd")])
+    frame.insert(0, "seeds", by_cell.size())
+    return frame.reset_index()
+
+
+def bounds(rows: list[Row]) -> pd.DataFrame:
+    """Floor (held-out real images) and ceiling (standard normal noise) for each n: `bound`, `n` and `MEASURES` without seconds."""
+    names = {"real": "floor", "noise": "ceiling"}
+    lines = [{"bound": names[row.backend], "n": row.values["n"], **{name: row.values.get(name) for name in MEASURES[:-1]}}
+             for row in rows if row.kind == "metric" and row.backend in names]
+    return pd.DataFrame(lines, columns=["bound", "n", *MEASURES[:-1]])
+
+
+def pixel_differences(rows: list[Row]) -> pd.DataFrame:
+    """How far the images of two backends from the same x_T are apart at eta = 0: `one`, `other`, `n`, `S`, `spacing`, `seed`, and
+    `QUANTILES` of |difference| over all pixels, on the scale [-1, 1]."""
+    lines = []
+    for row in rows:
+        if row.kind == "check" and row.config.get("stage") == "images" and row.config["eta"] == "0.0":
+            one, other = row.backend.split(" ")
+            _, _, n, S, _, spacing, seed = _place(row)
+            found = row.values["images"].get("quantiles", {})
+            lines.append({"one": one, "other": other, "n": n, "S": S, "spacing": spacing, "seed": seed,
+                          **{name: found.get(key) for name, key in QUANTILES.items()}})
+    frame = pd.DataFrame(lines, columns=["one", "other", "n", "S", "spacing", "seed", *QUANTILES])
+    return frame.sort_values(["one", "other", "n", "spacing", "S", "seed"], ignore_index=True)
+
+
+def budget(rows: list[Row]) -> pd.DataFrame:
+    """What the table was predicted to cost and did, by `backend`, `device`, `n` and `what` ("sample" or "metric"): the numbers of
+    `cells` and of those `finished`, `calls` (network calls for one image of every cell, by seed), and the seconds `predicted` for
+    all cells and `measured` of the finished ones."""
+    lines = []
+    for plan in (row for row in rows if row.kind == "budget"):
+        device, n = plan.config["device"], plan.config["samples"]
+        predicted = pd.DataFrame(plan.values["cells"], columns=["backend", "stage", "seconds"])
+        drawn = predicted[predicted["stage"].isin(["sample", "metric"])]
+        for (backend, stage), cells in drawn.groupby(["backend", "stage"], sort=False):
+            done = [row for row in rows if row.kind == stage and row.backend == backend and row.config["samples"] == n
+                    and row.config.get("device", device) == device]
+            calls = plan.values["calls"].get(backend, {}) if stage == "sample" else {}
+            lines.append({"backend": backend, "device": device, "n": n, "what": stage, "cells": len(cells), "finished": len(done),
+                          "calls": ", ".join(f"{count:,} (seed {seed})" for seed, count in calls.items()),
+                          "predicted": cells["seconds"].sum(), "measured": sum(r.environment["cell_seconds"] for r in done)})
+    return pd.DataFrame(lines, columns=["backend", "device", "n", "what", "cells", "finished", "calls", "predicted", "measured"])
+
+
+def published() -> pd.DataFrame:
+    """The paper's CIFAR-10 values: index eta (as in rows), columns S. Another data set and another extractor than ours."""
+    frame = pd.read_csv(PUBLISHED, comment="#", index_col="eta", dtype={"eta": str})
+    frame.columns = frame.columns.astype(int)
+    return frame

@@ -1,0 +1,161 @@
+"""The page of a table: `results/table.md`, from rows alone. `bench.table` and `bench.table_claims` compute what it shows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from bench import files, table, table_claims
+from bench.report import label
+from bench.rows import Row
+
+
+def titles(rows: list[Row]) -> dict[str, str]:
+    """What each of `table.MEASURES` is called, with the extractor that it comes from."""
+    name = next((row.values["metric"] for row in rows if row.kind == "metric"), "FID")
+    return {"fid": name, "fid_inf": f"{name}, extrapolated by 1/n to infinitely many images", "kid": name.replace("FID", "KID"),
+            "precision": name.replace("FID", "precision"), "recall": name.replace("FID", "recall"), "seconds": "seconds per image"}
+
+
+def pivot(statistics: pd.DataFrame, measure: str) -> pd.DataFrame:
+    """One of `table.MEASURES` as text, mean +- standard deviation over seeds: a line for each eta and spacing, a column for each S.
+
+    `statistics` are those of one backend, device and n. A cell of one seed has no deviation.
+    """
+    text = pd.DataFrame({
+        "eta": [eta.removesuffix(".0") for eta in statistics["eta"]], "spacing": statistics["spacing"], "S": statistics["S"],
+        "text": [figure(mean, sd) for mean, sd in zip(statistics[f"{measure}_mean"], statistics[f"{measure}_sd"], strict=True)]})
+    order = list(dict.fromkeys(zip(text["eta"], text["spacing"], strict=True)))
+    return text.pivot(index=["eta", "spacing"], columns="S", values="text").loc[sorted(order, key=_by_eta)].fillna("").reset_index()
+
+
+def _by_eta(line: tuple[str, str]) -> tuple[int, str]:
+    known = [str(eta).removesuffix(".0") for eta in table.ETAS]
+    return known.index(line[0]) if line[0] in known else len(known), line[1]
+
+
+def figure(mean: float, sd: float) -> str:
+    """A mean and its standard deviation as text; a NaN deviation is left out, a NaN mean gives ""."""
+    return "" if pd.isna(mean) else f"{mean:.4g}" if pd.isna(sd) else f"{mean:.4g} ± {sd:.2g}"
+
+
+def page(rows: list[Row], command: str, missing: list[str]) -> str:
+    """The page of the rows of one table (`table.of_table`)."""
+    measured = table.measurements(rows)
+    out = ["# FID against the number of steps and the noise: table 1 of the DDIM paper", "",
+           f"Made by `{command}`. Every number comes from a row in [rows/](rows) with this page's weights.", "",
+           *_caption(rows), "", "## Budget", "", _markdown(_budget(rows)), "",
+           "Calls are of the network, for one image of every cell. Predictions come from a short calibration before the first "
+           "cell; measured times are those of the finished cells.", ""]
+    for (_, device), of_setting in measured.groupby(["n", "device"], sort=False):
+        backend = of_setting["backend"].value_counts().idxmax()
+        out += _setting(rows, of_setting[of_setting["backend"] == backend], backend, device)
+    return "\n".join([*out, *_backends(rows, measured), *(f"- {line}" for line in missing), ""])
+
+
+def write(out: Path, rows: list[Row], command: str, missing: list[str]) -> Path:
+    """Write `out`/table.md."""
+    path = out / "table.md"
+    with files.replacing(path) as file:
+        file.write(page(rows, command, missing).encode())
+    return path
+
+
+def _markdown(frame: pd.DataFrame) -> str:
+    return str(frame.to_markdown(index=False, disable_numparse=True))
+
+
+def _caption(rows: list[Row]) -> list[str]:
+    begun = [row for row in rows if row.kind == "budget"]
+    c, e = begun[-1].config, begun[-1].environment
+    found = [row for row in rows if row.kind == "metric"]
+    versions = ", ".join(f"{name} {version}" for name, version in e["versions"].items() if version)
+    extractors = {f"extractor {v['extractor']}, sha256 {v['extractor_sha256'][:16]}; reference: {v['reference']}"
+                  for v in (row.values for row in found)}
+    return [
+        f"- weights {c['weights']}, preset {begun[-1].preset}: channels {c['model']['block_out_channels']}, schedule "
+        f"{c['diffusion']['schedule']}, T = {c['diffusion']['timesteps']}; convention {c['convention']}, {c['dtype']}",
+        *(f"- {line}" for line in sorted(extractors)),
+        f"- machine: {e.get('gpu') or e['cpu']}, {c['threads']} threads; {versions}; commit {begun[-1].commit}",
+        "- spacing: leading is the paper's linear rule of choosing timesteps, quad its quadratic one; at S = 1000 both are all",
+    ]
+
+
+def _budget(rows: list[Row]) -> pd.DataFrame:
+    frame = table.budget(rows)
+    return pd.DataFrame({
+        "backend": [label(b) for b in frame["backend"]], "device": frame["device"], "n": frame["n"], "what": frame["what"],
+        "cells": [f"{done} of {cells}" for done, cells in zip(frame["finished"], frame["cells"], strict=True)],
+        "calls": frame["calls"], **{f"{name} s": frame[name].map("{:.0f}".format) for name in ("predicted", "measured")}})
+
+
+def _setting(rows: list[Row], measured: pd.DataFrame, backend: str, device: str) -> list[str]:
+    """Tables and verdicts of one backend, device and n."""
+    statistics, n, names = table.statistics(measured), int(measured["n"].iloc[0]), titles(rows)
+    seeds = ", ".join(f"{count} at S = {S}" for S, count in statistics.groupby("S")["seeds"].max().items())
+    bounds = table.bounds(rows)
+    out = [f"## {label(backend)} on {device}, n = {n}", "",
+           f"Mean ± standard deviation between sample seeds ({seeds}), each of n = {n} images. The images of one seed start "
+           "from the same x_T in every cell. The metrics depend on n: compare them with the floor (held-out real images) and the "
+           "ceiling (standard normal noise) of the same n, and with no paper's values.", ""]
+    for measure, name in names.items():
+        limits = [f"{line['bound']} {line[measure]:.4g}" for line in bounds[bounds["n"] == n].to_dict("records")
+                  if measure in line and not pd.isna(line[measure])]
+        out += [f"### {name}", "", _markdown(pivot(statistics, measure)), "", *([", ".join(limits), ""] if limits else [])]
+        if measure == "fid":
+            out += ["For the shape alone, **another data set and another extractor**: the published table, CIFAR-10 32 x 32, "
+                    "Inception features, n = 50,000, quad spacing (Song, Meng & Ermon 2021, arXiv:2010.02502, table 1).", "",
+                    _markdown(table.published().reset_index().astype(str).replace({r"\.0$": ""}, regex=True)), ""]
+    return [*out, *_claims(measured, names)]
+
+
+def _claims(measured: pd.DataFrame, names: dict[str, str]) -> list[str]:
+    compared = table_claims.comparisons(measured)
+    verdicts = table_claims.verdicts(compared)
+    by_kid = table_claims.verdicts(table_claims.comparisons(measured, "kid"))
+    shown = pd.DataFrame({
+        "claim": verdicts["claim"], "spacing": verdicts["spacing"], f"by {names['fid']}": verdicts["verdict"].map("**{}**".format),
+        "comparisons": [f"{shown} of {of}" for shown, of in zip(verdicts["shown"], verdicts["of"], strict=True)],
+        f"by {names['kid']}": by_kid["verdict"]})
+    run = compared[compared["verdict"] != table_claims.ABSENT]
+    detail = pd.DataFrame({
+        "a": run["a"], "b": run["b"], "factor": run["factor"].map("{:g}".format), "a, b": _pair(run["mean_a"], run["mean_b"]),
+        "a - factor x b": [f"{d:.3g} ({low:.3g} .. {high:.3g})" for d, low, high in zip(run["difference"], run["low"], run["high"],
+                                                                                       strict=True)],
+        "noise": run["noise"], "verdict": run["verdict"], "published a, b": _pair(run["paper_a"], run["paper_b"])})
+    return [
+        "### The paper's claims", "", _markdown(shown), "",
+        "Each claim is a set of comparisons: a is below factor x b. A comparison is reproduced where the 95% t interval of the "
+        "mean difference, paired by seed, lies below 0, not reproduced where it lies above, within noise otherwise. Where cells "
+        "share one seed, the noise is the spread of seeds at the S named, taken as independent. A claim is reproduced where all "
+        "its comparisons are, not reproduced where one is opposite at 5% / (their number), and not run where a cell is absent or "
+        "nothing tells its noise. KID has no bias in n; FID's draws ratios towards 1.",
+        "", _markdown(detail), ""]
+
+
+def _pair(a: pd.Series[float], b: pd.Series[float]) -> list[str]:
+    return ["" if pd.isna(x) else f"{x:.4g}, {y:.4g}" for x, y in zip(a, b, strict=True)]
+
+
+def _backends(rows: list[Row], measured: pd.DataFrame) -> list[str]:
+    """Equivalence of the backends, and how far their images are apart."""
+    tests, pixels = table_claims.equivalence(measured), table.pixel_differences(rows)
+    out = ["## Backends", ""]
+    if tests.empty:
+        return [*out, "One backend drew this table.", ""]
+    for (n, one, other), each in tests.groupby(["n", "one", "other"], sort=False):
+        count = each["verdict"].value_counts()
+        out += [f"- n = {n}, {other} against {one}: " + ", ".join(f"{verdict} in {k}" for verdict, k in count.items())
+                + f" of {len(each)} cells"]
+    shown = tests.assign(eta=tests["eta"].str.removesuffix(".0"), verdict=tests["verdict"].map("**{}**".format), **{
+        name: tests[name].map("{:.3g}".format) for name in ("difference", "low", "high", "margin")})
+    out += ["", _markdown(shown.astype(str)), "",
+            f"Two one-sided tests of the paired difference in {titles(rows)['fid']} over seeds: low .. high is its 90% t interval, "
+            "the margin is the standard deviation between the first backend's seeds. Equivalent: the interval lies within the "
+            "margin; different: it lies wholly outside; cannot say: neither.", ""]
+    if not pixels.empty:
+        quantiles = pixels.assign(**{name: pixels[name].map("{:.1e}".format) for name in table.QUANTILES})
+        out += ["Pixel differences at eta = 0 from the same x_T, on the scale [-1, 1]: quantiles over all pixels.", "",
+                _markdown(quantiles.astype(str)), ""]
+    return out

@@ -1,0 +1,368 @@
+"""The grid of the DDIM paper's table 1: its cells, what is derived from their rows, and the verdicts."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import signal
+import subprocess
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bench import checks, rows, run, streams, table, table_claims, table_report
+from bench.cells import SCRATCH
+from bench.drawing import Cell
+from bench.rows import Row
+from tests import tree
+from tests.tiny import install_backend
+
+WHOLE = table.grid(list(table.STEPS), table.ETAS, 0, (3, 1))
+
+
+def test_the_grid_is_the_papers_by_both_spacings_and_cheap_cells_come_first():
+    assert len(WHOLE) == len(set(WHOLE)) == 4 * 5 * 2 * 3 + 3
+    assert {c for c in WHOLE if c.steps == 1000} == {Cell(1000, eta, "leading", 0) for eta in (0.0, 1.0, "sigma_hat")}
+    assert {(c.steps, c.eta, c.spacing, c.seed) for c in WHOLE if c.steps < 1000} == set(itertools.product(
+        (10, 20, 50, 100), (0.0, 0.2, 0.5, 1.0, "sigma_hat"), ("leading", "quad"), (0, 1, 2)))
+    assert [c.steps for c in WHOLE[-3:]] == [1000] * 3 and [c.seed for c in WHOLE[:-3]] == sorted(c.seed for c in WHOLE[:-3])
+    assert set(table.paired(WHOLE)) == {Cell(s, eta, "leading", k) for s in (10, 20, 50) for eta in (0.0, 1.0) for k in (0, 1, 2)}
+    cut = table.grid([10, 1000], (0.2, 1.0), 7, (2, 2))
+    assert Counter((c.steps, c.eta) for c in cut) == {(10, 0.2): 4, (10, 1.0): 4, (1000, 1.0): 2}
+    assert {c.seed for c in cut} == {7, 8}
+
+
+def test_sample_seeds_share_no_number():
+    found = [set(streams.normal(seed, "x_T", np.arange(8), (1, 28, 28)).ravel().tolist()) for seed in (0, 1, 2)]
+    assert all(len(a & b) < 0.01 * len(a) for a, b in itertools.combinations(found, 2))  # float32 numbers meet by chance
+
+
+def test_the_plan_names_every_cell_and_the_network_calls(capsys, tmp_path):
+    out = ["--out", str(tmp_path / "out")]
+    assert run.main(["--table", "ddim", "--dry-run=plan", "--backends", "torch", *out]) == 0
+    said = capsys.readouterr().out
+    assert '"name": "table"' in said and said.count("sample and measure") == 123 and "train 60" not in said
+    assert "torch: sample and measure S=10 eta=0.2 quad seed=2 n=256" in said
+    assert "torch: network calls for one image of every cell: 4,800 (seed 0), 1,800 (seed 1), 1,800 (seed 2)" in said
+    assert f"for 256 images of each: {256 * 8400:,}" in said
+    assert run.main(["--table", "ddim", "--dry-run=plan", "--steps", "10,1000", "--eta", "0", "--seeds", "2", *out]) == 0
+    said = capsys.readouterr().out
+    assert said.count("torch: sample") == 6 and said.count("mindspore: sample") in (0, 2)  # 0: it is not installed
+    assert run.main(["--table", "ddim", "--dry-run=plan", "--steps", "100", "--backends", "torch,mindspore", *out]) in (0, 2)
+    said = capsys.readouterr()
+    assert "mindspore: draws none of the cells asked for" in said.out or "mindspore is not installed" in said.err
+    assert not (tmp_path / "out").exists()
+
+
+# Rows
+
+CONFIG = {"model": {"block_out_channels": [8]}, "diffusion": {"schedule": "linear", "timesteps": 1000}, "weights": "w1",
+          "convention": "plain", "dtype": "float32", "device": "cpu", "threads": 1, "batch_size": 128}
+CLOCK = itertools.count()
+
+
+def row(kind, backend, values, *, preset="table", environment=None, **config):
+    created = datetime.fromtimestamp(next(CLOCK), UTC).isoformat()
+    return Row(kind, backend, preset, CONFIG | config, values, {"cell_seconds": 2.0} | (environment or {}), "c", created)
+
+
+def metric(backend, fid, **config):
+    values = {"metric": "FID[fmnist-cnn]", "fid": fid, "fid_half": fid + 4, "fid_inf": fid - 4, "kid": fid / 8, "n": 256,
+              "precision": 0.5, "recall": 0.25, "extractor": "fmnist-cnn", "extractor_sha256": "e" * 64, "reference": "train"}
+    return row("metric", backend, values, stage="metric", samples=256, **config)
+
+
+def cell_rows(backend, fid, steps, eta, spacing, seed, **more):
+    config = {"steps": steps, "eta": eta, "spacing": spacing, "seed": seed, **more}
+    values = {"batch_seconds": [1.28 * steps, 2.56 * steps], "images": 256, "first_seconds": 1.0, "calls": steps * 2}
+    return [row("sample", backend, values, samples=256, stage="sample", **config), metric(backend, fid, **config)]
+
+
+def budget_row(**config):
+    cells = [{"backend": "torch", "stage": stage, "cell": "", "seconds": seconds, "memory": None}
+             for stage, seconds in (("oracle", 9.0), ("sample", 3.0), ("sample", 4.0), ("metric", 1.0))]
+    return row("budget", "torch", {"calls": {"torch": {"0": 4800, "1": 1800}}, "cells": cells}, stage="budget", samples=256, seed=0,
+               environment={"versions": {"torch": "2"}, "cpu": "a processor"}, **config)
+
+
+def bound_rows():
+    out = []
+    for name, fid in (("real", 8.0), ("noise", 400.0)):
+        found = metric(name, fid, seed=0)
+        kept = {"stage": "metric", "samples": 256, "seed": 0, "backend": name, "reference": "r", "held_out": "h"}
+        out.append(Row("metric", name, found.preset, kept, found.values, {}, "c", found.created))
+    return out
+
+
+def test_measurements_and_statistics_are_those_of_the_rows():
+    found = [r for seed, fid in enumerate((10.0, 13.0, 16.0)) for r in cell_rows("torch", fid, 10, "0.0", "quad", seed)]
+    found += cell_rows("torch", 7.0, 1000, "sigma_hat", None, 0)  # by the convention's spacing
+    found += bound_rows()
+    measured = table.measurements(found)
+    assert list(measured.columns) == [*table.PLACE, *table.MEASURES] and len(measured) == 4
+    assert measured["spacing"].tolist() == ["quad"] * 3 + ["leading"]
+    assert measured["seconds"].tolist() == pytest.approx([0.15] * 3 + [15.0])
+    by_cell = table.statistics(measured).set_index("S")
+    assert by_cell.loc[10, ["seeds", "fid_mean", "fid_sd", "fid_inf_mean", "kid_mean", "kid_sd", "recall_mean"]].tolist() == [
+        3, 13.0, 3.0, 9.0, 13 / 8, 3 / 8, 0.25]
+    assert by_cell.loc[1000, "fid_mean"] == 7.0 and math.isnan(by_cell.loc[1000, "fid_sd"])
+    bounds = table.bounds(found).set_index("bound")
+    assert bounds.loc["floor", "fid"] == 8.0 and bounds.loc["ceiling", "kid"] == 50.0 and set(bounds["n"]) == {256}
+
+
+def test_rows_without_precision_give_nan_and_no_rows_give_empty_frames():
+    sample, measured = cell_rows("torch", 1.0, 10, "0.0", "quad", 0)
+    older = {name: value for name, value in measured.values.items() if name not in ("precision", "recall")}
+    frame = table.measurements([sample, Row("metric", "torch", "table", measured.config, older, {}, "c", measured.created)])
+    assert math.isnan(frame.loc[0, "precision"]) and frame.loc[0, "fid"] == 1.0
+    assert table.measurements([]).empty and table.statistics(table.measurements([])).empty and table.budget([]).empty
+    assert table.latest([sample]) == [] and table_claims.equivalence(table.measurements([])).empty
+
+
+def test_a_tables_rows_are_those_of_its_weights_and_the_later_of_two():
+    begun, other = budget_row(), budget_row(weights="w2")
+    first = cell_rows("torch", 1.0, 10, "0.0", "quad", 0)
+    foreign = cell_rows("torch", 2.0, 10, "0.0", "quad", 0, weights="w2")
+    foreign.append(metric("torch", 3.0, steps=10, eta="0.0", spacing="quad", seed=0, preset="quick"))
+    again = cell_rows("torch", 4.0, 10, "0.0", "quad", 0)
+    more = cell_rows("mindspore", 5.0, 10, "0.0", "quad", 0)
+    found = [begun, other, *first, *foreign, *again, *more, *bound_rows()]
+    measured = table.measurements(table.of_table(found, begun))
+    assert dict(zip(measured["backend"], measured["fid"], strict=True)) == {"torch": 4.0, "mindspore": 5.0}
+    assert table.measurements(table.latest(found))["fid"].tolist() == [2.0]
+    assert len(table.bounds(table.latest(found))) == 2
+
+
+def test_the_budget_stands_beside_what_was_measured():
+    found = [budget_row(), *cell_rows("torch", 1.0, 10, "0.0", "quad", 0)]
+    sample, measure = table.budget(found).to_dict("records")
+    assert sample == {"backend": "torch", "device": "cpu", "n": 256, "what": "sample", "cells": 2, "finished": 1,
+                      "calls": "4,800 (seed 0), 1,800 (seed 1)", "predicted": 7.0, "measured": 2.0}
+    assert (measure["what"], measure["predicted"], measure["measured"], measure["calls"]) == ("metric", 1.0, 2.0, "")
+
+
+# Verdicts
+
+def frame(fids, backend="torch", n=256):
+    """Measurements of {(S, eta, spacing): FID of seeds 0, 1, ..}; KID is FID / 8."""
+    lines = [(backend, "cpu", n, *place, seed, fid, fid / 8) for place, each in fids.items() for seed, fid in enumerate(each)]
+    return pd.DataFrame(lines, columns=[*table.PLACE, "fid", "kid"])
+
+
+def papers(noise=0.003):
+    """The published values for both spacings, quad better by 2%, of three seeds and one at S = 1000, with noise of their own."""
+    rng, paper, out = np.random.default_rng(0), table.published(), {}
+    for eta, S in itertools.product(paper.index, paper.columns):
+        for spacing, factor in (("leading", 1.02), ("quad", 1.0)) if S < 1000 else (("leading", 1.0),):
+            out[S, eta, spacing] = factor * paper.loc[eta, S] + noise * rng.standard_normal(3 if S < 1000 else 1)
+    return out
+
+
+def verdict(fids, start, spacing=None, measure="fid"):
+    found = table_claims.verdicts(table_claims.comparisons(frame(fids), measure))
+    found = found[found["claim"].str.startswith(start)]
+    if spacing:
+        found = found[found["spacing"] == spacing]
+    (only,) = set(found["verdict"])
+    return only
+
+
+CLAIMS = ("eta = 0 is the best", "FID falls", "sigma_hat explodes", "S = 50 is nearly", "S = 100 is nearly",
+          "sigma_hat is the best", "quad spacing")
+
+
+def test_published_values_are_the_papers():
+    paper = table.published()
+    assert paper.shape == (5, 5) and paper.loc["0.0", 10] == 13.36 and paper.loc["sigma_hat", 1000] == 3.17
+    assert paper.loc["1.0"].tolist() == [41.07, 18.36, 8.01, 5.78, 4.73]
+
+
+@pytest.mark.parametrize("measure", ["fid", "kid"])
+def test_the_papers_own_values_reproduce_every_claim(measure):
+    assert {verdict(papers(), claim, measure=measure) for claim in CLAIMS} == {"reproduced"}
+
+
+def test_large_noise_makes_every_verdict_that_can_be_lost_within_noise():
+    shaken = papers(noise=3.0)
+    lost = ("eta = 0 is the best", "FID falls", "S = 100 is nearly")
+    assert {verdict(shaken, claim, "quad") for claim in lost} == {"within noise"}
+    assert verdict(papers(noise=0.5), "sigma_hat explodes") == "reproduced"  # 41 against 367
+
+
+@pytest.mark.parametrize("claim, spacing, place, values", [
+    ("eta = 0 is the best", "leading", (20, "0.5", "leading"), (1.0, 1.1, 1.2)),
+    ("FID falls", "leading", (10, "0.0", "leading"), (2.0, 2.01, 2.02)),
+    ("sigma_hat explodes", "leading", (10, "sigma_hat", "leading"), (50.0, 50.5, 51.0)),
+    ("S = 50 is nearly", "leading", (50, "0.0", "leading"), (9.0, 9.1, 9.2)),
+    ("S = 100 is nearly", "leading", (100, "0.0", "leading"), (9.0, 9.02, 9.04)),
+    ("sigma_hat is the best", None, (1000, "1.0", "leading"), (2.0,)),
+    ("quad spacing", None, (20, "0.0", "quad"), (17.0, 17.1, 17.2)),
+])
+def test_one_cell_the_other_way_refutes_its_claim_for_its_spacing(claim, spacing, place, values):
+    assert verdict(papers() | {place: values}, claim, spacing) == "not reproduced"
+    if spacing:
+        assert verdict(papers() | {place: values}, claim, "quad") == "reproduced"
+
+
+def test_a_missing_cell_is_not_run_and_so_is_one_whose_noise_nothing_tells():
+    fids = papers()
+    del fids[20, "0.2", "leading"]
+    assert verdict(fids, "eta = 0 is the best", "leading") == "not run"
+    alone = {place: each[:1] for place, each in papers().items()}
+    assert {verdict(alone, claim) for claim in CLAIMS} == {"not run"}
+
+
+def test_one_of_many_comparisons_the_other_way_must_be_so_beyond_their_number():
+    """eta = 0.2 below eta = 0 at S = 10, at 5% but not at 5% / 8: t of 2 degrees of freedom is 4.3 and 12.6."""
+    d = np.array([-1.0, 0.0, 1.0])  # standard deviation 1, standard error 1 / sqrt(3)
+    base = papers()[10, "0.0", "leading"]
+    for t, expected in ((3.0, "within noise"), (8.0, "within noise"), (14.0, "not reproduced")):
+        fids = papers() | {(10, "0.2", "leading"): base - t / np.sqrt(3) + d * 1.0}
+        compared = table_claims.comparisons(frame(fids)).set_index(["claim", "spacing", "b"])
+        [one] = compared[(compared.index.get_level_values("b") == "S = 10, eta = 0.2, leading")].to_dict("records")
+        assert one["difference"] / one["se"] == pytest.approx(t)
+        assert one["verdict"] == ("within noise" if t < 4.3 else "not reproduced")
+        assert verdict(fids, "eta = 0 is the best", "leading") == expected
+
+
+def test_the_noise_of_one_seed_is_that_of_the_largest_smaller_s_with_several():
+    fids = papers() | {(100, "0.0", "leading"): (4.0, 4.3, 4.6), (100, "sigma_hat", "leading"): (9.0, 9.4, 9.8),
+                       (1000, "0.0", "leading"): (4.0,), (1000, "sigma_hat", "leading"): (3.0,)}
+    found = table_claims.comparisons(frame(fids))
+    one = found[(found["a"] == "S = 1000, eta = sigma_hat") & (found["b"] == "S = 1000, eta = 0")].iloc[0]
+    assert one["se"] == pytest.approx(0.5) and one["df"] == 2 and one["seeds"] == 1 and "S = 100" in one["noise"]
+    assert one["high"] == pytest.approx(-1 + 4.3027 * 0.5, abs=1e-3) and one["verdict"] == "within noise"
+    assert (one["paper_a"], one["paper_b"]) == (3.17, 4.04)
+
+
+def test_differences_are_paired_by_seed():
+    """Seeds far apart, cells of one seed not: only a paired test sees it."""
+    fids = papers() | {(10, "0.0", "quad"): (5.0, 50.0, 500.0), (10, "0.0", "leading"): (6.0, 51.01, 501.02)}
+    assert verdict(fids, "quad spacing") == "reproduced"
+
+
+@pytest.mark.parametrize("shift, expected", [
+    ((0.0, 0.0, 0.0), "equivalent"), ((0.1, 0.12, 0.08), "equivalent"),
+    ((0.1, 0.9, -1.0), "cannot say"), ((0.95, 1.05, 1.0), "cannot say"), ((0.1,), "cannot say"),
+    ((3.0, 3.1, 2.9), "different"), ((-3.0, -3.1, -2.9), "different"),
+])
+def test_equivalence_has_three_verdicts(shift, expected):
+    """The first backend's seeds spread by 1."""
+    one = {(10, "0.0", "leading"): np.array([9.0, 10.0, 11.0]), (50, "0.0", "leading"): np.array([1.0, 2.0, 3.0])}
+    other = {(10, "0.0", "leading"): one[10, "0.0", "leading"][:len(shift)] + np.array(shift)}
+    found = table_claims.equivalence(pd.concat([frame(other, "mindspore"), frame(one), frame(one, n=512)]))
+    [line] = found.to_dict("records")
+    assert (line["one"], line["other"], line["n"]) == ("torch cpu", "mindspore cpu", 256)
+    assert line["verdict"] == expected and line["margin"] == pytest.approx(1.0)
+    assert line["difference"] == pytest.approx(np.mean(shift))
+    if len(shift) > 1:
+        half = 2.91999 * np.std(shift, ddof=1) / np.sqrt(3)
+        assert (line["low"], line["high"]) == pytest.approx((np.mean(shift) - half, np.mean(shift) + half), abs=1e-4)
+
+
+def test_the_distribution_of_pixel_differences_is_kept(tmp_path):
+    """Of 1000 pixels one is off by 0.5, eight by 0.01 and the rest by 1e-6; above S = 100 nothing is held to a tolerance."""
+    a = np.zeros((10, 1, 10, 10), np.float32)
+    b = a + np.float32(1e-6)
+    b.ravel()[:8], b.ravel()[8] = 0.01, 0.5
+    kept = []
+
+    class Job:
+        backends, dtype = ("torch", "mindspore"), "float32"
+
+        def trained_key(self, backend, cell):
+            return CONFIG | cell.config | {"backend": backend, "samples": 10}
+
+    class Recorded:
+        job, images = Job(), {}
+
+        def keep(self, name, kind, key, values):
+            kept.append(row(kind, key.pop("backend"), values, **key))
+
+    for name, array in (("torch", a), ("mindspore", b)):
+        np.save(tmp_path / f"{name}.npy", array)
+        for steps in (50, 1000):
+            Recorded.images[name, Cell(steps, 0.0, "leading", 1)] = tmp_path / f"{name}.npy"
+    for steps in (50, 1000):
+        checks.images(Recorded(), Cell(steps, 0.0, "leading", 1))
+    checks.images(Recorded(), Cell(20, 0.0, "leading", 1))  # drawn by none
+    assert [(r.values["images"]["error"], r.values["images"]["ok"]) for r in kept] == [(0.5, False), (0.5, True)]
+    kept.append(row("check", "torch mindspore", {"images": {"error": 1.0, "tolerance": None, "ok": True}}, stage="images", steps=50,
+                    eta="1.0", spacing="leading", seed=0, samples=10))
+    found = table.pixel_differences(kept)
+    assert found[["one", "other", "S", "seed"]].values.tolist() == [["torch", "mindspore", 50, 1], ["torch", "mindspore", 1000, 1]]
+    assert found.loc[0, list(table.QUANTILES)].tolist() == pytest.approx([1e-6, 1e-6, 1e-6, 0.01, 0.5], rel=0.1)
+
+
+def test_the_page_shows_figures_bounds_verdicts_and_what_is_missing(tmp_path):
+    found = [budget_row(), *bound_rows()]
+    for (S, eta, spacing), each in papers(noise=0.05).items():
+        for seed, fid in enumerate(each):
+            found += cell_rows("torch", fid, S, eta, spacing, seed)
+            if (S, eta, spacing) == (10, "0.0", "leading"):
+                found += cell_rows("mindspore", fid, S, eta, spacing, seed)
+    path = table_report.write(tmp_path, found, "python bench/run.py --table ddim", ["missing: something"])
+    text = path.read_text()
+    statistics = table.statistics(table.measurements(found))
+    one = statistics[(statistics["S"] == 20) & (statistics["eta"] == "sigma_hat") & (statistics["spacing"] == "quad")].iloc[0]
+    assert f"{one['fid_mean']:.4g} ± {one['fid_sd']:.2g}" in text
+    for words in ("python bench/run.py --table ddim", "floor 8, ceiling 400", "KID[fmnist-cnn]", "precision[fmnist-cnn]", "n = 256",
+                  "sha256 " + "e" * 16, "3 at S = 10", "1 at S = 1000", "another data set and another extractor", "367.43",
+                  "**reproduced**", "**equivalent**", "equivalent in 1 of 1 cells", "4,800 (seed 0)", "seconds per image",
+                  "- missing: something", "weights w1"):
+        assert words in text, words
+    lines = [line for line in text.splitlines() if line.startswith("| 0.5")]
+    assert len(lines) == 6 * 2 + 1, "eta = 0.5 in six tables of two spacings, and in the published one"
+
+
+def test_rows_from_before_spacings_are_still_read():
+    from bench import report
+    config = {"steps": 10, "eta": "0.0", "seed": 0}
+    found = [row("sample", "torch", {"batch_seconds": [1.0], "images": 128}, **config),
+             row("metric", "torch", {"metric": "FID[x]", "fid": 2.0, "kid": 3.0}, **config)]
+    [line] = report.sample_table(found).to_dict("records")
+    assert (line["FID[x]"], line["KID[x]"], line["S"]) == (2.0, 3.0, 10)
+
+
+# Whole runs
+
+GRID = ["--preset", "tiny-table", "--table", "ddim", "--steps", "10,20", "--eta", "0,1", "--seeds", "2", "--samples", "128"]
+
+
+@pytest.mark.slow
+def test_a_whole_table_goes_on_where_it_was_killed(tmp_path):
+    """A second backend that is the first one under another name is equivalent, image by image."""
+    pytest.importorskip("torch")
+    (tmp_path / "code").mkdir()
+    code, out = tree.copy_to(tmp_path / "code"), tmp_path / "out"
+    install_backend(code, "shaky", Path(__file__).with_name("shaky_backend.py").read_text())
+    arguments = [*GRID, "--backends", "torch,shaky", "--out", out]
+    process = tree.start(code, "tests/tiny_run.py", *arguments, log=tmp_path / "log", SHAKY="")
+    assert tree.kill_when(process, lambda: len(list(out.glob("work/sample-*/result.json"))) >= 5, 0.0, signal.SIGINT), (
+        tmp_path / "log").read_text()
+    assert "predicted for the whole job" in (tmp_path / "log").read_text() and not (out / "table.md").exists()
+    [begun] = [r for r in rows.read(out / "rows") if r.kind == "budget"]
+    drawn = [cell for cell in begun.values["cells"] if cell["stage"] == "sample"]
+    assert Counter(cell["backend"] for cell in drawn) == {"torch": 16, "shaky": 8} and all(cell["seconds"] > 0 for cell in drawn)
+    finished = {path: path.stat().st_mtime for path in out.glob("work/*/result.json")}
+    done = subprocess.run(tree.command(code, "tests/tiny_run.py", *arguments), env=tree.environment(code, SHAKY=""), cwd=code,
+                          capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert all(path.stat().st_mtime == when for path, when in finished.items()), "no finished cell was done twice"
+    found = rows.read(out / "rows")
+    assert Counter(r.kind for r in found) == {"budget": 1, "sample": 24, "metric": 26, "check": 2 + 8}
+    places = [(r.backend, *(r.config[name] for name in ("steps", "eta", "spacing", "seed"))) for r in found if r.kind == "sample"]
+    assert len(set(places)) == 24 and Counter(place[0] for place in places) == {"torch": 16, "shaky": 8}
+    measured = table.measurements(table.latest(found))
+    assert len(measured) == 24 and not measured[["fid", "kid", "seconds"]].isna().any(axis=None)
+    assert set(table_claims.equivalence(measured)["verdict"]) == {"equivalent"}
+    assert (table.pixel_differences(found)["max"] == 0).all() and len(table.pixel_differences(found)) == 4
+    spread = table.statistics(measured)
+    assert (spread["seeds"] == 2).all() and (spread["fid_sd"] > 0).all(), "seeds give other images"
+    text = (out / "table.md").read_text()
+    assert "equivalent in 4 of 4 cells" in text and "missing" not in text and not (out / "README.md").exists()
+    assert not list(out.glob(f"work/*/{SCRATCH}"))
