@@ -14,7 +14,6 @@ from mindspore._extends import parse
 
 from backends.protocol import Batch, DeviceError, Spec
 from reference import weights as names
-from reference.config import require
 from reference.conventions import Plan
 from reference.weights import Weights
 
@@ -48,7 +47,7 @@ _keep_parsed()
 
 
 def create(spec: Spec) -> MindSporeBackend:
-    """A backend for this spec. Raises `DeviceError` where the device is absent, `ConfigError` for a dtype it lacks."""
+    """A backend for this spec. Raises `DeviceError` where the device is absent or the dtype is not offered."""
     return MindSporeBackend(spec)
 
 
@@ -70,8 +69,9 @@ class MindSporeBackend:
 
     def __init__(self, spec: Spec) -> None:
         self.spec, self.device, self.tuned = spec, find_device(spec.device), spec.mode == "tuned"
-        require(spec.dtype in DTYPES, "dtype", spec.dtype,
-                f"the mindspore backend has {', '.join(DTYPES)}: its CPU has no float64 and no bfloat16 convolution")
+        if spec.dtype not in DTYPES:
+            raise DeviceError(f"dtype={spec.dtype!r}: the mindspore backend has {', '.join(DTYPES)}: its CPU has no float64 and no "
+                              "bfloat16 convolution")
         processes.join(spec)
         self.network = UNet(spec.model, self.tuned)
         # `view` draws with the current weights: a network whose methods were compiled for inference can't be compiled for
@@ -130,7 +130,7 @@ class MindSporeBackend:
         self.synchronize()  # an update that is still running would write into what is loaded
         for network in (self.network, self.ema):
             set_weights(network, weights)
-        self.optimiser.load_state({}, 0)
+        self.optimiser.load_state(None)
         self.step_count = 0
 
     def weights(self, ema: bool = False) -> Weights:
@@ -210,7 +210,7 @@ class MindSporeBackend:
         for part, network in (("weights", self.network), ("ema", self.ema)):
             set_weights(network, {name: state[f"{part}/{name}"] for name, _ in network.parameters_and_names()})
         self.step_count = int(state["step"])
-        self.optimiser.load_state(state, self.step_count)
+        self.optimiser.load_state(state)
 
     def _inference(self, ema: bool) -> UNet:
         if ema:

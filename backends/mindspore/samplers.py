@@ -1,6 +1,6 @@
 """DDPM and DDIM sampling, the same functions as `reference/samplers.py` in MindSpore.
 
-Coefficients are float64, as `tables` shows them; `cast` rounds them once to the dtype of x, in which the update runs.
+Coefficients are float64, as `tables` shows them; as Python numbers MindSpore rounds them once to the dtype of x that they meet.
 """
 
 from __future__ import annotations

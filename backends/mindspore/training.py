@@ -217,8 +217,8 @@ class Optimiser(nn.Cell):
         return {f"{kind}/{name}": p.asnumpy().copy() for kind, moments in (("adam_m", self.adam_m), ("adam_v", self.adam_v))
                 for name, p in zip(self.names, moments, strict=True)}
 
-    def load_state(self, state: Mapping[str, np.ndarray], step: int) -> None:
-        """Moments from `state()`, after `step` steps."""
+    def load_state(self, state: Mapping[str, np.ndarray] | None) -> None:
+        """From `state()`; None: as before the first step, with moments of zero."""
         for kind, moments in (("adam_m", self.adam_m), ("adam_v", self.adam_v)):
             for name, p in zip(self.names, moments, strict=True):
-                ops.assign(p, Tensor(np.array(state[f"{kind}/{name}"]) if step else np.zeros(p.shape, np.float32)))
+                ops.assign(p, Tensor(np.zeros(p.shape, np.float32) if state is None else np.array(state[f"{kind}/{name}"])))
