@@ -18,7 +18,7 @@ from reference.conventions import Plan
 from reference.weights import Weights
 
 Tensor = Any  # the framework's own
-MODES = ("stock", "tuned")
+MODES = ("stock", "tuned", "compiled")
 
 
 class DeviceError(ConfigError):
@@ -34,7 +34,7 @@ class Spec:
     optim: OptimConfig = field(default_factory=OptimConfig)
     device: str = "cpu"  # cpu, cuda, cuda:N, ascend
     dtype: str = "float32"  # of the network: float32, bfloat16, float16, float64. Tables and updates stay float64/float32
-    mode: str = "tuned"  # "stock": the framework's plain layers, nothing tuned
+    mode: str = "tuned"  # "stock": the framework's plain layers, nothing tuned; "compiled": tuned, and compiled at any cost
     rank: int = 0  # of this process among those that train together, started by the framework's own launcher
     processes: int = 1
 

@@ -63,12 +63,14 @@ class Workload:
     batch_size: int
 
 
-def contenders(backends: Sequence[str], with_peers: bool) -> list[Contender]:
-    """All that could race: backends stock and tuned, also in reduced precision, and peers as libraries are used and tuned."""
+def contenders(backends: Sequence[str], with_peers: bool, device: str = "cpu") -> list[Contender]:
+    """All that could race: backends stock, tuned and compiled, also in reduced precision, and peers, eager and tuned."""
     out = []
     for backend in backends:
         out += [Contender(backend, "stock", "float32"), Contender(backend, "tuned", "float32")]
         out += [Contender(backend, "tuned", dtype) for dtype in REDUCED.get(backend, ("bfloat16", "float16"))]
+        if backend == "torch" and device == "cpu":  # elsewhere tuned is compiled
+            out += [Contender(backend, "compiled", dtype) for dtype in ("float32", "bfloat16")]
     if with_peers:
         out += [Contender("diffusers", "stock", "float32"), Contender("diffusers", "tuned", "float32"),
                 Contender("diffusers", "tuned", "bfloat16"), Contender("lucidrains", "stock", "float32")]
@@ -216,7 +218,7 @@ def _in_turn(c: Contender, do: Callable[[], Any]) -> Any:
 def run(preset: Preset, backends: Sequence[str], args: argparse.Namespace) -> int:
     """The whole table, with the options of `bench.run`; returns the exit code: 0, or 3 where a contender failed on the way."""
     require(preset.blocks >= timing.LEAST_BLOCKS, "blocks", preset.blocks, f"must be at least {timing.LEAST_BLOCKS}")
-    wanted = contenders(backends, args.peers)
+    wanted = contenders(backends, args.peers, args.device)
     if args.dry_run:
         print("\n".join([*(w.name + f", batch {w.batch_size}" for w in workloads(preset)), *(c.name for c in wanted)]))
         return 0

@@ -20,9 +20,9 @@ HEAD = """# Speed
 
 Written by `python bench/run.py --speed --peers`, from the raw block times in [rows/timing.jsonl](rows/timing.jsonl). Every
 contender is a process of its own with the same threads and allocator; blocks of all contenders alternate A B B A. "stock" is the
-framework's plain layers, "tuned" the backend's default. diffusers' `UNet2DModel` computes the same function with the same weights,
-as its examples use it (eager), and compiled in channels_last (tuned). lucidrains is the nearest network of another function: see
-its parameters and GFLOP.
+framework's plain layers, "tuned" the backend's default, "compiled" adds `torch.compile` where that is not the default (CPU).
+diffusers' `UNet2DModel` computes the same function with the same weights, as its examples use it (eager), and compiled in
+channels_last (tuned). lucidrains is the nearest network of another function: see its parameters and GFLOP.
 
 - Ratios are speed-ups: the other's time divided by this one's, median of neighbouring blocks with its 95% bootstrap interval.
   "diffusers tuned" is that of the same precision.
@@ -104,7 +104,7 @@ def table(group: Group, roof: dict[tuple[str, str], tuple[float, str]]) -> pd.Da
             "quartiles": f"{1e3 * s['q1']:.4g} .. {1e3 * s['q3']:.4g}",
             "images/s": f"{c['batch_size'] / s['median']:.4g}",
             "CV": f"{100 * s['cv']:.1f}%" + (" (noisy)" if s["cv"] > 0.05 else "") + ("" if v["steady"] else " (unsteady)"),
-            "x own stock": speed_up(r, by_name.get(f"{r.backend} stock float32")) if c["mode"] == "tuned" else "",
+            "x own stock": speed_up(r, by_name.get(f"{r.backend} stock float32")) if c["mode"] != "stock" else "",
             "x diffusers eager": speed_up(r, by_name.get("diffusers eager float32")),
             "x diffusers tuned": speed_up(r, by_name.get(f"diffusers tuned {c['dtype']}")),
             "x torch tuned": speed_up(r, by_name.get(f"torch tuned {c['dtype']}")),

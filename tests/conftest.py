@@ -19,6 +19,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--backend", action="append", default=[], metavar="NAME",
                     help="check this backend (may be repeated); default: every one that is installed")
     group.addoption("--device", default="cpu", help="device of the conformance kit and the speed suite: cpu, cuda, cuda:N, ascend")
+    group.addoption("--mode", action="append", default=[], choices=("stock", "tuned", "compiled"),
+                    help="of the conformance kit's backends (may be repeated); default: stock and tuned")
     group.addoption("--slow", action="store_true", help="also run tests marked slow")
     group.addoption("--record", action="store_true",
                     help="print the worst error of every row of the conformance kit's tolerance table")

@@ -97,7 +97,7 @@ def test_the_table_end_to_end(backend, tmp_path, capsys, monkeypatch):
 def test_a_contender_that_dies_is_left_out_and_named(backend, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("SLEEP_HARM", "yes")
     few = [speed.Contender("sleep", "tuned", dtype) for dtype in ("float32", "bfloat16")]
-    monkeypatch.setattr(speed, "contenders", lambda backends, peers: few)
+    monkeypatch.setattr(speed, "contenders", lambda *_: few)
     assert speed.run(PRESET, [backend], options(tmp_path / "out")) == 3
     assert "missing: training step, batch 4: sleep tuned bfloat16: worker sleep ended" in capsys.readouterr().out
     [left] = rows.read(tmp_path / "out" / "rows")
@@ -114,7 +114,7 @@ def test_a_dry_run_names_all_and_writes_nothing(tmp_path, capsys):
 
 
 def test_nobody_who_can_run_is_a_mistake(backend, tmp_path, monkeypatch):
-    monkeypatch.setattr(speed, "contenders", lambda backends, peers: [speed.Contender("nobody", "tuned", "float32")])
+    monkeypatch.setattr(speed, "contenders", lambda *_: [speed.Contender("nobody", "tuned", "float32")])
     with pytest.raises(ConfigError, match="none can run here"):
         speed.run(PRESET, ["nobody"], options(tmp_path / "out"))
     assert not (tmp_path / "out").exists()

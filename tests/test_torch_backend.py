@@ -191,26 +191,30 @@ def test_what_the_machine_lacks_is_one_line(device: str) -> None:
 
 
 @pytest.mark.slow
-def test_where_nothing_can_be_compiled_sampling_is_eager_and_says_so() -> None:
+def test_where_nothing_can_be_compiled_all_is_eager_and_says_so() -> None:
     import torch._inductor.config
 
-    plan, x = GENTLE, torch.from_numpy(noise(2)(99))
-    backend = loaded(Spec(ONE_LEVEL))
-    expected = backend.sample(x, plan, noise(2))
-    backend.execution = "compiled"
+    x = torch.from_numpy(noise(2)(99))
+    backend, eager = loaded(Spec(ONE_LEVEL, mode="compiled")), loaded(Spec(ONE_LEVEL))
+    expected = eager.sample(x, GENTLE, noise(2))
     with torch._inductor.config.patch({"cpp.cxx": (None, "/no/such/compiler"), "force_disable_caches": True}):
-        out = backend.sample(x, plan, noise(2))
+        out = backend.sample(x, GENTLE, noise(2))
+        loss = backend.train_step(batch(backend.spec, 0))
     assert "no/such/compiler" in backend.device_info()["execution"]
     assert "\n" not in backend.device_info()["execution"]
     assert torch.equal(out, expected)
+    assert torch.equal(loss, eager.train_step(batch(eager.spec, 0)))
 
 
 @pytest.mark.slow
-def test_the_compiled_network_is_the_eager_one() -> None:
-    plan, x = GENTLE, torch.from_numpy(noise(2)(99))
-    backend = loaded(Spec(ONE_LEVEL))
-    expected = backend.sample(x, plan, noise(2))
-    backend.execution = "compiled"
-    out = backend.sample(x, plan, noise(2))
-    assert backend.device_info()["execution"] == "compiled"
-    assert float((out - expected).abs().max() / expected.abs().max()) < 2e-5
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-5), ("bfloat16", 0.1)])
+def test_the_compiled_network_is_the_eager_one(dtype: str, tolerance: float) -> None:
+    x = torch.from_numpy(noise(2)(99))
+    exact = loaded(Spec(ONE_LEVEL, optim=OptimConfig(lr=1e-3), dtype="float64"))
+    backend = loaded(replace(exact.spec, dtype=dtype, mode="compiled"))
+    for n in range(2):  # the second path is drawn with the weights of the second step
+        out, expected = backend.sample(x, GENTLE, noise(2), ema=False), exact.sample(x, GENTLE, noise(2), ema=False)
+        assert backend.device_info()["execution"] == "compiled"
+        assert float((out - expected).abs().max() / expected.abs().max()) < tolerance
+        loss, expected_loss = (b.train_step(batch(b.spec, n)).item() for b in (backend, exact))
+        assert loss == pytest.approx(expected_loss, rel=tolerance)

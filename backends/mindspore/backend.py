@@ -68,7 +68,7 @@ class MindSporeBackend:
     """`backends.protocol.Backend` in MindSpore. Weights, optimiser and samples are float32."""
 
     def __init__(self, spec: Spec) -> None:
-        self.spec, self.device, self.tuned = spec, find_device(spec.device), spec.mode == "tuned"
+        self.spec, self.device, self.tuned = spec, find_device(spec.device), spec.mode != "stock"
         if spec.dtype not in DTYPES:
             raise DeviceError(f"dtype={spec.dtype!r}: the mindspore backend has {', '.join(DTYPES)}: its CPU has no float64 and no "
                               "bfloat16 convolution")

@@ -47,7 +47,8 @@ class NormSiLU(nn.GroupNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to the same."""
-        if x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
+        channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+        if x.device.type == "cpu" and channels_last and not torch.compiler.is_compiling():
             arguments = (x, self.weight, self.bias, self.num_groups, self.eps)
             if torch.is_grad_enabled():
                 return ChannelsLastNormSiLU.apply(*arguments)
@@ -91,6 +92,14 @@ class ChannelsLastNormSiLU(torch.autograd.Function):
         return dx, weight_part.sum(0), bias_part.sum(0), None, None
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Scaled dot-product attention over (N, heads, positions, head_dim)."""
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16:  # the fused kernel's gradient takes twice as long there
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+        return scores.float().softmax(-1).to(v.dtype) @ v
+    return F.scaled_dot_product_attention(q, k, v)
+
+
 class Attention(nn.Module):
     """Self-attention over the H W positions, scaled by head_dim^-1/2, around a shortcut."""
 
@@ -109,7 +118,7 @@ class Attention(nn.Module):
         tokens = self.group_norm(x).flatten(2).transpose(1, 2)
         q, k, v = (project(tokens).reshape(n, h * w, self.heads, -1).transpose(1, 2)
                    for project in (self.to_q, self.to_k, self.to_v))
-        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, h * w, c)
+        mixed = attend(q, k, v).transpose(1, 2).reshape(n, h * w, c)
         return x + self.to_out[0](mixed).transpose(1, 2).reshape(n, c, h, w)
 
 

@@ -37,11 +37,12 @@ def pytest_configure(config: pytest.Config) -> None:
         dtypes = [dtype for dtype in rows if dtype in getattr(module, "DTYPES", ("float32",))]
         if not dtypes:
             raise pytest.UsageError(f"backend={name!r}: has none of the dtypes {', '.join(rows)} of tolerances.toml")
-        found = [Subject(name, module, device, dtype, mode) for dtype, mode in product(dtypes, ("stock", "tuned"))]
+        modes = config.getoption("--mode") or ["stock", "tuned"]
+        found = [Subject(name, module, device, dtype, mode) for dtype, mode in product(dtypes, modes)]
         unknown = set(found[0].levels) - set(LEVELS)
         if unknown:
             raise pytest.UsageError(f"backend={name!r}: LEVELS={found[0].levels}: must be among {', '.join(LEVELS)}")
-        subjects += found if found[0].trains else found[1::2]  # without a network the two modes are one
+        subjects += found if found[0].trains else found[len(modes) - 1::len(modes)]  # without a network the modes are one
         notes.append(f"{name} on {device}: {', '.join(found[0].levels)} in {', '.join(dtypes)}")
     if not subjects:
         raise pytest.UsageError("no backend to check: " + "; ".join(notes))
@@ -52,7 +53,7 @@ def subjects_of(config: pytest.Config, path: Path) -> list[Subject]:
     """The subjects that a level's file runs over. Tables and steps have no modes: they run in the default one."""
     level, name = LEVEL_FILE.fullmatch(path.name).groups()  # type: ignore[union-attr]
     return [s for s in config.stash[SUBJECTS] if level.upper() in s.levels and (s.trains or name != "network")
-            and (s.mode == "tuned" or level.upper() not in ("L0", "L1"))]
+            and (s.mode != "stock" or level.upper() not in ("L0", "L1"))]
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -143,7 +143,7 @@ def test_sampling_follows_training(subject: Subject) -> None:
 
 def test_stock_and_tuned(subject: Subject) -> None:
     """Both modes sample the same images and train the same weights."""
-    other = replace(subject, mode="stock" if subject.mode == "tuned" else "tuned")
+    other = replace(subject, mode="tuned" if subject.mode == "stock" else "stock")
     subject.close("L6.modes", sampled(subject, slice(0, 4)), sampled(other, slice(0, 4)), "samples")
     states = []
     for s in (subject, other):
