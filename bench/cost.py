@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench import checks, drawing, fid, grid, timing
+from bench import checks, data, drawing, fid, grid, timing
 from bench.cells import SCRATCH, Cells
 from bench.job import Job, Run
 from bench.rows import Row
@@ -31,7 +31,6 @@ from bench.worker import WorkerError
 
 TRAIN_STEPS = 8
 SHORT, LONG = 2, 12  # sampling steps of the two paths whose difference is the time of a step
-METRIC_IMAGES = 512
 WARM_UP_BLOCKS = 9  # of a timing, beside those that count: `timing.time_blocks`
 
 
@@ -153,12 +152,18 @@ def _timing(step: float, blocks: int) -> float:
 
 
 def _metric(trial: Run, cells: Cells) -> list[Prediction]:
-    job, n = trial.job, trial.job.preset.samples
-    images = job.held_out.images[:min(METRIC_IMAGES, n)]
-    first = _seconds(lambda: fid.evaluate(images, job.dataset, seed=job.seed))
-    again = _seconds(lambda: fid.evaluate(images, job.dataset, seed=job.seed)) * n / len(images)
+    """Features take a time for each image, distances of noise that of any features; the first cell loads the network and takes the
+    features of the reference."""
+    job, n, by = trial.job, trial.job.preset.samples, trial.job.extractor
+    images = by.convert(job.held_out.images[:min(by.batch, n)])[0]
+    load = _seconds(lambda: fid.features(images, job.metric_device, by))
+    each = _seconds(lambda: fid.features(images, job.metric_device, by)) / len(images)
+    size = max(2 * by.width, min(n, fid.KID_SUBSET_SIZE))
+    noise = np.random.default_rng(0).standard_normal((size, by.width), np.float32)
+    again = each * n + _seconds(lambda: fid.compare(noise, fid.statistics(noise), noise, 0))
+    reference = data.load_subset("fashion-mnist", "train") if fid.statistics_ship(job.dataset, by) else job.dataset
     memory = timing.peak_memory()
-    bounds = [("real", first), ("noise", again)]
+    bounds = [("real", load + each * len(reference) + again), ("noise", again)]
     out = [Prediction(name, "metric", "", 0.0 if cells.done("metric", grid.bound_key(trial, name)) else seconds, memory)
            for name, seconds in bounds]
     for backend in job.backends:

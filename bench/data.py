@@ -30,6 +30,7 @@ HELD_OUT = 128  # least number of held-out images: twice the feature width of th
 SPLITS = ("train", "test")
 NPZ_SPLITS = {"train": ("x_train", "train_images"), "test": ("x_test", "test_images")}  # as Keras and MedMNIST name them
 NPZ_WHOLE = ("images", "arr_0")
+CHUNK = 1 << 20  # values converted at once: 50,000 images in float64 would take gigabytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,10 +134,14 @@ def to_uint8(images: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
 
     Computed in float64, so that float32 images lose nothing on the way. Raises DataError for NaN and infinities.
     """
-    x = np.asarray(images, np.float64)
-    if not np.isfinite(x).all():
-        raise DataError(f"images: {np.count_nonzero(~np.isfinite(x))} of {x.size} values are not finite")
-    return np.rint((np.clip(x, -1, 1) + 1) * 127.5).astype(np.uint8)
+    images = np.asarray(images)
+    if not (finite := np.isfinite(images)).all():
+        raise DataError(f"images: {np.count_nonzero(~finite)} of {images.size} values are not finite")
+    flat, out = images.reshape(-1), np.empty(images.size, np.uint8)
+    for start in range(0, len(flat), CHUNK):
+        x = np.clip(flat[start:start + CHUNK].astype(np.float64), -1, 1)
+        out[start:start + CHUNK] = np.rint((x + 1) * 127.5)
+    return out.reshape(images.shape)
 
 
 def _holds(record: Record, place: Path) -> bool:

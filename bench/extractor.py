@@ -1,4 +1,4 @@
-"""The feature extractor behind `FID[fmnist-cnn]`: a small CNN on 28x28x1 images with 64 features.
+"""What a feature extractor is to the metric, and the one behind `FID[fmnist-cnn]`: a small CNN on 28x28x1 images, 64 features.
 
 Inception features say little about 28x28 clothes, so the metric has a classifier of its own. It is trained on the
 first 30,000 training images of Fashion-MNIST, never on held-out images. Reference statistics ship for the whole
@@ -13,16 +13,25 @@ import functools
 import hashlib
 import json
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from bench.data import ASSETS, Dataset, load, load_subset
+from bench.data import ASSETS, DataError, Dataset, load, load_subset
+from reference.config import require
 from reference.frechet import statistics
 
 if TYPE_CHECKING:
     import torch
+
+    Network = Callable[[torch.Tensor], torch.Tensor]  # uint8 images to features
+
+Images = NDArray[np.uint8]
+Statistics = dict[str, NDArray[np.float64]]  # torch-fidelity's keys: "mu" (d,), "sigma" (d, d)
 
 NAME = "fmnist-cnn"
 WIDTH = 64
@@ -33,6 +42,66 @@ REFERENCES = {"train[30000:]": slice(30000, 60000), "train": slice(0, 60000)}
 WEIGHTS = ASSETS / f"{NAME}.safetensors"
 STATISTICS = ASSETS / f"{NAME}-statistics.safetensors"
 RECORD = ASSETS / f"{NAME}.json"
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """What turns images into the features that a metric compares. A value belongs to the weights, named by `sha256`.
+
+    `network(device)` gives a function from uint8 images (N, *shape) to features (N, width) on that device. `convert` brings
+    uint8 images (N, C, H, W) of any size and colour to that shape and says in words what it did, "" for nothing.
+    """
+
+    name: str
+    width: int
+    sha256: str
+    shape: tuple[int | None, ...]  # of an image; None: any size
+    batch: int  # images at once
+    network: Callable[[str], Network] = field(compare=False, repr=False)
+    convert: Callable[[Images], tuple[Images, str]] = field(compare=False, repr=False)
+
+
+@functools.cache
+def fmnist_cnn() -> Extractor:
+    """The extractor of this module, with the shipped weights."""
+    return Extractor(NAME, WIDTH, sha256(), SHAPE, 500, _features, convert)
+
+
+def _features(device: str) -> Network:
+    net = pretrained()["features"].to(device)
+    # float64 from here on: torch-fidelity takes means and KID's kernel in the type of the features.
+    return lambda images: net(scale(images)).double()
+
+
+def convert(images: Images) -> tuple[Images, str]:
+    """Images as `fmnist_cnn` takes them: grey by ITU-R 601's luma and 28 x 28 by Pillow's bicubic scaling, antialiased where it
+    shrinks."""
+    if images.shape[1:] == SHAPE:
+        return images, ""
+    from PIL import Image
+
+    _, channels, h, w = images.shape
+    planes = images[:, 0] if channels == 1 else images.transpose(0, 2, 3, 1)
+    side = SHAPE[1:]
+    out = [np.asarray(Image.fromarray(plane).convert("L").resize(side, Image.Resampling.BICUBIC)) for plane in planes]
+    colour = "grey" if channels == 1 else "RGB"
+    return np.stack(out)[:, None], f"{colour} {h} x {w} converted to grey {side[0]} x {side[1]} for the extractor"
+
+
+def stored_statistics(reference: str) -> Statistics:
+    """Shipped mean and covariance of a reference set. DataError if they belong to another extractor."""
+    require(reference in REFERENCES, "reference", reference, f"must be one of {', '.join(REFERENCES)}")
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(STATISTICS, "numpy") as file:
+            owner = file.metadata()["extractor_sha256"]
+            stored = {key: file.get_tensor(f"{reference}.{key}") for key in ("mu", "sigma")}
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{STATISTICS}: cannot be read: {error}") from error
+    if owner != sha256():
+        raise DataError(f"{STATISTICS}: made by extractor {owner}, not by {sha256()}; run python -m bench.extractor")
+    return stored
 
 
 def network() -> torch.nn.ModuleDict:
@@ -127,6 +196,7 @@ def main(argv: list[str] | None = None) -> None:
     seconds = time.perf_counter() - start
     save_tensors(net.state_dict(), WEIGHTS)
     sha256.cache_clear()
+    fmnist_cnn.cache_clear()
 
     arrays: dict[str, np.ndarray[Any, Any]] = {}
     found = features(data.images)

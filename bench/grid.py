@@ -16,6 +16,7 @@ from bench import data, drawing, executor, fid, files
 from bench.cells import SCRATCH
 from bench.drawing import Cell
 from bench.rows import Row
+from reference.config import require
 
 if TYPE_CHECKING:
     from bench.job import Run
@@ -80,17 +81,20 @@ def bound_key(run: Run, name: str) -> dict[str, Any]:
 
 
 def _references(run: Run) -> dict[str, Any]:
-    return {"stage": "metric", "reference": run.job.dataset.sha256, "held_out": run.job.held_out.sha256}
+    job = run.job
+    return {"stage": "metric", "reference": job.dataset.sha256, "held_out": job.held_out.sha256, "extractor": job.extractor.name,
+            "extractor_sha256": job.extractor.sha256}
 
 
 def measure(run: Run) -> None:
     """The metric of every set of images, beside its floor and ceiling for the same n."""
     job, n = run.job, run.job.preset.samples
-    _metric(run, bound_key(run, "real"), partial(_here, run, lambda: fid.floor(n, job.dataset, test=job.held_out)))
-    _metric(run, bound_key(run, "noise"), partial(_here, run, lambda: fid.ceiling(n, job.dataset, seed=job.seed)))
+    by: dict[str, Any] = {"metric_device": job.metric_device, "extractor": job.extractor}
+    _metric(run, bound_key(run, "real"), partial(_here, run, lambda: fid.floor(n, job.dataset, test=job.held_out, **by)))
+    _metric(run, bound_key(run, "noise"), partial(_here, run, lambda: fid.ceiling(n, job.dataset, seed=job.seed, **by)))
     keys = {which: metric_key(run, *which) for which in run.images}
     remote = {}
-    if run.cluster:
+    if run.cluster and job.extractor == fid.fmnist_cnn():  # another one's weights are on this machine alone
         dataset = run.cluster.put(job.dataset)
         remote = {(backend, cell): (_load(path), dataset, cell.seed) for (backend, cell), path in run.images.items()
                   if not run.cells.done("metric", keys[backend, cell])}
@@ -107,7 +111,9 @@ def _load(path: Path) -> fid.Images:
 
 
 def _evaluate(run: Run, path: Path, seed: int) -> fid.Result:
-    return fid.evaluate(_load(path), run.job.dataset, seed=seed)
+    job, images = run.job, _load(path)
+    require(len(images) == job.preset.samples, "images", f"{path}, {len(images)}", f"must be the cell's {job.preset.samples}")
+    return fid.evaluate(images, job.dataset, job.metric_device, seed, job.extractor)
 
 
 def _here(run: Run, function: Callable[[], fid.Result]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from bench import checkpoint, checks, data, drawing, environment, executor, file
 from bench.cells import SCRATCH, Cells
 from bench.config import Preset
 from bench.drawing import Cell
+from bench.extractor import Extractor, fmnist_cnn
 from bench.rows import Row
 from bench.training import digest
 from bench.worker import Worker, WorkerError
@@ -50,12 +51,18 @@ class Job:
     rank: int = 0  # of this process among those of a launcher
     processes: int = 1
     fit: int = 0  # steps of training that make `trained` first; 0: it is at hand
+    extractor: Extractor = field(default_factory=fmnist_cnn)  # of the metric's features
 
     @property
     def spec(self) -> Spec:
         """What each backend is told."""
         return Spec(self.preset.model, self.preset.diffusion, self.preset.optim, self.device, self.dtype, rank=self.rank,
                     processes=self.processes)
+
+    @property
+    def metric_device(self) -> str:
+        """Where features are taken: the small network's on the CPU, which gives the same bits beside every backend."""
+        return "cuda" if self.device.startswith("cuda") and self.extractor != fmnist_cnn() else "cpu"
 
     @property
     def plain_spec(self) -> dict[str, Any]:

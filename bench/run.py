@@ -24,11 +24,12 @@ if __name__ == "__main__":  # the script's own folder stands first on the path; 
 
 import backends
 from backends.protocol import Spec
-from bench import convert, cost, data, distributed, executor, extractor, report, rows, speed, table, table_report, training
+from bench import convert, cost, data, distributed, executor, inception, report, rows, speed, table, table_report, training
 from bench.cells import Cells
 from bench.command_line import exit_code
 from bench.config import PRESETS, ROOT, get_preset
 from bench.drawing import Cell
+from bench.html_report import render as render_html
 from bench.job import Job, Run, with_options
 from reference import weights
 from reference.config import ConfigError, require
@@ -48,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--preset", help=f"of {', '.join(PRESETS)}; default: quick, with --table table")
     p.add_argument("--spacing", help="how timesteps are chosen, such as leading (uniform) or quad; default: the convention's")
     data.add_options(p)
+    inception.add_options(p)
     p.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N or ascend")
     p.add_argument("--dtype", default="float32", help="of the network: float32, bfloat16, float16 or float64")
     p.add_argument("--samples", type=int, help="images per sampling cell")
@@ -120,15 +122,17 @@ def resolve(args: argparse.Namespace) -> tuple[Job, list[str]]:
         value = getattr(args, name)
         require(value >= least, f"--{name.replace('_', '-')}", value, f"must be at least {least:g} seconds")
     require(args.seed >= 0, "--seed", args.seed, "must be 0 or more")
-    preset = with_options(get_preset(args.preset or ("table" if args.table else "quick")), samples=args.samples,
+    samples = args.samples or inception.paper_n(args)
+    preset = with_options(get_preset(args.preset or ("table" if args.table else "quick")), samples=samples,
                           train_steps=args.train_steps, batch_size=args.batch_size, sample_batch=args.sample_batch)
     launch = distributed.launched()
     require(preset.batch_size % launch.processes == 0, "--batch-size", preset.batch_size,
             f"must be a multiple of the {launch.processes} processes")
     for name in ("fresh", "check_determinism"):
         require(launch.processes == 1 or not getattr(args, name), f"--{name.replace('_', '-')}", True, "is for one process alone")
-    require(preset.samples >= 2 * extractor.WIDTH, "--samples", preset.samples,
-            f"the metric needs at least twice its feature width, {2 * extractor.WIDTH}")
+    by = inception.from_options(args)
+    require(preset.samples >= 2 * by.width, "--samples", preset.samples,
+            f"the metric needs at least twice its feature width, {2 * by.width}")
     chosen, absent = choose_backends(launch.backends(args.backends))
     cells = sampling_cells(args, chosen)
     absent += [f"{backend}: draws none of the cells asked for" for backend in chosen if backend not in cells]
@@ -153,10 +157,13 @@ def resolve(args: argparse.Namespace) -> tuple[Job, list[str]]:
     if other and preset.weights and not (fit or args.weights):
         absent.append(f"weights: those of preset {preset.name}, trained on {preset.dataset} and not on {dataset.provenance}")
     preset = with_options(preset, dataset=dataset.name)
-    require(preset.samples <= len(held_out), "--samples", preset.samples,
-            f"the metric's floor is that of as many held-out images, and there are {len(held_out)}")
+    if by.name == inception.NAME:
+        absent += inception.check(by, preset.samples, dataset, held_out)
+    else:
+        require(preset.samples <= len(held_out), "--samples", preset.samples,
+                f"the metric's floor is that of as many held-out images, and there are {len(held_out)}")
     job = Job(preset, initial, trained, cells, args.device, args.dtype, args.convention, args.seed, dataset,
-              held_out, args.threads, args.save_every, args.timeout, args.check_determinism, launch.rank, launch.processes, fit)
+              held_out, args.threads, args.save_every, args.timeout, args.check_determinism, launch.rank, launch.processes, fit, by)
     for cell in job.all_cells:
         job.plan(cell)
     return job, absent
@@ -179,7 +186,8 @@ def sampling_cells(args: argparse.Namespace, chosen: tuple[str, ...]) -> dict[st
 def describe(job: Job, absent: list[str]) -> str:
     """What `--dry-run` prints."""
     config = {**job.preset.to_dict(), "device": job.device, "dtype": job.dtype, "seed": job.seed,
-              "convention": asdict(get_convention(job.convention)), "threads": job.threads, "data": job.dataset.provenance}
+              "convention": asdict(get_convention(job.convention)), "threads": job.threads, "data": job.dataset.provenance,
+              "extractor": job.extractor.name, "extractor_sha256": job.extractor.sha256}
     cells = [f"{job.backends[0]}: train the network to sample from for {job.fit} steps"] if job.fit else []
     for b in job.backends:
         cells += [f"{b}: oracle"] + [f"{b}: train {job.preset.train_steps} steps"] * (job.preset.train_steps > 0)
@@ -225,8 +233,9 @@ def run(args: argparse.Namespace, command: str) -> int:
         print(f"{cells.reused} finished cells were used again; --fresh does them again")
     with cells.shared("report"):  # one run writes it at a time
         if begun := [row for row in this.rows if row.kind == "budget"]:
-            page = table_report.write(args.out, table.of_table(rows.read(args.out / "rows"), begun[0]), command, this.missing)
-            print(f"{page.read_text()}\nreport: {page}")
+            found = rows.read(args.out / "rows")
+            page = table_report.write(args.out, table.of_table(found, begun[0]), command, this.missing)
+            print(f"{page.read_text()}\nreport: {page}, {render_html(found, args.out, command, begun[0])}")
         else:
             print(report.terminal(this.rows, this.missing))
         if not args.table:

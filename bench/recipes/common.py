@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from backends.protocol import Spec
-from bench import api, data, environment, fid, pictures, rows, sample
+from bench import api, data, environment, extractor, fid, pictures, rows, sample
 from bench.config import Preset, get_preset
 from bench.data import Dataset, to_uint8
 from bench.logs import Log
@@ -178,7 +178,7 @@ class Experiment:
 
     def measure(self, images: NDArray[np.float32]) -> dict[str, Any] | None:
         """FID and KID of float images against the training images; None where they are too few for it."""
-        if len(images) < 2 * fid.extractor.WIDTH:
+        if len(images) < 2 * extractor.WIDTH:
             return None
         return dict(fid.evaluate(to_uint8(images), self.dataset, seed=self.options.seed))
 

@@ -1,0 +1,171 @@
+"""What ships with the metric's own extractor, what it takes, and how torch-fidelity is loaded."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+
+from bench import data, extractor, fid
+from reference.frechet import statistics
+
+
+def held_out():
+    return data.load_subset("fashion-mnist", "test").images
+
+
+# The shipped files
+
+
+def test_shipped_files_belong_together():
+    record = json.loads(extractor.RECORD.read_text())
+    assert record["test_accuracy"] >= 0.91 and record["train_split"] == "train[:30000]"
+    assert record["weights_sha256"] == extractor.sha256()
+    assert record["statistics_sha256"] == extractor.sha256(extractor.STATISTICS)
+    assert record["subset_sha256"] == data.load_subset("fashion-mnist", "train").sha256
+
+
+def test_features_span_their_space():
+    """No dead feature: the covariance is regular, so the square root in the distance is well defined."""
+    for name in extractor.REFERENCES:
+        assert np.linalg.cond(extractor.stored_statistics(name)["sigma"]) < 1e6
+
+
+def test_extractor_classifies_the_shipped_test_images():
+    import torch
+
+    labels = data.load_subset("fashion-mnist", "test").labels
+    with torch.no_grad():
+        logits = extractor.pretrained()["head"](torch.from_numpy(fid.features(held_out())).float())
+    assert (logits.argmax(1).numpy() == labels).mean() > 0.9
+
+
+@pytest.mark.slow
+def test_shipped_statistics_are_those_of_the_training_set():
+    full = data.load("fashion-mnist", "train")
+    if len(full) != 60000:
+        pytest.skip("needs the full data set")
+    found = fid.features(full.images)
+    for name, part in extractor.REFERENCES.items():
+        mu, sigma = statistics(found[part])
+        stored = extractor.stored_statistics(name)
+        np.testing.assert_allclose(mu, stored["mu"], atol=1e-4)
+        np.testing.assert_allclose(sigma, stored["sigma"], atol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n, reference, seconds", [(10_000, "'train'", 180), (50_000, "images[::-1]", None)])
+def test_time_and_memory_on_two_cores(n, reference, seconds):
+    """Features and all distances, from the import of PyTorch on; the worst case for memory has as many reference images."""
+    program = f"""
+        import os, resource, time
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
+        import numpy as np
+        from bench import fid
+        images = np.random.default_rng(0).integers(0, 256, ({n}, 1, 28, 28), np.uint8)
+        began = time.perf_counter()
+        fid.evaluate(images, {reference})
+        print(time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    """
+    taken, memory = map(float, run(program).splitlines()[-1].split())
+    assert memory < 4e9 and (seconds is None or taken < seconds), f"{taken:.0f} s, {memory / 1e9:.2f} GB"
+
+
+def test_statistics_of_another_extractor_are_refused(monkeypatch, tmp_path):
+    from safetensors.numpy import save_file
+
+    path = tmp_path / "statistics.safetensors"
+    stored = extractor.stored_statistics("train")
+    save_file({f"train.{key}": value for key, value in stored.items()}, path, {"extractor_sha256": "0" * 64})
+    monkeypatch.setattr(extractor, "STATISTICS", path)
+    with pytest.raises(data.DataError, match="made by extractor 000"):
+        extractor.stored_statistics("train")
+    path.write_bytes(extractor.WEIGHTS.read_bytes()[:100])
+    with pytest.raises(data.DataError, match="cannot be read"):
+        extractor.stored_statistics("train")
+
+
+def test_conversion_keeps_what_it_can():
+    images = held_out()[:3]
+    assert extractor.convert(images) == (images, "")
+    for back in (extractor.convert(np.repeat(images, 3, axis=1))[0],
+                 extractor.convert(np.repeat(np.repeat(images, 2, axis=2), 2, axis=3))[0]):
+        assert back.shape == images.shape and np.abs(back.astype(int) - images).mean() < 10
+    np.testing.assert_array_equal(extractor.convert(np.repeat(images, 3, axis=1))[0], images)
+
+
+# How torch-fidelity is loaded
+
+
+def run(program, *path):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*map(str, path), str(data.ASSETS.parents[1])])}
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True,
+                          env=environment, timeout=600)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_importing_the_metric_loads_no_framework():
+    run("""
+        import sys
+        import bench.data, bench.extractor, bench.fid, bench.torchvision_shim
+        assert not {"torch", "torchvision", "torch_fidelity", "mindspore", "pooch"} & set(sys.modules)
+    """)
+
+
+def fake_torchvision(folder, body):
+    (folder / "torchvision").mkdir()
+    (folder / "torchvision" / "transforms.py").touch()
+    (folder / "torchvision" / "__init__.py").write_text(textwrap.dedent(body))
+    return folder
+
+
+def test_shim_declares_the_missing_operators(tmp_path):
+    """A torchvision whose compiled half is missing, as on CPU-only PyTorch: its meta kernel finds no operator."""
+    broken = fake_torchvision(tmp_path, """
+        import torch
+        import torchvision.transforms
+        @torch.library.register_fake("torchvision::nms")
+        def meta_nms(dets, scores, iou_threshold):
+            return dets.new_empty(0, dtype=torch.long)
+        torch.ops.torchvision.nms, torch.ops.torchvision.qnms
+    """)
+    run("""
+        try:
+            import torchvision
+        except (RuntimeError, AttributeError) as error:
+            assert "torchvision::nms does not exist" in str(error), error
+        else:
+            raise SystemExit("the fake torchvision is not broken")
+        from bench.torchvision_shim import import_torchvision
+        import_torchvision()
+        import torchvision
+        assert torchvision.meta_nms and torchvision.transforms  # a stale submodule would not be bound to its parent
+    """, broken)
+
+
+def test_shim_leaves_a_working_torchvision_and_other_errors_alone(tmp_path):
+    (tmp_path / "good").mkdir(), (tmp_path / "bad").mkdir()
+    run("""
+        import sys
+        from bench.torchvision_shim import import_torchvision, _kept_alive
+        import_torchvision()
+        assert not _kept_alive and "torch" not in sys.modules
+    """, fake_torchvision(tmp_path / "good", "x = 1"))
+    run("""
+        from bench.torchvision_shim import import_torchvision
+        try:
+            import_torchvision()
+        except RuntimeError as error:
+            assert str(error) == "another reason"
+        else:
+            raise SystemExit("swallowed")
+    """, fake_torchvision(tmp_path / "bad", """
+        import torch
+        declared = torch.library.Library("torchvision", "FRAGMENT")
+        declared.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        raise RuntimeError("another reason")
+    """))
