@@ -21,7 +21,7 @@ from filelock import FileLock
 from reference.config import ConfigError
 
 VERSION = 1
-KINDS = ("train", "sample", "metric", "check", "timing", "recipe", "budget")
+KINDS = ("train", "sample", "metric", "check", "timing", "recipe", "budget", "study")
 MAX_LINE = 16 << 20  # bytes; a longer line is no row of ours
 LOCK_SECONDS = 60.0
 

@@ -1,0 +1,190 @@
+"""Samples among the training images, pixel by pixel: `python -m bench.neighbours --images samples.npy`, or `--weights FOLDER`.
+
+Two questions that no distance of features answers:
+
+- Which classes do the samples show? Each gets the class of most of its k nearest training images: a classifier of another kind
+  than the network behind `FID[fmnist-cnn]`, right as often as is printed beside it.
+- Does the network merely remember? The distances of samples to the nearest training image stand beside those of held-out images.
+  Of a network that remembers, far more than 1% of the samples are nearer than all but 1% of the held-out images are, and many are
+  less than a third as far from the nearest training image as from the next (Yoon et al. 2023, "Diffusion probabilistic models
+  generalize when they fail to memorize"; Gu et al., arXiv:2310.02664). Both are printed.
+
+Distances are Euclidean, exact, of pixels in [0, 1]. The row of kind "study" keeps the distance of every image.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import sys
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from tqdm import trange
+
+import backends
+from bench import api, data, environment, pictures, rows
+from bench.command_line import exit_code
+from bench.config import ROOT
+from reference.config import require
+
+K = 5
+ROWS = 200  # of the matrix of distances, taken at once
+NEAR = 0.01  # quantile of the held-out images' distances, below which a sample is called near
+COPY = 3  # times nearer to one training image than to the next: called a copy
+SHOWN = 16  # nearest samples in the picture
+QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+
+Images = NDArray[np.uint8]
+Whole = NDArray[np.int64]
+
+
+class Found(TypedDict):
+    """One study, plain JSON types. Squared distances are those of pixels in [0, 255], whole numbers."""
+
+    accuracy: float | None  # of the classification, on the held-out images; None without labels
+    class_shares: list[float] | None  # of the samples
+    held_out_class_shares: list[float] | None  # by the same classification
+    squared: dict[str, list[int]]  # "samples" and "held_out": to the nearest training image
+    near: float  # share of samples that are nearer than the quantile NEAR of the held-out images
+    copies: dict[str, float]  # share of "samples" and "held_out" that are COPY times nearer to one image than to the next
+
+
+def nearest(queries: Images, base: Images, k: int) -> tuple[Whole, Whole]:
+    """(indices, squared distances), both (n, k), of the k nearest images of `base` for each query, nearest first; exact.
+
+    Images are uint8 of one shape. The products are those of pixels less 128, whole numbers that float32 holds exactly for up to
+    1,024 values an image, and float64 for any.
+    """
+    require(queries.shape[1:] == base.shape[1:], "queries", queries.shape, f"must be images of shape {base.shape[1:]}")
+    require(1 <= k <= len(base), "k", k, f"must be from 1 to {len(base)}, the number of images to look among")
+    kind = np.float32 if base[0].size * 128**2 <= 2**24 else np.float64
+
+    def flat(images: Images) -> tuple[NDArray[Any], NDArray[np.float64]]:
+        x: NDArray[Any] = images.reshape(len(images), -1).astype(kind)
+        x -= 128
+        return x, np.einsum("nd,nd->n", x, x, dtype=np.float64)
+
+    (b, b_squared), ids, squared = flat(base), [], []
+    for start in trange(0, len(queries), ROWS, desc="neighbours", leave=False, delay=5):
+        a, a_squared = flat(queries[start:start + ROWS])
+        distance = b_squared - 2.0 * (a @ b.T).astype(np.float64)  # less |a|^2, which changes no order
+        some = np.argpartition(distance, k - 1, axis=1)[:, :k]
+        order = np.take_along_axis(some, np.lexsort((some, np.take_along_axis(distance, some, 1)), axis=1), 1)
+        ids.append(order)
+        squared.append(np.take_along_axis(distance, order, 1) + a_squared[:, None])
+    return np.concatenate(ids), np.concatenate(squared).astype(np.int64)
+
+
+def classify(ids: Whole, labels: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """The class of most of the neighbours (n, k); of classes with equally many, the one whose neighbours come first."""
+    n, k = ids.shape
+    votes = np.zeros((n, int(labels.max()) + 1))
+    for rank in range(k):
+        votes[np.arange(n), labels[ids[:, rank]]] += 1 + (k - rank) / (k * (k + 1))
+    return votes.argmax(1)
+
+
+def study(samples: Images, train: data.Dataset, held_out: data.Dataset) -> tuple[Found, Whole]:
+    """What was found of samples (n, C, H, W), and the training images nearest to each, (n, K)."""
+    ids, squared = nearest(samples, train.images, K)
+    own_ids, own_squared = nearest(held_out.images, train.images, K)
+    accuracy = shares = own_shares = None
+    if train.labels is not None and held_out.labels is not None:
+        classes, own_classes = classify(ids, train.labels), classify(own_ids, train.labels)
+        accuracy, count = float((own_classes == held_out.labels).mean()), int(train.labels.max()) + 1
+        shares, own_shares = ((np.bincount(c, minlength=count) / len(c)).tolist() for c in (classes, own_classes))
+    threshold = np.quantile(own_squared[:, 0], NEAR)
+    # Twins among the training images, at distance 0 from each other, would make every ratio 1: such a sample is a copy too.
+    copies = {name: float((d[:, 0] * COPY**2 <= np.maximum(d[:, 1], 1)).mean())
+              for name, d in (("samples", squared), ("held_out", own_squared))}
+    found = Found(accuracy=accuracy, class_shares=shares, held_out_class_shares=own_shares, copies=copies,
+                  squared={"samples": squared[:, 0].tolist(), "held_out": own_squared[:, 0].tolist()},
+                  near=float((squared[:, 0] < threshold).mean()))
+    return found, ids
+
+
+def read_samples(path: Path) -> Images:
+    """Images of a .npy file, (n, C, H, W): uint8, or floats in [-1, 1] as a sampling cell keeps them. Raises ConfigError."""
+    try:
+        images = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise data.DataError(f"--images={str(path)!r}: can't be read as a NumPy array: {error}") from None
+    require(isinstance(images, np.ndarray) and images.ndim == 4 and len(images) > 0 and images.dtype.kind in "uf"
+            and (images.dtype.kind == "f" or images.dtype == np.uint8), "--images", f"{path}, {getattr(images, 'dtype', '')} "
+            f"{getattr(images, 'shape', '')}", "must be uint8 or floats of shape (n, C, H, W)")
+    return np.array(images) if images.dtype == np.uint8 else data.to_uint8(images)
+
+
+def describe(found: Found, n: int) -> str:
+    """For the terminal: distances, and the classes where there are labels."""
+    distances = {name: np.sqrt(np.quantile(np.array(squared), QUANTILES)) / 255 for name, squared in found["squared"].items()}
+    lines = [{"quantile of the distance to the nearest training image": f"{q:.0%}", "samples": f"{distances['samples'][i]:.3f}",
+              "held-out images": f"{distances['held_out'][i]:.3f}"} for i, q in enumerate(QUANTILES)]
+    text = [pd.DataFrame(lines).to_string(index=False), "",
+            f"{found['near']:.2%} of {n:,} samples are nearer than {NEAR:.0%} of the held-out images are",
+            f"{COPY} times nearer to one training image than to the next: {found['copies']['samples']:.2%} of the samples, "
+            f"{found['copies']['held_out']:.2%} of the held-out images"]
+    if found["class_shares"] is not None and found["held_out_class_shares"] is not None:
+        shares = pd.DataFrame({"class": range(len(found["class_shares"])), "samples": found["class_shares"],
+                               "held-out images": found["held_out_class_shares"]})
+        text += ["", shares.to_string(index=False, float_format="{:.2%}".format),
+                 f"by {K} nearest neighbours, which are right for {found['accuracy']:.2%} of the held-out images"]
+    return "\n".join(text)
+
+
+def run(args: argparse.Namespace) -> None:
+    """The study: prints it, appends its row and draws the samples that come nearest to a training image."""
+    require((args.images is None) != (args.weights is None), "--images, --weights", (args.images, args.weights),
+            "exactly one must be given")
+    require(args.samples >= 1, "--samples", args.samples, "must be at least 1")
+    how: dict[str, Any] = {}
+    if args.images:
+        samples, name, backend = read_samples(args.images), args.name or args.images.stem, "images"
+    else:
+        model = api.load(args.weights, args.backend, device=args.device)
+        samples = data.to_uint8(model.follow(model.noise(args.samples, args.seed), model.plan(args.steps), seed=args.seed,
+                                             batch_size=args.batch_size, progress="sample"))
+        name, backend = args.name or Path(args.weights).name, args.backend
+        how = {"steps": args.steps, "eta": "0.0", "seed": args.seed}
+    shape = (samples.shape[1], samples.shape[2], samples.shape[3])
+    train, held_out = (data.from_options(args, "fashion-mnist", shape, split) for split in data.SPLITS)
+    found, ids = study(samples, train, held_out)
+    print(describe(found, len(samples)))
+    about = environment.describe()
+    config = how | {"study": "neighbours", "name": name, "samples": len(samples), "k": K,
+                    "images_sha256": hashlib.sha256(samples.tobytes()).hexdigest(), "train": train.provenance,
+                    "train_sha256": train.sha256, "held_out": held_out.provenance, "held_out_sha256": held_out.sha256}
+    rows.append(args.out / "rows", rows.Row("study", backend, "neighbours", config, dict(found),
+                                            about | {"load": list(os.getloadavg())}, about["commit"]))
+    closest = np.argsort(found["squared"]["samples"], kind="stable")[:SHOWN]
+    path = pictures.save_grid(args.out / "figures" / f"neighbours-{name}.png",
+                              np.concatenate((samples[closest], train.images[ids[closest, 0]])), len(closest),
+                              title="The samples that come nearest to a training image", rows=("sample", "training image"))
+    print(f"\nwrote {path}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; exit codes as `bench.run`'s."""
+    p = argparse.ArgumentParser(prog="python -m bench.neighbours", description=(__doc__ or "").split("\n\n")[0])
+    p.add_argument("--images", type=Path, metavar="FILE.npy", help="uint8 or floats in [-1, 1], (n, C, H, W)")
+    p.add_argument("--weights", help="draw the samples: a diffusers folder, a checkpoint file or a name on the hub")
+    p.add_argument("--name", help="of the row and the picture; default: that of the file or folder")
+    p.add_argument("--backend", default="torch", help=f"of {', '.join(backends.names())}")
+    p.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N or ascend")
+    p.add_argument("--samples", type=int, default=1000, help="to draw")
+    p.add_argument("--steps", type=int, default=50, help="of DDIM, eta = 0")
+    p.add_argument("--batch-size", type=int, default=64)
+    p.add_argument("--seed", type=int, default=0)
+    data.add_options(p)
+    p.add_argument("--out", type=Path, default=ROOT / "results")
+    args = p.parse_args(argv)
+    return exit_code(lambda: run(args))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

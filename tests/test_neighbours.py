@@ -1,0 +1,122 @@
+"""Neighbours in pixel space: exact, classes and copies found where they were planted, one row and one picture a study."""
+
+import json
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from bench import checkpoint, data, neighbours, rows
+from reference.config import ConfigError, DiffusionConfig
+from reference.weights import initialise
+from tests.tiny import TINY
+
+
+def part(split, every):
+    whole = data.load_subset("fashion-mnist", split)
+    return replace(whole, images=whole.images[::every], labels=whole.labels[::every])
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (1, 2, 2), (3, 32, 32)])
+def test_neighbours_are_those_of_brute_force(shape, monkeypatch):
+    monkeypatch.setattr(neighbours, "ROWS", 20)
+    rng = np.random.default_rng(0)
+    base, queries = (rng.integers(0, 256, (n, *shape), np.uint8) for n in (60, 45))
+    base[7], queries[0], queries[1] = 255, 0, 255  # the largest distance that there is, and none at all
+    ids, squared = neighbours.nearest(queries, base, 4)
+    exact = ((queries[:, None].astype(np.int64) - base[None]) ** 2).reshape(45, 60, -1).sum(-1)
+    np.testing.assert_array_equal(squared, np.sort(exact, axis=1)[:, :4])
+    np.testing.assert_array_equal(np.take_along_axis(exact, ids, 1), squared)
+    assert ids[1, 0] == 7 and squared[1, 0] == 0
+    assert len({*ids[2]}) == 4
+
+
+def test_exact_where_float32_rounds():
+    """Two images that differ by one level of one pixel, at a squared distance beyond 2^24."""
+    base = np.full((2, 1, 28, 28), 255, np.uint8)
+    base[1, 0, 0, 0] = 254
+    ids, squared = neighbours.nearest(np.zeros((1, 1, 28, 28), np.uint8), base, 2)
+    assert ids.tolist() == [[1, 0]] and squared.tolist() == [[784 * 255**2 - 509, 784 * 255**2]]
+
+
+def test_neighbours_refuse_other_shapes_and_too_many():
+    images = np.zeros((3, 1, 4, 4), np.uint8)
+    with pytest.raises(ConfigError, match=r"queries=\(3, 1, 4, 2\): must be images of shape \(1, 4, 4\)"):
+        neighbours.nearest(images[..., :2], images, 1)
+    with pytest.raises(ConfigError, match="k=4: must be from 1 to 3"):
+        neighbours.nearest(images, images, 4)
+
+
+def test_the_majority_decides_and_the_nearer_class_where_there_is_none():
+    labels = np.array([0, 1, 2, 2, 1], np.uint8)
+    assert neighbours.classify(np.array([[0, 2, 3], [1, 4, 2], [0, 1, 2], [2, 0, 1]]), labels).tolist() == [2, 1, 0, 2]
+    assert neighbours.classify(np.array([[1, 2, 4, 3]]), labels).tolist() == [1]
+
+
+def test_classes_of_real_images_are_found():
+    train, held_out = part("train", 2), part("test", 4)
+    only = replace(held_out, images=held_out.images[held_out.labels == 1])
+    found, _ = neighbours.study(only.images, train, held_out)
+    assert found["accuracy"] > 0.7 and found["class_shares"][1] > 0.9 and sum(found["class_shares"]) == pytest.approx(1)
+    assert min(found["held_out_class_shares"]) > 0.05
+    unlabelled, _ = neighbours.study(only.images, replace(train, labels=None), held_out)
+    assert unlabelled["accuracy"] is unlabelled["class_shares"] is None and unlabelled["near"] == found["near"]
+
+
+def test_copies_are_told_from_new_images():
+    train, held_out = part("train", 4), part("test", 4)
+    others = part("test", 3).images
+    copies = train.images[:100].copy()
+    copies[:, 0, 3, 3] ^= 8
+    fresh, half = (neighbours.study(x, train, held_out)[0] for x in (others, np.concatenate((copies, others[:100]))))
+    assert fresh["near"] < 0.03 and fresh["copies"]["samples"] < 0.01
+    assert half["near"] == pytest.approx(0.5, abs=0.02) and half["copies"]["samples"] == pytest.approx(0.5, abs=0.02)
+    assert half["squared"]["samples"][:100] == [64] * 100 and fresh["copies"]["held_out"] < 0.01
+
+
+def test_command_keeps_a_row_and_a_picture(tmp_path, capsys, monkeypatch):
+    splits = {"train": part("train", 8), "test": part("test", 8)}
+    monkeypatch.setattr(data, "load", lambda name, split, *_, **__: splits[split])
+    np.save(tmp_path / "mine.npy", data.to_float(part("test", 20).images))
+    assert neighbours.main(["--images", str(tmp_path / "mine.npy"), "--out", str(tmp_path)]) == 0
+    (row,) = rows.read(tmp_path / "rows")
+    assert (row.kind, row.backend, row.config["study"], row.config["name"]) == ("study", "images", "neighbours", "mine")
+    assert row.config["samples"] == 100 == len(row.values["squared"]["samples"])
+    squared = neighbours.nearest(part("test", 20).images, splits["train"].images, 1)[1]
+    assert row.values["squared"]["samples"] == squared[:, 0].tolist()
+    out = capsys.readouterr().out
+    assert f"right for {row.values['accuracy']:.2%} of the held-out images" in out and "samples are nearer" in out
+    assert (tmp_path / "figures" / "neighbours-mine.png").stat().st_size > 5000
+    json.dumps(row.values)
+
+
+def test_samples_are_drawn_from_weights(tmp_path, monkeypatch):
+    network = replace(TINY, sample_size=28)
+    splits = {"train": part("train", 40), "test": part("test", 40)}
+    monkeypatch.setattr(data, "load", lambda name, split, *_, **__: splits[split])
+    checkpoint.save_pipeline(tmp_path / "net", initialise(network, 0), network, DiffusionConfig(timesteps=20))
+    assert neighbours.main(["--weights", str(tmp_path / "net"), "--samples", "9", "--steps", "2", "--out", str(tmp_path)]) == 0
+    (row,) = rows.read(tmp_path / "rows")
+    assert (row.backend, row.config["name"], row.config["steps"], row.values["near"]) == ("torch", "net", 2, 0)
+
+
+@pytest.mark.parametrize("arguments, message", [
+    ([], "exactly one must be given"),
+    (["--images", "absent.npy"], "absent.npy.*can't be read"),
+    (["--images", "words.npy"], "words.npy.*can't be read"),
+    (["--images", "integers.npy"], "must be uint8 or floats"),
+    (["--images", "flat.npy"], "must be uint8 or floats"),
+    (["--images", "nan.npy"], "not finite"),
+    (["--images", "large.npy"], "network takes|images of shape"),
+    (["--weights", "absent", "--samples", "0"], "--samples=0: must be at least 1"),
+])
+def test_mistakes_are_one_line(tmp_path, capsys, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "words.npy").write_text("words")
+    for name, array in (("integers", np.zeros((2, 1, 28, 28), np.int64)), ("flat", np.zeros((2, 784), np.uint8)),
+                        ("nan", np.full((2, 1, 28, 28), np.nan)), ("large", np.zeros((2, 1, 32, 32), np.uint8))):
+        np.save(f"{name}.npy", array)
+    assert neighbours.main([*arguments, "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert re.search(message, error) and error.count("\n") == 1 and not (tmp_path / "out").exists()

@@ -1,0 +1,92 @@
+"""The study of FID's noise: parts are what they are said to be, the spread and the bias are found where they are known."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench import data, fid, noise, rows
+
+
+@pytest.mark.parametrize("total, n, count, disjoint", [(1000, 300, 3, True), (10_000, 128, noise.PARTS, True),
+                                                       (1000, 501, noise.DRAWN, False), (1000, 1000, 1, False)])
+def test_parts(total, n, count, disjoint):
+    found = noise.parts(total, n, 5)
+    assert [len(part) for part in found] == [n] * count and all(len(set(part.tolist())) == n for part in found)
+    assert (len(np.unique(np.concatenate(found))) == n * count) == (disjoint or count == 1)
+    assert not np.array_equal(found[0], noise.parts(total, n, 6)[0])
+
+
+def gaussian_study(n=4000, d=16, shift=1.0):
+    """Features whose distance is known: two Gaussians of unit covariance, `shift` apart in one direction."""
+    rng = np.random.default_rng(0)
+    mu = np.zeros(d)
+    mu[0] = shift
+    points = noise.measure(rng.normal(size=(n, d)) + mu, {"mu": np.zeros(d), "sigma": np.eye(d)}, seed=0)
+    config = {"study": "noise", "name": "two Gaussians", "samples": n, "images_sha256": "0" * 64, "extractor": "known",
+              "extractor_sha256": "1" * 64, "reference": "train"}
+    cost = {"features_seconds": 1.0, "distances_seconds": 2.0, "peak_rss_bytes": 1 << 30}
+    return rows.Row("study", "images", "noise", config, {"points": points, "cost": cost}, {"cpu": "one", "affinity": 2}, "0" * 40)
+
+
+def test_spread_bias_and_extrapolation_of_known_gaussians():
+    """1 in truth, estimated with sd 2 / sqrt(n); the mean adds a bias of d / n, the covariance about d (d + 1) / (4 n)."""
+    row = gaussian_study()
+    frame = noise.table(row).set_index("n")
+    assert frame.index.tolist() == [128, 256, 512, 1024, 2048, 4000]
+    assert frame["parts"].tolist() == [31, 15, 7, 3, 16, 1] and frame["disjoint"].tolist() == [True] * 4 + [False] * 2
+    for n in (128, 256, 512):
+        assert frame["fid"][n] - 1 == pytest.approx(16 * 17 / (4 * n) + 16 / n, rel=0.25)
+        assert frame["fid_sd"][n] == pytest.approx(2 / n**0.5, rel=0.5)
+        assert abs(frame["inf"][n] - 1) < abs(frame["fid"][n] - 1) / 3
+    assert frame["fid_sd"][4000] == pytest.approx(2 / 4000**0.5, rel=0.6)  # by the power law, for there is but one part
+    assert frame["fid_sd"][2048] == pytest.approx(2 / 2048**0.5, rel=0.6)  # of overlapping parts, corrected
+    assert frame["fid"][4000] == row.values["points"][-1]["fid"][0]
+
+
+def test_report_says_which_differences_mean_something():
+    row = gaussian_study()
+    text, frame = noise.render([row], "the command"), noise.table(row)
+    lines = [line for line in text.splitlines() if line.startswith("| 512")]
+    cells = [cell.strip() for cell in lines[0].split("|")[1:-1]]
+    sd = frame.set_index("n")["fid_sd"][512]
+    assert cells[:5] == ["512", "7", f"{frame['fid'][2]:.3g}", f"{sd:.3g}", f"{1.96 * 2**0.5 * sd:.3g}"]
+    assert "| 2,048 | 16* |" in re.sub(" +", " ", text) and "the command" in text and "extractor known, sha256 1111" in text
+
+
+def test_the_last_study_of_every_name_counts():
+    row = gaussian_study()
+    old, other = (replace(row, created=f"2026-01-0{day}T00:00:00+00:00", config=row.config | more)
+                  for day, more in ((1, {}), (2, {"name": "other"})))
+    neighbour = replace(row, config={"study": "neighbours", "name": "two Gaussians"})
+    assert noise.newest([row, old, other, neighbour]) == [row, other]
+
+
+def test_command_keeps_rows_and_renders_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "load", lambda name, split, *_, **__: data.load_subset(name, split))
+    test = data.load_subset("fashion-mnist", "test").images
+    np.save(tmp_path / "mine.npy", data.load_subset("fashion-mnist", "train").images[::16])
+    assert noise.main(["--images", f"mine={tmp_path / 'mine.npy'}", "--out", str(tmp_path)]) == 0
+    found = rows.read(tmp_path / "rows")
+    assert [row.config["name"] for row in found] == ["held-out images, fashion-mnist shipped subset test (2000)", "mine"]
+    assert [point["n"] for point in found[-1].values["points"]] == [128, 250]
+    whole = found[-2].values["points"][-1]
+    assert whole["fid"][0] == pytest.approx(fid.evaluate(test)["fid"], rel=1e-9) and len(whole["fid_half"]) == 1
+    assert all(value > 0 for value in found[-1].values["cost"].values())
+    text = (tmp_path / "noise.md").read_text()
+    assert text.count("\n## ") == 2 and (tmp_path / "figures" / "noise.png").stat().st_size > 10_000
+    json.dumps([row.values for row in found])
+
+
+@pytest.mark.parametrize("images, message", [("mine", "must be NAME=FILE.npy"), ("mine=absent.npy", "can't be read"),
+                                             ("mine=few.npy", "few.npy, 127 images.*must be at least 128")])
+def test_mistakes_are_one_line(tmp_path, capsys, monkeypatch, images, message):
+    monkeypatch.chdir(tmp_path)
+    np.save("few.npy", data.load_subset("fashion-mnist", "test").images[:127])
+    monkeypatch.setattr(data, "load", lambda name, split, *_, **__: data.load_subset(name, split))
+    assert noise.main(["--images", images, "--out", "out"]) == 2
+    error = capsys.readouterr().err
+    assert re.search(message, error) and error.count("\n") == 1 and not Path("out").exists()
