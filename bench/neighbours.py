@@ -70,7 +70,7 @@ def nearest(queries: Images, base: Images, k: int) -> tuple[Whole, Whole]:
         return x, np.einsum("nd,nd->n", x, x, dtype=np.float64)
 
     (b, b_squared), ids, squared = flat(base), [], []
-    for start in trange(0, len(queries), ROWS, desc="neighbours", leave=False, delay=5):
+    for start in trange(0, len(queries), ROWS, desc="neighbours", leave=False, delay=5, mininterval=2):
         a, a_squared = flat(queries[start:start + ROWS])
         distance = b_squared - 2.0 * (a @ b.T).astype(np.float64)  # less |a|^2, which changes no order
         some = np.argpartition(distance, k - 1, axis=1)[:, :k]

@@ -162,7 +162,7 @@ def run(args: argparse.Namespace, command: str) -> None:
     """Measure what was asked for and write the report."""
     sets = {}
     for text in args.images:
-        name, _, path = text.partition("=")
+        name, _, path = text.rpartition("=")
         require(bool(name and path) and name not in sets, "--images", text, "must be NAME=FILE.npy, every name once")
         sets[name] = read_samples(Path(path))
         least = 2 * extractor.WIDTH
