@@ -1,0 +1,145 @@
+"""The sections of `report.html` beside the table: the backends held against each other, samples, cost and machines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from bench import html_figures, html_table, noise, report, table
+from bench.data import to_uint8
+from bench.html_figures import Series
+from bench.html_parts import MAIN, Figure, Section, Table, plain
+from bench.report import label
+from bench.rows import Row
+
+SHOWN = 10  # images in a line
+
+
+def backends(found: list[Row], every: list[Row], command: str) -> Section:
+    """Whether both backends give the same: FID and images of the table's rows `found`, losses and parity of all rows."""
+    s = Section("Two backends, one table")
+    if found:
+        s.tables += html_table.equivalence(found, command)
+        tables, s.figures = html_table.pixels(found, command)
+        s.tables += tables
+    train = _trained(every)
+    if len(train) > 1:
+        c, losses = train[0].config, [np.array(row.values["losses"]) for row in train]
+        apart = max(float(np.max(np.abs(other - losses[0]) / losses[0])) for other in losses[1:])
+        s.figures.append(Figure(
+            "Training curves", [("", html_figures.losses({label(row.backend): row.values["losses"] for row in train}))],
+            f"The same weights, batches, timesteps and noise: the losses differ by {apart:.1e} of their size at most. "
+            f"n = {len(losses[0]):,} steps of batch {c['batch_size']}, each pale, 1 seed ({c['seed']}); no extractor.",
+            f"python bench/run.py --preset {train[0].preset} --train-steps {c['train_steps']} --batch-size {c['batch_size']} "
+            f"--seed {c['seed']}"))
+    else:
+        s.missing.append(("Training curves need a training on both backends.", MAIN))
+    if checks := _newest_checks(every):
+        s.tables.append(Table("Parity: every comparison with the float64 oracle and between backends", report.check_table(checks),
+                              "Largest errors. Those without a verdict are reported only.", MAIN, folded=True))
+    else:
+        s.missing.append(("No comparison with the oracle has rows yet.", MAIN))
+    return s
+
+
+def _trained(every: list[Row]) -> list[Row]:
+    """The trainings that differ in the backend alone: of most backends, the longest, the newest."""
+    groups: dict[str, dict[str, Row]] = {}
+    for row in (row for row in every if row.kind == "train"):
+        same = sorted((name, str(value)) for name, value in row.config.items() if name != "backend")
+        groups.setdefault(str(same), {})[row.backend] = row
+    def worth(group: dict[str, Row]) -> tuple[int, int, str]:
+        return len(group), *max((len(row.values["losses"]), row.created) for row in group.values())
+
+    best = max(groups.values(), key=worth, default={})
+    return list(best.values())
+
+
+def _newest_checks(every: list[Row]) -> list[Row]:
+    """The last row of each comparison; of the table's images the pixels have a figure of their own."""
+    places = ("stage", "device", "dtype", "steps", "eta", "spacing", "seed")
+    return list({(row.preset, row.backend, *(row.config.get(name) for name in places)): row for row in every
+                 if row.kind == "check" and (row.preset, row.config.get("stage")) != ("table", "images")}.values())
+
+
+def chance(every: list[Row]) -> Section:
+    """FID of fixed images against their number: how large chance and bias are."""
+    s, command = Section("How far chance alone moves FID"), "python -m bench.noise"
+    for row in noise.newest(every):
+        frame, c = noise.table(row), row.config
+        name = f"FID[{c['extractor']}]"
+        series = [Series(title, frame["n"].tolist(), frame[key].tolist(), frame[f"{key}_sd"].fillna(0).tolist(), colour=k)
+                  for k, (key, title) in enumerate({"fid": "n images", "inf": "extrapolated from n/2 and n"}.items())]
+        s.figures.append(Figure(
+            f"{name} against n: {c['name']}", [("", html_figures.curves(series, "images n", name, ticks=frame["n"].tolist()))],
+            f"Parts of n of {c['samples']:,} images, 1 seed ({c['seed']}); bars: standard deviation between parts. Extractor "
+            f"{c['extractor']}, sha256 {c['extractor_sha256'][:16]}, against fashion-mnist {c['reference']}.", command))
+    if not s.figures:
+        s.missing.append(("FID against the number of fixed images has no rows yet.", command))
+    return s
+
+
+def samples(found: list[Row], every: list[Row], out: Path, command: str) -> Section:
+    """Images by S, eta and backend from the same x_T, and a denoising path."""
+    s, at_hand = Section("Samples"), _images(found, out)
+    seed = min((row.config["seed"] for row, _ in at_hand), default=0)
+    lines: dict[tuple[str, str], dict[int, Path]] = {}
+    for row, path in at_hand:
+        c = row.config
+        if c["seed"] == seed and c["spacing"] == table.UNIFORM:
+            lines.setdefault((c["eta"], row.backend), {})[c["steps"]] = path
+    for (eta, backend), paths in sorted(lines.items(), key=lambda line: (line[0][0], line[0][1] != "torch")):
+        strips = [(f"S = {steps}", html_figures.strip(to_uint8(np.load(paths[steps], mmap_mode="r")[:SHOWN]), SHOWN))
+                  for steps in sorted(paths)]
+        s.figures.append(Figure(f"{label(backend)}, eta = {plain(eta)}", strips, f"The first n = {SHOWN} images of 1 seed "
+                                f"({seed}), not chosen; the same x_T in every line of every picture. Uniform spacing; no "
+                                "extractor.", command))
+    if not lines:
+        s.missing.append(("Samples by S and backend are shown where the table's images are at hand.", command))
+    moving = [(row, path, caption) for row in every if row.kind == "recipe" for file, caption in row.values["pictures"]
+              if file.endswith(".gif") and (path := out / "gallery" / file).exists()]
+    if moving:
+        row, path, caption = moving[-1]
+        s.figures.append(Figure(
+            "From noise to an image", [("", html_figures.data_uri(path.read_bytes(), "image/gif"))], f"{caption}; "
+            f"{label(row.backend)}. {' '.join(row.values['notes'])} n = 1 image, 1 seed; no extractor.", row.values["command"],
+            small=True))
+    else:
+        s.missing.append(("A denoising path in motion has no row yet.", "python -m bench.recipe fashion-mnist-mindspore"))
+    return s
+
+
+def _images(found: list[Row], out: Path) -> list[tuple[Row, Path]]:
+    """Sampling rows with the file of their images, where the folder of the cell still holds this very row."""
+    drawn = {row.line().encode(): row for row in found if row.kind == "sample"}
+    pairs = [(drawn.get(result.read_bytes()), result.with_name("images.npy")) for result in out.glob("work/sample-*/result.json")]
+    return [(row, path) for row, path in pairs if row is not None and path.exists()]
+
+
+def cost(found: list[Row], every: list[Row], command: str) -> Section:
+    """What the table cost, and the machines that made its rows; those of all rows where there is no table."""
+    s, budget = Section("Budget and machine"), table.budget(found)
+    if not budget.empty:
+        hours = {name: budget[name].map(lambda seconds: "" if pd.isna(seconds) else f"{seconds / 3600:.2f} h")
+                 for name in ("predicted", "measured")}
+        s.tables.append(Table("Budget", budget.assign(**hours), "Predicted by a short calibration before the first cell was "
+                              "drawn. calls: network calls for one image of every cell.", command))
+    machines: dict[str, dict[str, str]] = {}
+    for row in found or every:
+        where = _machine(row)
+        machines.setdefault(str(where), where)["code"] = row.commit[:12] + "+dirty" * row.commit.endswith("+dirty")
+    if machines:
+        frame = pd.DataFrame({f"machine {k}": where for k, where in enumerate(machines.values(), 1)}).fillna("")
+        s.tables.append(Table("Environment", frame.rename_axis("what").reset_index(), "Of the rows shown. cores: that the process "
+                              "may use; code: the commit of the newest row.", command))
+    return s
+
+
+def _machine(row: Row) -> dict[str, str]:
+    e = row.environment
+    found = {"CPU": e.get("cpu"), "GPU": "; ".join(e.get("gpu") or []), "cores": e.get("affinity"),
+             "memory": f"{e['memory_bytes'] / 2**30:.0f} GiB" if e.get("memory_bytes") else None, "system": e.get("os"),
+             "Python": e.get("python"), **e.get("versions", {})}
+    return {name: str(value) for name, value in found.items() if value}

@@ -1,0 +1,80 @@
+"""What the page `report.html` is made of: sections that hold tables and figures, as its template takes them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from bench import table_claims
+
+TABLE, MAIN = "python bench/run.py --table ddim", "python bench/run.py --steps 10,50,1000"
+BARS = "Bars and ±: standard deviation between seeds; a cell of one seed has none."
+LONG = 24  # characters of a cell that may take several lines
+BADGES = {text: kind for kind, texts in {
+    "good": (table_claims.REPRODUCED, table_claims.SAME, "ok"),
+    "bad": (table_claims.OPPOSITE, table_claims.DIFFERENT, "**DISAGREES**"),
+    "even": (table_claims.NOISE, table_claims.ABSENT, table_claims.UNKNOWN),
+}.items() for text in texts}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A frame with its title and caption. `folded` shows the title alone until it is opened."""
+
+    title: str
+    frame: pd.DataFrame
+    caption: str
+    command: str = ""
+    folded: bool = False
+
+    @property
+    def lines(self) -> list[list[tuple[str, str]]]:
+        """Head and body as (text, CSS class): "n" in columns of numbers, "badge" and its kind for verdicts, "long" for text."""
+        text = self.frame.astype(str)
+        columns = ["n" if all(re.fullmatch(r"[-+\d.,e ±%]*( h)?", cell) for cell in text[name]) else "" for name in text]
+        lines = [[str(name) for name in text], *text.to_numpy().tolist()]
+        return [[(cell, _css(cell, column)) for cell, column in zip(line, columns, strict=True)] for line in lines]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Pictures by their labels, as data URIs; one without a label has the whole width, and `small` does not enlarge it."""
+
+    title: str
+    images: Sequence[tuple[str, str]]
+    caption: str
+    command: str
+    small: bool = False
+
+
+@dataclass
+class Section:
+    """One part of the page. `missing` are pairs of what has no rows and the command that makes them."""
+
+    title: str
+    text: list[str] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    figures: list[Figure] = field(default_factory=list)
+    missing: list[tuple[str, str]] = field(default_factory=list)
+
+
+def interval(low: float, high: float, digits: int) -> str:
+    """"low .. high", empty for NaN."""
+    return "" if pd.isna(low) else f"{low:+.{digits}f} .. {high:+.{digits}f}"
+
+
+def plain(eta: str) -> str:
+    """eta of rows as people write it: "0.0" is 0."""
+    return eta.removesuffix(".0")
+
+
+def seeds(number: int) -> str:
+    """ "1 seed", "3 seeds"."""
+    return f"{number} seed{'s' * (number > 1)}"
+
+
+def _css(text: str, column: str) -> str:
+    return f"badge {BADGES[text]}" if text in BADGES else f"{column} long".strip() if len(text) > LONG else column

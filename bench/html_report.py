@@ -1,0 +1,84 @@
+"""`results/report.html`: the table, its curves and images as one page that needs no other file and no script, from rows.
+
+`python -m bench.html_report` writes it again. What has no rows is left out, with one line that says which command makes them;
+images are shown where the folders of their cells are at hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from bench import files, html_main, html_table, rows, table, table_report
+from bench.command_line import exit_code
+from bench.config import ROOT
+from bench.html_parts import TABLE, seeds
+from bench.html_table import Grid
+from bench.report import label
+from bench.rows import Row
+
+TEMPLATE = ROOT / "bench" / "assets" / "report.html.j2"
+
+
+def render(found: list[Row], out: Path, command: str = TABLE, begun: Row | None = None) -> Path:
+    """Write `out`/report.html from rows: a table's, and the newest ones of the main job, of recipes and of the study of noise.
+
+    The table is that of the budget row `begun`, by default the one that was begun last; `command` is what made it. Returns the
+    page. Raises `FileError` where it can't be written.
+    """
+    newest = table.of_table(found, begun) if begun else table.latest(found)
+    grids = html_table.grids(newest)
+    sections = [
+        html_table.claims(grids, command), html_table.cells(grids, command), html_table.curves(grids, command),
+        html_main.backends(newest, found, command), html_table.limits(newest, command), html_main.chance(found),
+        html_main.samples(newest, found, out, command), html_main.cost(newest, found, command),
+    ]
+    environment = Environment(loader=FileSystemLoader(TEMPLATE.parent), autoescape=True, undefined=StrictUndefined)
+    page = environment.get_template(TEMPLATE.name).render(
+        title="FID against the number of DDIM steps, with error bars", kicker="ddim-bench: DDPM and DDIM on PyTorch and MindSpore",
+        lead=lead(grids), tiles=tiles(grids), sections=sections, command=command)
+    path = files.folder(out) / "report.html"
+    with files.replacing(path) as file:
+        file.write(page.encode())
+    return path
+
+
+def lead(grids: list[Grid]) -> list[str]:
+    """What the page found, in sentences."""
+    if not grids:
+        return ["The table has not been measured yet; what other commands have measured is below."]
+    g, first = grids[0], grids[0].backends[0]
+    line = g.of(first, table.UNIFORM, "0.0").to_dict("records")
+    falls = ", ".join(f"{table_report.figure(cell['fid_mean'], cell['fid_sd'])} at S = {cell['S']}" for cell in line)
+    limits = ", ".join(f"{name} {value:.2f}" for name, value in g.bounds.items())
+    told = ", ".join(f"{count} {verdict}" for verdict, count in g.verdicts()[1]["verdict"].value_counts().items())
+    return [f"{g.metric} of {label(first)}'s images with eta = 0 is {falls} ({limits}; {g.n:,} images a cell).",
+            f"Of the DDIM paper's claims about its table 1, for each rule of choosing timesteps: {told}."]
+
+
+def tiles(grids: list[Grid]) -> list[tuple[str, str, str]]:
+    """(name, value, note) of the numbers to see first, at S = 50 and eta = 0."""
+    out = []
+    for g in grids[:1]:
+        for backend in g.backends:
+            for cell in g.of(backend, table.UNIFORM, "0.0").to_dict("records"):
+                if cell['S'] == 50:
+                    out += [(f"{g.metric}, {label(backend)}", table_report.figure(cell['fid_mean'], cell['fid_sd']),
+                             f"S = 50, eta = 0, {seeds(cell['seeds'])}"),
+                            (f"Time per image, {label(backend)}", f"{1e3 * cell['seconds_mean']:.3g} ms", f"S = 50, {g.device}")]
+        out += [(name.capitalize(), f"{value:.2f}", f"{g.metric}, n = {g.n:,}") for name, value in g.bounds.items()]
+    return out
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; exit codes as `bench.run`'s."""
+    p = argparse.ArgumentParser(prog="python -m bench.html_report", description=__doc__.splitlines()[0])
+    p.add_argument("--out", type=Path, default=ROOT / "results", help="folder of rows and page")
+    args = p.parse_args(argv)
+    return exit_code(lambda: print(f"page: {render(rows.read(args.out / 'rows'), args.out)}"))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

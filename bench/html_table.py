@@ -1,0 +1,234 @@
+"""The sections of `report.html` that come from the rows of one table: claims, cells, curves, equivalence, floor and ceiling."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from bench import html_figures, table, table_claims, table_report
+from bench.html_figures import Series
+from bench.html_parts import BARS, Figure, Section, Table, interval, plain, seeds
+from bench.report import label
+from bench.rows import Row
+
+SPACINGS = {table.UNIFORM: "uniform", table.QUAD: "quad"}
+BOUNDS = {"floor": "floor: real images", "ceiling": "ceiling: noise"}
+ETAS = [str(eta) for eta in table.ETAS]  # one colour each
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The cells that may be compared: one device, one number of images n."""
+
+    measured: pd.DataFrame  # of `table.measurements`
+    stats: pd.DataFrame  # of `table.statistics`
+    bounds: dict[str, float]  # floor and ceiling of this n
+    names: dict[str, str]  # of the measures, with the extractor
+    device: str
+    n: int
+    source: str  # n, seeds, extractor and its hash, for captions
+
+    @property
+    def metric(self) -> str:
+        """FID with its extractor."""
+        return self.names["fid"]
+
+    @property
+    def backends(self) -> list[str]:
+        """The one with most cells first."""
+        return self.stats["backend"].value_counts().index.tolist()
+
+    def of(self, backend: str, spacing: str, eta: str | None = None) -> pd.DataFrame:
+        """The lines of `stats` of these cells, by S; without `eta` of all. S = T is of either spacing: both visit all steps."""
+        s = self.stats
+        chosen = (s["backend"] == backend) & ((s["spacing"] == spacing) | (s["S"] == table.FULL))
+        return s[chosen if eta is None else chosen & (s["eta"] == eta)].sort_values("S")
+
+    def lines(self, backend: str, spacing: str) -> list[tuple[int, str, pd.DataFrame]]:
+        """(colour, eta, cells) of each eta that was drawn."""
+        return [(k, plain(eta), part) for k, eta in enumerate(ETAS) if len(part := self.of(backend, spacing, eta))]
+
+    def verdicts(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Comparisons and verdicts of `table_claims`, for the first backend."""
+        compared = table_claims.comparisons(self.measured[self.measured["backend"] == self.backends[0]])
+        return compared, table_claims.verdicts(compared)
+
+
+def grids(found: list[Row]) -> list[Grid]:
+    """Of the rows of one table, the largest first."""
+    out, bounds = [], table.bounds(found)
+    device: Any
+    n: Any
+    for (device, n), measured in table.measurements(found).groupby(["device", "n"]):
+        stats = table.statistics(measured)
+        least, most = stats["seeds"].min(), stats["seeds"].max()
+        source = f"n = {n:,} images, {'' if least == most else f'{least} to '}{seeds(most)} a cell. {extractor(found)}"
+        of_n = bounds[bounds["n"] == n]
+        limits = {BOUNDS[bound]: float(fid) for bound, fid in zip(of_n["bound"], of_n["fid"], strict=True)}
+        out.append(Grid(measured, stats, limits, table_report.titles(found), device, n, source))
+    return sorted(out, key=lambda g: -len(g.stats))
+
+
+def extractor(found: list[Row]) -> str:
+    """What the metric was measured with, for captions."""
+    values = next(row.values for row in found if row.kind == "metric")
+    return f"Extractor {values['extractor']}, sha256 {values['extractor_sha256'][:16]}, against {values['reference']}."
+
+
+def claims(found: list[Grid], command: str) -> Section:
+    """The paper's claims with a verdict on each."""
+    s = Section("The paper's claims")
+    if not found:
+        s.missing.append(("Verdicts on the paper's claims need the table.", command))
+        return s
+    g = found[0]
+    compared, verdicts = g.verdicts()
+    whose = f"{label(g.backends[0])} on {g.device}. {g.source}"
+    shown = verdicts.assign(shown=[f"{line['shown']} of {line['of']}" for line in verdicts.to_dict("records")]).drop(columns="of")
+    shown["spacing"] = _in_words(shown["spacing"])
+    s.tables.append(Table("Verdict on each claim", shown, "Reproduced: every comparison of the claim is shown by its 95% interval "
+                          f"over seeds. Not reproduced: one is the other way. Shown: how many comparisons are. {whose}", command))
+    compared = compared[compared["verdict"] != table_claims.ABSENT]
+    lines = list(compared.to_dict("records"))
+    each = pd.DataFrame({
+        "claim": compared["claim"], "a": _in_words(compared["a"]), "b": _in_words(compared["b"]), "factor": compared["factor"],
+        "FID(a), FID(b)": [f"{c['mean_a']:.2f}, {c['mean_b']:.2f}" for c in lines],
+        "in the paper": ["" if pd.isna(c['paper_a']) else f"{c['paper_a']:g}, {c['paper_b']:g}" for c in lines],
+        "difference": [f"{c['difference']:+.2f}" for c in lines], "95% interval": [interval(c['low'], c['high'], 2) for c in lines],
+        "noise": compared["noise"], "verdict": compared["verdict"]})
+    s.tables.append(Table("Every comparison behind the verdicts", each, "Difference: FID(a) - factor x FID(b), negative where the "
+                          "paper's claim holds. The paper's values are Inception FID on CIFAR-10: they show its claim and no more. "
+                          f"{whose}", command, folded=True))
+    return s
+
+
+def _in_words(spacings: pd.Series[str]) -> pd.Series[str]:
+    return spacings.str.replace(table.UNIFORM, SPACINGS[table.UNIFORM])
+
+
+def cells(found: list[Grid], command: str) -> Section:
+    """The table in the paper's form, and the paper's own."""
+    s = Section("FID by steps and noise")
+    if not found:
+        s.missing.append(("The table of FID by S, eta and spacing has no rows yet.", command))
+    for g in found:
+        for spacing, words in SPACINGS.items():
+            part = g.of(g.backends[0], spacing)
+            if (part["spacing"] == spacing).any():
+                frame = by_steps(part.assign(spacing=""), "fid").drop(columns="spacing")
+                s.tables.append(Table(f"{g.metric}: {label(g.backends[0])} on {g.device}, {words} spacing, n = {g.n:,}", frame,
+                                      f"{g.source} {BARS}", command))
+        for name, title in g.names.items():
+            if g.stats[f"{name}_mean"].notna().any():
+                parts = [by_steps(g.stats[g.stats["backend"] == backend], name) for backend in g.backends]
+                for backend, part in zip(g.backends, parts, strict=True):
+                    part.insert(0, "backend", label(backend))
+                s.tables.append(Table(f"{title[0].upper()}{title[1:]}: every cell on {g.device}, n = {g.n:,}",
+                                      pd.concat(parts).fillna(""), f"{g.source} {BARS}", command, folded=True))
+    s.tables.append(Table(
+        "As published, of other data: FID, CIFAR-10, quad spacing",
+        table.published().rename(index=plain, columns="S = {}".format).reset_index(),
+        "Song, Meng & Ermon 2021, arXiv:2010.02502, table 1. Another data set and another extractor than ours (Inception, "
+        "n = 50,000, 1 seed, no hash published): compare the shape, never the values."))
+    return s
+
+
+def by_steps(part: pd.DataFrame, name: str) -> pd.DataFrame:
+    """A line for each eta and spacing, a column for each S, "mean ± standard deviation" in the cells."""
+    wide = table_report.pivot(part, name).replace({"spacing": SPACINGS})
+    return wide.rename(columns={S: f"S = {S}" for S in wide.columns if S not in ("eta", "spacing")})
+
+
+def curves(found: list[Grid], command: str) -> Section:
+    """FID against S and against seconds, and the paper's curves."""
+    s = Section("Quality against steps, and against time")
+    if not found:
+        s.missing.append(("Curves of FID need the table.", command))
+        return s
+    for g in found:
+        first, *others = g.backends
+        for spacing, words in SPACINGS.items():
+            series = [_series(part, f"eta = {eta}", k) for k, eta, part in g.lines(first, spacing)]
+            series += [_series(part, f"{label(other)}, eta = {eta}", k, alone=True) for other in others
+                       for k, eta, part in g.lines(other, spacing)]
+            picture = html_figures.curves(series, "sampling steps S", g.metric, bounds=g.bounds,
+                                          ticks=sorted({x for one in series for x in one.x}))
+            s.figures.append(Figure(f"{g.metric} against steps, {words} spacing", [("", picture)], f"Lines: {label(first)} on "
+                                    f"{g.device}; open markers: other backends. {g.source} {BARS}", command))
+        for backend in g.backends:
+            series = [_series(part, f"eta = {eta}, {words}", k, alone=spacing == table.QUAD, seconds=True)
+                      for spacing, words in SPACINGS.items() for k, eta, part in g.lines(backend, spacing)]
+            picture = html_figures.curves(series, "seconds per image", g.metric, front=True)
+            s.figures.append(Figure(f"{g.metric} against time, {label(backend)}", [("", picture)], f"On {g.device}; S grows from "
+                                    f"left to right. {g.source} {BARS}", command))
+    published = table.published()
+    S: list[Any] = published.columns.tolist()
+    series = [Series(f"eta = {plain(eta)}", S, published.T[eta].tolist(), colour=k) for k, eta in enumerate(ETAS)]
+    picture = html_figures.curves(series, "sampling steps S", "FID (Inception, CIFAR-10)", ticks=S)
+    s.figures.append(Figure("The paper's curves, for their shape", [("", picture)], "Song, Meng & Ermon 2021, table 1: CIFAR-10, "
+                            "quad spacing, n = 50,000, 1 seed, Inception features; neither spread nor hash was published.",
+                            "python -m bench.html_report"))
+    return s
+
+
+def _series(part: pd.DataFrame, name: str, colour: int, alone: bool = False, seconds: bool = False) -> Series:
+    x, x_error = (part["seconds_mean"], part["seconds_sd"].fillna(0).tolist()) if seconds else (part["S"], None)
+    return Series(name, x.tolist(), part["fid_mean"].tolist(), part["fid_sd"].fillna(0).tolist(), x_error, colour, alone)
+
+
+def equivalence(found: list[Row], command: str) -> list[Table]:
+    """Whether backends give the same FID, a table for each pair."""
+    tested, out = table_claims.equivalence(table.measurements(found)), []
+    n: Any
+    one: Any
+    other: Any
+    for (n, one, other), part in tested.groupby(["n", "one", "other"], sort=False):
+        names = [f"{label(backend)} on {device}" for backend, device in (one.split(" "), other.split(" "))]
+        shown = pd.DataFrame({
+            "S": part["S"], "eta": part["eta"].map(plain), "spacing": _in_words(part["spacing"]), "seeds": part["seeds"],
+            "difference": [f"{line['difference']:+.4f}" for line in part.to_dict("records")],
+            "90% interval": [interval(line['low'], line['high'], 4) for line in part.to_dict("records")],
+            "margin": ["" if pd.isna(value) else f"{value:.4f}" for value in part["margin"]], "verdict": part["verdict"]})
+        out.append(Table(f"{table_report.titles(found)['fid']}: {names[1]} minus {names[0]}", shown, "Two one-sided tests on "
+                         "differences paired by seed. Equivalent: the 90% interval of the mean difference lies within the margin, "
+                         f"which is the standard deviation between the seeds of {names[0]}. n = {n:,} images a cell. "
+                         f"{extractor(found)}", command))
+    return out
+
+
+def pixels(found: list[Row], command: str) -> tuple[list[Table], list[Figure]]:
+    """How far images of two backends from the same x_T are apart at eta = 0, against S."""
+    frame, tables, figures = table.pixel_differences(found), [], []
+    frame = frame[(frame["spacing"] == table.UNIFORM) & frame["max"].notna()]
+    for pair_n, part in frame.groupby(["one", "other", "n"]):
+        one, other, n = map(str, pair_n)
+        across = part.groupby("S")[list(table.QUANTILES)]
+        mean, sd = across.mean(), across.std().fillna(0)
+        pair = f"{label(one)} and {label(other)}"
+        how = f"n = {int(n):,} images, {seeds(part['seed'].nunique())}; pixels, no extractor."
+        S = mean.index.tolist()
+        series = [Series("largest" if name == "max" else f"{name} of pixels", S, mean[name].tolist(), sd[name].tolist(), colour=k)
+                  for k, name in enumerate(table.QUANTILES) if (mean[name] > 0).all()]  # the scale is logarithmic
+        picture = html_figures.curves(series, "sampling steps S", "|difference|, images in [-1, 1]", ticks=S)
+        figures.append(Figure(f"Pixel differences of {pair}", [("", picture)], "Quantiles over all pixels, images of eta = 0 from "
+                              f"the same x_T, uniform spacing. {how} {BARS}", command))
+        tables.append(Table(f"Pixel differences of {pair} by S", mean.map("{:.1e}".format).reset_index(), "Quantiles of "
+                            f"|difference|, eta = 0, uniform spacing, mean over seeds. {how}", command, folded=True))
+    return tables, figures
+
+
+def limits(found: list[Row], command: str) -> Section:
+    """Floor and ceiling of the metric."""
+    s, bounds = Section("Floor and ceiling"), table.bounds(found)
+    if bounds.empty:
+        s.missing.append(("Floor and ceiling of the metric need the table.", command))
+        return s
+    bounds = bounds.dropna(axis="columns", how="all")
+    measures = [name for name in table.MEASURES if name in bounds]
+    shown = bounds.assign(**{name: bounds[name].map(lambda value: "" if pd.isna(value) else f"{value:.4g}") for name in measures})
+    shown = shown.rename(columns=table_report.titles(found))
+    s.tables.append(Table("What real images and noise score", shown, "Floor: held-out real images. "
+                          f"Ceiling: standard normal noise. One set of n images each, 1 seed. {extractor(found)}", command))
+    return s

@@ -1,0 +1,300 @@
+"""The page of the table: what rows say is on it, what they do not say is named with its command, and nothing else is loaded."""
+
+from __future__ import annotations
+
+import base64
+import html
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench import html_figures, html_main, html_report, html_table, report, rows, table
+from bench.config import ROOT
+from bench.files import FileError
+from bench.html_figures import Series
+from bench.html_parts import MAIN, TABLE, Table
+from bench.rows import Row
+
+HASH = "c0ffee" * 10
+CELLS = [(S, eta, spacing, seed) for S in (10, 50) for eta in ("0.0", "1.0", "sigma_hat") for spacing in ("leading", "quad")
+         for seed in (0, 1, 2)] + [(1000, eta, "leading", 0) for eta in ("0.0", "1.0", "sigma_hat")]
+VOID = {"meta", "link", "img", "br"}
+PUBLISHED = "367.43"
+
+
+def row(kind: str, backend: str, values: dict, preset: str = "table", **config: object) -> Row:
+    environment = {"cpu": "CPU of a test", "affinity": 2, "gpu": None, "memory_bytes": 2**34, "versions": {"torch": "2.0"},
+                   "cell_seconds": 3.0}
+    same = {"convention": "plain", "device": "cpu", "dtype": "float32", "model": {}, "diffusion": {}, "weights": "w", "threads": 1}
+    return Row(kind, backend, preset, same | config, values, environment, "abc", "2025-01-01T00:00:00+00:00")
+
+
+def cell_rows(backend: str, S: int, eta: str, spacing: str, seed: int) -> list[Row]:
+    """FID is 100 / S, more with noise, and moves with the seed; MindSpore's is a little larger."""
+    fid = 1000 / S * {"0.0": 1, "1.0": 2, "sigma_hat": 8 if S < 1000 else 0.5}[eta] + 0.25 * seed + 0.001 * (backend == "mindspore")
+    where = {"samples": 256, "steps": S, "eta": eta, "spacing": spacing, "seed": seed}
+    metric = {"metric": "FID[fmnist-cnn]", "fid": fid, "fid_inf": fid - 1, "kid": fid / 10, "precision": 0.75, "recall": 0.5,
+              "n": 256, "extractor": "fmnist-cnn", "extractor_sha256": HASH, "reference": "a test's images"}
+    return [row("sample", backend, {"batch_seconds": [S / 100 * (1 + seed / 10)], "images": 256}, stage="sample", **where),
+            row("metric", backend, metric, stage="metric", **where)]
+
+
+def table_rows() -> list[Row]:
+    """A table of both backends with everything that the page shows of one."""
+    out = [row("budget", "torch mindspore", {"calls": {"torch": {"0": 1060}}, "cells": [
+        {"backend": "torch", "stage": "sample", "cell": "S=10", "seconds": 7200.0, "memory": 1}]}, stage="budget", samples=256)]
+    paired = [c for c in CELLS if c[0] < 100 and c[2] == "leading" and c[1] != "sigma_hat"]
+    for backend, cells in (("torch", CELLS), ("mindspore", paired)):
+        out += [made for cell in cells for made in cell_rows(backend, *cell)]
+    measured = out[2].values
+    out += [Row("metric", name, "table", {"backend": name, "samples": 256, "seed": 0, "stage": "metric"}, measured | {"fid": fid},
+                out[2].environment, "abc") for name, fid in (("real", 1.5), ("noise", 400.25))]
+    quantiles = {"0.5": 1e-7, "0.9": 1e-6, "0.99": 1e-5, "0.999": 2e-5, "1.0": 1e-4}
+    for S, seed in ((S, seed) for S in (10, 50) for seed in (0, 1, 2)):
+        found = {"error": 1e-4 * S, "tolerance": None, "ok": True, "quantiles": {q: value * S for q, value in quantiles.items()}}
+        out.append(row("check", "torch mindspore", {"images": found}, stage="images", samples=256, steps=S, eta="0.0",
+                       spacing="leading", seed=seed))
+    return out
+
+
+def main_rows() -> list[Row]:
+    """What the main job, a recipe and a study of noise leave."""
+    training = {"stage": "train", "train_steps": 60, "batch_size": 64, "seed": 0}
+    check = {"forward": {"error": 1e-6, "tolerance": 2e-5, "ok": True}, "loss": {"error": 1.0, "tolerance": 1e-5, "ok": False}}
+    recipe = {"pictures": [["a.png", "a grid"], ["a.gif", "the denoising of one image"]], "notes": ["Shortened: 7 steps."],
+              "command": "python -m bench.recipe a --steps 7"}
+    points = [{"n": n, "disjoint": n < 512, **{name: [9 + bias / n + i / n for i in range(4 if n < 512 else 1)] for name, bias in
+                                               (("fid", 500), ("fid_half", 1000))}} for n in (256, 384, 512)]
+    study = {"study": "noise", "name": "held-out <images>", "samples": 512, "seed": 0, "reference": "train",
+             "extractor": "fmnist-cnn", "extractor_sha256": HASH}
+    return [*(row("train", backend, {"losses": [1 / (k + 1) + more for k in range(60)]}, "quick", **training)
+              for backend, more in (("torch", 0.0), ("mindspore", 1e-7))),
+            row("check", "torch oracle", check, "quick", stage="oracle"), row("recipe", "mindspore", recipe, "a"),
+            Row("study", "images", "noise", study, {"points": points, "cost": {}}, {}, "abc")]
+
+
+ROWS = [*main_rows(), *table_rows()]
+
+
+def with_pictures(out: Path, found: list[Row] = ROWS) -> Path:
+    """The folders of cells with images, and a recipe's GIF, as the commands leave them."""
+    from PIL import Image
+
+    for k, drawn in enumerate(r for r in found if r.kind == "sample"):
+        folder = out / "work" / f"sample-{k}"
+        folder.mkdir(parents=True)
+        (folder / "result.json").write_bytes(drawn.line().encode())
+        np.save(folder / "images.npy", np.random.default_rng(k).uniform(-1, 1, (12, 1, 28, 28)).astype(np.float32))
+    (out / "gallery").mkdir()
+    frames = [Image.new("L", (28, 28), v) for v in (0, 200)]
+    frames[0].save(out / "gallery" / "a.gif", save_all=True, append_images=frames[1:])
+    return out
+
+
+class Reader(HTMLParser):
+    """Text, images, what is asked for from elsewhere, and tags that were not closed."""
+
+    def __init__(self, page: Path) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.images: dict[str, str] = {}
+        self.foreign: list[str] = []
+        self.captions: list[str] = []
+        self.texts: list[str] = []
+        self.feed(page.read_text())
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        addresses = [str(given[name]) for name in ("src", "href") if name in given]
+        self.foreign += [address for address in addresses if not address.startswith(("data:", "#"))]
+        self.foreign += [tag] if tag in ("script", "iframe", "object") else []
+        if tag == "img":
+            self.images[str(given["alt"])] = str(given["src"])
+        if tag == "figcaption":
+            self.captions.append("")
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.texts.append(data)
+        if "figcaption" in self.open:
+            self.captions[-1] += data
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.texts).split())
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = with_pictures(tmp_path_factory.mktemp("page"))
+    return html_report.render(ROWS, out, "python bench/run.py --table ddim --samples 256")
+
+
+@pytest.fixture(scope="module")
+def whole(page: Path) -> Reader:
+    return Reader(page)
+
+
+def test_the_page_needs_nothing_else_and_is_small(whole, page):
+    assert whole.foreign == [] and page.stat().st_size < 2_000_000
+    assert not re.search(r"\bnan\b", whole.text, re.IGNORECASE)
+
+
+def test_means_and_deviations_are_those_of_the_rows(whole):
+    assert "100.2 ± 0.25" in whole.text  # S = 10, eta = 0: 100, 100.25, 100.5
+    assert "0.11 ± 0.01" not in whole.text and "0.0004297 ± 3.9e-05" in whole.text  # seconds of one of 256 images
+    assert "S = 1000" in whole.text and "floor: real images 1.50" in whole.text and "ceiling: noise 400.25" in whole.text
+    assert PUBLISHED in whole.text and "Another data set and another extractor" in whole.text
+
+
+def test_claims_equivalence_parity_budget_and_machine_are_told(whole):
+    for said in ("not run", "eta = 0 is the best at S = 10 and 20", "equivalent", "DISAGREES", "CPU of a test", "2.00 h",
+                 "1,060 (seed 0)"):
+        assert said in whole.text, said
+    assert "MindSpore on cpu minus PyTorch on cpu" in whole.text and "+0.0010" in whole.text
+
+
+def test_every_figure_says_n_seeds_extractor_and_command(whole):
+    captions = [c for c in whole.captions if "python" in c]
+    no_metric = [c for c in captions if c.startswith(("Largest errors", "Predicted by", "Of the rows"))]
+    figures = [c for c in captions if c not in no_metric]
+    assert len(figures) > 20 and len(no_metric) == 3
+    for caption in figures:
+        assert re.search(r"n = [\d,]+ |Parts of n of 512 images|n images", caption) and "seed" in caption, caption
+        assert re.search("fmnist-cnn, sha256 c0ffeec0ffeec0ff|no extractor|neither spread nor hash", caption), caption
+    assert any("--table ddim --samples 256" in c for c in captions)
+    assert any("--preset quick --train-steps 60 --batch-size 64 --seed 0" in c for c in captions)
+    assert any("python -m bench.recipe a --steps 7" in c and "Shortened: 7 steps." in c for c in captions)
+
+
+def test_every_kind_of_picture_is_there(whole):
+    for alt in ("FID[fmnist-cnn] against steps, uniform spacing", "FID[fmnist-cnn] against steps, quad spacing",
+                "FID[fmnist-cnn] against time, PyTorch", "FID[fmnist-cnn] against time, MindSpore", "Training curves",
+                "Pixel differences of PyTorch and MindSpore", "The paper's curves, for their shape", "From noise to an image",
+                "FID[fmnist-cnn] against n: held-out <images>",
+                *(f"{name}, eta = {eta}, S = {S}" for name in ("PyTorch", "MindSpore") for eta in ("0", "1") for S in (10, 50)),
+                "PyTorch, eta = sigma_hat, S = 1000"):
+        assert alt in whole.images, alt
+    kinds = {uri.split(";")[0] for uri in whole.images.values()}
+    assert kinds == {"data:image/svg+xml", "data:image/png", "data:image/gif"}
+
+
+def test_a_strip_is_of_its_own_cell(tmp_path):
+    """The images of another row, or of a row that was measured again, are not taken."""
+    out = with_pictures(tmp_path)
+    drawn = next(r for r in ROWS if r.kind == "sample")
+    again = replace(drawn, created="2026-01-01T00:00:00+00:00")
+    found = html_main.samples(table.latest([*ROWS, again]), [], out, TABLE)
+    shown = {figure.title: [name for name, _ in figure.images] for figure in found.figures}
+    assert shown["PyTorch, eta = 0"] == ["S = 50", "S = 1000"] and shown["MindSpore, eta = 0"] == ["S = 10", "S = 50"]
+
+
+def test_pictures_that_are_gone_leave_no_trace(tmp_path):
+    out = with_pictures(tmp_path)
+    assert len(html_main.samples(table_rows(), ROWS, out, TABLE).figures) == 6
+    for file in (*out.glob("work/*/images.npy"), out / "gallery" / "a.gif"):
+        file.unlink()
+    left = html_main.samples(table_rows(), ROWS, out, TABLE)
+    assert left.figures == []
+    assert left.missing[0] == ("Samples by S and backend are shown where the table's images are at hand.", TABLE)
+
+
+def test_without_rows_the_page_says_which_commands_make_them(tmp_path):
+    page = Reader(html_report.render([], tmp_path))
+    for command in (TABLE, MAIN, "python -m bench.recipe", "python -m bench.noise"):
+        assert command in page.text
+    assert page.images == {} and PUBLISHED in page.text
+
+
+def test_old_rows_are_read(tmp_path):
+    """Rows from before the table had spacing, precision and quantiles: those that the main job has written so far."""
+    found = [r for r in rows.read(ROOT / "results" / "rows") if r.preset == "quick"]
+    page = Reader(html_report.render(found, tmp_path))
+    assert "Training curves" in page.images and "images, S=1000, eta=0.0" in page.text
+    older = [replace(r, config={k: v for k, v in r.config.items() if k != "spacing"}, values={
+        k: v for k, v in r.values.items() if k not in ("precision", "recall", "fid_inf")}) for r in table_rows()]
+    for drawn in older:
+        for found_values in drawn.values.values():
+            if isinstance(found_values, dict):
+                found_values.pop("quantiles", None)
+    grids = html_table.grids(table.latest(older))
+    shown = html_table.cells(grids, TABLE).tables + html_table.limits(older, TABLE).tables
+    assert not any("recision" in "".join((t.title, *t.frame.columns)) for t in shown)
+    assert "FID[fmnist-cnn]: PyTorch on cpu, uniform spacing, n = 256" in [t.title for t in shown]
+    assert html_table.pixels(older, TABLE) == ([], [])
+
+
+def test_one_seed_has_no_deviation():
+    alone = [r for r in table_rows() if r.config.get("seed", 0) == 0]
+    grids = html_table.grids(alone)
+    first = html_table.cells(grids, TABLE).tables[0]
+    assert "±" not in str(first.lines) and "1 seed a cell" in first.caption
+    assert set(html_table.equivalence(alone, TABLE)[0].frame["verdict"]) == {"cannot say"}
+
+
+def test_a_page_is_whole_or_not_there(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileError, match="file"):
+        html_report.render([], tmp_path / "file")
+
+
+def test_the_command_writes_the_page_from_rows_alone(tmp_path, capsys):
+    for r in main_rows():
+        rows.append(tmp_path / "rows", r)
+    assert html_report.main(["--out", str(tmp_path)]) == 0
+    assert f"page: {tmp_path / 'report.html'}" in capsys.readouterr().out
+    written = (tmp_path / "report.html").read_bytes()
+    assert html_report.main(["--out", str(tmp_path)]) == 0
+    assert (tmp_path / "report.html").read_bytes() == written  # nothing of the day or of chance
+    (tmp_path / "rows" / "train.jsonl").write_text("no row\n")
+    assert html_report.main(["--out", str(tmp_path)]) == 2
+    assert "train.jsonl:1: not JSON" in capsys.readouterr().err
+
+
+def svg(uri: str) -> str:
+    return base64.b64decode(uri.removeprefix("data:image/svg+xml;base64,")).decode()
+
+
+def test_a_curve_has_labelled_axes_bars_and_the_theme_of_the_reader():
+    series = [Series("one", [10, 100], [3, 2], [0.5, 0]), Series("two", [10, 100], [4, 1], colour=1)]
+    found = html.unescape(svg(html_figures.curves(series, "steps S", "FID[x]", ticks=[10, 100], bounds={"floor": 1.5}, front=True)))
+    for text in ("steps S", "FID[x]", ">10<", ">100<", ">one<", ">two<", "floor", "Pareto front", "prefers-color-scheme:dark",
+                 "currentColor", "#0072b2", "#d55e00"):
+        assert text in found, text
+    assert html_figures.INK not in found and "LineCollection" in found
+
+
+def test_the_pareto_front_holds_what_nothing_beats():
+    assert html_figures.pareto([(3, 1), (1, 5), (2, 6), (2, 3), (4, 1), (1, 7)]) == ([1, 2, 3], [5, 3, 1])
+
+
+def test_a_table_marks_numbers_and_verdicts():
+    import pandas as pd
+
+    found = Table("t", pd.DataFrame({"a": ["1.5 ± 0.1", ""], "b": ["x" * 25, "-3"], "c": ["reproduced", "not run"]}), "c").lines
+    assert found == [[("a", "n"), ("b", ""), ("c", "")], [("1.5 ± 0.1", "n"), ("x" * 25, "long"), ("reproduced", "badge good")],
+                     [("", "n"), ("-3", ""), ("not run", "badge even")]]
+
+
+def test_the_etas_of_the_published_table_are_ours():
+    assert table.published().index.tolist() == [str(eta) for eta in table.ETAS]
+
+
+def test_the_readmes_table_is_that_of_the_rows():
+    """Every line comes from rows, and every cell of the newest run of the main job has its line."""
+    shown = (ROOT / "README.md").read_text().split(report.BEGIN)[1].split(report.END)[0].strip()
+    found = [r for r in rows.read(ROOT / "results" / "rows") if r.preset == "quick" and r.kind in ("sample", "metric", "check")]
+    newest = {(r.kind, r.backend, *(r.config.get(k) for k in ("stage", "steps", "eta", "seed"))): r for r in found}.values()
+    order = sorted(newest, key=lambda r: (r.config.get("steps", 0), r.config.get("eta", ""), r.backend != "torch"))
+    assert shown == "\n".join([report.sample_table(order).to_markdown(index=False), "", *report.bounds(order)])
