@@ -88,7 +88,8 @@ def keep_budget(run: Run) -> None:
     """Keep and print what the whole job costs, finished cells too, by a calibration before the first cell is drawn."""
     job = run.job
     key = job.key(" ".join(job.backends), stage="budget", weights=digest(job.trained), samples=job.preset.samples,
-                  batch_size=job.preset.sample_batch, cells={b: [str(cell) for cell in drawn] for b, drawn in job.cells.items()})
+                  batch_size=job.preset.sample_batch, extractor_sha256=job.extractor.sha256,
+                  cells={b: [str(cell) for cell in drawn] for b, drawn in job.cells.items()})
 
     def compute(folder: Path) -> Row:
         predictions = predict(job, Cells(folder, fresh=True), folder / SCRATCH) if job.processes == 1 else []

@@ -59,14 +59,17 @@ def latest(rows: list[Row]) -> list[Row]:
 
 
 def of_table(rows: list[Row], begun: Row) -> list[Row]:
-    """The rows of one table, which has the preset, network, weights, process, convention and dtype of this budget row, and any n,
-    device or backend. Of a cell that was measured twice the later rows are kept."""
-    alike = {name: begun.config[name] for name in ("model", "diffusion", "weights", "convention", "dtype")}
+    """The rows of one table, which has the preset, network, weights, process, convention, dtype and extractor of this budget row,
+    and any n, device or backend. Of a cell that was measured twice the later rows are kept."""
+    drawn = {name: begun.config[name] for name in ("model", "diffusion", "weights", "convention", "dtype")}
     found: dict[tuple[Any, ...], Row] = {}
     for row in sorted(rows, key=lambda row: row.created):
-        bound = row.kind == "metric" and "steps" not in row.config
-        if row.preset == begun.preset and (bound or alike.items() <= row.config.items()):
-            which = (row.config.get(name) for name in ("stage", "device", "samples", "steps", "eta", "spacing", "seed"))
+        c = row.config
+        if row.kind == "metric" and c.get("extractor_sha256") != begun.config.get("extractor_sha256"):
+            continue
+        bound = row.kind == "metric" and "steps" not in c  # floor and ceiling are of no network
+        if row.preset == begun.preset and (bound or drawn.items() <= c.items()):
+            which = (c.get(name) for name in ("stage", "device", "samples", "steps", "eta", "spacing", "seed"))
             found[row.kind, row.backend, *which] = row
     return list(found.values())
 

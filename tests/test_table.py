@@ -73,7 +73,7 @@ def row(kind, backend, values, *, preset="table", environment=None, **config):
 def metric(backend, fid, **config):
     values = {"metric": "FID[fmnist-cnn]", "fid": fid, "fid_half": fid + 4, "fid_inf": fid - 4, "kid": fid / 8, "n": 256,
               "precision": 0.5, "recall": 0.25, "extractor": "fmnist-cnn", "extractor_sha256": "e" * 64, "reference": "train"}
-    return row("metric", backend, values, stage="metric", samples=256, **config)
+    return row("metric", backend, values, **{"stage": "metric", "samples": 256, "extractor_sha256": "e" * 64} | config)
 
 
 def cell_rows(backend, fid, steps, eta, spacing, seed, **more):
@@ -86,14 +86,14 @@ def budget_row(**config):
     cells = [{"backend": "torch", "stage": stage, "cell": "", "seconds": seconds, "memory": None}
              for stage, seconds in (("oracle", 9.0), ("sample", 3.0), ("sample", 4.0), ("metric", 1.0))]
     return row("budget", "torch", {"calls": {"torch": {"0": 4800, "1": 1800}}, "cells": cells}, stage="budget", samples=256, seed=0,
-               environment={"versions": {"torch": "2"}, "cpu": "a processor"}, **config)
+               extractor_sha256="e" * 64, environment={"versions": {"torch": "2"}, "cpu": "a processor"}, **config)
 
 
 def bound_rows():
     out = []
     for name, fid in (("real", 8.0), ("noise", 400.0)):
         found = metric(name, fid, seed=0)
-        kept = {"stage": "metric", "samples": 256, "seed": 0, "backend": name, "reference": "r", "held_out": "h"}
+        kept = {"stage": "metric", "samples": 256, "seed": 0, "backend": name, "reference": "r", "extractor_sha256": "e" * 64}
         out.append(Row("metric", name, found.preset, kept, found.values, {}, "c", found.created))
     return out
 
@@ -123,14 +123,16 @@ def test_rows_without_precision_give_nan_and_no_rows_give_empty_frames():
     assert table.latest([sample]) == [] and table_claims.equivalence(table.measurements([])).empty
 
 
-def test_a_tables_rows_are_those_of_its_weights_and_the_later_of_two():
+def test_a_tables_rows_are_those_of_its_weights_and_extractor_and_the_later_of_two():
     begun, other = budget_row(), budget_row(weights="w2")
     first = cell_rows("torch", 1.0, 10, "0.0", "quad", 0)
     foreign = cell_rows("torch", 2.0, 10, "0.0", "quad", 0, weights="w2")
-    foreign.append(metric("torch", 3.0, steps=10, eta="0.0", spacing="quad", seed=0, preset="quick"))
+    place = {"steps": 10, "eta": "0.0", "spacing": "quad", "seed": 0}
+    foreign.append(metric("torch", 3.0, preset="quick", **place))
     again = cell_rows("torch", 4.0, 10, "0.0", "quad", 0)
     more = cell_rows("mindspore", 5.0, 10, "0.0", "quad", 0)
-    found = [begun, other, *first, *foreign, *again, *more, *bound_rows()]
+    by_another = metric("torch", 6.0, extractor_sha256="f" * 64, **place)
+    found = [begun, other, *first, *foreign, *again, *more, *bound_rows(), by_another]
     measured = table.measurements(table.of_table(found, begun))
     assert dict(zip(measured["backend"], measured["fid"], strict=True)) == {"torch": 4.0, "mindspore": 5.0}
     assert table.measurements(table.latest(found))["fid"].tolist() == [2.0]
@@ -365,4 +367,5 @@ def test_a_whole_table_goes_on_where_it_was_killed(tmp_path):
     assert (spread["seeds"] == 2).all() and (spread["fid_sd"] > 0).all(), "seeds give other images"
     text = (out / "table.md").read_text()
     assert "equivalent in 4 of 4 cells" in text and "missing" not in text and not (out / "README.md").exists()
+    assert (out / "report.html").exists()
     assert not list(out.glob(f"work/*/{SCRATCH}"))
