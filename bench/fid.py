@@ -80,7 +80,8 @@ def features(images: Images, metric_device: str = "cpu", extractor: Extractor | 
     net = extractor.network(metric_device)
     parts = []
     with torch.no_grad():
-        for start in trange(0, len(images), extractor.batch, desc=f"{extractor.name} features", leave=False, delay=5, mininterval=2):
+        for start in trange(0, len(images), extractor.batch, desc=f"{extractor.name} features", leave=False, delay=5,
+                            mininterval=2):
             part = torch.from_numpy(images[start:start + extractor.batch].copy())
             parts.append(net(part.to(metric_device)).cpu().numpy())
     return np.concatenate(parts)
