@@ -17,7 +17,7 @@ INK = "#123456"  # stands for the reader's text colour until the SVG is written
 THEME = "<style>svg{color:#1d2129}@media (prefers-color-scheme:dark){svg{color:#e4e6eb}}</style>"
 STYLE: Any = {
     "svg.fonttype": "none", "svg.hashsalt": "ddim-bench", "font.family": "sans-serif", "font.size": 10, "lines.linewidth": 1.6,
-    "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "legend.fontsize": 9, "grid.color": INK,
+    "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "legend.fontsize": 10, "grid.color": INK,
     "grid.linewidth": 0.5,
     **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK)}
 MARKERS = "osD^vPX"

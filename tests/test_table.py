@@ -368,4 +368,5 @@ def test_a_whole_table_goes_on_where_it_was_killed(tmp_path):
     text = (out / "table.md").read_text()
     assert "equivalent in 4 of 4 cells" in text and "missing" not in text and not (out / "README.md").exists()
     assert (out / "report.html").exists()
+    assert (out / "report.html").read_text().count("data:image/png") == 2 * 2 * 2, "S, eta and backend: the images are at hand"
     assert not list(out.glob(f"work/*/{SCRATCH}"))
