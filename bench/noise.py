@@ -55,7 +55,7 @@ def measure(found: fid.Features, target: fid.Statistics, seed: int) -> list[dict
     return out
 
 
-def study(name: str, images: fid.Images, seed: int) -> Row:
+def study(name: str, images: fid.Images, provenance: str, seed: int) -> Row:
     """The row of one set of images, whole: also the seconds and memory of its features and of all its distances."""
     by, about = extractor.fmnist_cnn(), environment.describe()
     target = extractor.stored_statistics(fid.DEFAULT_REFERENCE)
@@ -66,7 +66,7 @@ def study(name: str, images: fid.Images, seed: int) -> Row:
     fid.compare(found, target, real, seed)
     cost = {"features_seconds": half_way - began, "distances_seconds": time.perf_counter() - half_way,
             "peak_rss_bytes": timing.peak_memory()}
-    config = {"study": "noise", "name": name, "samples": len(images), "seed": seed, "reference": fid.DEFAULT_REFERENCE,
+    config = {"study": "noise", "name": name, "images": provenance, "samples": len(images), "seed": seed, "reference": fid.DEFAULT_REFERENCE,
               "images_sha256": hashlib.sha256(images.tobytes()).hexdigest(), "extractor": by.name, "extractor_sha256": by.sha256}
     return Row("study", "images", "noise", config, {"points": measure(found, target, seed), "cost": cost},
                about | {"load": list(os.getloadavg())}, about["commit"])
@@ -126,7 +126,7 @@ def render(studies: list[Row], command: str) -> str:
             "its sd": _figures(frame["inf_sd"]), "its error": _figures(frame["inf"] - frame["inf"].iloc[-1]),
         })
         text += ["", f"## {c['name']}", "",
-                 f"{c['samples']:,} images, sha256 {c['images_sha256'][:16]}; extractor {c['extractor']}, sha256 "
+                 f"{c['images']}: {c['samples']:,} images, sha256 {c['images_sha256'][:16]}; extractor {c['extractor']}, sha256 "
                  f"{c['extractor_sha256'][:16]}; reference fashion-mnist {c['reference']}.", "",
                  shown.to_markdown(index=False, disable_numparse=True), "",
                  f"*Its error* is the distance from the extrapolation of all {c['samples']:,} images. Features of these took "
@@ -152,7 +152,10 @@ def figure(studies: list[Row], path: Path) -> None:
                                                                 ("inf", pictures.COLOURS[1], "s", "extrapolated from n/2 and n"))):
             panel.errorbar(frame["n"] * (1 + 0.04 * offset), frame[name], frame[f"{name}_sd"], fmt=f"{marker}-", color=colour,
                            capsize=3, markersize=4, lw=1, label=label)
-        panel.set(xscale="log", xlabel="images n", ylabel=f"FID[{row.config['extractor']}]", title=row.config["name"])
+        panel.set(xscale="log", xlabel="images n", ylabel=f"FID[{row.config['extractor']}]")
+        panel.set_title(row.config["name"], fontsize=10)
+        panel.set_xticks(frame["n"], [f"{n:,}" for n in frame["n"]], rotation=60, fontsize=8)
+        panel.minorticks_off()
         panel.grid(alpha=0.3)
         panel.legend(fontsize=8)
     pictures.save(fig, path)
@@ -160,16 +163,16 @@ def figure(studies: list[Row], path: Path) -> None:
 
 def run(args: argparse.Namespace, command: str) -> None:
     """Measure what was asked for and write the report."""
-    sets = {}
+    test = data.from_options(args, "fashion-mnist", extractor.SHAPE, "test")
+    sets = {"held-out images": (test.images, test.provenance)}
     for text in args.images:
         name, _, path = text.rpartition("=")
         require(bool(name and path) and name not in sets, "--images", text, "must be NAME=FILE.npy, every name once")
-        sets[name] = read_samples(Path(path))
-        least = 2 * extractor.WIDTH
-        require(len(sets[name]) >= least, "--images", f"{text}, {len(sets[name])} images", f"must be at least {least}")
-    test = data.from_options(args, "fashion-mnist", extractor.SHAPE, "test")
-    for name, images in {f"held-out images, {test.provenance}": test.images, **sets}.items():
-        rows.append(args.out / "rows", study(name, images, args.seed))
+        images, least = read_samples(Path(path)), 2 * extractor.WIDTH
+        require(len(images) >= least, "--images", f"{text}, {len(images)} images", f"must be at least {least}")
+        sets[name] = images, Path(path).name
+    for name, (images, provenance) in sets.items():
+        rows.append(args.out / "rows", study(name, images, provenance, args.seed))
     studies = newest(rows.read(args.out / "rows"))
     figure(studies, args.out / "figures" / "noise.png")
     with files.replacing(args.out / "noise.md") as file:

@@ -26,7 +26,7 @@ def gaussian_study(n=4000, d=16, shift=1.0):
     mu = np.zeros(d)
     mu[0] = shift
     points = noise.measure(rng.normal(size=(n, d)) + mu, {"mu": np.zeros(d), "sigma": np.eye(d)}, seed=0)
-    config = {"study": "noise", "name": "two Gaussians", "samples": n, "images_sha256": "0" * 64, "extractor": "known",
+    config = {"study": "noise", "name": "two Gaussians", "images": "drawn", "samples": n, "images_sha256": "0" * 64, "extractor": "known",
               "extractor_sha256": "1" * 64, "reference": "train"}
     cost = {"features_seconds": 1.0, "distances_seconds": 2.0, "peak_rss_bytes": 1 << 30}
     return rows.Row("study", "images", "noise", config, {"points": points, "cost": cost}, {"cpu": "one", "affinity": 2}, "0" * 40)
@@ -71,7 +71,8 @@ def test_command_keeps_rows_and_renders_them(tmp_path, monkeypatch):
     np.save(tmp_path / "mine.npy", data.load_subset("fashion-mnist", "train").images[::16])
     assert noise.main(["--images", f"mine={tmp_path / 'mine.npy'}", "--out", str(tmp_path)]) == 0
     found = rows.read(tmp_path / "rows")
-    assert [row.config["name"] for row in found] == ["held-out images, fashion-mnist shipped subset test (2000)", "mine"]
+    assert [row.config["name"] for row in found] == ["held-out images", "mine"]
+    assert [row.config["images"] for row in found] == ["fashion-mnist shipped subset test (2000)", "mine.npy"]
     assert [point["n"] for point in found[-1].values["points"]] == [128, 250]
     whole = found[-2].values["points"][-1]
     assert whole["fid"][0] == pytest.approx(fid.evaluate(test)["fid"], rel=1e-9) and len(whole["fid_half"]) == 1

@@ -168,6 +168,7 @@ def test_the_newest_run_of_each_machine_counts(tmp_path):
 
 
 def test_the_main_jobs_report_links_to_what_is_there(tmp_path):
-    assert report._more_speed(tmp_path) == []
+    told = {"speed.md": "Stock and tuned", "scaling.md": "Time and memory"}
+    assert report._links(tmp_path, told) == []
     (tmp_path / "speed.md").touch()
-    assert report._more_speed(tmp_path)[0].endswith("[speed.md](speed.md)")
+    assert report._links(tmp_path, told) == ["- Stock and tuned: [speed.md](speed.md)", ""]
