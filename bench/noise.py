@@ -66,8 +66,9 @@ def study(name: str, images: fid.Images, provenance: str, seed: int) -> Row:
     fid.compare(found, target, real, seed)
     cost = {"features_seconds": half_way - began, "distances_seconds": time.perf_counter() - half_way,
             "peak_rss_bytes": timing.peak_memory()}
-    config = {"study": "noise", "name": name, "images": provenance, "samples": len(images), "seed": seed, "reference": fid.DEFAULT_REFERENCE,
-              "images_sha256": hashlib.sha256(images.tobytes()).hexdigest(), "extractor": by.name, "extractor_sha256": by.sha256}
+    config = {"study": "noise", "name": name, "images": provenance, "samples": len(images), "seed": seed,
+              "reference": fid.DEFAULT_REFERENCE, "images_sha256": hashlib.sha256(images.tobytes()).hexdigest(),
+              "extractor": by.name, "extractor_sha256": by.sha256}
     return Row("study", "images", "noise", config, {"points": measure(found, target, seed), "cost": cost},
                about | {"load": list(os.getloadavg())}, about["commit"])
 

@@ -94,7 +94,8 @@ def verdicts(compared: pd.DataFrame) -> pd.DataFrame:
     are reproduced."""
     lines = []
     for (claim, spacing), each in compared.groupby(["claim", "spacing"], sort=False):
-        opposite = [line.difference - _half(line.se, line.df, LEVEL / len(each)) > 0 for line in each.itertuples()]
+        opposite = [difference - _half(se, df, LEVEL / len(each)) > 0
+                    for difference, se, df in zip(each["difference"], each["se"], each["df"], strict=True)]
         if (each["verdict"] == ABSENT).any():
             verdict = ABSENT
         elif (each["verdict"] == REPRODUCED).all():

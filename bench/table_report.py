@@ -49,8 +49,8 @@ def page(rows: list[Row], command: str, missing: list[str]) -> str:
            "Calls are of the network, for one image of every cell. Predictions come from a short calibration before the first "
            "cell; measured times are those of the finished cells.", ""]
     for (_, device), of_setting in measured.groupby(["n", "device"], sort=False):
-        backend = of_setting["backend"].value_counts().idxmax()
-        out += _setting(rows, of_setting[of_setting["backend"] == backend], backend, device)
+        backend = str(of_setting["backend"].value_counts().idxmax())
+        out += _setting(rows, of_setting[of_setting["backend"] == backend], backend, str(device))
     return "\n".join([*out, *_backends(rows, measured), *(f"- {line}" for line in missing), ""])
 
 

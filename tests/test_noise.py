@@ -26,8 +26,8 @@ def gaussian_study(n=4000, d=16, shift=1.0):
     mu = np.zeros(d)
     mu[0] = shift
     points = noise.measure(rng.normal(size=(n, d)) + mu, {"mu": np.zeros(d), "sigma": np.eye(d)}, seed=0)
-    config = {"study": "noise", "name": "two Gaussians", "images": "drawn", "samples": n, "images_sha256": "0" * 64, "extractor": "known",
-              "extractor_sha256": "1" * 64, "reference": "train"}
+    config = {"study": "noise", "name": "two Gaussians", "images": "drawn", "samples": n, "images_sha256": "0" * 64,
+              "extractor": "known", "extractor_sha256": "1" * 64, "reference": "train"}
     cost = {"features_seconds": 1.0, "distances_seconds": 2.0, "peak_rss_bytes": 1 << 30}
     return rows.Row("study", "images", "noise", config, {"points": points, "cost": cost}, {"cpu": "one", "affinity": 2}, "0" * 40)
 
