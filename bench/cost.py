@@ -31,7 +31,7 @@ from bench.worker import WorkerError
 
 TRAIN_STEPS = 8
 SHORT, LONG = 2, 12  # sampling steps of the two paths whose difference is the time of a step
-WARM_UP_BLOCKS = 9  # of a timing, beside those that count: `timing.time_blocks`
+WARM_UP_BLOCKS = 8  # of a timing, beside those that count; `timing.warm_up` takes 6 at least, seldom more than 9
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,8 @@ def _backend(trial: Run, cells: Cells, backend: str) -> list[Prediction]:
     drawing.load(call, trial.logs / "weights.npz", job.trained)
     paths = {eta: _sampling(job, call, eta, trial.logs / "drawn.npy") for eta in dict.fromkeys(c.eta for c in job.cells[backend])}
     if p.blocks:
-        add("time", "the sampling step", _timing(next(iter(paths.values()))[1], p.blocks))
+        block = call("time_sample", "calibrate", units=2, batch_size=p.sample_batch, seed=job.seed)
+        add("time", "the sampling step", _timing(block["seconds"] / 2, p.blocks))
     for cell in job.cells[backend]:
         first, step, overhead = paths[cell.eta]
         add("sample", f"{cell} n={p.samples}", first + p.samples / p.sample_batch * (cell.steps * step + overhead),

@@ -67,9 +67,14 @@ class Subject:
         """A backend of this spec, kept for later tests: who needs a known state loads it."""
         return _create(self, self.spec(model, diffusion, optim))
 
+    def table(self, quantity: str) -> str:
+        """The table that has this quantity's row: one of this mode alone where there is such a row, else that of the dtype."""
+        own = f"{self.dtype} {self.mode}"
+        return own if quantity in tolerances(self.device).get(own, {}) else self.dtype
+
     def tolerance(self, quantity: str) -> float:
         """Largest relative error that this quantity may have on this device in this dtype; 0 where none was recorded."""
-        return tolerances(self.device)[self.dtype].get(quantity, {}).get("tolerance", 0.0)
+        return tolerances(self.device)[self.table(quantity)].get(quantity, {}).get("tolerance", 0.0)
 
     def close(self, quantity: str, actual: Any, expected: Any, what: str = "") -> None:
         """Assert that `actual` has the shape of `expected` and lies within the tolerance of this quantity."""
@@ -79,7 +84,7 @@ class Subject:
 
     def within(self, quantity: str, error: float, what: str = "") -> None:
         """Record this error and assert that it is within the tolerance of this quantity. A NaN is not."""
-        key = (self.device.split(":")[0], self.dtype, quantity)
+        key = (self.device.split(":")[0], self.table(quantity), quantity)
         if not error <= WORST.get(key, (-1.0, ""))[0]:
             WORST[key] = (error, f"{self.name} {self.mode}: {what}")
         tolerance = self.tolerance(quantity)

@@ -182,7 +182,8 @@ MUTANTS = [Mutant(*m) for m in (
      "torch.cat((torch.zeros_like(x) if self_cond is None else self_cond, x), dim=1)"),
     ("L2", "forward ignores the EMA", "backend", "network = (self.ema if ema else self.network).eval()\n        with self._autocast",
      "network = self.network.eval()\n        with self._autocast"),
-    ("L2", "the network runs in bfloat16 unasked", "backend", "DTYPES[self.spec.dtype], enabled=self.spec.dtype in (\"bfloat16\", \"float16\")", "torch.bfloat16"),
+    ("L2", "the network runs in bfloat16 unasked", "backend",
+     "DTYPES[self.spec.dtype],\n                              enabled=enabled and self.spec.dtype in (\"bfloat16\", \"float16\")", "torch.bfloat16"),
     # The loss and its gradient.
     ("L3", "x_t with alpha_bar for its root", "training", "\"signal\": alpha_bars.sqrt()", "\"signal\": alpha_bars"),
     ("L3", "x_t with the noise's variance", "training", "\"noise\": (1 - alpha_bars).sqrt()", "\"noise\": 1 - alpha_bars"),
@@ -262,7 +263,8 @@ MUTANTS = [Mutant(*m) for m in (
     # Invariance.
     ("L6", "sampling ignores the EMA", "backend", "network = (self.ema if ema else self.network).eval()\n        with torch.inference_mode",
      "network = self.network.eval()\n        with torch.inference_mode", "float32", "stock"),
-    ("L6", "tuned sampling takes the wrong network", "backend", "network = self.ema if ema else self.network\n", "network = self.ema\n"),
+    ("L6", "compiled sampling takes the wrong network", "backend", "source = self.ema if ema else self.network\n", "source = self.ema\n",
+     "float32", "compiled"),
     ("L6", "load_weights keeps Adam's moments", "backend", "self.optimiser.load_state(None)", "pass"),
     ("L6", "a resume forgets Adam's moments", "backend", "self.optimiser.load_state(state)", "self.optimiser.load_state(None)"),
     ("L6", "a resume sets the EMA to the weights", "backend",
