@@ -45,7 +45,8 @@ def torch_variants(x: np.ndarray, values: dict[str, np.ndarray]) -> dict[str, Ca
                     setattr(module, name, nn.Identity())
         return made.to(memory_format=layout)  # type: ignore[call-overload, no-any-return]
 
-    def variant(network: UNet, layout: torch.memory_format, settings: dict[str, Any] | None = None, mode: str | None = None) -> Call:
+    def variant(network: UNet, layout: torch.memory_format, settings: dict[str, Any] | None = None,
+                mode: str | None = None) -> Call:
         shifts = network.time_shifts(torch.tensor([T], dtype=torch.float64))
         inputs = torch.from_numpy(x).contiguous(memory_format=layout)
         function = network.denoise if settings is None else torch.compile(network.denoise, dynamic=False, mode=mode)
@@ -115,10 +116,7 @@ def mindspore_variants(x: np.ndarray, values: dict[str, np.ndarray]) -> dict[str
         return made
 
     def variant(network: UNet, compiled: bool = True) -> Call:
-        if network.conv_in.weight.dtype == ms.float16:
-            inputs = Tensor(x.astype(np.float16))
-        else:
-            inputs = Tensor(x)
+        inputs = Tensor(x)
         shifts = ms.mutable(tuple(network.time_shifts(Tensor(np.array([T])))))
         function = ms.jit(network.denoise) if compiled else network.denoise
 
@@ -157,7 +155,7 @@ VARIANTS = {"torch": torch_variants, "mindspore": mindspore_variants}
 def measure(framework: str, threads: int, blocks: int) -> Row:
     """All variants of this framework, timed in turn."""
     values = weights.initialise(SPEED, 0)
-    x = np.random.default_rng(0).standard_normal((BATCH, SPEED.in_channels, SPEED.sample_size, SPEED.sample_size)).astype(np.float32)
+    x = np.random.default_rng(0).standard_normal((BATCH, SPEED.in_channels, SPEED.sample_size, SPEED.sample_size), np.float32)
     about = environment.describe()
     calls = VARIANTS[framework](x, values)
 
@@ -177,11 +175,11 @@ def measure(framework: str, threads: int, blocks: int) -> Row:
 
 def render(found: list[Row]) -> str:
     """`tries.md`."""
-    text = ["# One network call, tried otherwise", "", "Made by `python -m tests.benchmarks.tries torch` and `mindspore`; raw block "
-            "times: [rows/study.jsonl](rows/study.jsonl). One float32 call of the network of preset `speed` at batch "
-            f"{BATCH}, milliseconds, median of blocks that were timed in turn; *against tuned*: median of the ratios of neighbouring "
-            "blocks, with its 95% interval, above 1 where the variant is faster. *Without* a part the output is wrong: such a line "
-            "says what would be left if the part cost nothing."]
+    text = ["# One network call, tried otherwise", "",
+            "Made by `python -m tests.benchmarks.tries torch` and `mindspore`; raw block times: [rows/study.jsonl](rows/study.jsonl). "
+            f"One float32 call of the network of preset `speed` at batch {BATCH}, milliseconds, median of blocks that were timed in "
+            "turn; *against tuned*: median of the ratios of neighbouring blocks, with its 95% interval, above 1 where the variant is "
+            "faster. *Without* a part the output is wrong: such a line says what would be left if the part cost nothing."]
     for row in found:
         c, variants = row.config, row.values["variants"]
         seconds = {name: np.array(v["block_seconds"]) / v["units_per_block"] for name, v in variants.items()}
