@@ -176,10 +176,11 @@ def measure(framework: str, threads: int, blocks: int) -> Row:
 def render(found: list[Row]) -> str:
     """`tries.md`."""
     text = ["# One network call, tried otherwise", "",
-            "Made by `python -m tests.benchmarks.tries torch` and `mindspore`; raw block times: [rows/study.jsonl](rows/study.jsonl). "
-            f"One float32 call of the network of preset `speed` at batch {BATCH}, milliseconds, median of blocks that were timed in "
-            "turn; *against tuned*: median of the ratios of neighbouring blocks, with its 95% interval, above 1 where the variant is "
-            "faster. *Without* a part the output is wrong: such a line says what would be left if the part cost nothing."]
+            "Made by `python -m tests.benchmarks.tries torch` and `mindspore`; raw block times: "
+            "[rows/study.jsonl](rows/study.jsonl). One float32 call of the network of preset `speed` at batch "
+            f"{BATCH}, milliseconds, median of blocks that were timed in turn; *against tuned*: median of the ratios of "
+            "neighbouring blocks, with its 95% interval, above 1 where the variant is faster. *Without* a part the output is "
+            "wrong: such a line says what would be left if the part cost nothing."]
     for row in found:
         c, variants = row.config, row.values["variants"]
         seconds = {name: np.array(v["block_seconds"]) / v["units_per_block"] for name, v in variants.items()}
