@@ -88,7 +88,7 @@ def mindspore_variants(x: np.ndarray, values: dict[str, np.ndarray]) -> dict[str
     class WithoutSiLU(nn.Cell):
         def __init__(self, resnet: Resnet) -> None:
             super().__init__()
-            self.resnet = resnet
+            self.resnet, self.time_emb_proj = resnet, resnet.time_emb_proj
 
         def construct(self, x: Tensor, shift: Tensor, key: Tensor) -> Tensor:
             h = self.resnet.add_shift(self.resnet.conv1(self.resnet.norm1(x)), shift)
@@ -185,7 +185,7 @@ def render(found: list[Row]) -> str:
         c, variants = row.config, row.values["variants"]
         seconds = {name: np.array(v["block_seconds"]) / v["units_per_block"] for name, v in variants.items()}
         lines = []
-        for name, each in seconds.items():
+        for name, each in sorted(seconds.items(), key=lambda item: item[0] != "tuned"):
             ratio, low, high = timing.paired_ratio(seconds["tuned"], each)
             line = {"variant": name, "ms": f"{1e3 * np.median(each):.0f}",
                     "against tuned": "" if name == "tuned" else f"{ratio:.2f} ({low:.2f} to {high:.2f})"}
