@@ -78,29 +78,17 @@ def mindspore_variants(x: np.ndarray, values: dict[str, np.ndarray]) -> dict[str
     import mindspore as ms
     from mindspore import Tensor, nn, ops
 
-    from backends.mindspore.layers import AddShift, Attention, GroupNorm, Upsample
+    from backends.mindspore.layers import AddShift, Attention, GroupNorm
     from backends.mindspore.unet import Resnet, UNet
 
     class First(nn.Cell):
         def construct(self, x: Tensor, *others: Tensor) -> Tensor:
             return x
 
-    class WithoutSiLU(nn.Cell):
-        def __init__(self, resnet: Resnet) -> None:
-            super().__init__()
-            self.resnet, self.time_emb_proj = resnet, resnet.time_emb_proj
-
+    class WithoutSiLU(Resnet):
         def construct(self, x: Tensor, shift: Tensor, key: Tensor) -> Tensor:
-            h = self.resnet.add_shift(self.resnet.conv1(self.resnet.norm1(x)), shift)
-            return self.resnet.conv_shortcut(x) + self.resnet.conv2(self.resnet.norm2(h))
-
-    class Repeat(nn.Cell):
-        def __init__(self, upsample: Upsample) -> None:
-            super().__init__()
-            self.conv = upsample.conv
-
-        def construct(self, x: Tensor) -> Tensor:
-            return self.conv(ops.cat((ops.cat((x, x), 2), ops.cat((x, x), 2)), 3))
+            h = self.add_shift(self.conv1(self.norm1(x)), shift)
+            return self.conv_shortcut(x) + self.conv2(self.norm2(h))
 
     def network(tuned: bool, left_out: tuple[type[nn.Cell], ...] = ()) -> UNet:
         made = UNet(SPEED, tuned)
@@ -110,9 +98,10 @@ def mindspore_variants(x: np.ndarray, values: dict[str, np.ndarray]) -> dict[str
             ops.assign(parameter, Tensor(np.array(values[name])))
         for _, cell in list(made.cells_and_names()):
             for name, child in list(cell.name_cells().items()):
-                if isinstance(child, left_out):
-                    new = {Resnet: WithoutSiLU, Upsample: Repeat}.get(type(child))
-                    setattr(cell, name, First() if new is None else new(child))
+                if isinstance(child, Resnet) and Resnet in left_out:
+                    child.__class__ = WithoutSiLU
+                elif isinstance(child, left_out):
+                    setattr(cell, name, First())
         return made
 
     def variant(network: UNet, compiled: bool = True) -> Call:
@@ -139,7 +128,7 @@ def mindspore_variants(x: np.ndarray, values: dict[str, np.ndarray]) -> dict[str
         "without norm": variant(network(True, norms)),
         "without norm and attention": variant(network(True, (*norms, Attention))),
         "without norm, attention and time": variant(network(True, (*norms, Attention, AddShift))),
-        "convolutions, sums and upsampling alone": variant(network(True, (*norms, Attention, AddShift, Resnet))),
+        "without norm, attention, time and SiLU": variant(network(True, (*norms, Attention, AddShift, Resnet))),
     }
 
 
