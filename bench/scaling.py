@@ -32,7 +32,7 @@ from bench.speed import Contender, Speed
 from bench.speed_report import hardware, peak_memory, unit_seconds
 from bench.worker import WorkerError
 from reference import weights
-from reference.config import ConfigError, require
+from reference.config import ConfigError, ModelConfig, require
 
 POWERS = tuple(2**n for n in range(14))
 AXES: dict[str, Callable[[str, int], tuple[int, ...]]] = {  # what is varied, over these values, on this device with so many threads
@@ -130,6 +130,8 @@ def table(found: list[Row], axis: str) -> pd.DataFrame:
     for r in (r for r in found if r.config["axis"] == axis):
         who = f"{r.backend} {r.config['workload']}"
         line = lines.setdefault(r.config["value"], {UNITS[axis]: r.config["value"]})
+        if axis == "width":
+            line["M parameters"] = f"{weights.count(ModelConfig.from_dict(r.config['model'])) / 1e6:.2f}"
         line |= {f"{who}, ms": f"{1e3 * seconds(r):.4g}", f"{who}, MB": f"{peak_memory(r) / 1e6:.0f}"}
     return pd.DataFrame([lines[value] for value in sorted(lines)]).fillna("")
 
@@ -155,8 +157,11 @@ def findings(found: list[Row], axis: str) -> list[str]:
         call = [seconds(r) for r in here if r.config["workload"] == "network call"]
         if axis == "steps" and len(call) == 1 and len(here) > 3:
             a, b, off = line_fit(found, axis, "sampling", backend)
+            overhead = b - call[0]
             out.append(f"- {backend}: S steps take {1e3 * a:.3g} ms + S x {1e3 * b:.4g} ms, within {100 * off:.0f}% at every S. "
-                       f"A network call takes {1e3 * call[0]:.4g} ms: the overhead per step is {1e3 * (b - call[0]):.3g} ms.")
+                       f"A network call takes {1e3 * call[0]:.4g} ms: "
+                       + (f"the overhead per step is {1e3 * overhead:.3g} ms." if overhead > off * b else
+                          f"no overhead per step shows ({1e3 * overhead:.3g} ms)."))
         if axis == "batch" and len(call) > 2:
             a, b, off = line_fit(found, axis, "network call", backend)
             out.append(f"- {backend}: a network call takes {1e3 * a:.3g} ms + {1e3 * b:.4g} ms per image, within {100 * off:.0f}% "
