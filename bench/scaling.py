@@ -174,6 +174,7 @@ def figure(found: list[Row], path: Path) -> None:
     import matplotlib
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import LogFormatter, NullLocator
 
     axes = [axis for axis in AXES if any(r.config["axis"] == axis for r in found)]
     fig, panels = plt.subplots(2, len(axes), squeeze=False, figsize=(3.6 * len(axes), 6), layout="constrained")
@@ -189,8 +190,14 @@ def figure(found: list[Row], path: Path) -> None:
                     panel.plot(*zip(*here, strict=True), marker="os^Dvx"[i % 6], color=COLOURS[i % 6],
                                label=f"{backend}, {workload}")
             panel.set(xscale="log", yscale="log", xlabel=UNITS[axis], ylabel=label)
+            values = sorted({r.config["value"] for r in found if r.config["axis"] == axis})
+            panel.set_xticks(values, values, minor=False)
+            panel.xaxis.set_minor_locator(NullLocator())
+            for which in (panel.yaxis.set_major_formatter, panel.yaxis.set_minor_formatter):
+                which(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
             panel.grid(alpha=0.3)
-    panels[0][0].legend(fontsize=7)
+    handles = {name: line for panel in panels.flat for line, name in zip(*panel.get_legend_handles_labels(), strict=True)}
+    fig.legend(handles.values(), handles, loc="outside lower center", ncols=3)
     with files.replacing(path) as out:
         fig.savefig(out, format="png", dpi=110)
     plt.close(fig)
