@@ -62,16 +62,22 @@ def of_table(rows: list[Row], begun: Row) -> list[Row]:
     """The rows of one table, which has the preset, network, weights, process, convention, dtype and extractor of this budget row,
     and any n, device or backend. Of a cell that was measured twice the later rows are kept."""
     drawn = {name: begun.config[name] for name in ("model", "diffusion", "weights", "convention", "dtype")}
+    ours = [row for row in rows if row.preset == begun.preset and drawn.items() <= row.config.items()]
+    # Floor and ceiling are of no network: those of any job with the same images count.
+    images = {_images(row) for row in ours if row.kind == "metric"}
+    bounds = [row for row in rows if row.kind == "metric" and "steps" not in row.config and _images(row) in images]
     found: dict[tuple[Any, ...], Row] = {}
-    for row in sorted(rows, key=lambda row: row.created):
+    for row in sorted([*ours, *bounds], key=lambda row: row.created):
         c = row.config
         if row.kind == "metric" and c.get("extractor_sha256") != begun.config.get("extractor_sha256"):
             continue
-        bound = row.kind == "metric" and "steps" not in c  # floor and ceiling are of no network
-        if row.preset == begun.preset and (bound or drawn.items() <= c.items()):
-            which = (c.get(name) for name in ("stage", "device", "samples", "steps", "eta", "spacing", "seed"))
-            found[row.kind, row.backend, *which] = row
+        which = (c.get(name) for name in ("stage", "device", "samples", "steps", "eta", "spacing", "seed"))
+        found[row.kind, row.backend, *which] = row
     return list(found.values())
+
+
+def _images(row: Row) -> tuple[Any, ...]:
+    return row.config.get("reference"), row.config.get("held_out")
 
 
 def measurements(rows: list[Row]) -> pd.DataFrame:

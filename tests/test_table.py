@@ -73,7 +73,8 @@ def row(kind, backend, values, *, preset="table", environment=None, **config):
 def metric(backend, fid, **config):
     values = {"metric": "FID[fmnist-cnn]", "fid": fid, "fid_half": fid + 4, "fid_inf": fid - 4, "kid": fid / 8, "n": 256,
               "precision": 0.5, "recall": 0.25, "extractor": "fmnist-cnn", "extractor_sha256": "e" * 64, "reference": "train"}
-    return row("metric", backend, values, **{"stage": "metric", "samples": 256, "extractor_sha256": "e" * 64} | config)
+    known = {"stage": "metric", "samples": 256, "reference": "r", "extractor_sha256": "e" * 64}
+    return row("metric", backend, values, **known | config)
 
 
 def cell_rows(backend, fid, steps, eta, spacing, seed, **more):
@@ -89,12 +90,13 @@ def budget_row(**config):
                extractor_sha256="e" * 64, environment={"versions": {"torch": "2"}, "cpu": "a processor"}, **config)
 
 
-def bound_rows():
+def bound_rows(reference="r"):
+    """Floor and ceiling, which a job of another preset measured."""
     out = []
     for name, fid in (("real", 8.0), ("noise", 400.0)):
         found = metric(name, fid, seed=0)
-        kept = {"stage": "metric", "samples": 256, "seed": 0, "backend": name, "reference": "r", "extractor_sha256": "e" * 64}
-        out.append(Row("metric", name, found.preset, kept, found.values, {}, "c", found.created))
+        kept = {"stage": "metric", "samples": 256, "seed": 0, "backend": name, "reference": reference, "extractor_sha256": "e" * 64}
+        out.append(Row("metric", name, "quick", kept, found.values, {}, "c", found.created))
     return out
 
 
@@ -132,11 +134,12 @@ def test_a_tables_rows_are_those_of_its_weights_and_extractor_and_the_later_of_t
     again = cell_rows("torch", 4.0, 10, "0.0", "quad", 0)
     more = cell_rows("mindspore", 5.0, 10, "0.0", "quad", 0)
     by_another = metric("torch", 6.0, extractor_sha256="f" * 64, **place)
-    found = [begun, other, *first, *foreign, *again, *more, *bound_rows(), by_another]
+    found = [begun, other, *first, *foreign, *again, *more, *bound_rows("other images"), by_another, *bound_rows()]
     measured = table.measurements(table.of_table(found, begun))
     assert dict(zip(measured["backend"], measured["fid"], strict=True)) == {"torch": 4.0, "mindspore": 5.0}
     assert table.measurements(table.latest(found))["fid"].tolist() == [2.0]
-    assert len(table.bounds(table.latest(found))) == 2
+    assert table.bounds(table.of_table(found, begun))["bound"].tolist() == ["floor", "ceiling"]
+    assert table.bounds(table.latest(found))["bound"].tolist() == ["floor", "ceiling"]
 
 
 def test_the_budget_stands_beside_what_was_measured():
