@@ -85,7 +85,7 @@ def losses(by_name: Mapping[str, Sequence[float]], window: int = 10) -> str:
             axes.plot(np.arange(len(y) - k + 1) + (k + 1) / 2, np.convolve(y, np.ones(k) / k, "valid"), color=colour, lw=width,
                       label=f"{name}, mean of {k} steps")
         _logarithmic(axes, "y")
-        figure.legend(loc="outside lower center", ncols=2)
+        figure.legend(loc="outside lower center", ncols=1)
         return _svg(figure)
 
 

@@ -72,8 +72,11 @@ def chance(every: list[Row]) -> Section:
         name = f"FID[{c['extractor']}]"
         series = [Series(title, frame["n"].tolist(), frame[key].tolist(), frame[f"{key}_sd"].fillna(0).tolist(), colour=k)
                   for k, (key, title) in enumerate({"fid": "n images", "inf": "extrapolated from n/2 and n"}.items())]
+        # The whole set may be hardly larger than its largest parts: their marks would lie on one another.
+        ticks = [n for n in frame["n"].tolist() if n == c["samples"] or n < c["samples"] / 1.5]
+        # Linear: extrapolations of real images lie on either side of 0.
         s.figures.append(Figure(
-            f"{name} against n: {c['name']}", [("", html_figures.curves(series, "images n", name, ticks=frame["n"].tolist()))],
+            f"{name} against n: {c['name']}", [("", html_figures.curves(series, "images n", name, log="x", ticks=ticks))],
             f"Parts of n of {c['samples']:,} images, 1 seed ({c['seed']}); bars: standard deviation between parts. Extractor "
             f"{c['extractor']}, sha256 {c['extractor_sha256'][:16]}, against fashion-mnist {c['reference']}.", command))
     if not s.figures:
