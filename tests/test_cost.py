@@ -62,8 +62,8 @@ def measured(out):
 
 @pytest.mark.slow
 def test_predictions_are_within_a_quarter_of_the_job(tmp_path):
-    """Of the whole, and of every cell of some seconds: in one try, or in the median of several, for the machine's speed may change
-    between the calibration and the job."""
+    """Of the whole, and of every cell of some seconds, in the median of up to five tries: the machine's speed may change between
+    calibration and job."""
     (tmp_path / "code").mkdir()
     code = tree.copy_to(tmp_path / "code")
     shutil.copytree(CHECKPOINTS, code / "results" / "checkpoints")
@@ -83,7 +83,7 @@ def test_predictions_are_within_a_quarter_of_the_job(tmp_path):
                      | {cell: before[cell][0] / seconds[cell] - 1 for cell in long})
         off = {cell: float(np.median([each[cell] for each in tries if cell in each])) for cell in tries[-1]}
         print({cell: round(value, 2) for cell, value in tries[-1].items()})
-        if any(all(abs(x) <= TOLERANCE for x in found.values()) for found in (tries[-1], off)):
+        if all(abs(x) <= TOLERANCE for x in off.values()):
             break
     else:
         pytest.fail(f"off by more than {TOLERANCE:.0%} in the median of {TRIES} tries: {off}")
