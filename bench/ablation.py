@@ -107,7 +107,7 @@ def table(studies: list[Row]) -> pd.DataFrame:
     for name in (name for name in VARIANTS if name in last):
         c, v = last[name].config, last[name].values
         lines.append({"variant": name, "images": c["batch_size"] * c["optim"]["total_steps"], "batch": c["batch_size"],
-                      "seconds": v["train_seconds"], "loss": v["losses_mean_of_last"], "fid": v["fid"], "fid_inf": v["fid_inf"],
+                      "loss": v["losses_mean_of_last"], "fid": v["fid"], "fid_inf": v["fid_inf"],
                       "kid": v["kid"], "precision": v["precision"], "recall": v["recall"]})
     return pd.DataFrame(lines)
 
@@ -119,7 +119,7 @@ def render(studies: list[Row], command: str) -> str:
     spread = f"{as_is.std(ddof=1):.2f}" if len(as_is) > 1 else "unknown: one seed"
     shown = pd.DataFrame({
         "variant": frame["variant"], "training images": [f"{n:,}" for n in frame["images"]], "batch": frame["batch"].astype(str),
-        "training, s": [f"{s:.0f}" for s in frame["seconds"]], f"loss, last {LAST} steps": [f"{x:.4f}" for x in frame["loss"]],
+        f"loss, last {LAST} steps": [f"{x:.4f}" for x in frame["loss"]],
         f"FID[{c['extractor']}]": [f"{x:.2f}" for x in frame["fid"]], "infinitely many": [f"{x:.2f}" for x in frame["fid_inf"]],
         "KID": [f"{x:.4f}" for x in frame["kid"]], "precision": [f"{x:.3f}" for x in frame["precision"]],
         "recall": [f"{x:.3f}" for x in frame["recall"]],

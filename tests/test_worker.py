@@ -21,6 +21,7 @@ from reference.config import ConfigError, DiffusionConfig, OptimConfig
 from reference.conventions import make_plan
 
 from .tiny import TINY, install_backend
+from .tree import heed_ctrl_c
 
 SPEC = {"model": TINY.to_dict(), "diffusion": DiffusionConfig(timesteps=20).to_dict(), "optim": OptimConfig().to_dict(),
         "device": "cpu", "dtype": "float32"}
@@ -285,7 +286,7 @@ def test_no_worker_outlives_its_parent(start, tmp_path, images, number, monkeypa
     root = str(Path(commands.__file__).parents[1])
     monkeypatch.setenv("PYTHONPATH", os.environ["PYTHONPATH"] + os.pathsep + root)
     parent = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path / "log"), images], stdout=subprocess.PIPE, text=True,
-                              stderr=subprocess.DEVNULL)
+                              stderr=subprocess.DEVNULL, preexec_fn=heed_ctrl_c)
     child = int(parent.stdout.readline())
     time.sleep(0.5)
     assert not gone(child)

@@ -39,12 +39,20 @@ def start(tree: Path, *args: object, log: Path, **more: str) -> subprocess.Popen
     script, *arguments = args
     with log.open("ab") as out:
         return subprocess.Popen(command(tree, str(script), *arguments), env=environment(tree, **more), cwd=tree, stdout=out,
-                                stderr=out, start_new_session=True)
+                                stderr=out, start_new_session=True, preexec_fn=heed_ctrl_c)
+
+
+def heed_ctrl_c() -> None:
+    """For `Popen(preexec_fn=)`: a shell's background jobs ignore Ctrl-C, and so would the processes that tests start there."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def kill_when(process: subprocess.Popen[bytes], sign: Callable[[], bool], delay: float, number: int = signal.SIGKILL,
               patience: float = 300.0) -> bool:
-    """Send the signal `delay` seconds after `sign()` came true; False where the process ended before by itself."""
+    """Send the signal `delay` seconds after `sign()` came true; False where the process ended before by itself.
+
+    SIGINT is sent again after 20 seconds, as a person would: Python drops a Ctrl-C that comes while it runs a finaliser.
+    """
     deadline = time.monotonic() + patience
     while not sign():
         if process.poll() is not None:
@@ -55,7 +63,11 @@ def kill_when(process: subprocess.Popen[bytes], sign: Callable[[], bool], delay:
     if process.poll() is not None:
         return False
     process.send_signal(number)
-    process.wait(60)
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.send_signal(number)
+        process.wait(60)
     return process.returncode in (-number, 130)
 
 

@@ -48,7 +48,8 @@ class TorchBackend:
             raise DeviceError(f"dtype={spec.dtype!r}: the torch backend has {', '.join(DTYPES)}")
         processes.join(spec, self.device)
         self.dtype = torch.float64 if spec.dtype == "float64" else torch.float32
-        # CUDA: launch-bound without compiling. CPU: it takes a minute, and gains 5% in float32 and 13% of sampling in bfloat16.
+        # CUDA: launch-bound without compiling. CPU: it takes a minute; sampling gains up to 6% in float32 and 14% in bfloat16,
+        # training loses 4% and 12% (results/speed.md).
         self.execution = "compiled" if spec.mode == "compiled" or (self.tuned and self.device.type == "cuda") else "eager"
         # Convolutions without a change of layout: with `layers.NormSiLU` 1.1 times the images/s of NCHW on CPU; tensor cores
         # want it on CUDA. On CPU in bfloat16 torch's channels_last takes 1.6 times as long instead, unless compiled.

@@ -1,0 +1,84 @@
+"""The study of training settings: each variant changes one thing, is trained once, and is measured on its own samples."""
+
+import re
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+
+from bench import ablation, config, data, extractor, fid, rows
+from bench.config import Preset, get_preset
+from reference.config import DiffusionConfig, OptimConfig
+from tests.tiny import TINY
+
+PRESET = Preset("tiny", replace(TINY, sample_size=28), None, DiffusionConfig(timesteps=20), OptimConfig(lr=1e-3, warmup_steps=2),
+                batch_size=4)
+SHORT = ["--preset", "tiny", "--images", "16", "--samples", "256", "--steps", "2"]
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    subset = data.load_subset("fashion-mnist", "train")
+    monkeypatch.setitem(config.PRESETS, "tiny", PRESET)
+    monkeypatch.setattr(data, "load", lambda *_, **__: replace(subset, images=subset.images[:100]))
+
+
+@pytest.mark.parametrize("name", ablation.VARIANTS)
+def test_a_variant_changes_one_setting(name):
+    preset = get_preset("quick")
+    change, longer, offset, flip = ablation.VARIANTS[name]
+    before, after = ({f"{room}.{key}": value for room in ("model", "diffusion", "optim") for key, value in asdict(p)[room].items()}
+                     | {"batch_size": p.batch_size} for p in (preset, change(preset)))
+    changed = [key for key in before if before[key] != after[key]]
+    changed += [key for key, value in (("longer", longer != 1), ("seed", offset), ("flip", flip)) if value]
+    assert len(changed) == (name != ablation.AS_IS), changed
+
+
+def test_each_variant_is_trained_once_and_measured(tiny, tmp_path, monkeypatch, capsys):
+    again = [*SHORT, "--only", "as it is", "--only", "flips", "--only", "twice as long", "--out", str(tmp_path)]
+    assert ablation.main(again) == 0
+    found = {row.config["variant"]: row for row in rows.read(tmp_path / "rows")}
+    assert [*found] == ["as it is", "flips", "twice as long"]
+    assert [row.config["optim"]["total_steps"] for row in found.values()] == [4, 4, 8]
+    assert [row.config["flip"] for row in found.values()] == [False, True, False]
+    assert found["as it is"].values["losses_mean_of_last"] != found["flips"].values["losses_mean_of_last"]
+    text = (tmp_path / "ablation.md").read_text()
+    assert "one seed" in text and all(re.search(rf"\| {name} +\| {n} ", text) for name, n in (
+        ("as it is", 16), ("flips", 16), ("twice as long", 32)))
+    monkeypatch.setattr(ablation.api, "new", lambda *_, **__: pytest.fail("a variant that has its row was trained again"))
+    assert ablation.main(again) == 0 and len(rows.read(tmp_path / "rows")) == 3
+
+
+def test_figures_are_those_of_the_trained_network(tiny, tmp_path):
+    """The same training and sampling by the library's own functions."""
+    assert ablation.main([*SHORT, "--only", "as it is, second seed", "--out", str(tmp_path)]) == 0
+    [row] = rows.read(tmp_path / "rows")
+    model = ablation.api.new(PRESET.model, PRESET.diffusion, replace(PRESET.optim, total_steps=4), seed=1)
+    fit = model.train(data.load().images, 4, batch_size=4, seed=1)
+    images = data.to_uint8(model.sample(256, steps=2))
+    expected = fid.compare(fid.features(images), extractor.stored_statistics("train"), fid.subset_features(), 0)
+    assert {name: row.values[name] for name in expected} == pytest.approx(dict(expected), rel=1e-9)
+    assert row.values["losses_mean_of_last"] == pytest.approx(np.mean(fit.losses), rel=1e-12)
+
+
+def test_the_spread_between_seeds_is_stated(tiny, tmp_path):
+    assert ablation.main([*SHORT, "--only", "as it is", "--out", str(tmp_path)]) == 0
+    [row] = rows.read(tmp_path / "rows")
+    for name, value in (("as it is, second seed", 4.0), ("as it is", 1.0), ("flips", 100.0)):  # the newest row counts
+        rows.append(tmp_path / "rows", replace(row, created="2999-01-01T00:00:00+00:00", config=row.config | {"variant": name},
+                                               values=row.values | {"fid": value}))
+    text = ablation.render(ablation.found(tmp_path), "python")
+    assert f"preset as it is: {np.std([4, 1], ddof=1):.2f}." in text
+    assert ablation.table(ablation.found(tmp_path))["fid"].tolist() == [1, 4, 100]
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--only", "magic"], "--only='magic': must be one of as it is, "),
+    (["--samples", "255"], "--samples=255: must be at least 256"),
+    (["--images", "8"], "--images=8: must be above 8, the warm-up of 'as it is'"),
+    (["--preset", "none"], "--preset='none': must be one of"),
+])
+def test_mistakes_are_one_line(tiny, tmp_path, capsys, arguments, message):
+    assert ablation.main([*SHORT, *arguments, "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1 and not (tmp_path / "out").exists()
