@@ -1,6 +1,6 @@
 """What a change of the training is worth: `python -m bench.ablation`, `python -m bench.ablation --only "cosine schedule"`.
 
-Every variant changes one setting of a preset. Each is trained for the same number of images from the same initial weights, samples
+Every variant changes one setting of a preset, or two where that is named `A + B`. Each is trained for the same number of images from the same initial weights, samples
 with DDIM from the same x_T, and is measured against the same statistics. The preset as it is, trained with other seeds, tells
 how far chance alone moves the figures. A variant is a row of kind "study"; one that has its row is not trained again, one that
 was interrupted goes on from its last state. `ablation.md` shows the last row of every variant.
@@ -55,6 +55,9 @@ VARIANTS: dict[str, tuple[Callable[[Preset], Preset], float, int, bool]] = {
     "learning rate x 3": (lambda preset: _optim(lr=preset.optim.lr * 3)(preset), 1, 0, False),
     "EMA 0.99": (_optim(ema_decay=0.99), 1, 0, False),
     "EMA 0.9999": (_optim(ema_decay=0.9999), 1, 0, False),
+    "v prediction + cosine schedule": (_process(objective="v", schedule="cosine"), 1, 0, False),
+    "v prediction + batch x 0.5": (lambda preset: replace(_process(objective="v")(preset), batch_size=preset.batch_size // 2), 1, 0,
+                                   False),
     "batch x 2": (lambda preset: replace(preset, batch_size=2 * preset.batch_size), 1, 0, False),
     "dropout 0.1": (_model(dropout=0.1), 1, 0, False),
     "flips": (lambda preset: preset, 1, 0, True),
@@ -127,7 +130,7 @@ def render(studies: list[Row], command: str) -> str:
     return "\n".join([
         "# What improves the training", "",
         f"Made by `{command}`. Raw values: [rows/study.jsonl](rows/study.jsonl).", "",
-        f"Each variant changes one setting of the preset {row.preset}. Standard deviation of FID between the training seeds of the "
+        f"Each variant changes one setting of the preset {row.preset}, or the two that it names. Standard deviation of FID between the training seeds of the "
         f"preset as it is: {spread}. All draw from the same {c['samples']:,} x_T with DDIM, S = {c['sampling_steps']}, eta = 0; "
         f"reference fashion-mnist {c['reference']}; extractor {c['extractor']}, sha256 {c['extractor_sha256'][:16]}; trained on "
         f"{c['dataset']} in {c['dtype']} by {row.backend}, on {row.environment['affinity']} cores of {row.environment['cpu']}. "
