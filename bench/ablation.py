@@ -1,9 +1,9 @@
 """What a change of the training is worth: `python -m bench.ablation`, `python -m bench.ablation --only "cosine schedule"`.
 
-Every variant changes one setting of a preset, or two where that is named `A + B`. Each is trained for the same number of images from the same initial weights, samples
-with DDIM from the same x_T, and is measured against the same statistics. The preset as it is, trained with other seeds, tells
-how far chance alone moves the figures. A variant is a row of kind "study"; one that has its row is not trained again, one that
-was interrupted goes on from its last state. `ablation.md` shows the last row of every variant.
+Every variant changes one setting of a preset, or two where that is named `A + B`. Each is trained for the same number of images
+from the same initial weights, samples with DDIM from the same x_T, and is measured against the same statistics. The preset as it
+is, trained with other seeds, tells how far chance alone moves the figures. A variant is a row of kind "study"; one that has its row
+is not trained again, one that was interrupted goes on from its last state. `ablation.md` shows the last row of every variant.
 """
 
 from __future__ import annotations
@@ -130,10 +130,11 @@ def render(studies: list[Row], command: str) -> str:
     return "\n".join([
         "# What improves the training", "",
         f"Made by `{command}`. Raw values: [rows/study.jsonl](rows/study.jsonl).", "",
-        f"Each variant changes one setting of the preset {row.preset}, or the two that it names. Standard deviation of FID between the training seeds of the "
-        f"preset as it is: {spread}. All draw from the same {c['samples']:,} x_T with DDIM, S = {c['sampling_steps']}, eta = 0; "
-        f"reference fashion-mnist {c['reference']}; extractor {c['extractor']}, sha256 {c['extractor_sha256'][:16]}; trained on "
-        f"{c['dataset']} in {c['dtype']} by {row.backend}, on {row.environment['affinity']} cores of {row.environment['cpu']}. "
+        f"Each variant changes one setting of the preset {row.preset}, or the two that it names. Standard deviation of FID between "
+        f"the training seeds of the preset as it is: {spread}. All draw from the same {c['samples']:,} x_T with DDIM, "
+        f"S = {c['sampling_steps']}, eta = 0; reference fashion-mnist {c['reference']}; extractor {c['extractor']}, sha256 "
+        f"{c['extractor_sha256'][:16]}; trained on {c['dataset']} in {c['dtype']} by {row.backend}, on "
+        f"{row.environment['affinity']} cores of {row.environment['cpu']}. "
         "Losses of other schedules, predictions and weightings do not compare.", "",
         shown.to_markdown(index=False, disable_numparse=True)]) + "\n"
 

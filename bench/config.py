@@ -15,10 +15,14 @@ DOWN, UP = "DownBlock2D", "UpBlock2D"
 SPEED = ModelConfig(
     layers_per_block=2, block_out_channels=(32, 64, 128), down_block_types=(DOWN, "AttnDownBlock2D", DOWN),
     up_block_types=(UP, "AttnUpBlock2D", UP)
-)  # 0.82 GFLOP per image forward, 3.7M parameters
+)  # 0.87 GFLOP per image forward, 3.7M parameters
 FMNIST_SMALL = ModelConfig(
     block_out_channels=(16, 24, 48), down_block_types=(DOWN, DOWN, "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", UP, UP)
-)  # 0.096 GFLOP per image forward, 0.41M parameters
+)  # 0.098 GFLOP per image forward, 0.41M parameters
+FMNIST_BASE = ModelConfig(
+    layers_per_block=2, block_out_channels=(32, 64, 128), down_block_types=(DOWN, DOWN, "AttnDownBlock2D"),
+    up_block_types=("AttnUpBlock2D", UP, UP)
+)  # 0.82 GFLOP per image forward, 3.9M parameters
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,8 @@ def _relative(path: Path) -> str:
 
 _OPTIM = OptimConfig(lr=1e-3, warmup_steps=200, total_steps=20000, min_lr=1e-5, ema_decay=0.999)
 
+_BASE = DiffusionConfig(schedule="cosine", objective="v")  # results/ablation.md: what makes most of a short training
+
 _DDPM_CIFAR10 = ModelConfig(
     sample_size=32, in_channels=3, out_channels=3, layers_per_block=2, block_out_channels=(128, 256, 256, 256), norm_num_groups=32,
     down_block_types=(DOWN, "AttnDownBlock2D", DOWN, DOWN), up_block_types=(UP, UP, "AttnUpBlock2D", UP), dropout=0.1,
@@ -81,6 +87,7 @@ _RECIPES = (
 PRESETS = {p.name: p for p in (
     Preset("quick", FMNIST_SMALL, CHECKPOINTS / "fmnist-small", optim=_OPTIM),
     Preset("table", FMNIST_SMALL, CHECKPOINTS / "fmnist-small", optim=_OPTIM, train_steps=0, blocks=0, samples=256),
+    Preset("base", FMNIST_BASE, CHECKPOINTS / "fmnist-base", _BASE, _OPTIM),
     Preset("speed", SPEED, None, optim=_OPTIM, sample_batch=64),
     Preset("smoke", FMNIST_SMALL, CHECKPOINTS / "fmnist-small", optim=_OPTIM, train_steps=12, fit_steps=300, batch_size=32),
     *_RECIPES,
