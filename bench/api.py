@@ -25,8 +25,17 @@ from tqdm import tqdm
 import backends
 from backends.protocol import Backend, Spec
 from bench import checkpoint, commands, convert, streams, timing, training
-from bench.checks import ORACLE_IMAGES, ORACLE_STEPS, TOLERANCES, relative_error, verdict
-from reference import diffusion, samplers, schedules, unet
+from bench.checks import (
+    ORACLE_IMAGES,
+    ORACLE_STEPS,
+    TOLERANCES,
+    loss_error,
+    oracle_network,
+    path_error,
+    relative_error,
+    verdict,
+)
+from reference import samplers
 from reference import weights as names
 from reference.config import DiffusionConfig, ModelConfig, OptimConfig, require
 from reference.conventions import CLEAN, Plan, make_encode_plan, make_plan
@@ -152,28 +161,18 @@ class Model:
         plan = self.plan(min(ORACLE_STEPS, T))
         tables = backend.tables(plan)
         errors = {"tables": max(relative_error(tables[k], v) for k, v in samplers.coefficients(plan).items())}
-        ema = backend.weights(ema=True)
+        network = oracle_network(backend.weights(ema=True), self.spec)
         x, t = streams.normal(seed, "check", np.arange(4), shape), np.linspace(0, T - 1, 4).round()
         found = backend.to_host(backend.forward(backend.to_device(x), backend.to_device(t.astype(np.float32)), ema=True))
-        errors["forward"] = float(np.abs(found - self._oracle(ema)(x, t)).max())
+        errors["forward"] = float(np.abs(found - network(x, t)).max())
         batch = streams.training_batch(seed, np.zeros((1, *shape), np.uint8), 0, 8, T)
         if self.spec.diffusion.self_conditioning:
             batch = replace(batch, coin=np.zeros(8, bool))
-        xt = diffusion.q_sample(batch.x0, batch.t, batch.noise, schedules.alpha_bars(schedules.betas(self.spec.diffusion)))
-        output = self._oracle(backend.weights())(xt, diffusion.network_t(self.spec.diffusion, batch.t))
-        expected = diffusion.loss(self.spec.diffusion, batch.x0, batch.t, batch.noise, output)
-        errors["loss"] = abs(float(backend.to_host(backend.loss_and_gradients(batch)[0])) - expected) / abs(expected)
+        loss = float(backend.to_host(backend.loss_and_gradients(batch)[0]))
+        errors["loss"] = loss_error(loss, self.spec, oracle_network(backend.weights(), self.spec), batch)
         x_T = self.noise(ORACLE_IMAGES, seed)
-        exact = samplers.sample(self._oracle(ema), x_T.astype(np.float64), plan)
-        errors["sampling"] = float(np.abs(self.follow(x_T, plan) - exact).max() / max(1.0, np.abs(exact).max()))
+        errors["sampling"] = path_error(self.follow(x_T, plan), network, x_T, plan)
         return {name: verdict(error, TOLERANCES[self.spec.dtype][name]) for name, error in errors.items()}
-
-    def _oracle(self, weights: names.Weights) -> Callable[..., NDArray[np.float64]]:
-        def network(x: NDArray[Any], t: NDArray[Any], x0: NDArray[Any] | None = None) -> NDArray[np.float64]:
-            if self.spec.diffusion.self_conditioning:
-                x = np.concatenate((x, np.zeros_like(x) if x0 is None else x0), axis=1)
-            return unet.forward(weights, self.spec.model, x, t)
-        return network
 
     def _z(self, seed: int, ids: NDArray[np.int64], first: int = 0) -> Callable[[int], Images]:
         return lambda i: streams.normal(seed, "z", ids, self.spec.image_shape, step=first + i)

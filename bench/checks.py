@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.protocol import Batch
+from backends.protocol import Batch, Spec
 from bench import files, streams
 from bench.cells import SCRATCH
 from bench.drawing import Cell
 from bench.rows import Row
 from bench.training import digest
 from reference import diffusion, samplers, schedules, unet
+from reference import weights as names
+from reference.conventions import Plan
 
 if TYPE_CHECKING:
     from bench.job import Run
@@ -30,6 +33,7 @@ TOLERANCES: dict[str, dict[str, float]] = {
 ORACLE_IMAGES, ORACLE_STEPS = 2, 10
 GATED_STEPS = 100  # above it, the images of two backends are compared and reported without a verdict
 GATED_LOSSES = 10
+Network = Callable[..., NDArray[np.float64]]
 QUANTILES = (0.5, 0.9, 0.99, 0.999, 1.0)  # of the pixels' differences
 TWICE_STEPS = 10  # of training, and of sampling, that the determinism check runs twice
 
@@ -43,6 +47,7 @@ def oracle(run: Run, backend: str) -> None:
     def compute(folder: Path) -> Row:
         scratch = folder / SCRATCH
         run.load(backend, scratch, job.trained)
+        network = oracle_network(job.trained, job.spec)
         worst = 0.0
         for cell in cells:
             run.call(backend, "tables", "tables", plan=cell.plan(job.convention), out=str(scratch / "tables.npz"))
@@ -54,16 +59,14 @@ def oracle(run: Run, backend: str) -> None:
         x = streams.normal(job.seed, "check", ids, shape)
         t = np.linspace(0, T - 1, len(ids)).round()
         found = _forward(run, backend, scratch, x, t)
-        expected = unet.forward(job.trained, job.preset.model, x, t)
-        values = {"tables": worst, "forward": float(np.abs(found - expected).max())}
+        values = {"tables": worst, "forward": float(np.abs(found - network(x, t)).max())}
         batch = streams.training_batch(job.seed, job.dataset.images, 0, 8, T, flip=job.dataset.flip)
-        values["loss"] = _loss_error(run, backend, scratch, batch)
+        values["loss"] = loss_error(_loss(run, backend, scratch, batch), job.spec, network, batch)
         steps = min(ORACLE_STEPS, *(c.steps for c in cells)) if job.shortens else T
         short = Cell(steps, 0.0, None, job.seed)
         found = run.draw(backend, scratch / "oracle.npy", np.arange(ORACLE_IMAGES), short)["images"]
-        x_T = streams.normal(job.seed, "x_T", np.arange(ORACLE_IMAGES), shape).astype(np.float64)
-        expected = samplers.sample(lambda x, t: unet.forward(job.trained, job.preset.model, x, t), x_T, job.plan(short))
-        values["sampling"] = float(np.abs(found - expected).max() / max(1.0, np.abs(expected).max()))
+        x_T = streams.normal(job.seed, "x_T", np.arange(ORACLE_IMAGES), shape)
+        values["sampling"] = path_error(found, network, x_T, job.plan(short))
         return run.row("check", f"{backend} oracle", key,
                        {name: verdict(error, None if name == "sampling" and steps > GATED_STEPS else tolerances[name])
                         for name, error in values.items()})
@@ -77,16 +80,9 @@ def _forward(run: Run, backend: str, folder: Path, x: NDArray[Any], t: NDArray[A
     return np.load(folder / "outputs.npy")
 
 
-def _loss_error(run: Run, backend: str, folder: Path, batch: Batch) -> float:
-    job = run.job
-    bars = schedules.alpha_bars(schedules.betas(job.preset.diffusion))
-    xt = diffusion.q_sample(batch.x0, batch.t, batch.noise, bars)
-    told = diffusion.network_t(job.preset.diffusion, batch.t)
-    output = unet.forward(job.trained, job.preset.model, xt, told)
-    expected = diffusion.loss(job.preset.diffusion, batch.x0, batch.t, batch.noise, output)
+def _loss(run: Run, backend: str, folder: Path, batch: Batch) -> float:
     files.savez(folder / "batch.npz", ids=batch.ids, x0=batch.x0, t=batch.t, noise=batch.noise)
-    found = run.call(backend, "loss", "loss", batch=str(folder / "batch.npz"))["loss"]
-    return abs(found - expected) / abs(expected)
+    return run.call(backend, "loss", "loss", batch=str(folder / "batch.npz"))["loss"]
 
 
 def determinism(run: Run, backend: str) -> None:
@@ -139,6 +135,29 @@ def images(run: Run, cell: Cell) -> None:
         found["quantiles"] = {str(q): float(value) for q, value in zip(QUANTILES, np.quantile(difference, QUANTILES), strict=True)}
         key = run.job.trained_key(f"{have[0]} {other}", cell) | {"stage": "images"}
         run.keep("images", "check", key, {"images": found})
+
+
+def oracle_network(weights: names.Weights, spec: Spec) -> Network:
+    """The float64 network of the reference, as `samplers.sample` calls it."""
+    def network(x: NDArray[Any], t: NDArray[Any], x0: NDArray[Any] | None = None) -> NDArray[np.float64]:
+        if spec.diffusion.self_conditioning:
+            x = np.concatenate((x, np.zeros_like(x) if x0 is None else x0), axis=1)
+        return unet.forward(weights, spec.model, x, t)
+    return network
+
+
+def loss_error(found: float, spec: Spec, network: Network, batch: Batch) -> float:
+    """Of the loss of one batch, relative to the oracle's; with self-conditioning, for a batch whose coins are all 0."""
+    process = spec.diffusion
+    xt = diffusion.q_sample(batch.x0, batch.t, batch.noise, schedules.alpha_bars(schedules.betas(process)))
+    expected = diffusion.loss(process, batch.x0, batch.t, batch.noise, network(xt, diffusion.network_t(process, batch.t)))
+    return abs(found - expected) / abs(expected)
+
+
+def path_error(found: NDArray[Any], network: Network, x_T: NDArray[Any], plan: Plan) -> float:
+    """Largest error of sampled images (N, C, H, W), relative to the largest value of the oracle's where that is above 1."""
+    expected = samplers.sample(network, x_T.astype(np.float64), plan)
+    return float(np.abs(found - expected).max() / max(1.0, np.abs(expected).max()))
 
 
 def relative_error(found: NDArray[Any], expected: NDArray[Any]) -> float:

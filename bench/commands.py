@@ -40,10 +40,17 @@ class Session:
     timed: dict[str, list[Batch]] = field(default_factory=dict)
 
 
+RECORDS: dict[str, Any] = {"model": ModelConfig, "diffusion": DiffusionConfig, "optim": OptimConfig}
+
+
 def make_spec(values: dict[str, Any]) -> Spec:
     """The spec from plain JSON types; `model`, `diffusion` and `optim` are records. Raises `ConfigError`."""
-    records: dict[str, Any] = {"model": ModelConfig, "diffusion": DiffusionConfig, "optim": OptimConfig}
-    return Spec(**{key: records[key].from_dict(value) if key in records else value for key, value in values.items()})
+    return Spec(**{key: RECORDS[key].from_dict(value) if key in RECORDS else value for key, value in values.items()})
+
+
+def plain_spec(spec: Spec) -> dict[str, Any]:
+    """The plain JSON types that `make_spec` takes."""
+    return {key: value.to_dict() if key in RECORDS else value for key, value in vars(spec).items()}
 
 
 def create(session: Session) -> dict[str, Any]:

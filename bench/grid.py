@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from bench import data, drawing, executor, fid, files
 from bench.cells import SCRATCH
+from bench.commands import plain_spec
 from bench.drawing import Cell
 from bench.rows import Row
 from reference.config import require
@@ -27,8 +28,8 @@ def sample(run: Run) -> None:
     job, before = run.job, len(run.rows)
     wanted = [(backend, cell) for cell in job.all_cells for backend in run.workers if cell in job.cells[backend]]
     keys = {which: sample_key(run, *which) for which in wanted}
-    remote = {(backend, cell): (backend, job.plain_spec, job.threads, job.timeout, job.drawing(cell)) for backend, cell in wanted
-              if run.cluster and not run.cells.done("sample", keys[backend, cell])}
+    remote = {(backend, cell): (backend, plain_spec(job.spec), job.threads, job.timeout, job.drawing(cell))
+              for backend, cell in wanted if run.cluster and not run.cells.done("sample", keys[backend, cell])}
     for which in tqdm(wanted, desc="cells", leave=False, disable=len(wanted) < 10):
         if which not in remote:
             _sample(run, *which)

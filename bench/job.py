@@ -20,12 +20,13 @@ from tqdm import tqdm
 from backends.protocol import Spec
 from bench import checkpoint, checks, data, drawing, environment, executor, files, grid, timing
 from bench.cells import SCRATCH, Cells
+from bench.commands import plain_spec
 from bench.config import Preset
 from bench.drawing import Cell
 from bench.extractor import Extractor, fmnist_cnn
 from bench.rows import Row
 from bench.training import digest
-from bench.worker import Worker, WorkerError
+from bench.worker import Left, Worker, WorkerError, in_turn
 from reference import weights as names
 from reference.conventions import Plan, get_convention, make_plan
 
@@ -63,13 +64,6 @@ class Job:
     def metric_device(self) -> str:
         """Where features are taken: the small network's on the CPU, which gives the same bits beside every backend."""
         return "cuda" if self.device.startswith("cuda") and self.extractor != fmnist_cnn() else "cpu"
-
-    @property
-    def plain_spec(self) -> dict[str, Any]:
-        """The spec in plain JSON types, as a worker takes it."""
-        p = self.preset
-        return {"model": p.model.to_dict(), "diffusion": p.diffusion.to_dict(), "optim": p.optim.to_dict(), "device": self.device,
-                "dtype": self.dtype, "rank": self.rank, "processes": self.processes}
 
     @property
     def backends(self) -> tuple[str, ...]:
@@ -137,8 +131,8 @@ class Run:
         """Start a backend's worker, in place of the one that it may have. Raises as `Worker.call`."""
         if backend in self.workers:
             self.workers.pop(backend).close()
-        worker = self.workers[backend] = Worker(backend, self.job.plain_spec, self.job.threads, self.logs / f"{backend}.log",
-                                                silence=self.job.timeout)
+        worker = self.workers[backend] = Worker(backend, plain_spec(self.job.spec), self.job.threads,
+                                                self.logs / f"{backend}.log", silence=self.job.timeout)
         worker.call("create", timeout=self.job.timeout)
 
     def start_all(self) -> None:
@@ -274,9 +268,9 @@ class Run:
                 try:
                     if not all(self.cells.done("timing", key) for key in keys.values()):
                         raw = self._time_workload(workload, batch, who)
-                except _Left as error:
-                    self.missing.append(f"missing: timing of the {workload} {error.backend}: {error}")
-                    who.remove(error.backend)
+                except Left as left:
+                    self.missing.append(f"missing: timing of the {workload} {left.who}: {left}")
+                    who.remove(left.who)
                     continue
                 for backend, key in keys.items():
                     self.keep("timing", "timing", key, raw[backend])
@@ -293,22 +287,15 @@ class Run:
                 args: dict[str, Any] = {"batch_size": batch, "seed": job.seed}
                 if command == "time_train":
                     args["images"] = str(folder / "images.npy")
-                self._in_turn(backend, self.load, folder, job.trained if command == "time_sample" else job.initial)
-                contenders[backend] = partial(self._in_turn, backend, self._block, command, args)
+                in_turn(backend, self.load, backend, folder, job.trained if command == "time_sample" else job.initial)
+                contenders[backend] = partial(in_turn, backend, self._block, backend, command, args)
             with tqdm(desc=f"time the {workload}", leave=False, mininterval=1) as bar:
                 def progress(done: int, total: int) -> None:
                     bar.total = total
                     bar.update(done - bar.n)
                 raw = timing.time_blocks(contenders, blocks=job.preset.blocks, on_progress=progress)
             (folder / "images.npy").unlink()
-        return {b: {**values, **self._in_turn(b, self.call, "info", "info")} for b, values in raw.items()}
-
-    def _in_turn(self, backend: str, do: Callable[..., Any], *args: Any) -> Any:
-        """`do(backend, ..)`, and which backend it was where that fails."""
-        try:
-            return do(backend, *args)
-        except WorkerError as error:
-            raise _Left(backend, error) from error
+        return {b: {**values, **in_turn(b, self.call, b, "info", "info")} for b, values in raw.items()}
 
     def _block(self, backend: str, command: str, args: dict[str, Any], units: int) -> float:
         return self.workers[backend].call(command, units=units, timeout=self.job.timeout, **args)["seconds"]
@@ -323,14 +310,6 @@ class Run:
                           plan=cell.plan(self.job.convention), batch_size=self.job.preset.sample_batch, seed=cell.seed,
                           out=str(path))
         return reply | {"images": np.load(path)}
-
-
-class _Left(WorkerError):
-    """The backend that could not go on while several were at work."""
-
-    def __init__(self, backend: str, error: WorkerError) -> None:
-        super().__init__(str(error))
-        self.backend = backend
 
 
 def with_options(preset: Preset, **options: Any) -> Preset:

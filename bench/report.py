@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench import files, timing
+from bench import files, pictures, timing
 from bench.data import to_uint8
 from bench.drawing import Cell
 from bench.pictures import COLOURS, grid
@@ -180,17 +180,6 @@ def _machine(environment: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in environment.items() if not isinstance(v, dict | list)} | environment.get("versions", {})
 
 
-def _axes(xlabel: str, ylabel: str) -> tuple[Any, Any]:
-    import matplotlib
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-    axes.set_xlabel(xlabel)
-    axes.set_ylabel(ylabel)
-    axes.grid(alpha=0.3)
-    return figure, axes
-
-
 def _curves(rows: list[Row], folder: Path) -> list[tuple[Path, str]]:
     samples = _of(rows, "sample")
     series = sorted({(r.backend, r.config["eta"]) for r in samples}, reverse=True)
@@ -198,7 +187,7 @@ def _curves(rows: list[Row], folder: Path) -> list[tuple[Path, str]]:
     metrics = [r for r in _of(rows, "metric") if r.backend not in ("real", "noise")]
     name = metrics[0].values["metric"] if metrics else "FID"
     for file, ylabel, value in (("metric.png", name, "fid"), ("seconds.png", "seconds per image", "seconds")):
-        figure, axes = _axes("sampling steps S", ylabel)
+        figure, axes = pictures.plot("sampling steps S", ylabel)
         for i, (backend, eta) in enumerate(series):
             points = []
             for r in samples:
@@ -221,8 +210,7 @@ def _curves(rows: list[Row], folder: Path) -> list[tuple[Path, str]]:
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.legend()
-        with files.replacing(folder / file) as out:
-            figure.savefig(out, format="png", dpi=120)
+        pictures.save(figure, folder / file)
         made.append((folder / file, f"{ylabel} against S"))
     return made
 
@@ -231,12 +219,11 @@ def _losses(rows: list[Row], folder: Path) -> list[tuple[Path, str]]:
     train = _of(rows, "train", stage="train")
     if not train:
         return []
-    figure, axes = _axes("training step", "loss (mean squared error of eps)")
+    figure, axes = pictures.plot("training step", "loss")
     for i, row in enumerate(train):
         axes.plot(row.values["losses"], color=COLOURS[i % 6], lw=max(4 - 2 * i, 1), label=label(row.backend))
     axes.legend()
-    with files.replacing(folder / "losses.png") as out:
-        figure.savefig(out, format="png", dpi=120)
+    pictures.save(figure, folder / "losses.png")
     return [(folder / "losses.png", "training losses of the backends from the same weights and batches")]
 
 
@@ -258,6 +245,5 @@ def _grids(images: Images, folder: Path) -> list[tuple[Path, str]]:
                 shown = to_uint8(np.load(images[name, cell], mmap_mode="r")[:32])
                 ax.imshow(grid(shown, 8), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
                 ax.set_title(f"{label(name)}, S = {cell.steps}, eta = {cell.eta}", fontsize=10)
-    with files.replacing(folder / "samples.png") as out:
-        figure.savefig(out, format="png", dpi=120)
+    pictures.save(figure, folder / "samples.png")
     return [(folder / "samples.png", "samples per backend and step count from the same x_T")]

@@ -12,7 +12,7 @@ import contextlib
 import importlib.util
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -24,11 +24,13 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from backends import NotInstalled
+from backends.protocol import Spec
 from bench import environment, files, peers, speed_report, streams, timing
 from bench.cells import Cells
+from bench.commands import plain_spec
 from bench.config import Preset
 from bench.rows import Row
-from bench.worker import Worker, WorkerError
+from bench.worker import Left, Worker, WorkerError, in_turn
 from reference import weights
 from reference.config import ConfigError, require
 
@@ -99,9 +101,8 @@ class Speed:
     def worker(self, c: Contender) -> Iterator[Worker]:
         """A fresh process for this contender. Raises as `Worker.call`."""
         p = self.preset
-        spec = {"model": p.model.to_dict(), "diffusion": p.diffusion.to_dict(), "optim": p.optim.to_dict(), "device": self.device,
-                "dtype": c.dtype, "mode": c.mode}
-        with Worker(c.backend, spec, self.threads, self.logs / f"{c.name}.log") as worker:
+        spec = Spec(p.model, p.diffusion, p.optim, self.device, c.dtype, c.mode)
+        with Worker(c.backend, plain_spec(spec), self.threads, self.logs / f"{c.name}.log") as worker:
             worker.call("create", timeout=self.timeout)
             yield worker
 
@@ -136,7 +137,7 @@ class Speed:
             try:
                 if not all(self.cells.done("speed", key) for key in keys.values()):
                     raw = self._time(workload, who)
-            except _Left as left:
+            except Left as left:
                 self.missing.append(f"missing: {workload.name}, batch {workload.batch_size}: {left.who.name}: {left}")
                 who.remove(left.who)
                 continue
@@ -156,8 +157,8 @@ class Speed:
             running: dict[Contender, Worker] = {}
             blocks: dict[str, timing.Block] = {}
             for c in who:
-                running[c] = _in_turn(c, partial(stack.enter_context, self.worker(c)))
-                _in_turn(c, partial(running[c].call, "load", weights=str(folder / "weights.npz"), timeout=self.timeout))
+                running[c] = in_turn(c, stack.enter_context, self.worker(c))
+                in_turn(c, running[c].call, "load", weights=str(folder / "weights.npz"), timeout=self.timeout)
                 blocks[c.name] = partial(self._block, c, running[c], workload.command, args)
             bar = stack.enter_context(tqdm(desc=f"{workload.name}, batch {workload.batch_size}", leave=False, mininterval=1))
 
@@ -166,10 +167,10 @@ class Speed:
                 bar.update(done - bar.n)
 
             raw = timing.time_blocks(blocks, blocks=self.preset.blocks, on_progress=progress)
-            return {c.name: raw[c.name] | state | _in_turn(c, partial(running[c].call, "info", timeout=self.timeout)) for c in who}
+            return {c.name: raw[c.name] | state | in_turn(c, running[c].call, "info", timeout=self.timeout) for c in who}
 
     def _block(self, c: Contender, worker: Worker, command: str, args: dict[str, Any], units: int) -> float:
-        return _in_turn(c, partial(worker.call, command, units=units, timeout=self.timeout, **args))["seconds"]
+        return in_turn(c, worker.call, command, units=units, timeout=self.timeout, **args)["seconds"]
 
     def _images(self) -> NDArray[np.uint8]:
         model, n = self.preset.model, IMAGES
@@ -198,21 +199,6 @@ class Speed:
     def _keep(self, c: Contender, key: dict[str, Any], values: dict[str, Any]) -> None:
         row = partial(Row, "timing", c.backend, self.preset.name, key, values, self.environment, self.environment["commit"])
         self.rows.append(self.cells.run("speed", key, lambda folder: row()))
-
-
-class _Left(WorkerError):
-    """The contender that could not go on."""
-
-    def __init__(self, who: Contender, error: Exception) -> None:
-        super().__init__(str(error))
-        self.who = who
-
-
-def _in_turn(c: Contender, do: Callable[[], Any]) -> Any:
-    try:
-        return do()
-    except (WorkerError, ConfigError) as error:
-        raise _Left(c, error) from error
 
 
 def run(preset: Preset, backends: Sequence[str], args: argparse.Namespace) -> int:

@@ -65,6 +65,7 @@ def gone(pid):
 
 def test_the_spec_round_trips():
     assert commands.make_spec(SPEC) == Spec(TINY, DiffusionConfig(timesteps=20))
+    assert commands.make_spec(commands.plain_spec(commands.make_spec(SPEC))) == commands.make_spec(SPEC)
 
 
 def test_create_sets_threads_and_allocator_before_anything_is_imported(start):
