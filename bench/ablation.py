@@ -82,7 +82,7 @@ def measure(name: str, args: argparse.Namespace, dataset: data.Dataset) -> Row |
         "eta": "0.0", "sample_seed": args.seed, "reference": fid.DEFAULT_REFERENCE, "extractor": by.name,
         "extractor_sha256": by.sha256,
     }
-    if any(row.config == config for row in found(args.out)):
+    if any(row.config == config for row in found(rows.read(args.out / "rows"))):
         return None
     model = api.new(preset.model, preset.diffusion, preset.optim, args.backend, seed=seed, device=args.device, dtype=args.dtype)
     folder = args.out / "work" / f"ablation-{args.preset}-{name.replace(' ', '-').replace(',', '')}"
@@ -98,9 +98,9 @@ def measure(name: str, args: argparse.Namespace, dataset: data.Dataset) -> Row |
     return Row("study", args.backend, args.preset, config, values, about | {"load": list(os.getloadavg())}, about["commit"])
 
 
-def found(out: Path) -> list[Row]:
-    """All rows of this study."""
-    return [row for row in rows.read(out / "rows") if row.kind == "study" and row.config["study"] == "ablation"]
+def found(every: list[Row]) -> list[Row]:
+    """The rows of this study."""
+    return [row for row in every if row.kind == "study" and row.config["study"] == "ablation"]
 
 
 def table(studies: list[Row]) -> pd.DataFrame:
@@ -115,28 +115,34 @@ def table(studies: list[Row]) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def render(studies: list[Row], command: str) -> str:
-    """`ablation.md`."""
-    frame, row = table(studies), max(studies, key=lambda row: row.created)
+def shown(studies: list[Row]) -> pd.DataFrame:
+    """`table` as people read it."""
+    frame, by = table(studies), studies[-1].config["extractor"]
+    return pd.DataFrame({
+        "variant": frame["variant"], "training images": [f"{n:,}" for n in frame["images"]], "batch": frame["batch"].astype(str),
+        f"loss, last {LAST} steps": [f"{x:.4f}" for x in frame["loss"]], f"FID[{by}]": [f"{x:.2f}" for x in frame["fid"]],
+        "infinitely many": [f"{x:.2f}" for x in frame["fid_inf"]], "KID": [f"{x:.4f}" for x in frame["kid"]],
+        "precision": [f"{x:.3f}" for x in frame["precision"]], "recall": [f"{x:.3f}" for x in frame["recall"]],
+    })
+
+
+def describe(studies: list[Row]) -> str:
+    """What the lines have in common."""
+    row, frame = max(studies, key=lambda row: row.created), table(studies)
     c, as_is = row.config, frame[frame["variant"].str.startswith(AS_IS)]["fid"]
     spread = f"{as_is.std(ddof=1):.2f}" if len(as_is) > 1 else "unknown: one seed"
-    shown = pd.DataFrame({
-        "variant": frame["variant"], "training images": [f"{n:,}" for n in frame["images"]], "batch": frame["batch"].astype(str),
-        f"loss, last {LAST} steps": [f"{x:.4f}" for x in frame["loss"]],
-        f"FID[{c['extractor']}]": [f"{x:.2f}" for x in frame["fid"]], "infinitely many": [f"{x:.2f}" for x in frame["fid_inf"]],
-        "KID": [f"{x:.4f}" for x in frame["kid"]], "precision": [f"{x:.3f}" for x in frame["precision"]],
-        "recall": [f"{x:.3f}" for x in frame["recall"]],
-    })
-    return "\n".join([
-        "# What improves the training", "",
-        f"Made by `{command}`. Raw values: [rows/study.jsonl](rows/study.jsonl).", "",
-        f"Each variant changes one setting of the preset {row.preset}, or the two that it names. Standard deviation of FID between "
-        f"the training seeds of the preset as it is: {spread}. All draw from the same {c['samples']:,} x_T with DDIM, "
-        f"S = {c['sampling_steps']}, eta = 0; reference fashion-mnist {c['reference']}; extractor {c['extractor']}, sha256 "
-        f"{c['extractor_sha256'][:16]}; trained on {c['dataset']} in {c['dtype']} by {row.backend}, on "
-        f"{row.environment['affinity']} cores of {row.environment['cpu']}. "
-        "Losses of other schedules, predictions and weightings do not compare.", "",
-        shown.to_markdown(index=False, disable_numparse=True)]) + "\n"
+    return (f"Each variant changes one setting of the preset {row.preset}, or the two that it names. Standard deviation of FID "
+            f"between the training seeds of the preset as it is: {spread}. All draw from the same {c['samples']:,} x_T with DDIM, "
+            f"S = {c['sampling_steps']}, eta = 0; reference fashion-mnist {c['reference']}; extractor {c['extractor']}, sha256 "
+            f"{c['extractor_sha256'][:16]}; trained on {c['dataset']} in {c['dtype']} by {row.backend}, on "
+            f"{row.environment['affinity']} cores of {row.environment['cpu']}. Losses of other schedules, predictions and "
+            "weightings do not compare.")
+
+
+def render(studies: list[Row], command: str) -> str:
+    """`ablation.md`."""
+    return "\n".join(["# What improves the training", "", f"Made by `{command}`. Raw values: [rows/study.jsonl](rows/study.jsonl).",
+                      "", describe(studies), "", shown(studies).to_markdown(index=False, disable_numparse=True)]) + "\n"
 
 
 def run(args: argparse.Namespace, command: str) -> None:
@@ -150,7 +156,7 @@ def run(args: argparse.Namespace, command: str) -> None:
         if (row := measure(name, args, dataset)) is not None:
             rows.append(args.out / "rows", row)
         with files.replacing(args.out / "ablation.md") as file:
-            file.write(render(found(args.out), command).encode())
+            file.write(render(found(rows.read(args.out / "rows")), command).encode())
     print(f"report: {args.out / 'ablation.md'}")
 
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from bench import html_figures, html_table, noise, report, table
+from bench import ablation, html_figures, html_table, noise, report, table
 from bench.data import to_uint8
 from bench.html_figures import Series
 from bench.html_parts import MAIN, Figure, Section, Table, plain
 from bench.report import label
 from bench.rows import Row
+from reference import weights
+from reference.config import ModelConfig
 
 SHOWN = 10  # images in a line
+POINTS = 100  # of a curve of losses
 
 
 def backends(found: list[Row], every: list[Row], command: str) -> Section:
@@ -62,6 +67,56 @@ def _newest_checks(every: list[Row]) -> list[Row]:
     places = ("stage", "device", "dtype", "steps", "eta", "spacing", "seed")
     return list({(row.preset, row.backend, *(row.config.get(name) for name in places)): row for row in every
                  if row.kind == "check" and (row.preset, row.config.get("stage")) != ("table", "images")}.values())
+
+
+def checkpoints(every: list[Row], out: Path) -> Section:
+    """The trained networks in `out`/checkpoints: how each was trained, what its samples are like; what improves the training."""
+    s, studies = Section("The checkpoints"), {row.config["name"]: row for row in noise.newest(every)}
+    seen = {row.config["name"]: row for row in every if row.kind == "study" and row.config["study"] == "neighbours"}
+    lines = []
+    for path in sorted(out.glob("checkpoints/*/training.json")):
+        name, about = path.parent.name, json.loads(path.read_text())
+        c, where = about["config"], about["environment"]
+        line = {"checkpoint": name, "parameters": f"{weights.count(ModelConfig.from_dict(c['model'])) / 1e6:.2f}M",
+                "process": f"{c['diffusion']['schedule']}, {c['diffusion']['objective']}", "EMA": c["optim"]["ema_decay"],
+                "images": f"{c['optim']['total_steps'] * c['batch_size']:,}", "batch": c["batch_size"], "dtype": c["dtype"],
+                "hours": f"{about['seconds'] / 3600:.2f}", "on": f"{where['affinity']} cores of {where['cpu']}" if not where["gpu"]
+                else about["device"]["name"]}
+        if name in studies:
+            line |= _distance(studies[name], studies.get(noise.HELD_OUT))
+        if name in seen and seen[name].values["class_shares"]:
+            line |= {"smallest class": f"{min(seen[name].values['class_shares']):.1%}", "near": f"{seen[name].values['near']:.2%}"}
+        lines.append(line)
+        losses = np.loadtxt(path.with_name("loss.csv"), delimiter=",", skiprows=1, usecols=1, ndmin=1)
+        k = max(1, len(losses) // POINTS)
+        means = losses[:len(losses) // k * k].reshape(-1, k).mean(1)
+        curve = Series(name, ((np.arange(len(means)) + 0.5) * k).tolist(), means.tolist())
+        s.figures.append(Figure(f"Training of {name}", [("", html_figures.curves([curve], "training step", "loss", log="y"))],
+                                f"n = {len(losses):,} steps of batch {c['batch_size']}, means of {k}, 1 seed ({c['seed']}), "
+                                f"{c['backend']} in {c['dtype']}; no extractor.", about["command"]))
+    if lines:
+        s.tables.append(Table("Networks to sample from", pd.DataFrame(lines).fillna(""), "Trained on all of Fashion-MNIST; floor: "
+                              "held-out real images, as many. smallest class: share of the samples, by their nearest training "
+                              "images in pixel space; near: share of samples nearer to a training image than 1% of held-out "
+                              "images are.", "python -m bench.noise --images NAME=samples.npy"))
+    else:
+        s.missing.append(("No trained network lies beside this page.", "python -m bench.train --steps 9000 --save FOLDER"))
+    if tried := ablation.found(every):
+        s.tables.append(Table("What improves the training", ablation.shown(tried), ablation.describe(tried),
+                              "python -m bench.ablation", folded=True))
+    return s
+
+
+def _distance(study: Row, held_out: Row | None) -> dict[str, Any]:
+    """FID of all images of a study of noise, and that of as many held-out ones."""
+    frame, c = noise.table(study), study.config
+    last = frame.iloc[-1]
+    line = {"n": f"{last['n']:,.0f}", f"FID[{c['extractor']}]": f"{last['fid']:.2f} ± {last['fid_sd']:.2f}"}
+    if held_out is not None:
+        floors = noise.table(held_out)
+        for floor in floors["fid"][floors["n"] == last["n"]]:
+            line |= {"floor": f"{floor:.2f}", "times the floor": f"{last['fid'] / floor:.1f}"}
+    return line
 
 
 def chance(every: list[Row]) -> Section:

@@ -23,7 +23,7 @@ TEMPLATE = ROOT / "bench" / "assets" / "report.html.j2"
 
 
 def render(found: list[Row], out: Path, command: str = TABLE, begun: Row | None = None) -> Path:
-    """Write `out`/report.html from rows: a table's, and the newest ones of the main job, of recipes and of the study of noise.
+    """Write `out`/report.html from rows: a table's, and the newest ones of the main job, of recipes and of studies.
 
     The table is that of the budget row `begun`, by default the one that was begun last; `command` is what made it. Returns the
     page. Raises `FileError` where it can't be written.
@@ -32,8 +32,8 @@ def render(found: list[Row], out: Path, command: str = TABLE, begun: Row | None 
     grids = html_table.grids(newest)
     sections = [
         html_table.claims(grids, command), html_table.cells(grids, command), html_table.curves(grids, command),
-        html_main.backends(newest, found, command), html_table.limits(newest, command), html_main.chance(found),
-        html_main.samples(newest, found, out, command), html_main.cost(newest, found, command),
+        html_main.backends(newest, found, command), html_table.limits(newest, command), html_main.checkpoints(found, out),
+        html_main.chance(found), html_main.samples(newest, found, out, command), html_main.cost(newest, found, command),
     ]
     environment = Environment(loader=FileSystemLoader(TEMPLATE.parent), autoescape=True, undefined=StrictUndefined)
     page = environment.get_template(TEMPLATE.name).render(

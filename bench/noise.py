@@ -29,6 +29,7 @@ from bench.rows import Row
 from reference.config import require
 
 SIZES = (128, 256, 512, 1024, 2048, 4096, 8192)
+HELD_OUT = "held-out images"  # name of the study that is always made
 PARTS = 64  # of one size, at most
 DRAWN = 16  # random parts of a size that fits only once
 SURE = 1.96 * 2**0.5  # standard deviations of one figure, which two equal ones differ by in 95% of cases
@@ -165,7 +166,7 @@ def figure(studies: list[Row], path: Path) -> None:
 def run(args: argparse.Namespace, command: str) -> None:
     """Measure what was asked for and write the report."""
     test = data.from_options(args, "fashion-mnist", extractor.SHAPE, "test")
-    sets = {"held-out images": (test.images, test.provenance)}
+    sets = {HELD_OUT: (test.images, test.provenance)}
     for text in args.images:
         name, _, path = text.rpartition("=")
         require(bool(name and path) and name not in sets, "--images", text, "must be NAME=FILE.npy, every name once")

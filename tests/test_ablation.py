@@ -67,9 +67,9 @@ def test_the_spread_between_seeds_is_stated(tiny, tmp_path):
     for name, value in (("as it is, second seed", 4.0), ("as it is", 1.0), ("flips", 100.0)):  # the newest row counts
         rows.append(tmp_path / "rows", replace(row, created="2999-01-01T00:00:00+00:00", config=row.config | {"variant": name},
                                                values=row.values | {"fid": value}))
-    text = ablation.render(ablation.found(tmp_path), "python")
-    assert f"preset as it is: {np.std([4, 1], ddof=1):.2f}." in text
-    assert ablation.table(ablation.found(tmp_path))["fid"].tolist() == [1, 4, 100]
+    studies = ablation.found(rows.read(tmp_path / "rows"))
+    assert f"preset as it is: {np.std([4, 1], ddof=1):.2f}." in ablation.render(studies, "python")
+    assert ablation.table(studies)["fid"].tolist() == [1, 4, 100]
 
 
 @pytest.mark.parametrize("arguments, message", [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -198,6 +199,29 @@ def test_a_strip_is_of_its_own_cell(tmp_path):
     found = html_main.samples(table.latest([*ROWS, again]), [], out, TABLE)
     shown = {figure.title: [name for name, _ in figure.images] for figure in found.figures}
     assert shown["PyTorch, eta = 0"] == ["S = 50", "S = 1000"] and shown["MindSpore, eta = 0"] == ["S = 10", "S = 50"]
+
+
+def test_checkpoints_stand_beside_the_floor_of_as_many_images(tmp_path):
+    """A network whose FID at n = 512 is 9 + 500/512 more than nothing, real images' a quarter of that."""
+    trained = json.loads((ROOT / "results" / "checkpoints" / "fmnist-small" / "training.json").read_text())
+    folder = tmp_path / "checkpoints" / "net"
+    folder.mkdir(parents=True)
+    (folder / "training.json").write_text(json.dumps(trained | {"seconds": 5400.0}))
+    (folder / "loss.csv").write_text("step,loss\n" + "".join(f"{n},{1 / (n + 1)}\n" for n in range(250)))
+    of_net = main_rows()[-1]
+    of_net = replace(of_net, config=of_net.config | {"name": "net"})
+    points = [p | {"fid": [x / 4 for x in p["fid"]]} for p in of_net.values["points"]]
+    real = replace(of_net, config=of_net.config | {"name": "held-out images"}, values={"points": points, "cost": {}})
+    near = replace(of_net, config={"study": "neighbours", "name": "net"}, values={"class_shares": [0.93, 0.07], "near": 0.0125})
+    shown = ("9.98 ± ", "2.49", "4.0", "7.0%", "1.25%")
+    for studies, expected in (([of_net, real, near], shown), ([of_net], shown[:1]), ([], ())):
+        s = html_main.checkpoints(studies, tmp_path)
+        [line] = s.tables[0].frame.to_dict("records")
+        assert (line["checkpoint"], line["hours"], line["images"], line["parameters"]) == ("net", "1.50", "288,000", "0.41M")
+        assert all(any(str(value).startswith(text) for value in line.values()) for text in expected), line
+        assert len(line) == 9 + (2 if studies else 0) + (2 if real in studies else 0) + (2 if near in studies else 0)
+    assert [f.title for f in s.figures] == ["Training of net"] and "n = 250 steps" in s.figures[0].caption
+    assert html_main.checkpoints([], tmp_path / "none").missing
 
 
 def test_pictures_that_are_gone_leave_no_trace(tmp_path):
