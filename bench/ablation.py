@@ -13,7 +13,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,53 +31,62 @@ AS_IS = "as it is"
 LAST = 500  # losses whose mean is shown
 
 
-def _model(**changes: Any) -> Callable[[Preset], Preset]:
-    return lambda preset: replace(preset, model=replace(preset.model, **changes))
+@dataclass(frozen=True)
+class Variant:
+    """What differs from the preset as it is."""
+
+    change: Callable[[Preset], Preset] = lambda preset: preset
+    longer: float = 1.0  # factor on the number of training images
+    seed: int = 0  # added to that of weights and batches
+    flip: bool = False
 
 
-def _process(**changes: Any) -> Callable[[Preset], Preset]:
-    return lambda preset: replace(preset, diffusion=replace(preset.diffusion, **changes))
+def _with(room: str, **changes: Any) -> Callable[[Preset], Preset]:
+    """Changes of `preset.model`, `.diffusion` or `.optim`."""
+    return lambda preset: replace(preset, **{room: replace(getattr(preset, room), **changes)})
 
 
-def _optim(**changes: Any) -> Callable[[Preset], Preset]:
-    return lambda preset: replace(preset, optim=replace(preset.optim, **changes))
+def _rate(factor: float) -> Callable[[Preset], Preset]:
+    return lambda preset: _with("optim", lr=factor * preset.optim.lr)(preset)
 
 
-# Name: what changes in the preset, the factor on the number of training images, the training seed's offset, flips.
-VARIANTS: dict[str, tuple[Callable[[Preset], Preset], float, int, bool]] = {
-    AS_IS: (lambda preset: preset, 1, 0, False),
-    f"{AS_IS}, second seed": (lambda preset: preset, 1, 1, False),
-    f"{AS_IS}, third seed": (lambda preset: preset, 1, 2, False),
-    "cosine schedule": (_process(schedule="cosine"), 1, 0, False),
-    "v prediction": (_process(objective="v"), 1, 0, False),
-    "min-SNR weighting": (_process(loss_weight="min_snr"), 1, 0, False),
-    "learning rate x 0.3": (lambda preset: _optim(lr=preset.optim.lr * 0.3)(preset), 1, 0, False),
-    "learning rate x 3": (lambda preset: _optim(lr=preset.optim.lr * 3)(preset), 1, 0, False),
-    "EMA 0.99": (_optim(ema_decay=0.99), 1, 0, False),
-    "EMA 0.9999": (_optim(ema_decay=0.9999), 1, 0, False),
-    "v prediction + cosine schedule": (_process(objective="v", schedule="cosine"), 1, 0, False),
-    "v prediction + batch x 0.5": (lambda preset: replace(_process(objective="v")(preset), batch_size=preset.batch_size // 2), 1, 0,
-                                   False),
-    "batch x 2": (lambda preset: replace(preset, batch_size=2 * preset.batch_size), 1, 0, False),
-    "dropout 0.1": (_model(dropout=0.1), 1, 0, False),
-    "flips": (lambda preset: preset, 1, 0, True),
-    "half as long": (lambda preset: preset, 0.5, 0, False),
-    "twice as long": (lambda preset: preset, 2, 0, False),
+def _batch(factor: float, change: Callable[[Preset], Preset] = Variant.change) -> Callable[[Preset], Preset]:
+    return lambda preset: replace(change(preset), batch_size=int(factor * preset.batch_size))
+
+
+VARIANTS = {
+    AS_IS: Variant(),
+    f"{AS_IS}, second seed": Variant(seed=1),
+    f"{AS_IS}, third seed": Variant(seed=2),
+    "cosine schedule": Variant(_with("diffusion", schedule="cosine")),
+    "v prediction": Variant(_with("diffusion", objective="v")),
+    "min-SNR weighting": Variant(_with("diffusion", loss_weight="min_snr")),
+    "v prediction + cosine schedule": Variant(_with("diffusion", objective="v", schedule="cosine")),
+    "v prediction + batch x 0.5": Variant(_batch(0.5, _with("diffusion", objective="v"))),
+    "batch x 2": Variant(_batch(2)),
+    "learning rate x 0.3": Variant(_rate(0.3)),
+    "learning rate x 3": Variant(_rate(3)),
+    "EMA 0.99": Variant(_with("optim", ema_decay=0.99)),
+    "EMA 0.9999": Variant(_with("optim", ema_decay=0.9999)),
+    "dropout 0.1": Variant(_with("model", dropout=0.1)),
+    "flips": Variant(flip=True),
+    "half as long": Variant(longer=0.5),
+    "twice as long": Variant(longer=2),
 }
 
 
 def measure(name: str, args: argparse.Namespace, dataset: data.Dataset) -> Row | None:
     """Train one variant, sample from it and measure; its row, or None where there is one of the same settings."""
-    change, longer, offset, flip = VARIANTS[name]
-    preset = change(get_preset(args.preset))
-    steps = round(args.images * longer / preset.batch_size)
+    variant = VARIANTS[name]
+    preset = variant.change(get_preset(args.preset))
+    steps = round(args.images * variant.longer / preset.batch_size)
     require(steps > preset.optim.warmup_steps, "--images", args.images,
-            f"must be above {preset.optim.warmup_steps * preset.batch_size / longer:.0f}, the warm-up of {name!r}")
+            f"must be above {preset.optim.warmup_steps * preset.batch_size / variant.longer:.0f}, the warm-up of {name!r}")
     preset = replace(preset, optim=replace(preset.optim, total_steps=steps))
-    by, seed = extractor.fmnist_cnn(), args.seed + offset
+    by, seed = extractor.fmnist_cnn(), args.seed + variant.seed
     config = {
         "study": "ablation", "variant": name, "model": preset.model.to_dict(), "diffusion": preset.diffusion.to_dict(),
-        "optim": preset.optim.to_dict(), "batch_size": preset.batch_size, "flip": flip, "seed": seed, "dtype": args.dtype,
+        "optim": preset.optim.to_dict(), "batch_size": preset.batch_size, "flip": variant.flip, "seed": seed, "dtype": args.dtype,
         "dataset": dataset.provenance, "dataset_sha256": dataset.sha256, "samples": args.samples, "sampling_steps": args.steps,
         "eta": "0.0", "sample_seed": args.seed, "reference": fid.DEFAULT_REFERENCE, "extractor": by.name,
         "extractor_sha256": by.sha256,
@@ -87,7 +96,7 @@ def measure(name: str, args: argparse.Namespace, dataset: data.Dataset) -> Row |
     model = api.new(preset.model, preset.diffusion, preset.optim, args.backend, seed=seed, device=args.device, dtype=args.dtype)
     folder = args.out / "work" / f"ablation-{args.preset}-{name.replace(' ', '-').replace(',', '')}"
     with tqdm(total=steps, desc=f"train {name}", mininterval=2) as bar:
-        fit = model.train(dataset.images, steps, batch_size=preset.batch_size, seed=seed, flip=flip, states=folder,
+        fit = model.train(dataset.images, steps, batch_size=preset.batch_size, seed=seed, flip=variant.flip, states=folder,
                           config={"dataset": dataset.sha256}, on_step=lambda n, _: bar.update(n - bar.n))
     images = model.follow(model.noise(args.samples, args.seed), model.plan(args.steps), seed=args.seed, progress=f"sample {name}")
     distances = fid.compare(fid.features(extractor.convert(data.to_uint8(images))[0]),

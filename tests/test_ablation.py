@@ -26,11 +26,11 @@ def tiny(monkeypatch):
 @pytest.mark.parametrize("name", ablation.VARIANTS)
 def test_a_variant_changes_what_it_names(name):
     preset = get_preset("quick")
-    change, longer, offset, flip = ablation.VARIANTS[name]
+    variant = ablation.VARIANTS[name]
     before, after = ({f"{room}.{key}": value for room in ("model", "diffusion", "optim") for key, value in asdict(p)[room].items()}
-                     | {"batch_size": p.batch_size} for p in (preset, change(preset)))
+                     | {"batch_size": p.batch_size} for p in (preset, variant.change(preset)))
     changed = [key for key in before if before[key] != after[key]]
-    changed += [key for key, value in (("longer", longer != 1), ("seed", offset), ("flip", flip)) if value]
+    changed += [key for key in ("longer", "seed", "flip") if getattr(variant, key) != getattr(ablation.Variant(), key)]
     assert len(changed) == (name != ablation.AS_IS) + name.count(" + "), changed
 
 
