@@ -51,7 +51,7 @@ def kill_when(process: subprocess.Popen[bytes], sign: Callable[[], bool], delay:
               patience: float = 300.0) -> bool:
     """Send the signal `delay` seconds after `sign()` came true; False where the process ended before by itself.
 
-    SIGINT is sent again after 20 seconds, as a person would: Python drops a Ctrl-C that comes while it runs a finaliser.
+    SIGINT is sent again after ten seconds, as a person would: Python drops a Ctrl-C that comes while it runs a finaliser.
     """
     deadline = time.monotonic() + patience
     while not sign():
@@ -64,7 +64,7 @@ def kill_when(process: subprocess.Popen[bytes], sign: Callable[[], bool], delay:
         return False
     process.send_signal(number)
     try:
-        process.wait(20)
+        process.wait(10)
     except subprocess.TimeoutExpired:
         process.send_signal(number)
         process.wait(60)
