@@ -22,6 +22,7 @@ from safetensors.numpy import load_file, save_file
 
 from bench import checkpoint, diffusers_json
 from bench.checkpoint import load_pipeline, load_state, save_pipeline, save_state
+from bench.config import get_preset
 from bench.diffusers_json import CheckpointError
 from bench.torchvision_shim import import_torchvision
 from reference import unet
@@ -468,3 +469,16 @@ def test_the_hash_covers_names_shapes_dtypes_and_metadata():
               checkpoint.digest({"a": a.view(np.int32)}, {}), checkpoint.digest({"a": a}, {"step": "1"})]
     assert len(set(hashes)) == len(hashes)
     assert checkpoint.digest({"a": a}, {"sha256": "x"}) == hashes[0]
+
+
+@pytest.mark.parametrize("preset", [get_preset("quick"), get_preset("base")], ids=lambda preset: preset.name)
+def test_a_shipped_checkpoint_is_what_its_record_and_preset_say(preset):
+    weights, model, diffusion = load_pipeline(preset.weights)
+    record = json.loads((preset.weights / "training.json").read_text())
+    assert (model, diffusion) == (preset.model, preset.diffusion)
+    recorded = record["config"]  # of an older version: without the fields that were added since
+    assert (ModelConfig.from_dict(recorded["model"]), DiffusionConfig.from_dict(recorded["diffusion"])) == (model, diffusion)
+    assert all(np.isfinite(array).all() for array in weights.values())
+    losses = np.loadtxt(preset.weights / "loss.csv", delimiter=",", skiprows=1, usecols=1)
+    assert len(losses) == recorded["optim"]["total_steps"]
+    assert record["final_loss_mean_of_1000"] == pytest.approx(losses[-1000:].mean(), rel=1e-4)
