@@ -84,8 +84,11 @@ def checkpoints(every: list[Row], out: Path) -> Section:
                 else about["device"]["name"]}
         if name in studies:
             line |= _distance(studies[name], studies.get(noise.HELD_OUT))
-        if name in seen and seen[name].values["class_shares"]:
-            line |= {"smallest class": f"{min(seen[name].values['class_shares']):.1%}", "near": f"{seen[name].values['near']:.2%}"}
+        if name in seen and (shares := seen[name].values["class_shares"]):
+            least = int(np.argmin(shares))
+            real = seen[name].values["held_out_class_shares"][least]
+            line |= {"smallest class": f"{least}: {shares[least]:.1%} (of held-out images {real:.1%})",
+                     "near": f"{seen[name].values['near']:.2%}"}
         lines.append(line)
         losses = np.loadtxt(path.with_name("loss.csv"), delimiter=",", skiprows=1, usecols=1, ndmin=1)
         k = max(1, len(losses) // POINTS)
@@ -95,10 +98,11 @@ def checkpoints(every: list[Row], out: Path) -> Section:
                                 f"n = {len(losses):,} steps of batch {c['batch_size']}, means of {k}, 1 seed ({c['seed']}), "
                                 f"{c['backend']} in {c['dtype']}; no extractor.", about["command"]))
     if lines:
-        s.tables.append(Table("Networks to sample from", pd.DataFrame(lines).fillna(""), "Trained on all of Fashion-MNIST; floor: "
-                              "held-out real images, as many. smallest class: share of the samples, by their nearest training "
-                              "images in pixel space; near: share of samples nearer to a training image than 1% of held-out "
-                              "images are.", "python -m bench.noise --images NAME=samples.npy"))
+        frame = pd.DataFrame(lines).fillna("").set_index("checkpoint").T.rename_axis("checkpoint").rename_axis(columns=None)
+        s.tables.append(Table("Networks to sample from", frame.reset_index(), "Trained on all of Fashion-MNIST; floor: "
+                              "held-out real images, as many. By nearest neighbours in pixel space (bench.neighbours): "
+                              "smallest class, the share of the class that is found least; near, the share of samples nearer "
+                              "to a training image than 1% of held-out images are.", "python -m bench.noise --images NAME=samples.npy"))
     else:
         s.missing.append(("No trained network lies beside this page.", "python -m bench.train --steps 9000 --save FOLDER"))
     if tried := ablation.found(every):

@@ -212,14 +212,15 @@ def test_checkpoints_stand_beside_the_floor_of_as_many_images(tmp_path):
     of_net = replace(of_net, config=of_net.config | {"name": "net"})
     points = [p | {"fid": [x / 4 for x in p["fid"]]} for p in of_net.values["points"]]
     real = replace(of_net, config=of_net.config | {"name": "held-out images"}, values={"points": points, "cost": {}})
-    near = replace(of_net, config={"study": "neighbours", "name": "net"}, values={"class_shares": [0.93, 0.07], "near": 0.0125})
-    shown = ("9.98 ± ", "2.49", "4.0", "7.0%", "1.25%")
+    near = replace(of_net, config={"study": "neighbours", "name": "net"}, values={
+        "class_shares": [0.93, 0.07], "held_out_class_shares": [0.75, 0.25], "near": 0.0125})
+    shown = ("9.98 ± ", "2.49", "4.0", "1: 7.0% (of held-out images 25.0%)", "1.25%")
     for studies, expected in (([of_net, real, near], shown), ([of_net], shown[:1]), ([], ())):
         s = html_main.checkpoints(studies, tmp_path)
-        [line] = s.tables[0].frame.to_dict("records")
-        assert (line["checkpoint"], line["hours"], line["images"], line["parameters"]) == ("net", "1.50", "288,000", "0.41M")
+        line = s.tables[0].frame.set_index("checkpoint")["net"].to_dict()
+        assert (line["hours"], line["images"], line["parameters"]) == ("1.50", "288,000", "0.41M")
         assert all(any(str(value).startswith(text) for value in line.values()) for text in expected), line
-        assert len(line) == 9 + (2 if studies else 0) + (2 if real in studies else 0) + (2 if near in studies else 0)
+        assert len(line) == 8 + (2 if studies else 0) + (2 if real in studies else 0) + (2 if near in studies else 0)
     assert [f.title for f in s.figures] == ["Training of net"] and "n = 250 steps" in s.figures[0].caption
     assert html_main.checkpoints([], tmp_path / "none").missing
 
