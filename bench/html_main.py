@@ -102,7 +102,8 @@ def checkpoints(every: list[Row], out: Path) -> Section:
         s.tables.append(Table("Networks to sample from", frame.reset_index(), "Trained on all of Fashion-MNIST; floor: "
                               "held-out real images, as many. By nearest neighbours in pixel space (bench.neighbours): "
                               "smallest class, the share of the class that is found least; near, the share of samples nearer "
-                              "to a training image than 1% of held-out images are.", "python -m bench.noise --images NAME=samples.npy"))
+                              "to a training image than 1% of held-out images are.",
+                              "python -m bench.noise --images NAME=samples.npy"))
     else:
         s.missing.append(("No trained network lies beside this page.", "python -m bench.train --steps 9000 --save FOLDER"))
     if tried := ablation.found(every):
