@@ -21,12 +21,14 @@ import pandas as pd
 from tqdm import tqdm
 
 import backends
+from backends.protocol import Spec
 from bench import api, data, environment, extractor, fid, files, rows
 from bench.command_line import exit_code
 from bench.config import ROOT, Preset, get_preset
 from bench.rows import Row
 from reference.config import require
 
+STUDY = "ablation"
 AS_IS = "as it is"
 LAST = 500  # losses whose mean is shown
 
@@ -84,13 +86,13 @@ def measure(name: str, args: argparse.Namespace, dataset: data.Dataset) -> Row |
     preset = replace(preset, optim=replace(preset.optim, total_steps=steps))
     by, seed = extractor.fmnist_cnn(), args.seed + variant.seed
     config = {
-        "study": "ablation", "variant": name, "model": preset.model.to_dict(), "diffusion": preset.diffusion.to_dict(),
+        "study": STUDY, "variant": name, "model": preset.model.to_dict(), "diffusion": preset.diffusion.to_dict(),
         "optim": preset.optim.to_dict(), "batch_size": preset.batch_size, "flip": variant.flip, "seed": seed, "dtype": args.dtype,
         "dataset": dataset.provenance, "dataset_sha256": dataset.sha256, "samples": args.samples, "sampling_steps": args.steps,
         "eta": "0.0", "sample_seed": args.seed, "reference": fid.DEFAULT_REFERENCE, "extractor": by.name,
         "extractor_sha256": by.sha256,
     }
-    if any(row.config == config for row in found(rows.read(args.out / "rows"))):
+    if any(row.config == config for row in rows.studies(rows.read(args.out / "rows"), STUDY)):
         return None
     model = api.new(preset.model, preset.diffusion, preset.optim, args.backend, seed=seed, device=args.device, dtype=args.dtype)
     folder = args.out / "work" / f"ablation-{args.preset}-{name.replace(' ', '-').replace(',', '')}"
@@ -98,22 +100,16 @@ def measure(name: str, args: argparse.Namespace, dataset: data.Dataset) -> Row |
         fit = model.train(dataset.images, steps, batch_size=preset.batch_size, seed=seed, flip=variant.flip, states=folder,
                           config={"dataset": dataset.sha256}, on_step=lambda n, _: bar.update(n - bar.n))
     images = model.follow(model.noise(args.samples, args.seed), model.plan(args.steps), seed=args.seed, progress=f"sample {name}")
-    distances = fid.compare(fid.features(extractor.convert(data.to_uint8(images))[0]),
-                            extractor.stored_statistics(fid.DEFAULT_REFERENCE), fid.subset_features(), args.seed)
-    values = {**distances, "losses_mean_of_last": float(fit.losses[-LAST:].mean()), "last": min(LAST, steps),
-              "train_seconds": fit.seconds + fit.first_seconds, "starts": fit.starts}
+    values = {**fid.evaluate(data.to_uint8(images), seed=args.seed), "last": min(LAST, steps),
+              "losses_mean_of_last": float(fit.losses[-LAST:].mean()), "train_seconds": fit.seconds + fit.first_seconds,
+              "starts": fit.starts}
     about = environment.describe()
     return Row("study", args.backend, args.preset, config, values, about | {"load": list(os.getloadavg())}, about["commit"])
 
 
-def found(every: list[Row]) -> list[Row]:
-    """The rows of this study."""
-    return [row for row in every if row.kind == "study" and row.config["study"] == "ablation"]
-
-
 def table(studies: list[Row]) -> pd.DataFrame:
-    """One line a variant, its last row, in the order of `VARIANTS`."""
-    last = {row.config["variant"]: row for row in sorted(studies, key=lambda row: row.created)}
+    """One line a variant, its last row, in the order of `VARIANTS`; `studies` from `rows.studies`."""
+    last = {row.config["variant"]: row for row in studies}
     lines = []
     for name in (name for name in VARIANTS if name in last):
         c, v = last[name].config, last[name].values
@@ -136,7 +132,7 @@ def shown(studies: list[Row]) -> pd.DataFrame:
 
 def describe(studies: list[Row]) -> str:
     """What the lines have in common."""
-    row, frame = max(studies, key=lambda row: row.created), table(studies)
+    row, frame = studies[-1], table(studies)
     c, as_is = row.config, frame[frame["variant"].str.startswith(AS_IS)]["fid"]
     spread = f"{as_is.std(ddof=1):.2f}" if len(as_is) > 1 else "unknown: one seed"
     return (f"Each variant changes one setting of the preset {row.preset}, or the two that it names. Standard deviation of FID "
@@ -159,13 +155,13 @@ def run(args: argparse.Namespace, command: str) -> None:
     require(args.samples >= 4 * extractor.WIDTH, "--samples", args.samples, f"must be at least {4 * extractor.WIDTH}")
     for name in args.only:
         require(name in VARIANTS, "--only", name, f"must be one of {', '.join(VARIANTS)}")
-    model = get_preset(args.preset).model
-    dataset = data.from_options(args, "fashion-mnist", (model.in_channels, model.sample_size, model.sample_size), "train")
+    preset = get_preset(args.preset)
+    dataset = data.from_options(args, "fashion-mnist", Spec(preset.model, preset.diffusion).image_shape, "train")
     for name in args.only or VARIANTS:
         if (row := measure(name, args, dataset)) is not None:
             rows.append(args.out / "rows", row)
         with files.replacing(args.out / "ablation.md") as file:
-            file.write(render(found(rows.read(args.out / "rows")), command).encode())
+            file.write(render(rows.studies(rows.read(args.out / "rows"), STUDY), command).encode())
     print(f"report: {args.out / 'ablation.md'}")
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from bench.training import TrainingError
 from bench.worker import WorkerError
@@ -17,7 +20,8 @@ def exit_code(command: Callable[[], int | None], goes_on_from: str = "") -> int:
     what the same command would start from. Else what the command returns, None as 0.
     """
     try:
-        return command() or 0
+        with _interrupts_kept():
+            return command() or 0
     except (ConfigError, OSError) as error:  # OSError: a full disk, a folder that is gone
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -27,3 +31,20 @@ def exit_code(command: Callable[[], int | None], goes_on_from: str = "") -> int:
     except KeyboardInterrupt:
         print("interrupted" + (f"; the same command goes on from {goes_on_from}" if goes_on_from else ""), file=sys.stderr)
         return 130
+
+
+@contextmanager
+def _interrupts_kept() -> Iterator[None]:
+    """A Ctrl-C that comes while Python runs a finaliser or a weak reference's callback is only printed there: send it once more."""
+    before = sys.unraisablehook
+
+    def hook(found: sys.UnraisableHookArgs) -> None:
+        before(found)
+        if isinstance(found.exc_value, KeyboardInterrupt):
+            threading.Timer(0.1, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)).start()
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before

@@ -4,6 +4,7 @@ The calibration runs the job's own commands on the job's own batch sizes for a f
 
     training   first step + (steps - 1) * one step
     sampling   images / batch * (S * one step + overhead)
+    timing     blocks * one block
 
 and the oracle's check, whose size is fixed, is run as it is. Memory is the peak of the worker's resident size (of this process for
 the metric), which depends on batch sizes alone.
@@ -11,7 +12,6 @@ the metric), which depends on batch sizes alone.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -105,6 +105,14 @@ def _backend(trial: Run, cells: Cells, backend: str) -> list[Prediction]:
     out: list[Prediction] = []
     call = partial(trial.call, backend)
 
+    def timed(command: str, **args: Any) -> float:
+        """As `timing.time_blocks` will: a single block says little, since the first ones are slow."""
+        def block(units: int) -> float:
+            return call(command, "calibrate", units=units, seed=job.seed, **args)["seconds"]
+
+        units = timing.calibrate(block)
+        return (p.blocks + WARM_UP_BLOCKS) * float(np.median([block(units) for _ in range(timing.GROUP)]))
+
     def add(stage: str, cell: str, seconds: float, done: bool = False) -> None:
         out.append(Prediction(backend, stage, cell, 0.0 if done else seconds, call("info", "info")["peak_rss_bytes"]))
 
@@ -120,14 +128,13 @@ def _backend(trial: Run, cells: Cells, backend: str) -> list[Prediction]:
             add("train", f"{n} steps", loading + found["first_seconds"] + (n - 1) * train_step,
                 n == p.train_steps and cells.done("train", job.train_key(backend)))
         if p.blocks:
-            add("time", "the training step", _timing(train_step, p.blocks))
+            add("time", "the training step", timed("time_train", images=str(trial.logs / "images.npy"), batch_size=p.batch_size))
     add("oracle", "", _seconds(lambda: checks.oracle(trial, backend)))
 
     drawing.load(call, trial.logs / "weights.npz", job.trained)
     paths = {eta: _sampling(job, call, eta, trial.logs / "drawn.npy") for eta in dict.fromkeys(c.eta for c in job.cells[backend])}
     if p.blocks:
-        block = call("time_sample", "calibrate", units=2, batch_size=p.sample_batch, seed=job.seed)
-        add("time", "the sampling step", _timing(block["seconds"] / 2, p.blocks))
+        add("time", "the sampling step", timed("time_sample", batch_size=p.sample_batch))
     for cell in job.cells[backend]:
         first, step, overhead = paths[cell.eta]
         add("sample", f"{cell} n={p.samples}", first + p.samples / p.sample_batch * (cell.steps * step + overhead),
@@ -146,11 +153,6 @@ def _sampling(job: Job, call: Callable[..., dict[str, Any]], eta: float | str, o
     first, short, long = draw(SHORT), draw(SHORT), draw(LONG)
     step = (long - short) / (LONG - SHORT)
     return first, step, max(0.0, short - SHORT * step)
-
-
-def _timing(step: float, blocks: int) -> float:
-    units = math.ceil(1.2 * timing.LEAST_SECONDS / step)
-    return (blocks + WARM_UP_BLOCKS) * units * step
 
 
 def _metric(trial: Run, cells: Cells) -> list[Prediction]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench import ablation, html_figures, html_table, noise, report, table
+from bench import ablation, html_figures, html_table, noise, report, rows, table
 from bench.data import to_uint8
 from bench.html_figures import Series
 from bench.html_parts import MAIN, Figure, Section, Table, plain
@@ -72,13 +72,14 @@ def _newest_checks(every: list[Row]) -> list[Row]:
 def checkpoints(every: list[Row], out: Path) -> Section:
     """The trained networks in `out`/checkpoints: how each was trained, what its samples are like; what improves the training."""
     s, studies = Section("The checkpoints"), {row.config["name"]: row for row in noise.newest(every)}
-    seen = {row.config["name"]: row for row in every if row.kind == "study" and row.config["study"] == "neighbours"}
+    seen = {row.config["name"]: row for row in rows.studies(every, "neighbours")}
     lines = []
     for path in sorted(out.glob("checkpoints/*/training.json")):
         name, about = path.parent.name, json.loads(path.read_text())
         c, where = about["config"], about["environment"]
         line = {"checkpoint": name, "parameters": f"{weights.count(ModelConfig.from_dict(c['model'])) / 1e6:.2f}M",
                 "process": f"{c['diffusion']['schedule']}, {c['diffusion']['objective']}", "EMA": c["optim"]["ema_decay"],
+                "data": about["dataset"],
                 "images": f"{c['optim']['total_steps'] * c['batch_size']:,}", "batch": c["batch_size"], "dtype": c["dtype"],
                 "hours": f"{about['seconds'] / 3600:.2f}", "on": f"{where['affinity']} cores of {where['cpu']}" if not where["gpu"]
                 else about["device"]["name"]}
@@ -99,14 +100,14 @@ def checkpoints(every: list[Row], out: Path) -> Section:
                                 f"{c['backend']} in {c['dtype']}; no extractor.", about["command"]))
     if lines:
         frame = pd.DataFrame(lines).fillna("").set_index("checkpoint").T.rename_axis("checkpoint").rename_axis(columns=None)
-        s.tables.append(Table("Networks to sample from", frame.reset_index(), "Trained on all of Fashion-MNIST; floor: "
+        s.tables.append(Table("Networks to sample from", frame.reset_index(), "Floor: "
                               "held-out real images, as many. By nearest neighbours in pixel space (bench.neighbours): "
                               "smallest class, the share of the class that is found least; near, the share of samples nearer "
                               "to a training image than 1% of held-out images are.",
                               "python -m bench.noise --images NAME=samples.npy"))
     else:
         s.missing.append(("No trained network lies beside this page.", "python -m bench.train --steps 9000 --save FOLDER"))
-    if tried := ablation.found(every):
+    if tried := rows.studies(every, ablation.STUDY):
         s.tables.append(Table("What improves the training", ablation.shown(tried), ablation.describe(tried),
                               "python -m bench.ablation", folded=True))
     return s

@@ -105,8 +105,7 @@ def _spread(values: NDArray[np.float64], alike: float) -> float:
 
 def newest(found: list[Row]) -> list[Row]:
     """The last study of every name."""
-    studies = [row for row in found if row.kind == "study" and row.config["study"] == "noise"]
-    return list({row.config["name"]: row for row in sorted(studies, key=lambda row: row.created)}.values())
+    return list({row.config["name"]: row for row in rows.studies(found, "noise")}.values())
 
 
 def render(studies: list[Row], command: str) -> str:

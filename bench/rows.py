@@ -156,6 +156,11 @@ def read(folder: Path) -> list[Row]:
     return out
 
 
+def studies(every: list[Row], name: str) -> list[Row]:
+    """The rows of one study, oldest first."""
+    return sorted((row for row in every if row.kind == "study" and row.config["study"] == name), key=lambda row: row.created)
+
+
 def _parse_at(path: Path, number: int, line: bytes) -> Row:
     try:
         _require(len(line) <= MAX_LINE, "line", f"{len(line)} bytes", f"must be at most {MAX_LINE} bytes")

@@ -67,7 +67,7 @@ def test_the_spread_between_seeds_is_stated(tiny, tmp_path):
     for name, value in (("as it is, second seed", 4.0), ("as it is", 1.0), ("flips", 100.0)):  # the newest row counts
         rows.append(tmp_path / "rows", replace(row, created="2999-01-01T00:00:00+00:00", config=row.config | {"variant": name},
                                                values=row.values | {"fid": value}))
-    studies = ablation.found(rows.read(tmp_path / "rows"))
+    studies = rows.studies(rows.read(tmp_path / "rows"), ablation.STUDY)
     assert f"preset as it is: {np.std([4, 1], ddof=1):.2f}." in ablation.render(studies, "python")
     assert ablation.table(studies)["fid"].tolist() == [1, 4, 100]
 

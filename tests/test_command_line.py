@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+
 import pytest
 
 from bench import convert, recipe, run, sample, scaling, train
@@ -9,6 +13,7 @@ from bench.command_line import exit_code
 from bench.training import TrainingError
 from bench.worker import WorkerDied, WorkerError
 from reference.config import ConfigError
+from tests import tree
 
 
 def fails(error: BaseException):
@@ -35,6 +40,33 @@ def test_own_code_and_own_mistakes_pass():
     assert exit_code(lambda: 4) == 4 and exit_code(lambda: None) == 0
     with pytest.raises(ZeroDivisionError):
         exit_code(lambda: 1 // 0)
+
+
+FINALISER = """
+import time
+from bench.command_line import exit_code
+
+class Slow:
+    def __del__(self):
+        print("in the finaliser", flush=True)
+        time.sleep(1)
+
+def command():
+    Slow()
+    time.sleep(60)
+
+raise SystemExit(exit_code(command))
+"""
+
+
+def test_ctrl_c_in_a_finaliser_is_not_lost():
+    """Python itself only prints it there, and goes on."""
+    with subprocess.Popen([sys.executable, "-c", FINALISER], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                          preexec_fn=tree.heed_ctrl_c, cwd=tree.ROOT) as process:
+        assert process.stdout.readline() == "in the finaliser\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+        assert process.stderr.read().endswith("\ninterrupted\n")
 
 
 @pytest.mark.parametrize(("module", "inner", "options"), [

@@ -219,8 +219,9 @@ def test_checkpoints_stand_beside_the_floor_of_as_many_images(tmp_path):
         s = html_main.checkpoints(studies, tmp_path)
         line = s.tables[0].frame.set_index("checkpoint")["net"].to_dict()
         assert (line["hours"], line["images"], line["parameters"]) == ("1.50", "288,000", "0.41M")
+        assert line["data"] == trained["dataset"]
         assert all(any(str(value).startswith(text) for value in line.values()) for text in expected), line
-        assert len(line) == 8 + (2 if studies else 0) + (2 if real in studies else 0) + (2 if near in studies else 0)
+        assert len(line) == 9 + (2 if studies else 0) + (2 if real in studies else 0) + (2 if near in studies else 0)
     assert [f.title for f in s.figures] == ["Training of net"] and "n = 250 steps" in s.figures[0].caption
     assert html_main.checkpoints([], tmp_path / "none").missing
 

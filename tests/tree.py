@@ -49,10 +49,7 @@ def heed_ctrl_c() -> None:
 
 def kill_when(process: subprocess.Popen[bytes], sign: Callable[[], bool], delay: float, number: int = signal.SIGKILL,
               patience: float = 300.0) -> bool:
-    """Send the signal `delay` seconds after `sign()` came true; False where the process ended before by itself.
-
-    SIGINT is sent again after ten seconds, as a person would: Python drops a Ctrl-C that comes while it runs a finaliser.
-    """
+    """Send the signal `delay` seconds after `sign()` came true; False where the process ended before by itself."""
     deadline = time.monotonic() + patience
     while not sign():
         if process.poll() is not None:
@@ -63,11 +60,7 @@ def kill_when(process: subprocess.Popen[bytes], sign: Callable[[], bool], delay:
     if process.poll() is not None:
         return False
     process.send_signal(number)
-    try:
-        process.wait(10)
-    except subprocess.TimeoutExpired:
-        process.send_signal(number)
-        process.wait(60)
+    process.wait(60)
     return process.returncode in (-number, 130)
 
 

@@ -199,8 +199,7 @@ def main() -> None:
     if any(os.environ.get(name) != value for name, value in wanted.items()):  # they count before the first import alone
         os.execve(sys.executable, [sys.executable, "-m", "tests.benchmarks.tries", *sys.argv[1:]], {**os.environ, **wanted})
     rows.append(args.out / "rows", measure(args.framework, args.threads, args.blocks))
-    studies = [row for row in rows.read(args.out / "rows") if row.kind == "study" and row.config["study"] == "tries"]
-    newest = {row.config["framework"]: row for row in sorted(studies, key=lambda row: row.created)}
+    newest = {row.config["framework"]: row for row in rows.studies(rows.read(args.out / "rows"), "tries")}
     with files.replacing(args.out / "tries.md") as file:
         file.write(render([newest[name] for name in VARIANTS if name in newest]).encode())
 
