@@ -76,12 +76,13 @@ def checkpoints(every: list[Row], out: Path) -> Section:
     lines = []
     for path in sorted(out.glob("checkpoints/*/training.json")):
         name, about = path.parent.name, json.loads(path.read_text())
-        c, where = about["config"], about["environment"]
+        c, where, stages = about["config"], about["environment"], _stages(about)
         line = {"checkpoint": name, "parameters": f"{weights.count(ModelConfig.from_dict(c['model'])) / 1e6:.2f}M",
                 "process": f"{c['diffusion']['schedule']}, {c['diffusion']['objective']}", "EMA": c["optim"]["ema_decay"],
-                "data": about["dataset"],
-                "images": f"{c['optim']['total_steps'] * c['batch_size']:,}", "batch": c["batch_size"], "dtype": c["dtype"],
-                "hours": f"{about['seconds'] / 3600:.2f}", "on": f"{where['affinity']} cores of {where['cpu']}" if not where["gpu"]
+                "data": about["dataset"], "trainings": len(stages),
+                "images": f"{sum(x['config']['optim']['total_steps'] * x['config']['batch_size'] for x in stages):,}",
+                "batch": c["batch_size"], "dtype": c["dtype"], "hours": f"{sum(x['seconds'] for x in stages) / 3600:.2f}",
+                "on": f"{where['affinity']} cores of {where['cpu']}" if not where["gpu"]
                 else about["device"]["name"]}
         if name in studies:
             line |= _distance(studies[name], studies.get(noise.HELD_OUT))
@@ -97,10 +98,12 @@ def checkpoints(every: list[Row], out: Path) -> Section:
         curve = Series(name, ((np.arange(len(means)) + 0.5) * k).tolist(), means.tolist())
         s.figures.append(Figure(f"Training of {name}", [("", html_figures.curves([curve], "training step", "loss", log="y"))],
                                 f"n = {len(losses):,} steps of batch {c['batch_size']}, means of {k}, 1 seed ({c['seed']}), "
-                                f"{c['backend']} in {c['dtype']}; no extractor.", about["command"]))
+                                f"{c['backend']} in {c['dtype']}; "
+                                f"{'began with trained weights; ' * (len(stages) > 1)}no extractor.", about["command"]))
     if lines:
         frame = pd.DataFrame(lines).fillna("").set_index("checkpoint").T.rename_axis("checkpoint").rename_axis(columns=None)
-        s.tables.append(Table("Networks to sample from", frame.reset_index(), "Floor: "
+        s.tables.append(Table("Networks to sample from", frame.reset_index(), "Trainings: one "
+                              "after another, each from the weights of the one before; images and hours are of all. Floor: "
                               "held-out real images, as many. By nearest neighbours in pixel space (bench.neighbours): "
                               "smallest class, the share of the class that is found least; near, the share of samples nearer "
                               "to a training image than 1% of held-out images are.",
@@ -111,6 +114,11 @@ def checkpoints(every: list[Row], out: Path) -> Section:
         s.tables.append(Table("What improves the training", ablation.shown(tried), ablation.describe(tried),
                               "python -m bench.ablation", folded=True))
     return s
+
+
+def _stages(about: dict[str, Any]) -> list[dict[str, Any]]:
+    """The record of a training, and of those whose weights it began with."""
+    return [about, *(_stages(about["began_with"]) if "config" in (about.get("began_with") or {}) else [])]
 
 
 def _distance(study: Row, held_out: Row | None) -> dict[str, Any]:

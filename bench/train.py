@@ -1,7 +1,8 @@
 """Train a checkpoint for as long as asked and ship it: `python -m bench.train --steps 20000 --save FOLDER`.
 
 Goes on from its last good state when the same command is started again. The finished folder is a diffusers pipeline with the
-EMA weights, `loss.csv`, and `training.json` with the command, seed, time and machine. On several processes:
+EMA weights, `loss.csv`, and `training.json` with the command, seed, time and machine; where it began with the weights of another
+training (`--weights`), with that one's `training.json` as `began_with`. On several processes:
 `torchrun --nproc-per-node N --max-restarts 3 -m bench.train ...` or `msrun --worker_num=N --local_worker_num=N --join=True
 bench/train.py ...`.
 """
@@ -14,6 +15,7 @@ import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 if __name__ == "__main__":  # msrun starts scripts only, whose own folder stands first on the path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -22,12 +24,12 @@ from tqdm import tqdm
 
 import backends
 from backends.protocol import Spec
-from bench import checkpoint, data, distributed, environment, training
+from bench import checkpoint, convert, data, distributed, environment, training
 from bench.command_line import exit_code
 from bench.config import ROOT, get_preset
 from bench.logs import LOGS, Log
 from reference import weights
-from reference.config import require
+from reference.config import ConfigError, require
 from reference.conventions import CONVENTIONS, adopt, adopt_network
 
 
@@ -35,6 +37,8 @@ def main(argv: list[str] | None = None) -> int:
     """Command line; exit codes as `bench.run`'s."""
     parser = argparse.ArgumentParser(prog="python -m bench.train", description=__doc__.splitlines()[0])
     parser.add_argument("--preset", default="quick")
+    parser.add_argument("--weights", help="start from these, with their network and process: a diffusers folder, a checkpoint "
+                        "file or a name on the hub; default: the preset's network, seeded")
     parser.add_argument("--backend", help="default: torch, or that of the launcher")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
@@ -56,19 +60,26 @@ def main(argv: list[str] | None = None) -> int:
 def train(args: argparse.Namespace, command: str) -> None:
     """Train, saving states beside `args.save`, then write the pipeline folder."""
     preset = get_preset(args.preset)
-    preset = replace(preset, model=adopt_network(preset.model, args.convention), diffusion=adopt(preset.diffusion, args.convention))
+    began_with = None
+    if args.weights:
+        require(args.convention == "plain", "--convention", args.convention, "goes without --weights, which have a network")
+        initial, model, process = convert.load(args.weights)
+        began_with = _record(Path(args.weights) / "training.json") or {"weights": args.weights}
+    else:
+        model, process = adopt_network(preset.model, args.convention), adopt(preset.diffusion, args.convention)
+        initial = weights.initialise(model, args.seed)
     require(args.save_every >= 0, "--save-every", args.save_every, "must be at least 0 seconds")
     require(args.steps > preset.optim.warmup_steps, "--steps", args.steps,
             f"must exceed the warm-up's {preset.optim.warmup_steps}")
     optim = replace(preset.optim, total_steps=args.steps)
     launch = distributed.launched()
     name = launch.backends(args.backend) or "torch"
-    spec = Spec(preset.model, preset.diffusion, optim, args.device, args.dtype, args.mode, launch.rank, launch.processes)
+    spec = Spec(model, process, optim, args.device, args.dtype, args.mode, launch.rank, launch.processes)
     batch_size = args.batch_size or preset.batch_size
     dataset = data.from_options(args, preset.dataset, spec.image_shape, "train")
     backend = backends.load(name).create(spec)
-    backend.load_weights(weights.initialise(preset.model, args.seed))
-    config = {"backend": name, "dataset": dataset.sha256}
+    backend.load_weights(initial)
+    config = {"backend": name, "dataset": dataset.sha256} | ({"weights": training.digest(initial)} if args.weights else {})
     logs, states = (args.save.with_name(args.save.name + suffix) for suffix in (".logs", ".states"))
     about = config | {"preset": preset.name, "optim": optim.to_dict(), "seed": args.seed, "batch_size": batch_size}
     with Log(logs, args.save.name, about, [] if spec.rank > 0 else args.log.split(",")) as log, \
@@ -84,13 +95,20 @@ def train(args: argparse.Namespace, command: str) -> None:
         "skipped_steps": done.skipped, "config": config | {
             "model": spec.model.to_dict(), "diffusion": spec.diffusion.to_dict(), "optim": optim.to_dict(), "seed": args.seed,
             "batch_size": batch_size, "dtype": args.dtype},
-        "dataset": dataset.provenance, "final_loss_mean_of_1000": float(done.losses[-1000:].mean()),
+        "dataset": dataset.provenance, "began_with": began_with, "final_loss_mean_of_1000": float(done.losses[-1000:].mean()),
         "device": backend.device_info(), "environment": environment.describe(),
     }
     curve = "step,loss\n" + "".join(f"{n},{loss:.6g}\n" for n, loss in enumerate(done.losses))
     checkpoint.save_pipeline(args.save, backend.weights(ema=True), spec.model, spec.diffusion,
                              {"loss.csv": curve, "training.json": json.dumps(about, indent=2) + "\n"})
     print(f"wrote {args.save.relative_to(ROOT) if args.save.is_relative_to(ROOT) else args.save}")
+
+
+def _record(path: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_text()) if path.exists() else None
+    except ValueError as error:
+        raise ConfigError(f"{path}: not JSON: {error}") from None
 
 
 if __name__ == "__main__":

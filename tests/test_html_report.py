@@ -221,9 +221,23 @@ def test_checkpoints_stand_beside_the_floor_of_as_many_images(tmp_path):
         assert (line["hours"], line["images"], line["parameters"]) == ("1.50", "288,000", "0.41M")
         assert line["data"] == trained["dataset"]
         assert all(any(str(value).startswith(text) for value in line.values()) for text in expected), line
-        assert len(line) == 9 + (2 if studies else 0) + (2 if real in studies else 0) + (2 if near in studies else 0)
+        assert len(line) == 10 + (2 if studies else 0) + (2 if real in studies else 0) + (2 if near in studies else 0)
+    assert (line["trainings"], "began with" in s.figures[0].caption) == (1, False)
     assert [f.title for f in s.figures] == ["Training of net"] and "n = 250 steps" in s.figures[0].caption
     assert html_main.checkpoints([], tmp_path / "none").missing
+
+
+def test_a_checkpoint_says_what_all_its_trainings_took(tmp_path):
+    record = json.loads((ROOT / "results" / "checkpoints" / "fmnist-small" / "training.json").read_text()) | {"seconds": 1800.0}
+    folder = tmp_path / "checkpoints" / "net"
+    folder.mkdir(parents=True)
+    (folder / "loss.csv").write_text("step,loss\n" + "".join(f"{n},{1 / (n + 1)}\n" for n in range(250)))
+    for before, trainings in (({"weights": "of/someone"}, 1), (record, 2), (record | {"began_with": record}, 3)):
+        (folder / "training.json").write_text(json.dumps(record | {"began_with": before}))
+        s = html_main.checkpoints([], tmp_path)
+        line = s.tables[0].frame.set_index("checkpoint")["net"].to_dict()
+        assert (line["trainings"], line["hours"], line["images"]) == (trainings, f"{trainings / 2:.2f}", f"{trainings * 288_000:,}")
+        assert ("began with" in s.figures[0].caption) == (trainings > 1)
 
 
 def test_pictures_that_are_gone_leave_no_trace(tmp_path):

@@ -1,0 +1,66 @@
+"""`python -m bench.train`: what it begins with, and what it keeps of that."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import backends
+from bench import checkpoint, config, data, train, training
+from bench.api import load
+from reference.config import DiffusionConfig
+
+from .tiny import TINY
+
+PROCESS = DiffusionConfig(timesteps=5, objective="v")
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.setitem(config.PRESETS, "tiny", config.Preset("tiny", TINY, None, PROCESS))
+    monkeypatch.setitem(config.PRESETS, "other", config.Preset("other", replace(TINY, block_out_channels=(8, 12)), None))
+    np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(0, 256, (30, 8, 8), np.uint8))
+
+    def run(preset, name, *options):
+        return train.main(["--preset", preset, "--steps", "4", "--batch-size", "2", "--data", str(tmp_path / "images.npy"),
+                           "--save", str(tmp_path / name), *map(str, options)])
+    return run
+
+
+def test_a_training_begins_with_weights_and_keeps_their_record(run, tmp_path):
+    """Network and process are theirs, whatever the preset's; the losses are those of a training of them."""
+    assert run("tiny", "a") == 0 and run("other", "b", "--weights", tmp_path / "a", "--seed", 1) == 0
+    record = json.loads((tmp_path / "b" / "training.json").read_text())
+    assert record["began_with"] == json.loads((tmp_path / "a" / "training.json").read_text())
+    (_, *theirs), (_, *ours) = (checkpoint.load_pipeline(tmp_path / name) for name in "ab")
+    assert ours == theirs and ours[0].block_out_channels == TINY.block_out_channels and ours[1] == PROCESS
+    model = load(tmp_path / "a")
+    spec = replace(model.spec, optim=replace(config.get_preset("other").optim, total_steps=4))
+    images = data.load_images(tmp_path / "images.npy", "train", spec.image_shape).images
+    backend = backends.load("torch").create(spec)
+    backend.load_weights(model.backend.weights())
+    expected = training.fit(backend, spec, images, seed=1, steps=4, batch_size=2, flip=False)
+    losses = np.loadtxt(tmp_path / "b" / "loss.csv", delimiter=",", skiprows=1, usecols=1)
+    assert np.allclose(losses, expected.losses, rtol=1e-5)
+
+
+def test_states_of_other_first_weights_are_refused(run, tmp_path, capsys):
+    assert run("tiny", "a") == 0 and run("tiny", "b", "--weights", tmp_path / "a") == 0
+    assert run("tiny", "b", "--weights", tmp_path / "b") == 2
+    assert "weights" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("options", "said"), [
+    (["--weights", "a", "--convention", "song2021"], "--convention='song2021': goes without --weights"),
+    (["--weights", "none/here/at/all"], "no such folder or file"),
+    (["--weights", "a"], "training.json: not JSON"),
+])
+def test_what_cannot_be_begun_with_is_one_line(run, tmp_path, monkeypatch, capsys, options, said):
+    monkeypatch.chdir(tmp_path)
+    assert run("tiny", "a") == 0
+    (tmp_path / "a" / "training.json").write_text("{")
+    assert run("tiny", "b", *options) == 2
+    assert said in (lines := capsys.readouterr().err.splitlines())[-1] and len([x for x in lines if "error" in x]) == 1
