@@ -86,6 +86,9 @@ def checkpoints(every: list[Row], out: Path) -> Section:
                 else about["device"]["name"]}
         if name in studies:
             line |= _distance(studies[name], studies.get(noise.HELD_OUT))
+        for other in (other for other in studies if other.startswith(f"{name}, ")):  # of the same network, drawn otherwise
+            line |= {f"{key}{other.removeprefix(name)}": value
+                     for key, value in _distance(studies[other], studies.get(noise.HELD_OUT)).items()}
         if name in seen and (shares := seen[name].values["class_shares"]):
             least = int(np.argmin(shares))
             real = seen[name].values["held_out_class_shares"][least]

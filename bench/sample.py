@@ -20,7 +20,7 @@ from bench.command_line import exit_code
 from bench.data import to_uint8
 from reference.config import ConfigError, require
 from reference.conventions import CONVENTIONS, Plan
-from reference.timesteps import parse_steps
+from reference.timesteps import SPACINGS, parse_steps
 
 KINDS = ("grid", "strip", "gif")
 GRID_IMAGES, STRIP_FRAMES, STRIP_IMAGES, GIF_FRAMES = 256, 10, 6, 40
@@ -61,6 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--steps", default="50", help="S, or IDDPM's section counts such as 10,15,20")
     p.add_argument("--sampler", default="ddim", help="ddim or ddpm")
     p.add_argument("--eta", default="0", help="a number in [0, 1], or sigma_hat")
+    p.add_argument("--spacing", help=f"how timesteps are chosen: {', '.join(SPACINGS)}; default: the convention's, leading")
     p.add_argument("--convention", default="plain", help=f"of {', '.join(CONVENTIONS)}")
     p.add_argument("--seed", type=int, default=0)
     for kind in KINDS:
@@ -84,7 +85,8 @@ def run(args: argparse.Namespace) -> None:
         eta = args.eta if args.eta == "sigma_hat" else float(args.eta)
     except ValueError:
         raise ConfigError(f"--eta={args.eta!r}: must be a number in [0, 1] or sigma_hat") from None
-    plan = model.plan(counts[0] if len(counts) == 1 else tuple(counts), sampler=args.sampler, eta=eta, convention=args.convention)
+    plan = model.plan(counts[0] if len(counts) == 1 else tuple(counts), sampler=args.sampler, eta=eta, spacing=args.spacing,
+                      convention=args.convention)
     images, _ = show(model, plan, args.samples, wanted, seed=args.seed, batch_size=args.batch_size)
     if args.save:
         with files.replacing(args.save) as file:

@@ -6,6 +6,7 @@ import base64
 import html
 import json
 import re
+import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -238,6 +239,18 @@ def test_a_checkpoint_says_what_all_its_trainings_took(tmp_path):
         line = s.tables[0].frame.set_index("checkpoint")["net"].to_dict()
         assert (line["trainings"], line["hours"], line["images"]) == (trainings, f"{trainings / 2:.2f}", f"{trainings * 288_000:,}")
         assert ("began with" in s.figures[0].caption) == (trainings > 1)
+
+
+def test_images_of_a_checkpoint_drawn_otherwise_have_lines_of_their_own(tmp_path):
+    trained = ROOT / "results" / "checkpoints" / "fmnist-small"
+    shutil.copytree(trained, tmp_path / "checkpoints" / "net")
+    study = main_rows()[-1]
+    names = ("net", "net, trailing", "network", "held-out images")
+    s = html_main.checkpoints([replace(study, config=study.config | {"name": name}) for name in names], tmp_path)
+    line = s.tables[0].frame.set_index("checkpoint")["net"].to_dict()
+    floors = [name for name in line if "floor" in name]
+    assert floors == ["floor", "times the floor", "floor, trailing", "times the floor, trailing"]
+    assert line["n"] == line["n, trailing"] and line["FID[fmnist-cnn]"] == line["FID[fmnist-cnn], trailing"]
 
 
 def test_pictures_that_are_gone_leave_no_trace(tmp_path):

@@ -51,7 +51,16 @@ def test_a_grid_of_very_many_shows_the_first(net, tmp_path, monkeypatch):
     assert len(images) == 9 and captions == {"grid": "4 of 9 samples, DDIM, S = 2"}
 
 
+def test_the_spacing(net, tmp_path):
+    assert sample.main(["--weights", str(net), "--samples", "2", "--steps", "3", "--spacing", "trailing", "--save",
+                        str(tmp_path / "a.npy")]) == 0
+    trailing, uniform = (to_uint8(api.load(net).sample(2, 3, spacing=spacing)).astype(int) for spacing in ("trailing", None))
+    found = np.load(tmp_path / "a.npy")
+    assert np.abs(found - trailing).max() <= 1 < np.abs(found - uniform).max()
+
+
 @pytest.mark.parametrize("options, message", [
+    (["--save", "{out}", "--spacing", "even"], "spacing='even': convention plain has"),
     ([], "at least one must name a file"),
     (["--save", "{out}", "--eta", "big"], "--eta='big': must be a number"),
     (["--save", "{out}", "--steps", "0"], "every step count must be at least 1"),

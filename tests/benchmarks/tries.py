@@ -1,8 +1,9 @@
-"""What else could make one network call faster, and what bounds it: `python -m tests.benchmarks.tries torch`, or `mindspore`.
+"""What else could make a step faster, and what bounds it: `python -m tests.benchmarks.tries torch`, `mindspore` or `layout`.
 
-One float32 call of the tuned network at batch 64, its time shifts made beforehand as in sampling, beside variants of it: other
-settings of the framework, and parts left out, whose output is wrong and whose time says what the part costs. Blocks of all
-variants are timed in turn (A B B A) in one process. `results/tries.md` shows the last run of each framework, from its row.
+`torch`, `mindspore`: one float32 call of the tuned network at batch 64, its time shifts made beforehand as in sampling, beside
+variants of it: other settings of the framework, and parts left out, whose output is wrong and whose time says what the part
+costs. `layout`: whole steps of the tuned torch backend, beside the same with the other memory layout. Blocks of all variants are
+timed in turn (A B B A) in one process. `results/tries.md` shows the last run of each, from its row.
 """
 
 from __future__ import annotations
@@ -12,22 +13,33 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from bench import environment, files, rows, timing
-from bench.config import ROOT, SPEED
+from backends.protocol import Spec
+from bench import environment, files, rows, streams, timing
+from bench.commands import cut
+from bench.config import ROOT, SPEED, get_preset
 from bench.rows import Row
 from reference import weights
+from reference.conventions import make_plan
 
 BATCH, T = 64, 500.0
 Call = Callable[[], object]
 
 
-def torch_variants(x: np.ndarray, values: dict[str, np.ndarray]) -> dict[str, Call]:
+def inputs() -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """x_t, and weights."""
+    shape = BATCH, SPEED.in_channels, SPEED.sample_size, SPEED.sample_size
+    return np.random.default_rng(0).standard_normal(shape, np.float32), weights.initialise(SPEED, 0)
+
+
+def torch_variants() -> dict[str, Call]:
     """Every variant, warm."""
     import torch
     import torch._inductor.config as inductor
@@ -35,6 +47,8 @@ def torch_variants(x: np.ndarray, values: dict[str, np.ndarray]) -> dict[str, Ca
 
     from backends.torch.layers import Attention, NormSiLU
     from backends.torch.unet import UNet
+
+    x, values = inputs()
 
     def network(layout: torch.memory_format, left_out: tuple[type[nn.Module], ...] = ()) -> UNet:
         made = UNet(SPEED).eval().requires_grad_(False)
@@ -48,12 +62,12 @@ def torch_variants(x: np.ndarray, values: dict[str, np.ndarray]) -> dict[str, Ca
     def variant(network: UNet, layout: torch.memory_format, settings: dict[str, Any] | None = None,
                 mode: str | None = None) -> Call:
         shifts = network.time_shifts(torch.tensor([T], dtype=torch.float64))
-        inputs = torch.from_numpy(x).contiguous(memory_format=layout)
+        at = torch.from_numpy(x).contiguous(memory_format=layout)
         function = network.denoise if settings is None else torch.compile(network.denoise, dynamic=False, mode=mode)
 
         def call() -> Tensor:
             with torch.inference_mode(), inductor.patch(settings or {}):
-                return function(inputs, shifts)
+                return function(at, shifts)
 
         call()
         return call
@@ -73,13 +87,15 @@ def torch_variants(x: np.ndarray, values: dict[str, np.ndarray]) -> dict[str, Ca
     }
 
 
-def mindspore_variants(x: np.ndarray, values: dict[str, np.ndarray]) -> dict[str, Call]:
+def mindspore_variants() -> dict[str, Call]:
     """Every variant, warm."""
     import mindspore as ms
     from mindspore import Tensor, nn, ops
 
     from backends.mindspore.layers import AddShift, Attention, GroupNorm
     from backends.mindspore.unet import Resnet, UNet
+
+    x, values = inputs()
 
     class First(nn.Cell):
         def construct(self, x: Tensor, *others: Tensor) -> Tensor:
@@ -105,12 +121,12 @@ def mindspore_variants(x: np.ndarray, values: dict[str, np.ndarray]) -> dict[str
         return made
 
     def variant(network: UNet, compiled: bool = True) -> Call:
-        inputs = Tensor(x)
+        at = Tensor(x)
         shifts = ms.mutable(tuple(network.time_shifts(Tensor(np.array([T])))))
         function = ms.jit(network.denoise) if compiled else network.denoise
 
         def call() -> object:
-            return function(inputs, shifts).asnumpy()
+            return function(at, shifts).asnumpy()
 
         call()
         return call
@@ -132,21 +148,65 @@ def mindspore_variants(x: np.ndarray, values: dict[str, np.ndarray]) -> dict[str
     }
 
 
-GOALS = {
-    "torch": "Aimed at: float32 sampling 1.2 times as fast as diffusers' eager network, which calls the same convolutions. A "
-             "variant would have to come near the last line, which has nothing but convolutions, sums and a few products.",
-    "mindspore": "Aimed at: 4 times as fast as stock. A variant would have to come near the last line, which has nothing but "
-                 "convolutions, sums and the upsampling.",
+def layout_variants(workload: str, dtype: str) -> dict[str, Call]:
+    """A step of the tuned backend, and of the same with its networks in the other layout, warm."""
+    import torch
+
+    from backends.torch.backend import create
+
+    preset = get_preset("speed")
+    spec = Spec(SPEED, preset.diffusion, preset.optim, dtype=dtype)
+    step = cut(make_plan(preset.diffusion, preset.diffusion.timesteps), 0, 1)
+    batch = streams.training_batch(0, np.zeros((BATCH, *spec.image_shape), np.uint8), 0, BATCH, preset.diffusion.timesteps)
+
+    def variant(layout: torch.memory_format | None = None) -> tuple[torch.memory_format, Call]:
+        made = create(spec)
+        made.load_weights(weights.initialise(SPEED, 0))
+        made.layout = layout or made.layout
+        for network in (made.network, made.ema):
+            network.to(memory_format=made.layout)  # type: ignore[call-overload]
+        x = made.to_device(streams.normal(0, "x_T", np.arange(BATCH), spec.image_shape))
+
+        def call() -> object:
+            return made.to_host(made.train_step(batch) if workload == "training step" else made.sample(x, step, None))
+
+        call()
+        return made.layout, call
+
+    layout, tuned = variant()
+    other, name = (torch.contiguous_format, "NCHW") if layout == torch.channels_last else (torch.channels_last, "channels_last")
+    return {"tuned": tuned, name: variant(other)[1]}
+
+
+@dataclass(frozen=True)
+class Try:
+    """`variants` are timed beside one another; one of them is "tuned"."""
+
+    framework: str
+    workload: str
+    aim: str
+    variants: Callable[[], dict[str, Call]]
+    dtype: str = "float32"
+
+
+LAYOUT = "Aimed at: what the choice of the memory layout is worth. The tuned backend has channels_last, but NCHW in bfloat16."
+TRIES = {
+    "torch": [Try("torch", "network call",
+                  "Aimed at: float32 sampling 1.2 times as fast as diffusers' eager network, which calls the same convolutions. A "
+                  "variant would have to come near the last line, which has nothing but convolutions, sums and a few products.",
+                  torch_variants)],
+    "mindspore": [Try("mindspore", "network call",
+                      "Aimed at: 4 times as fast as stock. A variant would have to come near the last line, which has nothing but "
+                      "convolutions, sums and the upsampling.", mindspore_variants)],
+    "layout": [Try("torch", workload, LAYOUT, partial(layout_variants, workload, dtype), dtype)
+               for workload in ("training step", "sampling step") for dtype in ("float32", "bfloat16")],
 }
-VARIANTS = {"torch": torch_variants, "mindspore": mindspore_variants}
 
 
-def measure(framework: str, threads: int, blocks: int) -> Row:
-    """All variants of this framework, timed in turn."""
-    values = weights.initialise(SPEED, 0)
-    x = np.random.default_rng(0).standard_normal((BATCH, SPEED.in_channels, SPEED.sample_size, SPEED.sample_size), np.float32)
+def measure(tried: Try, threads: int, blocks: int) -> Row:
+    """All variants, timed in turn."""
     about = environment.describe()
-    calls = VARIANTS[framework](x, values)
+    calls = tried.variants()
 
     def block(call: Call) -> timing.Block:
         def run(units: int) -> float:
@@ -157,20 +217,23 @@ def measure(framework: str, threads: int, blocks: int) -> Row:
         return run
 
     raw = timing.time_blocks({name: block(call) for name, call in calls.items()}, blocks=blocks, cap_seconds=20)
-    config = {"study": "tries", "framework": framework, "workload": "network call", "batch_size": BATCH, "threads": threads,
-              "network": SPEED.to_dict()}
-    return Row("study", framework, "tries", config, {"variants": raw}, about, about["commit"])
+    config = {"study": "tries", "framework": tried.framework, "workload": tried.workload, "batch_size": BATCH, "threads": threads,
+              "network": SPEED.to_dict()} | ({"dtype": tried.dtype} if tried.dtype != "float32" else {})
+    return Row("study", tried.framework, "tries", config, {"variants": raw}, about, about["commit"])
 
 
-def render(found: list[Row]) -> str:
-    """`tries.md`."""
-    text = ["# One network call, tried otherwise", "",
-            "Made by `python -m tests.benchmarks.tries torch` and `mindspore`; raw block times: "
-            "[rows/study.jsonl](rows/study.jsonl). One float32 call of the network of preset `speed` at batch "
+def render(every: list[Row]) -> str:
+    """`tries.md`: the last row of each try."""
+    newest = {_key(row.config): row for row in every}
+    text = ["# A step, tried otherwise", "",
+            "Made by `python -m tests.benchmarks.tries torch`, `mindspore` and `layout`; raw block times: "
+            "[rows/study.jsonl](rows/study.jsonl). The network of preset `speed` at batch "
             f"{BATCH}, milliseconds, median of blocks that were timed in turn; *against tuned*: median of the ratios of "
             "neighbouring blocks, with its 95% interval, above 1 where the variant is faster. *Without* a part the output is "
             "wrong: such a line says what would be left if the part cost nothing."]
-    for row in found:
+    for tried in (tried for group in TRIES.values() for tried in group):
+        if (row := newest.get((tried.framework, tried.workload, tried.dtype))) is None:
+            continue
         c, variants = row.config, row.values["variants"]
         seconds = {name: np.array(v["block_seconds"]) / v["units_per_block"] for name, v in variants.items()}
         lines = []
@@ -181,16 +244,21 @@ def render(found: list[Row]) -> str:
             if "stock" in seconds:
                 line["against stock"] = "{:.2f} ({:.2f} to {:.2f})".format(*timing.paired_ratio(seconds["stock"], each))
             lines.append(line)
-        text += ["", f"## {c['framework']} {row.environment['versions'][c['framework']]}", "", GOALS[row.backend], "",
+        text += ["", f"## {c['framework']} {row.environment['versions'][c['framework']]}: {tried.workload}, {tried.dtype}", "",
+                 tried.aim, "",
                  f"{row.environment['cpu']}, {c['threads']} threads, {len(next(iter(seconds.values())))} blocks each.", "",
                  pd.DataFrame(lines).to_markdown(index=False, disable_numparse=True)]
     return "\n".join(text) + "\n"
 
 
+def _key(config: dict[str, Any]) -> tuple[str, str, str]:
+    return config["framework"], config["workload"], config.get("dtype", "float32")
+
+
 def main() -> None:
     """Command line."""
     p = argparse.ArgumentParser(prog="python -m tests.benchmarks.tries", description=(__doc__ or "").split("\n\n")[0])
-    p.add_argument("framework", choices=list(VARIANTS))
+    p.add_argument("tries", choices=list(TRIES))
     p.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     p.add_argument("--blocks", type=int, default=12)
     p.add_argument("--out", type=Path, default=ROOT / "results")
@@ -198,10 +266,10 @@ def main() -> None:
     wanted = environment.worker_env(args.threads)
     if any(os.environ.get(name) != value for name, value in wanted.items()):  # they count before the first import alone
         os.execve(sys.executable, [sys.executable, "-m", "tests.benchmarks.tries", *sys.argv[1:]], {**os.environ, **wanted})
-    rows.append(args.out / "rows", measure(args.framework, args.threads, args.blocks))
-    newest = {row.config["framework"]: row for row in rows.studies(rows.read(args.out / "rows"), "tries")}
+    for tried in TRIES[args.tries]:
+        rows.append(args.out / "rows", measure(tried, args.threads, args.blocks))
     with files.replacing(args.out / "tries.md") as file:
-        file.write(render([newest[name] for name in VARIANTS if name in newest]).encode())
+        file.write(render(rows.studies(rows.read(args.out / "rows"), "tries")).encode())
 
 
 if __name__ == "__main__":
