@@ -1,0 +1,10 @@
+"""The report of what else was tried for a step."""
+
+from bench import rows
+from bench.config import ROOT
+from tests.benchmarks import tries
+
+
+def test_the_committed_report_is_what_its_rows_say():
+    studies = rows.studies(rows.read(ROOT / "results" / "rows"), "tries")
+    assert (ROOT / "results" / "tries.md").read_text() == tries.render(studies)
