@@ -84,16 +84,10 @@ def checkpoints(every: list[Row], out: Path) -> Section:
                 "batch": c["batch_size"], "dtype": c["dtype"], "hours": f"{sum(x['seconds'] for x in stages) / 3600:.2f}",
                 "on": f"{where['affinity']} cores of {where['cpu']}" if not where["gpu"]
                 else about["device"]["name"]}
-        if name in studies:
-            line |= _distance(studies[name], studies.get(noise.HELD_OUT))
-        for other in (other for other in studies if other.startswith(f"{name}, ")):  # of the same network, drawn otherwise
-            line |= {f"{key}{other.removeprefix(name)}": value
-                     for key, value in _distance(studies[other], studies.get(noise.HELD_OUT)).items()}
-        if name in seen and (shares := seen[name].values["class_shares"]):
-            least = int(np.argmin(shares))
-            real = seen[name].values["held_out_class_shares"][least]
-            line |= {"smallest class": f"{least}: {shares[least]:.1%} (of held-out images {real:.1%})",
-                     "near": f"{seen[name].values['near']:.2%}"}
+        for drawn in (name, *(other for other in studies if other.startswith(f"{name}, "))):  # "NAME, HOW"
+            about_images = _distance(studies[drawn], studies.get(noise.HELD_OUT)) if drawn in studies else {}
+            about_images |= _classes(seen[drawn]) if drawn in seen else {}
+            line |= {key + drawn.removeprefix(name): value for key, value in about_images.items()}
         lines.append(line)
         losses = np.loadtxt(path.with_name("loss.csv"), delimiter=",", skiprows=1, usecols=1, ndmin=1)
         k = max(1, len(losses) // POINTS)
@@ -134,6 +128,16 @@ def _distance(study: Row, held_out: Row | None) -> dict[str, Any]:
         for floor in floors["fid"][floors["n"] == last["n"]]:
             line |= {"floor": f"{floor:.2f}", "times the floor": f"{last['fid'] / floor:.1f}"}
     return line
+
+
+def _classes(study: Row) -> dict[str, Any]:
+    """What a study of neighbours says of the classes, and of remembering."""
+    v = study.values
+    if not (shares := v["class_shares"]):
+        return {}
+    least = int(np.argmin(shares))
+    return {"smallest class": f"{least}: {shares[least]:.1%} (of held-out images {v['held_out_class_shares'][least]:.1%})",
+            "near": f"{v['near']:.2%}"}
 
 
 def chance(every: list[Row]) -> Section:

@@ -162,7 +162,7 @@ def run(args: argparse.Namespace) -> None:
     rows.append(args.out / "rows", rows.Row("study", backend, "neighbours", config, dict(found),
                                             about | {"load": list(os.getloadavg())}, about["commit"]))
     closest = np.argsort(found["squared"]["samples"], kind="stable")[:SHOWN]
-    path = pictures.save_grid(args.out / "figures" / f"neighbours-{name}.png",
+    path = pictures.save_grid(args.out / "figures" / f"neighbours-{name.replace(', ', '-')}.png",
                               np.concatenate((samples[closest], train.images[ids[closest, 0]])), len(closest),
                               title="The samples that come nearest to a training image", rows=("sample", "training image"))
     print(f"\nwrote {path}")
