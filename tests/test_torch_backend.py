@@ -218,3 +218,8 @@ def test_the_compiled_network_is_the_eager_one(dtype: str, tolerance: float) -> 
         assert float((out - expected).abs().max() / expected.abs().max()) < tolerance
         loss, expected_loss = (b.train_step(batch(b.spec, n)).item() for b in (backend, exact))
         assert loss == pytest.approx(expected_loss, rel=tolerance)
+    for b in (backend, exact):  # other weights altogether
+        b.load_weights({name: -value for name, value in random_weights(ONE_LEVEL).items()})
+    after, expected_after = backend.sample(x, GENTLE, noise(2), ema=False), exact.sample(x, GENTLE, noise(2), ema=False)
+    scale = expected_after.abs().max()
+    assert float((after - expected_after).abs().max() / scale) < tolerance < float((after - out).abs().max() / scale) / 2
