@@ -48,11 +48,11 @@ class TorchBackend:
             raise DeviceError(f"dtype={spec.dtype!r}: the torch backend has {', '.join(DTYPES)}")
         processes.join(spec, self.device)
         self.dtype = torch.float64 if spec.dtype == "float64" else torch.float32
-        # CUDA: launch-bound without compiling. CPU: it takes a minute; sampling gains up to 6% in float32 and 14% in bfloat16,
-        # training loses 4% and 12% (results/speed.md).
+        # CUDA: launch-bound without compiling. CPU: it takes a minute; sampling batches of 64 and more gains up to 6% in
+        # float32 and 14% in bfloat16, a single image a third; training loses 4% and 12% (results/speed.md).
         self.execution = "compiled" if spec.mode == "compiled" or (self.tuned and self.device.type == "cuda") else "eager"
-        # Convolutions without a change of layout: with `layers.NormSiLU` 1.1 times the images/s of NCHW on CPU; tensor cores
-        # want it on CUDA. On CPU in bfloat16 torch's channels_last takes 1.6 times as long instead, unless compiled.
+        # Convolutions without a change of layout: tensor cores want it on CUDA. On CPU, eager, with `layers.NormSiLU`, a float32
+        # training step gains 3%, sampling nothing; a bfloat16 sampling step would lose 7% (results/tries.md).
         channels_last = self.tuned and not (self.device.type == "cpu" and spec.dtype == "bfloat16" and self.execution == "eager")
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
         # float32 means float32: torch's default runs convolutions on CUDA in TF32. bfloat16 is the fast dtype there.
