@@ -94,9 +94,9 @@ def checkpoints(every: list[Row], out: Path) -> Section:
         means = losses[:len(losses) // k * k].reshape(-1, k).mean(1)
         curve = Series(name, ((np.arange(len(means)) + 0.5) * k).tolist(), means.tolist())
         s.figures.append(Figure(f"Training of {name}", [("", html_figures.curves([curve], "training step", "loss", log="y"))],
-                                f"n = {len(losses):,} steps of batch {c['batch_size']}, means of {k}, 1 seed ({c['seed']}), "
-                                f"{c['backend']} in {c['dtype']}; "
-                                f"{'began with trained weights; ' * (len(stages) > 1)}no extractor.", about["command"]))
+                                f"n = {len(losses):,} steps of batch {c['batch_size']} in {len(stages)} "
+                                f"training{'s' * (len(stages) > 1)}, means of {k}, 1 seed each, {c['backend']} in {c['dtype']}; no "
+                                "extractor.", about["command"]))
     if lines:
         frame = pd.DataFrame(lines).fillna("").set_index("checkpoint").T.rename_axis("checkpoint").rename_axis(columns=None)
         s.tables.append(Table("Networks to sample from", frame.reset_index(), "Trainings: one "

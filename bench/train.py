@@ -2,7 +2,7 @@
 
 Goes on from its last good state when the same command is started again. The finished folder is a diffusers pipeline with the
 EMA weights, `loss.csv`, and `training.json` with the command, seed, time and machine; where it began with the weights of another
-training (`--weights`), with that one's `training.json` as `began_with`. On several processes:
+training (`--weights`), with that one's `training.json` as `began_with`, and its losses before the new ones. On several processes:
 `torchrun --nproc-per-node N --max-restarts 3 -m bench.train ...` or `msrun --worker_num=N --local_worker_num=N --join=True
 bench/train.py ...`.
 """
@@ -60,11 +60,12 @@ def main(argv: list[str] | None = None) -> int:
 def train(args: argparse.Namespace, command: str) -> None:
     """Train, saving states beside `args.save`, then write the pipeline folder."""
     preset = get_preset(args.preset)
-    began_with = None
+    began_with, before = None, []
     if args.weights:
         require(args.convention == "plain", "--convention", args.convention, "goes without --weights, which have a network")
         initial, model, process = convert.load(args.weights)
         began_with = _record(Path(args.weights) / "training.json") or {"weights": args.weights}
+        before = _losses(Path(args.weights) / "loss.csv")
     else:
         model, process = adopt_network(preset.model, args.convention), adopt(preset.diffusion, args.convention)
         initial = weights.initialise(model, args.seed)
@@ -98,7 +99,7 @@ def train(args: argparse.Namespace, command: str) -> None:
         "dataset": dataset.provenance, "began_with": began_with, "final_loss_mean_of_1000": float(done.losses[-1000:].mean()),
         "device": backend.device_info(), "environment": environment.describe(),
     }
-    curve = "step,loss\n" + "".join(f"{n},{loss:.6g}\n" for n, loss in enumerate(done.losses))
+    curve = "step,loss\n" + "".join(f"{n},{loss}\n" for n, loss in enumerate([*before, *(f"{x:.6g}" for x in done.losses)]))
     checkpoint.save_pipeline(args.save, backend.weights(ema=True), spec.model, spec.diffusion,
                              {"loss.csv": curve, "training.json": json.dumps(about, indent=2) + "\n"})
     print(f"wrote {args.save.relative_to(ROOT) if args.save.is_relative_to(ROOT) else args.save}")
@@ -109,6 +110,13 @@ def _record(path: Path) -> dict[str, Any] | None:
         return json.loads(path.read_text()) if path.exists() else None
     except ValueError as error:
         raise ConfigError(f"{path}: not JSON: {error}") from None
+
+
+def _losses(path: Path) -> list[str]:
+    try:
+        return [f"{float(line.split(',')[1]):.6g}" for line in path.read_text().splitlines()[1:]] if path.exists() else []
+    except (ValueError, IndexError) as error:
+        raise ConfigError(f"{path}: not lines of step,loss: {error}") from None
 
 
 if __name__ == "__main__":

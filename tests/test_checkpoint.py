@@ -471,6 +471,11 @@ def test_the_hash_covers_names_shapes_dtypes_and_metadata():
     assert checkpoint.digest({"a": a}, {"sha256": "x"}) == hashes[0]
 
 
+def stages(record):
+    """A training's record, and those of the trainings before it."""
+    return [record, *(stages(record["began_with"]) if record.get("began_with") else [])]
+
+
 @pytest.mark.parametrize("preset", [get_preset("quick"), get_preset("base")], ids=lambda preset: preset.name)
 def test_a_shipped_checkpoint_is_what_its_record_and_preset_say(preset):
     weights, model, diffusion = load_pipeline(preset.weights)
@@ -480,5 +485,5 @@ def test_a_shipped_checkpoint_is_what_its_record_and_preset_say(preset):
     assert (ModelConfig.from_dict(recorded["model"]), DiffusionConfig.from_dict(recorded["diffusion"])) == (model, diffusion)
     assert all(np.isfinite(array).all() for array in weights.values())
     losses = np.loadtxt(preset.weights / "loss.csv", delimiter=",", skiprows=1, usecols=1)
-    assert len(losses) == recorded["optim"]["total_steps"]
+    assert len(losses) == sum(stage["config"]["optim"]["total_steps"] for stage in stages(record))
     assert record["final_loss_mean_of_1000"] == pytest.approx(losses[-1000:].mean(), rel=1e-4)

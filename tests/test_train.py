@@ -43,8 +43,9 @@ def test_a_training_begins_with_weights_and_keeps_their_record(run, tmp_path):
     backend = backends.load("torch").create(spec)
     backend.load_weights(model.backend.weights())
     expected = training.fit(backend, spec, images, seed=1, steps=4, batch_size=2, flip=False)
-    losses = np.loadtxt(tmp_path / "b" / "loss.csv", delimiter=",", skiprows=1, usecols=1)
-    assert np.allclose(losses, expected.losses, rtol=1e-5)
+    before, after = (np.loadtxt(tmp_path / name / "loss.csv", delimiter=",", skiprows=1) for name in "ab")
+    assert np.array_equal(after[:4], before) and after[:, 0].tolist() == list(range(8))
+    assert np.allclose(after[4:, 1], expected.losses, rtol=1e-5)
 
 
 def test_states_of_other_first_weights_are_refused(run, tmp_path, capsys):
@@ -57,10 +58,12 @@ def test_states_of_other_first_weights_are_refused(run, tmp_path, capsys):
     (["--weights", "a", "--convention", "song2021"], "--convention='song2021': goes without --weights"),
     (["--weights", "none/here/at/all"], "no such folder or file"),
     (["--weights", "a"], "training.json: not JSON"),
+    (["--weights", "b"], "loss.csv: not lines of step,loss"),
 ])
 def test_what_cannot_be_begun_with_is_one_line(run, tmp_path, monkeypatch, capsys, options, said):
     monkeypatch.chdir(tmp_path)
-    assert run("tiny", "a") == 0
+    assert run("tiny", "a") == 0 and run("tiny", "b") == 0
     (tmp_path / "a" / "training.json").write_text("{")
-    assert run("tiny", "b", *options) == 2
+    (tmp_path / "b" / "loss.csv").write_text("step,loss\n0")
+    assert run("tiny", "c", *options) == 2
     assert said in (lines := capsys.readouterr().err.splitlines())[-1] and len([x for x in lines if "error" in x]) == 1
