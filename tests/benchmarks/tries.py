@@ -217,8 +217,8 @@ def measure(tried: Try, threads: int, blocks: int) -> Row:
         return run
 
     raw = timing.time_blocks({name: block(call) for name, call in calls.items()}, blocks=blocks, cap_seconds=20)
-    config = {"study": "tries", "framework": tried.framework, "workload": tried.workload, "batch_size": BATCH, "threads": threads,
-              "network": SPEED.to_dict()} | ({"dtype": tried.dtype} if tried.dtype != "float32" else {})
+    config = {"study": "tries", "framework": tried.framework, "workload": tried.workload, "dtype": tried.dtype, "batch_size": BATCH,
+              "threads": threads, "network": SPEED.to_dict()}
     return Row("study", tried.framework, "tries", config, {"variants": raw}, about, about["commit"])
 
 
@@ -252,7 +252,7 @@ def render(every: list[Row]) -> str:
 
 
 def _key(config: dict[str, Any]) -> tuple[str, str, str]:
-    return config["framework"], config["workload"], config.get("dtype", "float32")
+    return config["framework"], config["workload"], config.get("dtype", "float32")  # older rows: all of them float32
 
 
 def main() -> None:
