@@ -156,15 +156,22 @@ def _sampling(job: Job, call: Callable[..., dict[str, Any]], eta: float | str, o
 
 
 def _metric(trial: Run, cells: Cells) -> list[Prediction]:
-    """Features take a time for each image, distances of noise that of any features; the first cell loads the network and takes the
-    features of the reference."""
+    """Features take a time for each image, distances of noise that of any features; the first cell imports the libraries, loads
+    the network and takes the features of the reference."""
     job, n, by = trial.job, trial.job.preset.samples, trial.job.extractor
     images = by.convert(job.held_out.images[:min(by.batch, n)])[0]
-    load = _seconds(lambda: fid.features(images, job.metric_device, by))
-    each = _seconds(lambda: fid.features(images, job.metric_device, by)) / len(images)
     size = max(2 * by.width, min(n, fid.KID_SUBSET_SIZE))
     noise = np.random.default_rng(0).standard_normal((size, by.width), np.float32)
-    again = each * n + _seconds(lambda: fid.compare(noise, fid.statistics(noise), noise, 0))
+
+    def features() -> float:
+        return _seconds(lambda: fid.features(images, job.metric_device, by))
+
+    def distances() -> float:
+        return _seconds(lambda: fid.compare(noise, fid.statistics(noise), noise, 0))
+
+    load = features() + distances()
+    each = features() / len(images)
+    again = each * n + distances()
     reference = data.load_subset("fashion-mnist", "train") if fid.statistics_ship(job.dataset, by) else job.dataset
     memory = timing.peak_memory()
     bounds = [("real", load + each * len(reference) + again), ("noise", again)]

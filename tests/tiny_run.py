@@ -31,7 +31,9 @@ data.load = lambda *args, **more: first(load(*args, **more), 1000)
 if os.environ.get("TINY_METRIC") == "none":  # of no interest where workers and disks fail: half of the job's time
     fid.floor = fid.ceiling = fid.evaluate = lambda *_, **__: {"metric": "none", "fid": 0.0, "kid": 0.0, "n": 128,
                                                                "extractor": "", "extractor_sha256": "", "reference": ""}
-timing.time_blocks = partial(timing.time_blocks, least=0.01, cap_seconds=1.0)
+LEAST = 0.01  # seconds of a timed block
+timing.time_blocks = partial(timing.time_blocks, least=LEAST, cap_seconds=1.0)
+timing.calibrate = partial(timing.calibrate, least=LEAST)
 
 if __name__ == "__main__":
     sys.exit(run.main(["--preset", "tiny", "--threads", "1", *sys.argv[1:]]))
