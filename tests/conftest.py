@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+MOST_PROCESSES = 4  # each loads both frameworks
 os.environ["OMP_NUM_THREADS"] = "1"  # networks here are tiny: waiting for a second thread costs four times the work itself
 os.environ["MS_DEV_LAUNCH_BLOCKING"] = "1"  # for the same reason, of MindSpore's threads outside graphs: seven times
 os.environ.setdefault("PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION", "python")  # as MindSpore needs it, if tensorboard comes first
@@ -24,6 +25,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--slow", action="store_true", help="also run tests marked slow")
     group.addoption("--record", action="store_true",
                     help="print the worst error of every row of the conformance kit's tolerance table")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """What `-n auto` means: a few processes for the whole suite on a CPU; this one for tests that are named, for benchmarks and for
+    --record, which keeps its errors in memory."""
+    from tests.benchmarks import gate
+
+    whole = config.args_source == pytest.Config.ArgsSource.TESTPATHS
+    alone = gate.wanted(config) or config.getoption("--record") or config.getoption("--device") != "cpu"
+    return min(MOST_PROCESSES, len(os.sched_getaffinity(0))) if whole and not alone else 0
 
 
 def pytest_configure(config: pytest.Config) -> None:

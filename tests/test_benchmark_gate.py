@@ -72,7 +72,8 @@ def baseline(made):
 
 
 def run(project: Path, *args: str, **variables: str) -> tuple[int, str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", **variables}
+    outside = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}  # this run's own processes
+    environment = {**outside, "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", **variables}
     plugins = ["-p", "pytest_benchmark.plugin", *(["-p", "xdist"] if "-n" in args else [])]
     done = subprocess.run([sys.executable, "-m", "pytest", *plugins, *args], cwd=project, env=environment, capture_output=True,
                           text=True, timeout=120)
@@ -84,6 +85,14 @@ def test_plain_pytest_leaves_the_suite_out(project):
     code, told = run(project)
     assert code == 0 and "1 passed" in told and "benchmark" not in told
     assert run(project, "tests/benchmarks")[1].count("1 passed") == 1  # as an ordinary test, once, where its path is given
+
+
+def test_the_speed_suite_of_this_repository_runs_in_one_process():
+    """Its `-n auto` is for tests; pytest-benchmark measures nothing beside xdist."""
+    done = subprocess.run([sys.executable, "-m", "pytest", "-v", "--benchmark-compare", "-k", "no_such_test"], cwd=ROOT, text=True,
+                          capture_output=True, timeout=120)
+    assert done.returncode == pytest.ExitCode.NO_TESTS_COLLECTED and "deselected" in done.stdout, done.stdout
+    assert "Comparing against benchmarks" in done.stdout and "workers" not in done.stdout, done.stdout
 
 
 def test_the_baseline_names_no_host(baseline):

@@ -52,9 +52,14 @@ def measure(benchmark: Any, block: timing.Block, kernel: timing.Block, **info: A
     benchmark.extra_info.update(info)
 
 
+def wanted(config: pytest.Config) -> bool:
+    """Whether the command asks for the speed suite."""
+    return any(config.getoption(name, None) for name in SUITE_OPTIONS)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Where a comparison or a saved result is asked for, run the suite in place of the tests; refuse what would measure nothing."""
-    if not any(config.getoption(name, None) for name in SUITE_OPTIONS):
+    if not wanted(config):
         return
     if "--benchmark-disable" in config.invocation_params.args:
         raise pytest.UsageError("--benchmark-disable: measures nothing, so there would be nothing to compare or save")
@@ -69,8 +74,8 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.benchmark_storage = f"file://{config.rootpath / STORAGE}"
     if config.option.benchmark_group_by == "group":
         config.option.benchmark_group_by = "param:backend"
-    if (wanted := config.option.benchmark_compare) and not _baseline(config):  # which takes the path behind it for a name
-        name = "" if wanted is True else f"={wanted!r}"
+    if (asked := config.option.benchmark_compare) and not _baseline(config):  # which takes the path behind it for a name
+        name = "" if asked is True else f"={asked!r}"
         raise pytest.UsageError(f"--benchmark-compare{name}: no such baseline in {STORAGE}; paths of tests go before this option")
     if config.args_source != pytest.Config.ArgsSource.ARGS:
         config.args[:] = [str(config.rootpath / SUITE)]
