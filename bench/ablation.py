@@ -134,14 +134,14 @@ def describe(studies: list[Row]) -> str:
     """What the lines have in common."""
     row, frame = studies[-1], table(studies)
     c, as_is = row.config, frame[frame["variant"].str.startswith(AS_IS)]["fid"]
-    spread = f"{as_is.std(ddof=1):.2f}" if len(as_is) > 1 else "unknown: one seed"
-    return (f"Each variant changes one setting of the preset {row.preset}, or the two that it names. Standard deviation of FID "
-            f"between the training seeds of the preset as it is: {spread}. All draw from the same {c['samples']:,} x_T with DDIM, "
-            f"S = {c['sampling_steps']}, eta = 0; reference fashion-mnist {c['reference']}; extractor {c['extractor']}, sha256 "
-            f"{c['extractor_sha256'][:16]}; trained on {c['dataset']} in {c['dtype']} by {row.backend}, on "
-            f"{row.environment['affinity']} cores of {row.environment['cpu']}. Losses of other schedules, predictions and "
-            "weightings do not compare. The decay of the EMA is at most (1 + n) / (10 + n) at step n: of such a short training all "
-            "above 0.999 are the same.")
+    seeds = (f"FID over the {len(as_is)} training seeds of the preset as it is: mean {as_is.mean():.1f}, standard deviation "
+             f"{as_is.std(ddof=1):.1f}; what lies within two of these of the mean may be chance." if len(as_is) > 1
+             else "With one training seed of the preset as it is nothing tells a difference from chance.")
+    return (f"Each variant changes one setting of the preset {row.preset}, or the two that it names. {seeds} All draw from the "
+            f"same {c['samples']:,} x_T with DDIM, S = {c['sampling_steps']}, eta = 0; reference fashion-mnist {c['reference']}; "
+            f"extractor {c['extractor']}, sha256 {c['extractor_sha256'][:16]}; trained on {c['dataset']} in {c['dtype']} by "
+            f"{row.backend}, on {row.environment['cpu']}. Losses of other schedules, predictions and weightings do not compare. "
+            "The decay of the EMA is at most (1 + n) / (10 + n) at step n: of such a short training all above 0.999 are the same.")
 
 
 def render(studies: list[Row], command: str) -> str:
