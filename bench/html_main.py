@@ -109,7 +109,7 @@ def checkpoints(every: list[Row], out: Path) -> Section:
         s.missing.append(("No trained network lies beside this page.", "python -m bench.train --steps 9000 --save FOLDER"))
     if tried := rows.studies(every, ablation.STUDY):
         s.tables.append(Table("What improves the training", ablation.shown(tried), ablation.describe(tried),
-                              "python -m bench.ablation", folded=True))
+                              f"python -m bench.ablation --dtype {tried[-1].config['dtype']}", folded=True))
     return s
 
 
