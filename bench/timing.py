@@ -65,7 +65,7 @@ def time_blocks(contenders: Mapping[str, Block], *, blocks: int = LEAST_BLOCKS, 
         k = calibrate(block, least=least)
         warmup, steady = warm_up(block, k, cap_seconds)
         if np.median(warmup[-GROUP:]) < 1.1 * least:  # it grew faster as it warmed
-            k = calibrate(block, math.ceil(1.2 * k * least / float(np.median(warmup[-GROUP:]))), least)
+            k = calibrate(block, math.ceil(1.2 * k * least / float(np.median(warmup[-GROUP:]))), least=least)
         out[name] = {"first_seconds": first, "units_per_block": k, "warmup_seconds": warmup, "steady": steady,
                      "block_seconds": []}
     for i in range(blocks):
