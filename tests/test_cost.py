@@ -78,6 +78,7 @@ def test_every_cell_is_foretold_where_steps_take_the_same_time(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.recorded
 def test_a_real_job_is_foretold_within_a_quarter(tmp_path):
     """The whole, its training and each of its drawings, in the median of up to five tries, since the machine's speed may change
     between calibration and job; and the memory of every cell."""

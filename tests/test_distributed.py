@@ -181,6 +181,7 @@ def test_torchrun_goes_on_from_the_last_state_when_a_process_is_killed(tmp_path,
 
 
 @pytest.mark.slow
+@pytest.mark.recorded
 def test_msrun_ends_when_a_process_is_killed_and_the_same_command_goes_on(tmp_path):
     whole = train(launcher("mindspore", tmp_path / "logs"), "mindspore", tmp_path / "whole", steps=40)
     (folder := tmp_path / "killed").mkdir()

@@ -16,7 +16,7 @@ import pytest
 from bench import rows
 from tests import tree
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.recorded]
 REAL = [name for name in ("torch", "mindspore") if importlib.util.find_spec(name)]
 SIGNS = {"training": "work/train-*/scratch/states/*", "sampling": "work/sample-*/scratch/*", "reporting": "figures/*"}
 KILLS = [("training", 8), ("sampling", 7), ("reporting", 5)]

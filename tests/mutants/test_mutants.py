@@ -16,6 +16,7 @@ UNCHANGED = Mutant("L0", "nothing", "samplers", "return x0\n", "return x0\n")
 
 
 @pytest.mark.slow
+@pytest.mark.mutants
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda m: f"{m.level}-{m.name}")
 def test_caught(mutant: Mutant, tmp_path: Path) -> None:
     """The level named in the catalogue fails, in a check that the backend without the mistake passes."""
@@ -27,6 +28,7 @@ def test_caught(mutant: Mutant, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.mutants
 @pytest.mark.parametrize("level", [level for level in LEVELS if level != "L1"])
 def test_nothing_found_in_the_unchanged_copy(level: str, tmp_path: Path) -> None:
     """Copying alone fails nothing. (L1 runs the same tables for minutes elsewhere.)"""

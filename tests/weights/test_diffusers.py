@@ -21,9 +21,8 @@ from reference import diffusion as process
 from reference import samplers, schedules, timesteps, unet, weights
 from reference.config import DiffusionConfig, ModelConfig
 from reference.conventions import adopt, make_encode_plan, make_plan
-
-from .test_config import CIFAR10
-from .test_unet import random_weights
+from tests.reference.test_config import CIFAR10
+from tests.reference.test_unet import random_weights
 
 import_torchvision()
 from diffusers import DDIMInverseScheduler, DDIMScheduler, DDPMScheduler, UNet2DModel  # noqa: E402
