@@ -51,7 +51,7 @@ def save_pipeline(folder: Path, weights: Weights, model: ModelConfig, diffusion:
             shutil.rmtree(leftover, ignore_errors=True)
         (part / "unet").mkdir(parents=True)
         (part / "scheduler").mkdir()
-        sha256 = _write_tensors(part / "unet" / WEIGHTS, weights, {"format": "pt"})
+        sha256 = write_safetensors(part / "unet" / WEIGHTS, weights, {"format": "pt"})
         texts = {name: json.dumps(values, indent=2, sort_keys=True) + "\n" for name, values in files.items()}
         for name, text in {**texts, **(extra or {})}.items():
             (part / name).write_text(text)
@@ -123,7 +123,7 @@ def save_state(folder: Path, step: int, state: Mapping[str, np.ndarray], config:
     metadata = {"step": str(step), "config": json.dumps(config, sort_keys=True, allow_nan=False)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write_tensors(path, state, metadata)
+        write_safetensors(path, state, metadata)
         for old in (*_states(folder)[KEEP:], *folder.glob("state-*.safetensors.part")):  # a killed writer's leftovers too
             old.unlink()
     except (OSError, SafetensorError) as error:
@@ -186,7 +186,7 @@ def _differences(found: Any, asked: Any, name: str) -> list[str]:
     return [] if found == asked else [f"{name} is {found!r} there and {asked!r} here"]
 
 
-def _write_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: dict[str, str]) -> str:
+def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: dict[str, str]) -> str:
     arrays = {name: np.asarray(value, order="C") for name, value in tensors.items()}
     sha256 = digest(arrays, metadata)
     part = path.with_name(path.name + ".part")

@@ -15,7 +15,7 @@ from bench import files, streams
 from bench.cells import SCRATCH
 from bench.drawing import Cell
 from bench.rows import Row
-from bench.training import digest
+from bench.training import weights_hash
 from reference import diffusion, samplers, schedules, unet
 from reference import weights as names
 from reference.conventions import Plan
@@ -42,7 +42,8 @@ def oracle(run: Run, backend: str) -> None:
     """Tables, one forward pass, one training loss and two short sampling paths against the oracle."""
     job, tolerances = run.job, TOLERANCES[run.job.dtype]
     cells = list(dict.fromkeys(replace(cell, seed=job.seed) for cell in job.cells[backend]))  # a path does not depend on the seed
-    key = job.key(backend, stage="oracle", weights=digest(job.trained), cells=[[c.steps, str(c.eta), c.spacing] for c in cells])
+    key = job.key(backend, stage="oracle", weights=weights_hash(job.trained),
+                  cells=[[c.steps, str(c.eta), c.spacing] for c in cells])
 
     def compute(folder: Path) -> Row:
         scratch = folder / SCRATCH
@@ -88,8 +89,8 @@ def _loss(run: Run, backend: str, folder: Path, batch: Batch) -> float:
 def determinism(run: Run, backend: str) -> None:
     """A short training and a stochastic sampling, in this worker and again in a fresh one: bit-equal, or by how much not."""
     job, p = run.job, run.job.preset
-    key = job.key(backend, stage="determinism", weights=digest(job.initial), optim=p.optim.to_dict(), dataset=job.dataset.sha256,
-                  batch_size=p.batch_size, samples=p.sample_batch)
+    key = job.key(backend, stage="determinism", weights=weights_hash(job.initial), optim=p.optim.to_dict(),
+                  dataset=job.dataset.sha256, batch_size=p.batch_size, samples=p.sample_batch)
 
     def once(folder: Path) -> dict[str, NDArray[Any]]:
         steps = min(TWICE_STEPS, p.diffusion.timesteps) if job.shortens else p.diffusion.timesteps

@@ -18,7 +18,7 @@ import backends
 from backends.protocol import Backend, Batch, Spec
 from bench import files, flops, peers, streams, workloads
 from bench.timing import peak_memory
-from bench.training import SAVE_EVERY, batch_of, digest, fit, out_of_memory
+from bench.training import SAVE_EVERY, batch_of, fit, out_of_memory, weights_hash
 from reference.config import DiffusionConfig, ModelConfig, OptimConfig, require
 from reference.conventions import Plan, make_plan
 from reference.weights import count
@@ -123,8 +123,8 @@ def train(session: Session, images: str, seed: int, steps: int, batch_size: int,
     session.steps_trained = steps
     if out:
         files.savez(Path(out), **backend.weights(ema=True))
-    return {**asdict(done), "losses": done.losses.tolist(), "weights": digest(backend.weights()),
-            "ema": digest(backend.weights(ema=True))}
+    return {**asdict(done), "losses": done.losses.tolist(), "weights": weights_hash(backend.weights()),
+            "ema": weights_hash(backend.weights(ema=True))}
 
 
 def time_train(session: Session, units: int, images: str, seed: int, batch_size: int, flip: bool = False) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from bench import checks, data, drawing, fid, grid, timing
 from bench.cells import SCRATCH, Cells
 from bench.job import Job, Run
 from bench.rows import Row
-from bench.training import digest
+from bench.training import weights_hash
 from bench.worker import WorkerError
 
 TRAIN_STEPS = 8
@@ -87,7 +87,7 @@ def call_lines(job: Job) -> list[str]:
 def keep_budget(run: Run) -> None:
     """Keep and print what the whole job costs, finished cells too, by a calibration before the first cell is drawn."""
     job = run.job
-    key = job.key(" ".join(job.backends), stage="budget", weights=digest(job.trained), samples=job.preset.samples,
+    key = job.key(" ".join(job.backends), stage="budget", weights=weights_hash(job.trained), samples=job.preset.samples,
                   batch_size=job.preset.sample_batch, extractor_sha256=job.extractor.sha256,
                   cells={b: [str(cell) for cell in drawn] for b, drawn in job.cells.items()})
 

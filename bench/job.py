@@ -25,7 +25,7 @@ from bench.config import Preset
 from bench.drawing import Cell
 from bench.extractor import Extractor, fmnist_cnn
 from bench.rows import Row
-from bench.training import digest
+from bench.training import weights_hash
 from bench.worker import Left, Worker, WorkerError, in_turn
 from reference import weights as names
 from reference.conventions import Plan, get_convention, make_plan
@@ -93,14 +93,15 @@ class Job:
 
     def trained_key(self, backend: str, cell: Cell) -> dict[str, Any]:
         """Key of what is done with the images of a cell; `stage` names it."""
-        return self.key(backend, weights=digest(self.trained), samples=self.preset.samples,
+        return self.key(backend, weights=weights_hash(self.trained), samples=self.preset.samples,
                         batch_size=self.preset.sample_batch) | cell.config
 
     def train_key(self, backend: str) -> dict[str, Any]:
         """Key of the training cell."""
         p = self.preset
-        return self.key(backend, stage="train", weights=digest(self.initial), optim=p.optim.to_dict(), dataset=self.dataset.sha256,
-                        train_steps=p.train_steps, batch_size=p.batch_size, provenance=self.dataset.provenance)
+        return self.key(backend, stage="train", weights=weights_hash(self.initial), optim=p.optim.to_dict(),
+                        dataset=self.dataset.sha256, train_steps=p.train_steps, batch_size=p.batch_size,
+                        provenance=self.dataset.provenance)
 
     def drawing(self, cell: Cell) -> drawing.Drawing:
         """The images of one sampling cell."""

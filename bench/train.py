@@ -80,7 +80,7 @@ def train(args: argparse.Namespace, command: str) -> None:
     dataset = data.from_options(args, preset.dataset, spec.image_shape, "train")
     backend = backends.load(name).create(spec)
     backend.load_weights(initial)
-    config = {"backend": name, "dataset": dataset.sha256} | ({"weights": training.digest(initial)} if args.weights else {})
+    config = {"backend": name, "dataset": dataset.sha256} | ({"weights": training.weights_hash(initial)} if args.weights else {})
     logs, states = (args.save.with_name(args.save.name + suffix) for suffix in (".logs", ".states"))
     about = config | {"preset": preset.name, "optim": optim.to_dict(), "seed": args.seed, "batch_size": batch_size}
     with Log(logs, args.save.name, about, [] if spec.rank > 0 else args.log.split(",")) as log, \

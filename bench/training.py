@@ -47,7 +47,7 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(str(error)) is not None
 
 
-def digest(weights: Weights) -> str:
+def weights_hash(weights: Weights) -> str:
     """SHA-256 of weights, shortened."""
     return checkpoint.digest(weights, {})[:16]
 

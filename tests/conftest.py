@@ -69,8 +69,7 @@ def folder(tmp_path: Path) -> Path:
     from bench.checkpoint import save_pipeline
     from reference.config import DiffusionConfig
     from reference.weights import initialise
-
-    from .tiny import TINY
+    from tests.helpers.tiny import TINY
 
     save_pipeline(tmp_path / "pipeline", initialise(TINY, 0), TINY, DiffusionConfig())
     return tmp_path / "pipeline"

@@ -9,7 +9,7 @@ import pytest
 from bench import ablation, config, data, extractor, fid, rows
 from bench.config import Preset, get_preset
 from reference.config import DiffusionConfig, OptimConfig
-from tests.tiny import TINY
+from tests.helpers.tiny import TINY
 
 PRESET = Preset("tiny", replace(TINY, sample_size=28), None, DiffusionConfig(timesteps=20), OptimConfig(lr=1e-3, warmup_steps=2),
                 batch_size=4)

@@ -12,8 +12,7 @@ from bench.data import to_uint8
 from reference import samplers, unet, weights
 from reference.config import ConfigError, DiffusionConfig, ModelConfig, OptimConfig
 from reference.conventions import CLEAN
-
-from .tiny import TINY
+from tests.helpers.tiny import TINY
 
 BACKENDS = ["torch", pytest.param("mindspore", marks=pytest.mark.slow)]
 

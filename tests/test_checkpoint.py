@@ -28,8 +28,7 @@ from bench.torchvision_shim import import_torchvision
 from reference import unet
 from reference.config import SCHEDULES, DiffusionConfig, ModelConfig
 from reference.weights import initialise
-
-from .tiny import TINY, same
+from tests.helpers.tiny import TINY, same
 
 OTHERS = replace(TINY, in_channels=3, out_channels=6, layers_per_block=2, norm_eps=1e-5, downsample_padding=1,
                  flip_sin_to_cos=True, freq_shift=0, attention_head_dim=4, dropout=0.1)

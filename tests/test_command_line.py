@@ -13,7 +13,7 @@ from bench.command_line import exit_code
 from bench.training import TrainingError
 from bench.worker import WorkerDied, WorkerError
 from reference.config import ConfigError
-from tests import tree
+from tests.helpers import tree
 
 
 def fails(error: BaseException):

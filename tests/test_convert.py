@@ -22,13 +22,13 @@ from reference import unet
 from reference.config import DiffusionConfig, ModelConfig
 from reference.conventions import make_plan
 from reference.weights import initialise
+from tests.helpers.tiny import TINY, same
 
 from .reference.test_config import CIFAR10
 from .test_checkpoint import edit, make_legacy
-from .tiny import TINY, same
 
 torch = pytest.importorskip("torch")
-from .other_codes import Parameters, nichol2021, song2021  # noqa: E402
+from tests.helpers.other_codes import Parameters, nichol2021, song2021  # noqa: E402
 
 FMNIST_SMALL = Path(__file__).parents[1] / "results/checkpoints/fmnist-small"
 

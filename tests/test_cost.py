@@ -2,15 +2,14 @@
 
 import shutil
 import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bench import cost, rows
 from bench.config import CHECKPOINTS
-from tests import tree
-from tests.tiny import install_backend
+from tests.helpers import tree
+from tests.helpers.tiny import HELPERS, install_backend
 
 TOLERANCE, TRIES = 0.25, 5
 STEADY_TOLERANCE = 0.15
@@ -67,9 +66,9 @@ def measured(out):
 def test_every_cell_is_foretold_where_steps_take_the_same_time(tmp_path):
     """With steps that sleep: what the machine does beside them does not count, and what is left is the model of the cost."""
     code = tree.copy_to(tmp_path)
-    install_backend(code, "steady", Path(__file__).with_name("steady_backend.py").read_text())
-    before = predicted(job(code, "tests/tiny_run.py", *STEADY, "--dry-run", "--out", tmp_path / "out"))
-    job(code, "tests/tiny_run.py", *STEADY, "--out", tmp_path / "out")
+    install_backend(code, "steady", (HELPERS / "steady_backend.py").read_text())
+    before = predicted(job(code, "tests/helpers/tiny_run.py", *STEADY, "--dry-run", "--out", tmp_path / "out"))
+    job(code, "tests/helpers/tiny_run.py", *STEADY, "--out", tmp_path / "out")
     seconds, _ = measured(tmp_path / "out")
     off = {cell: before[cell][0] / seconds[cell] - 1 for cell in seconds
            if cell[1].split()[0] in ("train", "time", "sample")}

@@ -323,7 +323,7 @@ def test_data_alone_is_enough(folder, tmp_path):
 
 def job(*arguments):
     """The main job with the tiny preset; its output."""
-    done = subprocess.run([sys.executable, str(ROOT / "tests" / "tiny_run.py"), "--backends", "torch", "--steps", "5",
+    done = subprocess.run([sys.executable, str(ROOT / "tests" / "helpers" / "tiny_run.py"), "--backends", "torch", "--steps", "5",
                            *map(str, arguments)], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr + done.stdout
     return done.stdout

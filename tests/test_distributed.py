@@ -16,10 +16,10 @@ import pytest
 
 from bench import distributed, drawing, rows, streams
 from reference.config import ConfigError
-from tests import tree
+from tests.helpers import tree
 
 ROOT = Path(__file__).resolve().parents[1]
-PROGRAM = ROOT / "tests" / "distributed_training.py"
+PROGRAM = ROOT / "tests" / "helpers" / "distributed_training.py"
 SIZE = 2
 PATIENCE = 500.0  # seconds
 
@@ -213,7 +213,7 @@ def images(out):
 def test_the_main_job_draws_the_same_images_on_many_processes(tmp_path, backend):
     one, many = tmp_path / "one", tmp_path / "many"
     (tmp_path / "code").mkdir()
-    script = tree.copy_to(tmp_path / "code") / "tests" / "tiny_run.py"
+    script = tree.copy_to(tmp_path / "code") / "tests" / "helpers" / "tiny_run.py"
     run([sys.executable, script, *JOB, "--backends", backend, "--out", one])
     run([*launcher(backend, tmp_path / "logs"), script, *JOB, "--out", many])
     assert {s: x.tobytes() for s, x in images(one).items()} == {s: x.tobytes() for s, x in images(many).items()}
@@ -230,7 +230,7 @@ def test_the_main_job_draws_the_same_images_on_many_processes(tmp_path, backend)
 @pytest.mark.parametrize("program", [b"tiny_run.py", b"bench.worker"])
 def test_the_main_job_under_torchrun_goes_on_when_a_process_is_killed(tmp_path, program):
     (tmp_path / "code").mkdir()
-    script = tree.copy_to(tmp_path / "code") / "tests" / "tiny_run.py"
+    script = tree.copy_to(tmp_path / "code") / "tests" / "helpers" / "tiny_run.py"
     job = [script, "--steps", "2", "--samples", "128", "--train-steps", "300", "--save-every", "0", "--out"]
     run([*launcher("torch", None), *job, tmp_path / "whole"])
     with started([*launcher("torch", None, restarts=1), *job, tmp_path / "killed"]) as process:

@@ -13,7 +13,7 @@ import pytest
 from bench import executor, rows, run
 from bench.worker import WorkerError
 from reference.config import ConfigError
-from tests import tree
+from tests.helpers import tree
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -94,7 +94,7 @@ def test_a_task_goes_to_another_node_when_its_node_dies(tmp_path):
 
 
 def main_job(code, out, *options):
-    command = tree.command(code, "tests/tiny_run.py", "--backends", "torch", "--steps", "2,10,20", "--eta", "0.5",
+    command = tree.command(code, "tests/helpers/tiny_run.py", "--backends", "torch", "--steps", "2,10,20", "--eta", "0.5",
                            "--samples", "128", "--train-steps", "2", "--out", out, *options)
     return subprocess.Popen(command, env=tree.environment(code), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 

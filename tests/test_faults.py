@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from bench import rows
-from tests import tree
-from tests.tiny import install_backend
+from tests.helpers import tree
+from tests.helpers.tiny import HELPERS, install_backend
 
 pytest.importorskip("torch", reason="the harmed backend is torch's")
 pytestmark = pytest.mark.slow
@@ -27,12 +27,12 @@ pytestmark = pytest.mark.slow
 def code(tmp_path_factory):
     """The code with the harmed backend installed beside it."""
     folder = tree.copy_to(tmp_path_factory.mktemp("code"))
-    install_backend(folder, "shaky", Path(__file__).with_name("shaky_backend.py").read_text())
+    install_backend(folder, "shaky", (HELPERS / "shaky_backend.py").read_text())
     return folder
 
 
 def job(code, out, *more, backends="torch,shaky", harm="", **options):
-    args = ["tests/tiny_run.py", "--backends", backends, "--steps", 5, "--save-every", 0, "--out", out, *more]
+    args = ["tests/helpers/tiny_run.py", "--backends", backends, "--steps", 5, "--save-every", 0, "--out", out, *more]
     return subprocess.run(tree.command(code, *args), env=tree.environment(code, SHAKY=harm, TINY_METRIC="none"), cwd=code,
                           capture_output=True, text=True, timeout=600, **options)
 
@@ -193,7 +193,7 @@ def test_a_data_folder_that_vanishes_later_is_not_missed(code, tmp_path):
     folder = tmp_path / "data"
     folder.mkdir()
     np.save(folder / "images.npy", np.random.default_rng(0).integers(0, 256, (3000, 28, 28), np.uint8))
-    process = tree.start(code, "tests/tiny_run.py", "--backends", "torch", "--steps", 5,
+    process = tree.start(code, "tests/helpers/tiny_run.py", "--backends", "torch", "--steps", 5,
                          "--data", folder / "images.npy", "--fit", 0, "--out", tmp_path / "out",
                          log=tmp_path / "log", TINY_METRIC="none")
     deadline = time.monotonic() + 200
@@ -207,8 +207,8 @@ def test_a_data_folder_that_vanishes_later_is_not_missed(code, tmp_path):
 def test_an_output_folder_that_is_taken_away_is_one_line(code, tmp_path):
     """In the middle of training, and a file is in its place."""
     out = tmp_path / "out"
-    process = tree.start(code, "tests/tiny_run.py", "--backends", "torch", "--steps", 5, "--train-steps", 600, "--save-every", 0,
-                         "--out", out, log=tmp_path / "log", TINY_METRIC="none")
+    process = tree.start(code, "tests/helpers/tiny_run.py", "--backends", "torch", "--steps", 5, "--train-steps", 600,
+                         "--save-every", 0, "--out", out, log=tmp_path / "log", TINY_METRIC="none")
     deadline = time.monotonic() + 200
     while not list(out.glob("work/train-*/scratch/states/*")) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -222,7 +222,7 @@ def test_an_output_folder_that_is_taken_away_is_one_line(code, tmp_path):
 
 def test_eight_jobs_at_once_on_one_folder_lose_no_row_and_do_no_cell_twice(code, tmp_path):
     """Four of one command and four of another, which share some cells."""
-    base = ["tests/tiny_run.py", "--backends", "torch", "--train-steps", 10, "--out", tmp_path / "out"]
+    base = ["tests/helpers/tiny_run.py", "--backends", "torch", "--train-steps", 10, "--out", tmp_path / "out"]
     jobs = [tree.start(code, *base, "--steps", 5 if n % 2 else "5,10", log=tmp_path / f"log{n}",
                        TINY_METRIC="none") for n in range(8)]
     assert [process.wait(900) for process in jobs] == [0] * 8

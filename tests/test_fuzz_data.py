@@ -23,7 +23,7 @@ from PIL import Image
 
 from bench import data, data_files
 from bench.data_images import read_image
-from tests.fuzz import damaged, fuzz
+from tests.helpers.fuzz import damaged, fuzz
 
 SHAPE = (3, 8, 8)
 PIXELS = np.random.default_rng(0).integers(0, 256, SHAPE, np.uint8)

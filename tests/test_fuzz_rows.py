@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from bench.cells import Cells
 from bench.rows import Row, RowError, append, parse, read
-from tests.fuzz import damaged, fuzz
+from tests.helpers.fuzz import damaged, fuzz
 
 ROW = Row(kind="timing", backend="torch", preset="quick", config={"steps": 10, "eta": "0.0", "cells": [[10, "0.0"]]},
           environment={"cores": 2, "gpu": None}, values={"block_seconds": [0.25, 1e-3], "steady": True}, commit="abc",

@@ -22,11 +22,10 @@ from bench.checkpoint import WEIGHTS, load_pipeline, load_state, save_pipeline, 
 from bench.diffusers_json import CheckpointError
 from reference.config import DiffusionConfig, ModelConfig
 from reference.weights import check, initialise
-
-from .fuzz import damaged, fuzz
+from tests.helpers.fuzz import damaged, fuzz
 
 torch = pytest.importorskip("torch")
-from .other_codes import Parameters, nichol2021, song2021  # noqa: E402
+from tests.helpers.other_codes import Parameters, nichol2021, song2021  # noqa: E402
 
 MODEL = ModelConfig(sample_size=4, block_out_channels=(4,), norm_num_groups=2, down_block_types=("DownBlock2D",),
                     up_block_types=("UpBlock2D",), zero_init=False)
@@ -96,7 +95,7 @@ def tensors(weights=NETWORK):
     return {name: torch.from_numpy(value) for name, value in weights.items()}
 
 
-OURS = whole(lambda path: checkpoint._write_tensors(path, NETWORK, {"format": "pt"}))
+OURS = whole(lambda path: checkpoint.write_safetensors(path, NETWORK, {"format": "pt"}))
 THEIRS = whole(lambda path: save_file(NETWORK, path))
 ZIPPED = whole(lambda path: torch.save(tensors(), path))
 LEGACY = whole(lambda path: torch.save(tensors(), path, _use_new_zipfile_serialization=False))

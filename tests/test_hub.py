@@ -14,9 +14,9 @@ from bench import checkpoint, convert, run
 from bench.diffusers_json import CheckpointError
 from reference.config import DiffusionConfig
 from reference.weights import initialise
+from tests.helpers.tiny import TINY, same
 
 from .test_checkpoint import WEIGHTS, make_legacy
-from .tiny import TINY, same
 
 torch = pytest.importorskip("torch")
 

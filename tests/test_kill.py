@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from bench import rows
-from tests import tree
+from tests.helpers import tree
 
 pytestmark = [pytest.mark.slow, pytest.mark.recorded]
 REAL = [name for name in ("torch", "mindspore") if importlib.util.find_spec(name)]
@@ -28,7 +28,7 @@ def code(tmp_path_factory):
 
 
 def arguments(backend, out):
-    return ["tests/tiny_run.py", "--backends", backend, "--steps", "10,20", "--eta", "1", "--train-steps", "60",
+    return ["tests/helpers/tiny_run.py", "--backends", backend, "--steps", "10,20", "--eta", "1", "--train-steps", "60",
             "--save-every", "0", "--out", out]
 
 
@@ -137,7 +137,7 @@ def test_corrupt_weights_stop_both_backends_with_one_line(code, tmp_path):
     file = folder / "unet" / "diffusion_pytorch_model.safetensors"
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     for backend in REAL:
-        done = subprocess.run(tree.command(code, "tests/tiny_run.py", "--backends", backend, "--weights", folder, "--out",
+        done = subprocess.run(tree.command(code, "tests/helpers/tiny_run.py", "--backends", backend, "--weights", folder, "--out",
                                            tmp_path / "out"), env=tree.environment(code), cwd=code, capture_output=True, text=True)
         assert done.returncode == 2 and file.name in done.stderr and done.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()

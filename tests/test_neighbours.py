@@ -10,7 +10,7 @@ import pytest
 from bench import checkpoint, data, neighbours, rows
 from reference.config import ConfigError, DiffusionConfig
 from reference.weights import initialise
-from tests.tiny import TINY
+from tests.helpers.tiny import TINY
 
 
 def part(split, every):

@@ -14,8 +14,7 @@ from bench import report, rows, speed, speed_report, timing
 from bench.config import Preset
 from bench.rows import Row
 from reference.config import ConfigError, DiffusionConfig, ModelConfig
-
-from .tiny import install_backend
+from tests.helpers.tiny import install_backend
 
 TINY = ModelConfig(sample_size=8, block_out_channels=(8, 16), norm_num_groups=4,
                    down_block_types=("DownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D"))

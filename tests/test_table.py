@@ -8,7 +8,6 @@ import signal
 import subprocess
 from collections import Counter
 from datetime import UTC, datetime
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,8 +17,8 @@ from bench import checks, rows, run, streams, table, table_claims, table_report
 from bench.cells import SCRATCH
 from bench.drawing import Cell
 from bench.rows import Row
-from tests import tree
-from tests.tiny import install_backend
+from tests.helpers import tree
+from tests.helpers.tiny import HELPERS, install_backend
 
 WHOLE = table.grid(list(table.STEPS), table.ETAS, 0, (3, 1))
 
@@ -344,9 +343,9 @@ def test_a_whole_table_goes_on_where_it_was_killed(tmp_path):
     pytest.importorskip("torch")
     (tmp_path / "code").mkdir()
     code, out = tree.copy_to(tmp_path / "code"), tmp_path / "out"
-    install_backend(code, "shaky", Path(__file__).with_name("shaky_backend.py").read_text())
+    install_backend(code, "shaky", (HELPERS / "shaky_backend.py").read_text())
     arguments = [*GRID, "--backends", "torch,shaky", "--out", out]
-    process = tree.start(code, "tests/tiny_run.py", *arguments, log=tmp_path / "log", SHAKY="")
+    process = tree.start(code, "tests/helpers/tiny_run.py", *arguments, log=tmp_path / "log", SHAKY="")
     assert tree.kill_when(process, lambda: len(list(out.glob("work/sample-*/result.json"))) >= 5, 0.0, signal.SIGINT), (
         process.returncode, (tmp_path / "log").read_text()[-2000:])
     assert "predicted for the whole job" in (tmp_path / "log").read_text() and not (out / "table.md").exists()
@@ -354,8 +353,8 @@ def test_a_whole_table_goes_on_where_it_was_killed(tmp_path):
     drawn = [cell for cell in begun.values["cells"] if cell["stage"] == "sample"]
     assert Counter(cell["backend"] for cell in drawn) == {"torch": 16, "shaky": 8} and all(cell["seconds"] > 0 for cell in drawn)
     finished = {path: path.stat().st_mtime for path in out.glob("work/*/result.json")}
-    done = subprocess.run(tree.command(code, "tests/tiny_run.py", *arguments), env=tree.environment(code, SHAKY=""), cwd=code,
-                          capture_output=True, text=True, timeout=500)
+    done = subprocess.run(tree.command(code, "tests/helpers/tiny_run.py", *arguments),
+                          env=tree.environment(code, SHAKY=""), cwd=code, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr[-3000:]
     assert all(path.stat().st_mtime == when for path, when in finished.items()), "no finished cell was done twice"
     found = rows.read(out / "rows")

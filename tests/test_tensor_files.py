@@ -16,12 +16,13 @@ from bench.checkpoint import save_pipeline
 from bench.diffusers_json import CheckpointError
 from reference.config import DiffusionConfig
 from reference.weights import initialise
+from tests.helpers.tiny import TINY, same
 
 from .test_checkpoint import OTHERS, WEIGHTS
-from .tiny import TINY, same
 
 torch = pytest.importorskip("torch")
-from .other_codes import song2021  # noqa: E402
+from tests.helpers.other_codes import song2021  # noqa: E402
+
 from .test_convert import built  # noqa: E402
 
 

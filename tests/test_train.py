@@ -12,8 +12,7 @@ import backends
 from bench import checkpoint, config, data, train, training
 from bench.api import load
 from reference.config import DiffusionConfig
-
-from .tiny import TINY
+from tests.helpers.tiny import TINY
 
 PROCESS = DiffusionConfig(timesteps=5, objective="v")
 

@@ -13,8 +13,7 @@ from bench import streams, training
 from bench.checkpoint import CheckpointError
 from reference import weights
 from reference.config import ConfigError, DiffusionConfig, OptimConfig
-
-from .tiny import TINY, same
+from tests.helpers.tiny import TINY, same
 
 SPEC = Spec(TINY, DiffusionConfig(timesteps=20), OptimConfig(lr=1e-3, warmup_steps=4))
 IMAGES = np.random.default_rng(0).integers(0, 256, (10, 1, 8, 8), np.uint8)

@@ -19,9 +19,8 @@ from bench.worker import Worker, WorkerDied, WorkerError
 from reference import samplers, unet, weights
 from reference.config import ConfigError, DiffusionConfig, OptimConfig
 from reference.conventions import make_plan
-
-from .tiny import TINY, install_backend
-from .tree import heed_ctrl_c
+from tests.helpers.tiny import HELPERS, TINY, install_backend
+from tests.helpers.tree import heed_ctrl_c
 
 SPEC = {"model": TINY.to_dict(), "diffusion": DiffusionConfig(timesteps=20).to_dict(), "optim": OptimConfig().to_dict(),
         "device": "cpu", "dtype": "float32"}
@@ -32,7 +31,7 @@ GENTLE = {"steps": 5, "eta": 1.0}
 @pytest.fixture
 def start(tmp_path, monkeypatch):
     """start(harm, backend) gives a worker, with the fake backend installed as an outside package."""
-    install_backend(tmp_path / "site", "fake", Path(__file__).with_name("fake_backend.py").read_text())
+    install_backend(tmp_path / "site", "fake", (HELPERS / "fake_backend.py").read_text())
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
     workers = []
 

@@ -24,7 +24,7 @@ from bench.config import Preset, get_preset
 from bench.data import Dataset, to_uint8
 from bench.logs import Log
 from bench.rows import Row
-from bench.training import digest
+from bench.training import weights_hash
 from reference.config import DiffusionConfig, ModelConfig, OptimConfig, require
 from reference.conventions import Plan
 from reference.weights import count
@@ -75,7 +75,7 @@ class Experiment:
         """The network that the recipe is about: trained, or with `--weights` loaded."""
         o = self.options
         model = self.train() if o.weights is None else api.load(o.weights, o.backend, device=o.device, dtype=o.dtype, mode=o.mode)
-        self.weights = digest(model.backend.weights(ema=True))
+        self.weights = weights_hash(model.backend.weights(ema=True))
         return model
 
     @cached_property

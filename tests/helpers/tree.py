@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def copy_to(folder: Path) -> Path:
@@ -19,7 +19,7 @@ def copy_to(folder: Path) -> Path:
     for room in ("reference", "backends", "bench"):
         shutil.copytree(ROOT / room, folder / room, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "tests").mkdir()
-    shutil.copy(ROOT / "tests" / "tiny_run.py", folder / "tests")
+    shutil.copy(ROOT / "tests" / "helpers" / "tiny_run.py", folder / "tests")
     return folder
 
 

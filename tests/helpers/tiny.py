@@ -9,6 +9,7 @@ import numpy as np
 
 from reference.config import ModelConfig
 
+HELPERS = Path(__file__).parent
 TINY = ModelConfig(sample_size=8, block_out_channels=(8, 16), norm_num_groups=4, zero_init=False,
                    down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"))
 

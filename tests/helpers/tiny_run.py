@@ -1,4 +1,4 @@
-"""The main job with a preset for tests, `tiny`, that ends in seconds: `python tests/tiny_run.py ARGUMENTS`."""
+"""The main job with a preset for tests, `tiny`, that ends in seconds: `python tests/helpers/tiny_run.py ARGUMENTS`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from bench import config, data, fid, run, timing
 from reference.config import DiffusionConfig, ModelConfig, OptimConfig
