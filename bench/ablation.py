@@ -24,7 +24,8 @@ import backends
 from backends.protocol import Spec
 from bench import api, data, environment, extractor, fid, files, rows
 from bench.command_line import exit_code
-from bench.config import ROOT, Preset, get_preset
+from bench.paths import ROOT
+from bench.presets import Preset, get_preset
 from bench.rows import Row
 from reference.config import require
 

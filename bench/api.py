@@ -25,16 +25,8 @@ from tqdm import tqdm
 import backends
 from backends.protocol import Backend, Spec
 from bench import checkpoint, commands, convert, streams, timing, training
-from bench.checks import (
-    ORACLE_IMAGES,
-    ORACLE_STEPS,
-    TOLERANCES,
-    loss_error,
-    oracle_network,
-    path_error,
-    relative_error,
-    verdict,
-)
+from bench.checks import ORACLE_IMAGES, ORACLE_STEPS
+from bench.oracle import TOLERANCES, loss_error, oracle_network, path_error, relative_error, verdict
 from reference import samplers
 from reference import weights as names
 from reference.config import DiffusionConfig, ModelConfig, OptimConfig, require

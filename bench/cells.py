@@ -18,7 +18,7 @@ from typing import Any
 from filelock import FileLock
 
 from bench import files, rows
-from bench.config import ROOT
+from bench.paths import ROOT
 
 SCRATCH = "scratch"
 READERS = ("run.py", "report.py", "table*.py", "html_*.py")  # of bench: they ask for cells and read rows, and make no result

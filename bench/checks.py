@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,30 +9,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.protocol import Batch, Spec
+from backends.protocol import Batch
 from bench import files, streams
 from bench.cells import SCRATCH
 from bench.drawing import Cell
+from bench.oracle import TOLERANCES, loss_error, oracle_network, path_error, relative_error, verdict
 from bench.rows import Row
 from bench.training import weights_hash
-from reference import diffusion, samplers, schedules, unet
-from reference import weights as names
-from reference.conventions import Plan
+from reference import samplers
 
 if TYPE_CHECKING:
     from bench.job import Run
 
-# Largest accepted errors by dtype of the network. "images" is the largest pixel difference of the backends' images at eta = 0.
-TOLERANCES: dict[str, dict[str, float]] = {
-    "float32": {"tables": 1e-10, "forward": 2e-5, "loss": 1e-5, "sampling": 1e-4, "images": 1e-3, "losses": 1e-5},
-    "float64": {"tables": 1e-10, "forward": 1e-9, "loss": 1e-9, "sampling": 1e-9, "images": 1e-8, "losses": 1e-9},
-    "bfloat16": {"tables": 1e-10, "forward": 1e-1, "loss": 2e-2, "sampling": 5e-1, "images": 2.0, "losses": 5e-2},
-    "float16": {"tables": 1e-10, "forward": 1e-2, "loss": 2e-3, "sampling": 1e-1, "images": 1.0, "losses": 1e-2},
-}
 ORACLE_IMAGES, ORACLE_STEPS = 2, 10
 GATED_STEPS = 100  # above it, the images of two backends are compared and reported without a verdict
 GATED_LOSSES = 10
-Network = Callable[..., NDArray[np.float64]]
 QUANTILES = (0.5, 0.9, 0.99, 0.999, 1.0)  # of the pixels' differences
 TWICE_STEPS = 10  # of training, and of sampling, that the determinism check runs twice
 
@@ -138,35 +128,3 @@ def images(run: Run, cell: Cell) -> None:
         run.keep("images", "check", key, {"images": found})
 
 
-def oracle_network(weights: names.Weights, spec: Spec) -> Network:
-    """The float64 network of the reference, as `samplers.sample` calls it."""
-    def network(x: NDArray[Any], t: NDArray[Any], x0: NDArray[Any] | None = None) -> NDArray[np.float64]:
-        if spec.diffusion.self_conditioning:
-            x = np.concatenate((x, np.zeros_like(x) if x0 is None else x0), axis=1)
-        return unet.forward(weights, spec.model, x, t)
-    return network
-
-
-def loss_error(found: float, spec: Spec, network: Network, batch: Batch) -> float:
-    """Of the loss of one batch, relative to the oracle's; with self-conditioning, for a batch whose coins are all 0."""
-    process = spec.diffusion
-    xt = diffusion.q_sample(batch.x0, batch.t, batch.noise, schedules.alpha_bars(schedules.betas(process)))
-    expected = diffusion.loss(process, batch.x0, batch.t, batch.noise, network(xt, diffusion.network_t(process, batch.t)))
-    return abs(found - expected) / abs(expected)
-
-
-def path_error(found: NDArray[Any], network: Network, x_T: NDArray[Any], plan: Plan) -> float:
-    """Largest error of sampled images (N, C, H, W), relative to the largest value of the oracle's where that is above 1."""
-    expected = samplers.sample(network, x_T.astype(np.float64), plan)
-    return float(np.abs(found - expected).max() / max(1.0, np.abs(expected).max()))
-
-
-def relative_error(found: NDArray[Any], expected: NDArray[Any]) -> float:
-    """Largest |found - expected| / |expected|, absolute where expected is 0."""
-    scale = np.where(expected == 0, 1.0, np.abs(expected))
-    return float(np.max(np.abs(found - expected) / scale))
-
-
-def verdict(error: float, tolerance: float | None) -> dict[str, Any]:
-    """One comparison, as rows hold it; without a tolerance it is reported and always ok."""
-    return {"error": error, "tolerance": tolerance, "ok": tolerance is None or bool(error <= tolerance)}

@@ -19,11 +19,11 @@ from bench import data_records, streams
 from bench.data_files import DataError, npz_names, read_idx, read_npy, read_npz
 from bench.data_images import list_images, pad_to, read_images
 from bench.data_records import FASHION_MNIST, RECORDS, File, Record
+from bench.paths import ASSETS
 
 __all__ = ["FASHION_MNIST", "IMAGES", "RECORDS", "DataError", "Dataset", "File", "Record", "add_options", "from_options", "load",
            "load_subset", "read_idx", "to_float", "to_uint8"]
 
-ASSETS = Path(__file__).parent / "assets"
 ENVIRONMENT = "DDIM_BENCH_DATA"
 IMAGES = "images"  # the name of a data set that is no published one
 HELD_OUT = 128  # least number of held-out images: twice the feature width of the metric's own extractor

@@ -12,9 +12,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from bench.paths import ROOT
 from reference.config import require
 
-ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("numpy", "scipy", "torch", "torchvision", "mindspore", "torch-fidelity", "diffusers", "safetensors", "pandas")
 FLAGS = ("sse4_2", "avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8",
          "asimd", "sve", "sve2", "bf16", "hypervisor")

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench import drawing, environment, fid
-from bench.config import ROOT
 from bench.data import Dataset
+from bench.paths import ROOT
 from bench.worker import Worker, WorkerError
 from reference.config import ConfigError, require
 

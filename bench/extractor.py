@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.data import ASSETS, DataError, Dataset, load, load_subset
+from bench.data import DataError, Dataset, load, load_subset
+from bench.paths import ASSETS
 from reference.config import require
 from reference.frechet import statistics
 

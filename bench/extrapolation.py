@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from bench import flops
-from bench.config import PRESETS
+from bench.presets import PRESETS
 from bench.report import label, seconds_per_image
 from bench.rows import Row
 from reference.config import ModelConfig

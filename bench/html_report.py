@@ -13,9 +13,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from bench import files, html_main, html_table, rows, table, table_report
 from bench.command_line import exit_code
-from bench.config import ROOT
 from bench.html_parts import TABLE, seeds
 from bench.html_table import Grid
+from bench.paths import ROOT
 from bench.report import label
 from bench.rows import Row
 

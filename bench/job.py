@@ -21,9 +21,9 @@ from backends.protocol import Spec
 from bench import checkpoint, checks, data, drawing, environment, executor, files, grid, timing
 from bench.cells import SCRATCH, Cells
 from bench.commands import plain_spec
-from bench.config import Preset
 from bench.drawing import Cell
 from bench.extractor import Extractor, fmnist_cnn
+from bench.presets import Preset
 from bench.rows import Row
 from bench.training import weights_hash
 from bench.worker import Left, Worker, WorkerError, in_turn

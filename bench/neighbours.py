@@ -29,7 +29,7 @@ from tqdm import trange
 import backends
 from bench import api, data, environment, pictures, rows
 from bench.command_line import exit_code
-from bench.config import ROOT
+from bench.paths import ROOT
 from reference.config import require
 
 K = 5

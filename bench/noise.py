@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from bench import data, environment, extractor, fid, files, pictures, rows, streams, timing
 from bench.command_line import exit_code
-from bench.config import ROOT
 from bench.neighbours import read_samples
+from bench.paths import ROOT
 from bench.rows import Row
 from reference.config import require
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import backends
 from bench import data, gallery
 from bench.command_line import exit_code
-from bench.config import ROOT
 from bench.logs import LOGS
+from bench.paths import ROOT
 from bench.recipes import RECIPES
 from bench.recipes.common import Experiment
 from reference.config import require

@@ -27,10 +27,11 @@ from backends.protocol import Spec
 from bench import convert, cost, data, distributed, executor, inception, report, rows, speed, table, table_report, training
 from bench.cells import Cells
 from bench.command_line import exit_code
-from bench.config import PRESETS, ROOT, get_preset
 from bench.drawing import Cell
 from bench.html_report import render as render_html
 from bench.job import Job, Run, with_options
+from bench.paths import ROOT
+from bench.presets import PRESETS, get_preset
 from reference import weights
 from reference.config import ConfigError, require
 from reference.conventions import CONVENTIONS, adopt, get_convention

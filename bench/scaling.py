@@ -24,8 +24,9 @@ from tqdm import tqdm
 from bench import extrapolation, files, rows, timing
 from bench.cells import Cells
 from bench.command_line import exit_code
-from bench.config import PRESETS, ROOT, Preset, get_preset
+from bench.paths import ROOT
 from bench.pictures import COLOURS
+from bench.presets import PRESETS, Preset, get_preset
 from bench.rows import Row
 from bench.run import choose_backends
 from bench.speed import Contender, Speed

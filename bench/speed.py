@@ -28,7 +28,7 @@ from backends.protocol import Spec
 from bench import environment, files, peers, speed_report, streams, timing
 from bench.cells import Cells
 from bench.commands import plain_spec
-from bench.config import Preset
+from bench.presets import Preset
 from bench.rows import Row
 from bench.worker import Left, Worker, WorkerError, in_turn
 from reference import weights

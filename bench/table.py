@@ -13,8 +13,8 @@ from typing import Any
 
 import pandas as pd
 
-from bench.config import ROOT
 from bench.drawing import Cell
+from bench.paths import ROOT
 from bench.report import seconds_per_image
 from bench.rows import Row
 from reference.config import require

@@ -26,8 +26,9 @@ import backends
 from backends.protocol import Spec
 from bench import checkpoint, convert, data, distributed, environment, training
 from bench.command_line import exit_code
-from bench.config import ROOT, get_preset
 from bench.logs import LOGS, Log
+from bench.paths import ROOT
+from bench.presets import get_preset
 from reference import weights
 from reference.config import ConfigError, require
 from reference.conventions import CONVENTIONS, adopt, adopt_network

@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from backends import NotInstalled
+from bench.environment import worker_env
+from bench.paths import ROOT
 from reference.config import ConfigError
-
-from .environment import ROOT, worker_env
 
 BEAT_SECONDS = 1.0
 PROGRESS_SECONDS = 0.2  # at most one message in this time

@@ -6,8 +6,8 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from bench import ablation, config, data, extractor, fid, rows
-from bench.config import Preset, get_preset
+from bench import ablation, data, extractor, fid, presets, rows
+from bench.presets import Preset, get_preset
 from reference.config import DiffusionConfig, OptimConfig
 from tests.helpers.tiny import TINY
 
@@ -19,7 +19,7 @@ SHORT = ["--preset", "tiny", "--images", "16", "--samples", "256", "--steps", "2
 @pytest.fixture
 def tiny(monkeypatch):
     subset = data.load_subset("fashion-mnist", "train")
-    monkeypatch.setitem(config.PRESETS, "tiny", PRESET)
+    monkeypatch.setitem(presets.PRESETS, "tiny", PRESET)
     monkeypatch.setattr(data, "load", lambda *_, **__: replace(subset, images=subset.images[:100]))
 
 

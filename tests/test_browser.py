@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bench import html_report
-from bench.config import ROOT
+from bench.paths import ROOT
 from tests.test_html_report import ROWS, with_pictures
 
 pytestmark = pytest.mark.browser

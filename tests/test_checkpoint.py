@@ -22,8 +22,8 @@ from safetensors.numpy import load_file, save_file
 
 from bench import checkpoint, diffusers_json
 from bench.checkpoint import load_pipeline, load_state, save_pipeline, save_state
-from bench.config import get_preset
 from bench.diffusers_json import CheckpointError
+from bench.presets import get_preset
 from bench.torchvision_shim import import_torchvision
 from reference import unet
 from reference.config import SCHEDULES, DiffusionConfig, ModelConfig

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bench import cost, rows
-from bench.config import CHECKPOINTS
+from bench.paths import CHECKPOINTS
 from tests.helpers import tree
 from tests.helpers.tiny import HELPERS, install_backend
 

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from bench import checkpoint, data, extractor, rows
-from bench.config import ROOT
 from bench.data_images import read_image
+from bench.paths import ASSETS, ROOT
 from reference import weights
 from reference.config import DiffusionConfig, ModelConfig
 
@@ -314,7 +314,7 @@ def test_data_alone_is_enough(folder, tmp_path):
     np.save(tmp_path / "x.npy", picture(0, (4, 8, 8)))
     assert len(data.from_options(options("--data", tmp_path / "x.npy"), "cifar10", GREY, "train")) == 2
     with pytest.raises(data.DataError, match="train-images-idx3-ubyte.gz: header says shape"):  # the shipped part is not the whole
-        data.from_options(options("--data", data.ASSETS / "fashion-mnist"), "fashion-mnist", (1, 28, 28), "train")
+        data.from_options(options("--data", ASSETS / "fashion-mnist"), "fashion-mnist", (1, 28, 28), "train")
     with pytest.raises(data.DataError, match="needs --data PATH"):
         data.from_options(options("--dataset", "images"), "mnist", GREY, "train")
     padded = data.from_options(options("--data", folder, "--pad"), "mnist", (1, 12, 12), "test")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from bench import data, extractor, fid
+from bench.paths import ASSETS
 from reference.frechet import statistics
 
 
@@ -101,7 +102,7 @@ def test_conversion_keeps_what_it_can():
 
 
 def run(program, *path):
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*map(str, path), str(data.ASSETS.parents[1])])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*map(str, path), str(ASSETS.parents[1])])}
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True,
                           env=environment, timeout=600)
     assert done.returncode == 0, done.stderr

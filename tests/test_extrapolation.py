@@ -3,7 +3,7 @@
 import pytest
 
 from bench import extrapolation
-from bench.config import PRESETS
+from bench.presets import PRESETS
 from bench.rows import Row
 
 

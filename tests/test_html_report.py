@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 
 from bench import html_figures, html_main, html_report, html_table, report, rows, table
-from bench.config import PRESETS, ROOT
 from bench.files import FileError
 from bench.html_figures import Series
 from bench.html_parts import MAIN, TABLE, Table
+from bench.paths import ROOT
+from bench.presets import PRESETS
 from bench.rows import Row
 
 HASH = "c0ffee" * 10

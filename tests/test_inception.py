@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from bench import data, extractor, fid, grid, inception, rows, run
-from bench.config import ROOT
+from bench.paths import ROOT
 from bench.torchvision_shim import import_torchvision
 from reference.config import ConfigError
 

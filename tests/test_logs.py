@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from bench import config, train
+from bench import presets, train
 from bench.files import FileError
 from bench.logs import Log
 from reference.config import ConfigError, DiffusionConfig, ModelConfig
@@ -98,7 +98,7 @@ def test_an_unknown_log_and_a_place_that_cannot_be_written(tmp_path):
 def test_training_logs_every_loss(tmp_path, monkeypatch):
     model = ModelConfig(sample_size=8, block_out_channels=(8,), norm_num_groups=4, down_block_types=("DownBlock2D",),
                         up_block_types=("UpBlock2D",))
-    monkeypatch.setitem(config.PRESETS, "tiny", config.Preset("tiny", model, None, DiffusionConfig(timesteps=5)))
+    monkeypatch.setitem(presets.PRESETS, "tiny", presets.Preset("tiny", model, None, DiffusionConfig(timesteps=5)))
     np.save(tmp_path / "images.npy", np.zeros((300, 8, 8), np.uint8))
     assert train.main(["--preset", "tiny", "--steps", "4", "--batch-size", "2", "--data", str(tmp_path / "images.npy"), "--save",
                        str(tmp_path / "net")]) == 0

@@ -12,7 +12,7 @@ import pytest
 from backends import NotInstalled
 from backends.protocol import Spec
 from bench import commands, flops, peers, streams
-from bench.config import PRESETS
+from bench.presets import PRESETS
 from reference import samplers, unet, weights
 from reference.config import ConfigError, DiffusionConfig, ModelConfig, OptimConfig
 from reference.conventions import make_plan

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench import api, commands, config, recipe, rows
+from bench import api, commands, presets, recipe, rows
 from bench.recipes import RECIPES, common, cosine_selfcond, ddim_respaced, ddpm_cifar10
 from reference import diffusion, samplers, schedules, unet, weights
 from reference.config import ConfigError, ModelConfig
@@ -26,12 +26,12 @@ DOWN, UP = "DownBlock2D", "UpBlock2D"
 def tiny(monkeypatch):
     """Tiny networks in the presets."""
     for name, recipe_ in RECIPES.items():
-        preset = config.PRESETS[name]
+        preset = presets.PRESETS[name]
         model = ModelConfig(sample_size=SIZE, in_channels=preset.model.in_channels, out_channels=preset.model.out_channels,
                             block_out_channels=(8, 16), norm_num_groups=4, down_block_types=(DOWN, DOWN), up_block_types=(UP, UP))
-        monkeypatch.setitem(config.PRESETS, name, replace(preset, model=model, diffusion=replace(preset.diffusion, timesteps=T)))
+        monkeypatch.setitem(presets.PRESETS, name, replace(preset, model=model, diffusion=replace(preset.diffusion, timesteps=T)))
         assert recipe_.preset.model == model
-    monkeypatch.setattr(ddpm_cifar10, "PARAMETERS", weights.count(config.PRESETS["ddpm-cifar10"].model))
+    monkeypatch.setattr(ddpm_cifar10, "PARAMETERS", weights.count(presets.PRESETS["ddpm-cifar10"].model))
     monkeypatch.setattr(ddim_respaced, "RESPACINGS", {"ddim4": {"steps": 4, "spacing": "leading"}, "2,3": {"steps": (2, 3)}})
     monkeypatch.setattr(ddim_respaced, "ETA_STEPS", (3, 4))
     monkeypatch.setattr(ddim_respaced, "ROUND_TRIP_STEPS", (3, 6, 24))
@@ -67,7 +67,7 @@ def test_a_recipe_leaves_its_pictures_its_row_and_its_place_on_the_page(images, 
         assert len(training["losses"]) == 3 and np.isfinite(training["losses"]).all()
     shortened, data = row.values["notes"]
     assert re.fullmatch(r"Shortened: 3 of the recipe's [\d,]+ training steps, batch 4\.", shortened)
-    assert config.PRESETS[name].dataset in data and "was not at hand" in data
+    assert presets.PRESETS[name].dataset in data and "was not at hand" in data
     assert len(row.values["pictures"]) >= 1
     for file, caption in row.values["pictures"]:
         with Image.open(images / "out" / "gallery" / file) as picture:
@@ -85,15 +85,15 @@ def test_the_numbers_of_the_sources():
     """Against the papers, not against the code: DDPM appendix B, the tutorials' numbers."""
     assert RECIPES["fashion-mnist-mindspore"].steps == 10 * 60000 // 16 and RECIPES["mnist-scratch"].steps == 20 * 60000 // 128
     assert {name: r.backend for name, r in RECIPES.items() if r.backend != "torch"} == {"fashion-mnist-mindspore": "mindspore"}
-    ddpm = next(p for p in config._RECIPES if p.name == "ddpm-cifar10")
+    ddpm = next(p for p in presets._RECIPES if p.name == "ddpm-cifar10")
     assert weights.count(ddpm.model) == 35_746_307
     assert (ddpm.optim.lr, ddpm.optim.warmup_steps, ddpm.optim.ema_decay, ddpm.batch_size) == (2e-4, 5000, 0.9999, 128)
     assert (ddpm.model.dropout, ddpm.dataset, ddpm.diffusion.timesteps) == (0.1, "cifar10", 1000)
-    mindspore = next(p for p in config._RECIPES if p.name == "fashion-mnist-mindspore")
+    mindspore = next(p for p in presets._RECIPES if p.name == "fashion-mnist-mindspore")
     assert mindspore.model.block_out_channels == (28, 2 * 28, 4 * 28) and mindspore.diffusion.timesteps == 200
     optim = mindspore.optim
     assert (mindspore.batch_size, optim.lr, optim.min_lr, optim.total_steps) == (16, 1e-4, 1e-7, 37500)
-    scratch = next(p for p in config._RECIPES if p.name == "mnist-scratch")
+    scratch = next(p for p in presets._RECIPES if p.name == "mnist-scratch")
     assert (schedules.betas(scratch.diffusion) == np.linspace(1e-4, 0.02, 1001)[1:]).all()
 
 
@@ -154,7 +154,7 @@ def test_choices_are_compared_by_the_metric_over_seeds(images):
 
 
 def test_weights_take_the_place_of_training_and_say_so(images):
-    api.new(config.PRESETS["ddim-respaced"].model, config.PRESETS["ddim-respaced"].diffusion).save(images / "net")
+    api.new(presets.PRESETS["ddim-respaced"].model, presets.PRESETS["ddim-respaced"].diffusion).save(images / "net")
     row, = run(images, "ddim-respaced", "--weights", str(images / "net"), "--samples", "4", "--strip", "--gif", "--grid")
     assert "training" not in row.values and row.config["weights"] == "net" and row.config["steps"] is None
     assert row.values["notes"][0].startswith("The network is that of the weights net, 0.0")
@@ -194,10 +194,10 @@ def test_an_interrupted_recipe_goes_on_from_its_training(images, monkeypatch):
 
 
 def test_a_shortened_run_keeps_the_shape_of_the_learning_rate():
-    optim = config._RECIPES[1].optim
+    optim = presets._RECIPES[1].optim
     assert common.shortened(optim, 800_000, 800_000, None) == optim
     assert common.shortened(optim, 100, 800_000, None) == replace(optim, warmup_steps=10)
-    decaying = config._RECIPES[4].optim
+    decaying = presets._RECIPES[4].optim
     assert common.shortened(decaying, 50, 37_500, 1e-3) == replace(decaying, total_steps=50, lr=1e-3)
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from bench import report, rows, run
 from bench.cells import SCRATCH, Cells
-from bench.config import ROOT
+from bench.paths import ROOT
 from bench.rows import Row
 from reference.config import DiffusionConfig
 from reference.conventions import CONVENTIONS

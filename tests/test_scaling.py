@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bench import rows, scaling
-from bench.config import PRESETS, Preset
+from bench.presets import PRESETS, Preset
 from bench.worker import Worker
 from reference import weights
 from reference.config import DiffusionConfig, ModelConfig

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bench import report, rows, speed, speed_report, timing
-from bench.config import Preset
+from bench.presets import Preset
 from bench.rows import Row
 from reference.config import ConfigError, DiffusionConfig, ModelConfig
 from tests.helpers.tiny import install_backend

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import backends
-from bench import checkpoint, config, data, train, training
+from bench import checkpoint, data, presets, train, training
 from bench.api import load
 from reference.config import DiffusionConfig
 from tests.helpers.tiny import TINY
@@ -19,8 +19,8 @@ PROCESS = DiffusionConfig(timesteps=5, objective="v")
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    monkeypatch.setitem(config.PRESETS, "tiny", config.Preset("tiny", TINY, None, PROCESS))
-    monkeypatch.setitem(config.PRESETS, "other", config.Preset("other", replace(TINY, block_out_channels=(8, 12)), None))
+    monkeypatch.setitem(presets.PRESETS, "tiny", presets.Preset("tiny", TINY, None, PROCESS))
+    monkeypatch.setitem(presets.PRESETS, "other", presets.Preset("other", replace(TINY, block_out_channels=(8, 12)), None))
     np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(0, 256, (30, 8, 8), np.uint8))
 
     def run(preset, name, *options):
@@ -37,7 +37,7 @@ def test_a_training_begins_with_weights_and_keeps_their_record(run, tmp_path):
     (_, *theirs), (_, *ours) = (checkpoint.load_pipeline(tmp_path / name) for name in "ab")
     assert ours == theirs and ours[0].block_out_channels == TINY.block_out_channels and ours[1] == PROCESS
     model = load(tmp_path / "a")
-    spec = replace(model.spec, optim=replace(config.get_preset("other").optim, total_steps=4))
+    spec = replace(model.spec, optim=replace(presets.get_preset("other").optim, total_steps=4))
     images = data.load_images(tmp_path / "images.npy", "train", spec.image_shape).images
     backend = backends.load("torch").create(spec)
     backend.load_weights(model.backend.weights())

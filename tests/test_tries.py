@@ -1,7 +1,7 @@
 """The report of what else was tried for a step."""
 
 from bench import rows
-from bench.config import ROOT
+from bench.paths import ROOT
 from tests.benchmarks import tries
 
 

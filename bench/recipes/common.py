@@ -20,9 +20,9 @@ from tqdm import tqdm
 
 from backends.protocol import Spec
 from bench import api, data, environment, extractor, fid, pictures, rows, sample
-from bench.config import Preset, get_preset
 from bench.data import Dataset, to_uint8
 from bench.logs import Log
+from bench.presets import Preset, get_preset
 from bench.rows import Row
 from bench.training import weights_hash
 from reference.config import DiffusionConfig, ModelConfig, OptimConfig, require

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import backends
-from bench.config import PRESETS
+from bench.presets import PRESETS
 from bench.worker import Worker
 from reference import weights
 from reference.config import ConfigError

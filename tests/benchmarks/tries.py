@@ -24,7 +24,8 @@ import pandas as pd
 from backends.protocol import Spec
 from bench import environment, files, rows, streams, timing
 from bench.commands import cut
-from bench.config import ROOT, SPEED, get_preset
+from bench.paths import ROOT
+from bench.presets import SPEED, get_preset
 from bench.rows import Row
 from reference import weights
 from reference.conventions import make_plan

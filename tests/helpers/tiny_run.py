@@ -11,7 +11,7 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from bench import config, data, fid, run, timing
+from bench import data, fid, presets, run, timing
 from reference.config import DiffusionConfig, ModelConfig, OptimConfig
 
 TINY = ModelConfig(sample_size=28, block_out_channels=(8, 16), norm_num_groups=4, zero_init=False,
@@ -23,9 +23,9 @@ def first(whole: data.Dataset, n: int) -> data.Dataset:
     return replace(whole, images=whole.images[:n], sha256=f"first {n} of {whole.sha256}")
 
 
-config.PRESETS["tiny"] = config.Preset(
+presets.PRESETS["tiny"] = presets.Preset(
     "tiny", TINY, None, DiffusionConfig(timesteps=20), OptimConfig(lr=1e-3), train_steps=20, batch_size=4, sample_batch=32)
-config.PRESETS["tiny-table"] = replace(config.PRESETS["tiny"], name="tiny-table", train_steps=0, blocks=0)
+presets.PRESETS["tiny-table"] = replace(presets.PRESETS["tiny"], name="tiny-table", train_steps=0, blocks=0)
 load = data.load
 data.load = lambda *args, **more: first(load(*args, **more), 1000)
 if os.environ.get("TINY_METRIC") == "none":  # of no interest where workers and disks fail: half of the job's time

@@ -1,4 +1,4 @@
-"""Presets: everything that a run needs, by name, and the paths of what the repository ships."""
+"""Presets: everything that a run needs, by name."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench.paths import CHECKPOINTS, ROOT
 from reference.config import ConfigError, DiffusionConfig, ModelConfig, OptimConfig
-
-ROOT = Path(__file__).resolve().parents[1]
-CHECKPOINTS = ROOT / "results" / "checkpoints"
 
 DOWN, UP = "DownBlock2D", "UpBlock2D"
 SPEED = ModelConfig(
