@@ -22,11 +22,12 @@ from tqdm import tqdm
 
 import backends
 from backends.protocol import Spec
-from bench import api, data, environment, extractor, fid, files, rows
+from bench import api, data, extractor, fid, files
 from bench.command_line import exit_code
 from bench.paths import ROOT
 from bench.presets import Preset, get_preset
-from bench.rows import Row
+from bench.records import environment, rows
+from bench.records.rows import Row
 from reference.config import require
 
 STUDY = "ablation"

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from backends.protocol import Batch
 from bench import files, streams
-from bench.cells import SCRATCH
 from bench.drawing import Cell
 from bench.oracle import TOLERANCES, loss_error, oracle_network, path_error, relative_error, verdict
-from bench.rows import Row
+from bench.records.cells import SCRATCH
+from bench.records.rows import Row
 from bench.training import weights_hash
 from reference import samplers
 

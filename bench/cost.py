@@ -23,9 +23,9 @@ import numpy as np
 import pandas as pd
 
 from bench import checks, data, drawing, fid, grid, timing
-from bench.cells import SCRATCH, Cells
 from bench.job import Job, Run
-from bench.rows import Row
+from bench.records.cells import SCRATCH, Cells
+from bench.records.rows import Row
 from bench.training import weights_hash
 from bench.worker import WorkerError
 

@@ -18,9 +18,10 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from bench import drawing, environment, fid
+from bench import drawing, fid
 from bench.data import Dataset
 from bench.paths import ROOT
+from bench.records import environment
 from bench.worker import Worker, WorkerError
 from reference.config import ConfigError, require
 

@@ -11,8 +11,8 @@ import pandas as pd
 
 from bench import flops
 from bench.presets import PRESETS
+from bench.records.rows import Row
 from bench.report import label, seconds_per_image
-from bench.rows import Row
 from reference.config import ModelConfig
 
 IMAGES, STEPS = 50_000, 1000

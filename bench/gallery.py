@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from bench import rows
 from bench.files import replacing
 from bench.recipes import RECIPES
-from bench.rows import Row
+from bench.records import rows
+from bench.records.rows import Row
 
 
 def write(out: Path) -> Path:

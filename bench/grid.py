@@ -13,10 +13,10 @@ import numpy as np
 from tqdm import tqdm
 
 from bench import data, drawing, executor, fid, files
-from bench.cells import SCRATCH
 from bench.commands import plain_spec
 from bench.drawing import Cell
-from bench.rows import Row
+from bench.records.cells import SCRATCH
+from bench.records.rows import Row
 from reference.config import require
 
 if TYPE_CHECKING:

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench import ablation, html_figures, html_table, noise, report, rows, table
+from bench import ablation, html_figures, html_table, noise, report, table
 from bench.data import to_uint8
 from bench.html_figures import Series
 from bench.html_parts import MAIN, Figure, Section, Table, plain
+from bench.records import rows
+from bench.records.rows import Row
 from bench.report import label
-from bench.rows import Row
 from reference import weights
 from reference.config import ModelConfig
 

@@ -11,13 +11,14 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from bench import files, html_main, html_table, rows, table, table_report
+from bench import files, html_main, html_table, table, table_report
 from bench.command_line import exit_code
 from bench.html_parts import TABLE, seeds
 from bench.html_table import Grid
 from bench.paths import ROOT
+from bench.records import rows
+from bench.records.rows import Row
 from bench.report import label
-from bench.rows import Row
 
 TEMPLATE = ROOT / "bench" / "assets" / "report.html.j2"
 

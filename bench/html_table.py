@@ -10,8 +10,8 @@ import pandas as pd
 from bench import html_figures, table, table_claims, table_report
 from bench.html_figures import Series
 from bench.html_parts import BARS, Figure, Section, Table, interval, plain, seeds
+from bench.records.rows import Row
 from bench.report import label
-from bench.rows import Row
 
 SPACINGS = {table.UNIFORM: "uniform", table.QUAD: "quad"}
 BOUNDS = {"floor": "floor: real images", "ceiling": "ceiling: noise"}

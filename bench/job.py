@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from backends.protocol import Spec
-from bench import checkpoint, checks, data, drawing, environment, executor, files, grid, timing
-from bench.cells import SCRATCH, Cells
+from bench import checkpoint, checks, data, drawing, executor, files, grid, timing
 from bench.commands import plain_spec
 from bench.drawing import Cell
 from bench.extractor import Extractor, fmnist_cnn
 from bench.presets import Preset
-from bench.rows import Row
+from bench.records import environment
+from bench.records.cells import SCRATCH, Cells
+from bench.records.rows import Row
 from bench.training import weights_hash
 from bench.worker import Left, Worker, WorkerError, in_turn
 from reference import weights as names

@@ -27,9 +27,10 @@ from numpy.typing import NDArray
 from tqdm import trange
 
 import backends
-from bench import api, data, environment, pictures, rows
+from bench import api, data, pictures
 from bench.command_line import exit_code
 from bench.paths import ROOT
+from bench.records import environment, rows
 from reference.config import require
 
 K = 5

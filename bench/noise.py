@@ -21,11 +21,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bench import data, environment, extractor, fid, files, pictures, rows, streams, timing
+from bench import data, extractor, fid, files, pictures, streams, timing
 from bench.command_line import exit_code
 from bench.neighbours import read_samples
 from bench.paths import ROOT
-from bench.rows import Row
+from bench.records import environment, rows
+from bench.records.rows import Row
 from reference.config import require
 
 SIZES = (128, 256, 512, 1024, 2048, 4096, 8192)

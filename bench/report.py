@@ -16,7 +16,7 @@ from bench import files, pictures, timing
 from bench.data import to_uint8
 from bench.drawing import Cell
 from bench.pictures import COLOURS, grid
-from bench.rows import Row
+from bench.records.rows import Row
 
 Images = Mapping[tuple[str, Cell], Path]  # backend, cell: the file, (n, C, H, W) float32
 BEGIN, END = "<!-- table: written by bench/report.py -->", "<!-- end of table -->"

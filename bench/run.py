@@ -24,14 +24,15 @@ if __name__ == "__main__":  # the script's own folder stands first on the path; 
 
 import backends
 from backends.protocol import Spec
-from bench import convert, cost, data, distributed, executor, inception, report, rows, speed, table, table_report, training
-from bench.cells import Cells
+from bench import convert, cost, data, distributed, executor, inception, report, speed, table, table_report, training
 from bench.command_line import exit_code
 from bench.drawing import Cell
 from bench.html_report import render as render_html
 from bench.job import Job, Run, with_options
 from bench.paths import ROOT
 from bench.presets import PRESETS, get_preset
+from bench.records import rows
+from bench.records.cells import Cells
 from reference import weights
 from reference.config import ConfigError, require
 from reference.conventions import CONVENTIONS, adopt, get_convention

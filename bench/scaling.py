@@ -21,13 +21,14 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from bench import extrapolation, files, rows, timing
-from bench.cells import Cells
+from bench import extrapolation, files, timing
 from bench.command_line import exit_code
 from bench.paths import ROOT
 from bench.pictures import COLOURS
 from bench.presets import PRESETS, Preset, get_preset
-from bench.rows import Row
+from bench.records import rows
+from bench.records.cells import Cells
+from bench.records.rows import Row
 from bench.run import choose_backends
 from bench.speed import Contender, Speed
 from bench.speed_report import hardware, peak_memory, unit_seconds

@@ -25,11 +25,12 @@ from tqdm import tqdm
 
 from backends import NotInstalled
 from backends.protocol import Spec
-from bench import environment, files, peers, speed_report, streams, timing
-from bench.cells import Cells
+from bench import files, peers, speed_report, streams, timing
 from bench.commands import plain_spec
 from bench.presets import Preset
-from bench.rows import Row
+from bench.records import environment
+from bench.records.cells import Cells
+from bench.records.rows import Row
 from bench.worker import Left, Worker, WorkerError, in_turn
 from reference import weights
 from reference.config import ConfigError, require

@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bench import flops, rows, timing
-from bench.rows import Row
+from bench import flops, timing
+from bench.records import rows
+from bench.records.rows import Row
 
 Group = list[Row]  # the contenders of one workload that were timed in turn
 KERNELS = ("gemm", "convolution")

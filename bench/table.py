@@ -15,8 +15,8 @@ import pandas as pd
 
 from bench.drawing import Cell
 from bench.paths import ROOT
+from bench.records.rows import Row
 from bench.report import seconds_per_image
-from bench.rows import Row
 from reference.config import require
 from reference.conventions import get_convention
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 
 from bench import files, table, table_claims
+from bench.records.rows import Row
 from bench.report import label
-from bench.rows import Row
 
 
 def titles(rows: list[Row]) -> dict[str, str]:

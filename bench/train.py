@@ -24,11 +24,12 @@ from tqdm import tqdm
 
 import backends
 from backends.protocol import Spec
-from bench import checkpoint, convert, data, distributed, environment, training
+from bench import checkpoint, convert, data, distributed, training
 from bench.command_line import exit_code
 from bench.logs import LOGS, Log
 from bench.paths import ROOT
 from bench.presets import get_preset
+from bench.records import environment
 from reference import weights
 from reference.config import ConfigError, require
 from reference.conventions import CONVENTIONS, adopt, adopt_network

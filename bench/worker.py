@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from backends import NotInstalled
-from bench.environment import worker_env
 from bench.paths import ROOT
+from bench.records.environment import worker_env
 from reference.config import ConfigError
 
 BEAT_SECONDS = 1.0

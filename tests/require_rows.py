@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from bench import report, rows
+from bench import report
+from bench.records import rows
 
 WANTED = {
     "check": {"torch oracle", "mindspore oracle", "torch mindspore"}, "train": {"torch", "mindspore"},

@@ -6,8 +6,9 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from bench import ablation, data, extractor, fid, presets, rows
+from bench import ablation, data, extractor, fid, presets
 from bench.presets import Preset, get_preset
+from bench.records import rows
 from reference.config import DiffusionConfig, OptimConfig
 from tests.helpers.tiny import TINY
 

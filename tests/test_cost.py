@@ -6,8 +6,9 @@ import subprocess
 import numpy as np
 import pytest
 
-from bench import cost, rows
+from bench import cost
 from bench.paths import CHECKPOINTS
+from bench.records import rows
 from tests.helpers import tree
 from tests.helpers.tiny import HELPERS, install_backend
 

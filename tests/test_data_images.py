@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench import checkpoint, data, extractor, rows
+from bench import checkpoint, data, extractor
 from bench.data_images import read_image
 from bench.paths import ASSETS, ROOT
+from bench.records import rows
 from reference import weights
 from reference.config import DiffusionConfig, ModelConfig
 

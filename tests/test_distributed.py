@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import distributed, drawing, rows, streams
+from bench import distributed, drawing, streams
+from bench.records import rows
 from reference.config import ConfigError
 from tests.helpers import tree
 

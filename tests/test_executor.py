@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import executor, rows, run
+from bench import executor, run
+from bench.records import rows
 from bench.worker import WorkerError
 from reference.config import ConfigError
 from tests.helpers import tree

@@ -4,7 +4,7 @@ import pytest
 
 from bench import extrapolation
 from bench.presets import PRESETS
-from bench.rows import Row
+from bench.records.rows import Row
 
 
 def row(kind, values, **config):

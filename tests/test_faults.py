@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import rows
+from bench.records import rows
 from tests.helpers import tree
 from tests.helpers.tiny import HELPERS, install_backend
 

@@ -14,13 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import html_figures, html_main, html_report, html_table, report, rows, table
+from bench import html_figures, html_main, html_report, html_table, report, table
 from bench.files import FileError
 from bench.html_figures import Series
 from bench.html_parts import MAIN, TABLE, Table
 from bench.paths import ROOT
 from bench.presets import PRESETS
-from bench.rows import Row
+from bench.records import rows
+from bench.records.rows import Row
 
 HASH = "c0ffee" * 10
 CELLS = [(S, eta, spacing, seed) for S in (10, 50) for eta in ("0.0", "1.0", "sigma_hat") for spacing in ("leading", "quad")

@@ -15,8 +15,9 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 
-from bench import data, extractor, fid, grid, inception, rows, run
+from bench import data, extractor, fid, grid, inception, run
 from bench.paths import ROOT
+from bench.records import rows
 from bench.torchvision_shim import import_torchvision
 from reference.config import ConfigError
 

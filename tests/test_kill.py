@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import rows
+from bench.records import rows
 from tests.helpers import tree
 
 pytestmark = [pytest.mark.slow, pytest.mark.recorded]

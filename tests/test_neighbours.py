@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bench import checkpoint, data, neighbours, rows
+from bench import checkpoint, data, neighbours
+from bench.records import rows
 from reference.config import ConfigError, DiffusionConfig
 from reference.weights import initialise
 from tests.helpers.tiny import TINY

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import data, fid, noise, rows
+from bench import data, fid, noise
+from bench.records import rows
 
 
 @pytest.mark.parametrize("total, n, count, disjoint", [(1000, 300, 3, True), (10_000, 128, noise.PARTS, True),

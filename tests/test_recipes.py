@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench import api, commands, presets, recipe, rows
+from bench import api, commands, presets, recipe
 from bench.recipes import RECIPES, common, cosine_selfcond, ddim_respaced, ddpm_cifar10
+from bench.records import rows
 from reference import diffusion, samplers, schedules, unet, weights
 from reference.config import ConfigError, ModelConfig
 

@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import report, rows, run
-from bench.cells import SCRATCH, Cells
+from bench import report, run
 from bench.paths import ROOT
-from bench.rows import Row
+from bench.records import rows
+from bench.records.cells import SCRATCH, Cells
+from bench.records.rows import Row
 from reference.config import DiffusionConfig
 from reference.conventions import CONVENTIONS
 

@@ -8,8 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bench import rows, scaling
+from bench import scaling
 from bench.presets import PRESETS, Preset
+from bench.records import rows
 from bench.worker import Worker
 from reference import weights
 from reference.config import DiffusionConfig, ModelConfig

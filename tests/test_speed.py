@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import report, rows, speed, speed_report, timing
+from bench import report, speed, speed_report, timing
 from bench.presets import Preset
-from bench.rows import Row
+from bench.records import rows
+from bench.records.rows import Row
 from reference.config import ConfigError, DiffusionConfig, ModelConfig
 from tests.helpers.tiny import install_backend
 

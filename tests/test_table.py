@@ -13,10 +13,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bench import checks, rows, run, streams, table, table_claims, table_report
-from bench.cells import SCRATCH
+from bench import checks, run, streams, table, table_claims, table_report
 from bench.drawing import Cell
-from bench.rows import Row
+from bench.records import rows
+from bench.records.cells import SCRATCH
+from bench.records.rows import Row
 from tests.helpers import tree
 from tests.helpers.tiny import HELPERS, install_backend
 

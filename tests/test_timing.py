@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import environment
+from bench.records import environment
 from bench.timing import calibrate, paired_ratio, summary, time_blocks, warm_up
 from reference.config import ConfigError
 

@@ -1,7 +1,7 @@
 """The report of what else was tried for a step."""
 
-from bench import rows
 from bench.paths import ROOT
+from bench.records import rows
 from tests.benchmarks import tries
 
 

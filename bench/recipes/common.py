@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from backends.protocol import Spec
-from bench import api, data, environment, extractor, fid, pictures, rows, sample
+from bench import api, data, extractor, fid, pictures, sample
 from bench.data import Dataset, to_uint8
 from bench.logs import Log
 from bench.presets import Preset, get_preset
-from bench.rows import Row
+from bench.records import environment, rows
+from bench.records.rows import Row
 from bench.training import weights_hash
 from reference.config import DiffusionConfig, ModelConfig, OptimConfig, require
 from reference.conventions import Plan

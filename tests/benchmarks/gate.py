@@ -18,7 +18,8 @@ import pytest
 from pytest_benchmark.logger import Logger
 from pytest_benchmark.utils import PercentageRegressionCheck, get_machine_id, load_storage
 
-from bench import environment, timing
+from bench import timing
+from bench.records import environment
 
 SUITE, STORAGE = Path("tests", "benchmarks"), Path("results", "benchmarks")
 LEAST_CHANGE = 0.10

@@ -22,11 +22,12 @@ import numpy as np
 import pandas as pd
 
 from backends.protocol import Spec
-from bench import environment, files, rows, streams, timing
+from bench import files, streams, timing
 from bench.commands import cut
 from bench.paths import ROOT
 from bench.presets import SPEED, get_preset
-from bench.rows import Row
+from bench.records import environment, rows
+from bench.records.rows import Row
 from reference import weights
 from reference.conventions import make_plan
 

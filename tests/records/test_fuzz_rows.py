@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.cells import Cells
-from bench.rows import Row, RowError, append, parse, read
+from bench.records.cells import Cells
+from bench.records.rows import Row, RowError, append, parse, read
 from tests.helpers.fuzz import damaged, fuzz
 
 ROW = Row(kind="timing", backend="torch", preset="quick", config={"steps": 10, "eta": "0.0", "cells": [[10, "0.0"]]},

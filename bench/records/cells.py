@@ -17,8 +17,9 @@ from typing import Any
 
 from filelock import FileLock
 
-from bench import files, rows
+from bench import files
 from bench.paths import ROOT
+from bench.records import rows
 
 SCRATCH = "scratch"
 READERS = ("run.py", "report.py", "table*.py", "html_*.py")  # of bench: they ask for cells and read rows, and make no result

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench import rows
-from bench.rows import Row, RowError, append, parse, read
+from bench.records import rows
+from bench.records.rows import Row, RowError, append, parse, read
 
 
 def make(**changes):
