@@ -22,8 +22,9 @@ from tqdm import tqdm
 
 import backends
 from backends.protocol import Spec
-from bench import api, data, extractor, fid, files
+from bench import api, extractor, fid, files
 from bench.command_line import exit_code
+from bench.data import datasets, pixels
 from bench.paths import ROOT
 from bench.presets import Preset, get_preset
 from bench.records import environment, rows
@@ -78,7 +79,7 @@ VARIANTS = {
 }
 
 
-def measure(name: str, args: argparse.Namespace, dataset: data.Dataset) -> Row | None:
+def measure(name: str, args: argparse.Namespace, dataset: datasets.Dataset) -> Row | None:
     """Train one variant, sample from it and measure; its row, or None where there is one of the same settings."""
     variant = VARIANTS[name]
     preset = variant.change(get_preset(args.preset))
@@ -102,7 +103,7 @@ def measure(name: str, args: argparse.Namespace, dataset: data.Dataset) -> Row |
         fit = model.train(dataset.images, steps, batch_size=preset.batch_size, seed=seed, flip=variant.flip, states=folder,
                           config={"dataset": dataset.sha256}, on_step=lambda n, _: bar.update(n - bar.n))
     images = model.follow(model.noise(args.samples, args.seed), model.plan(args.steps), seed=args.seed, progress=f"sample {name}")
-    values = {**fid.evaluate(data.to_uint8(images), seed=args.seed), "last": min(LAST, steps),
+    values = {**fid.evaluate(pixels.to_uint8(images), seed=args.seed), "last": min(LAST, steps),
               "losses_mean_of_last": float(fit.losses[-LAST:].mean()), "train_seconds": fit.seconds + fit.first_seconds,
               "starts": fit.starts}
     about = environment.describe()
@@ -158,7 +159,7 @@ def run(args: argparse.Namespace, command: str) -> None:
     for name in args.only:
         require(name in VARIANTS, "--only", name, f"must be one of {', '.join(VARIANTS)}")
     preset = get_preset(args.preset)
-    dataset = data.from_options(args, "fashion-mnist", Spec(preset.model, preset.diffusion).image_shape, "train")
+    dataset = datasets.from_options(args, "fashion-mnist", Spec(preset.model, preset.diffusion).image_shape, "train")
     for name in args.only or VARIANTS:
         if (row := measure(name, args, dataset)) is not None:
             rows.append(args.out / "rows", row)
@@ -179,7 +180,7 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--samples", type=int, default=1024)
     p.add_argument("--steps", type=int, default=50, help="S of DDIM")
     p.add_argument("--seed", type=int, default=0)
-    data.add_options(p)
+    datasets.add_options(p)
     p.add_argument("--out", type=Path, default=ROOT / "results")
     argv = sys.argv[1:] if argv is None else argv
     args = p.parse_args(argv)

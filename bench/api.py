@@ -6,8 +6,8 @@
     images = model.sample(16, steps=50, eta=0.0, seed=0)  # NumPy, (16, 1, 28, 28) float32
     print(model.time(batch_size=16)["images_per_second"], model.check())
 
-Images are float32, about in [-1, 1] (`bench.data.to_uint8` clips and scales them). Randomness comes from `bench.streams`: image n
-of a seed is the same whatever the backend and the batch it is drawn in.
+Images are float32, about in [-1, 1] (`bench.data.pixels.to_uint8` clips and scales them). Randomness comes from `bench.streams`:
+image n of a seed is the same whatever the backend and the batch it is drawn in.
 """
 
 from __future__ import annotations

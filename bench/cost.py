@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench import checks, data, drawing, fid, grid, timing
+from bench import checks, drawing, fid, grid, timing
+from bench.data import datasets
 from bench.job import Job, Run
 from bench.records.cells import SCRATCH, Cells
 from bench.records.rows import Row
@@ -172,7 +173,7 @@ def _metric(trial: Run, cells: Cells) -> list[Prediction]:
     load = features() + distances()
     each = features() / len(images)
     again = each * n + distances()
-    reference = data.load_subset("fashion-mnist", "train") if fid.statistics_ship(job.dataset, by) else job.dataset
+    reference = datasets.load_subset("fashion-mnist", "train") if fid.statistics_ship(job.dataset, by) else job.dataset
     memory = timing.peak_memory()
     bounds = [("real", load + each * len(reference) + again), ("noise", again)]
     out = [Prediction(name, "metric", "", 0.0 if cells.done("metric", grid.bound_key(trial, name)) else seconds, memory)

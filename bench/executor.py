@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench import drawing, fid
-from bench.data import Dataset
+from bench.data.datasets import Dataset
 from bench.paths import ROOT
 from bench.records import environment
 from bench.worker import Worker, WorkerError

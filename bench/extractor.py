@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.data import DataError, Dataset, load, load_subset
+from bench.data.datasets import Dataset, load, load_subset
+from bench.data.readers import DataError
 from bench.paths import ASSETS
 from reference.config import require
 from reference.frechet import statistics
@@ -139,7 +140,7 @@ def pretrained() -> torch.nn.ModuleDict:
 
 
 def scale(images: torch.Tensor) -> torch.Tensor:
-    """uint8 (N, 1, 28, 28) to float32 in [-1, 1], as `bench.data.to_float`, on the tensor's own device."""
+    """uint8 (N, 1, 28, 28) to float32 in [-1, 1], as `bench.data.pixels.to_float`, on the tensor's own device."""
     return images.float() / 127.5 - 1
 
 

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from tqdm import trange
 
 from bench import streams
-from bench.data import Dataset, load, load_subset, to_uint8
+from bench.data.datasets import Dataset, load, load_subset
+from bench.data.pixels import to_uint8
 from bench.extractor import REFERENCES, Extractor, Images, Statistics, fmnist_cnn, stored_statistics
 from bench.torchvision_shim import import_torchvision
 from reference.config import require
@@ -69,7 +70,7 @@ def features(images: Images, metric_device: str = "cpu", extractor: Extractor | 
     """
     extractor = extractor or fmnist_cnn()
     require(isinstance(images, np.ndarray) and images.dtype == np.uint8, "images",
-            getattr(images, "dtype", type(images).__name__), "must be a uint8 array (bench.data.to_uint8 makes one)")
+            getattr(images, "dtype", type(images).__name__), "must be a uint8 array (bench.data.pixels.to_uint8 makes one)")
     wanted = ", ".join("any" if side is None else str(side) for side in extractor.shape)
     require(images.ndim == 4 and len(images) > 0
             and all(side in (None, found) for side, found in zip(extractor.shape, images.shape[1:], strict=True)),

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from bench import data, drawing, executor, fid, files
+from bench import drawing, executor, fid, files
 from bench.commands import plain_spec
+from bench.data import pixels
 from bench.drawing import Cell
 from bench.records.cells import SCRATCH
 from bench.records.rows import Row
@@ -108,7 +109,7 @@ def measure(run: Run) -> None:
 
 
 def _load(path: Path) -> fid.Images:
-    return data.to_uint8(np.load(path))
+    return pixels.to_uint8(np.load(path))
 
 
 def _evaluate(run: Run, path: Path, seed: int) -> fid.Result:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from bench import ablation, html_figures, html_table, noise, report, table
-from bench.data import to_uint8
+from bench.data.pixels import to_uint8
 from bench.html_figures import Series
 from bench.html_parts import MAIN, Figure, Section, Table, plain
 from bench.records import rows

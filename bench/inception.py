@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bench.data import Dataset
+from bench.data.datasets import Dataset
 from bench.extractor import NAME as FMNIST_CNN
 from bench.extractor import Extractor, Images, fmnist_cnn, sha256
 from bench.torchvision_shim import import_torchvision

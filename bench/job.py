@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from backends.protocol import Spec
-from bench import checkpoint, checks, data, drawing, executor, files, grid, timing
+from bench import checkpoint, checks, drawing, executor, files, grid, timing
 from bench.commands import plain_spec
+from bench.data import datasets
 from bench.drawing import Cell
 from bench.extractor import Extractor, fmnist_cnn
 from bench.presets import Preset
@@ -44,8 +45,8 @@ class Job:
     dtype: str
     convention: str
     seed: int
-    dataset: data.Dataset
-    held_out: data.Dataset
+    dataset: datasets.Dataset
+    held_out: datasets.Dataset
     threads: int
     save_every: float  # seconds between training states
     timeout: float  # seconds without heartbeat or progress, after which a worker is ended

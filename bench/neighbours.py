@@ -27,8 +27,9 @@ from numpy.typing import NDArray
 from tqdm import trange
 
 import backends
-from bench import api, data, pictures
+from bench import api, pictures
 from bench.command_line import exit_code
+from bench.data import datasets, pixels, readers
 from bench.paths import ROOT
 from bench.records import environment, rows
 from reference.config import require
@@ -90,7 +91,7 @@ def classify(ids: Whole, labels: NDArray[np.uint8]) -> NDArray[np.int64]:
     return votes.argmax(1)
 
 
-def study(samples: Images, train: data.Dataset, held_out: data.Dataset) -> tuple[Found, Whole]:
+def study(samples: Images, train: datasets.Dataset, held_out: datasets.Dataset) -> tuple[Found, Whole]:
     """What was found of samples (n, C, H, W), and the training images nearest to each, (n, K)."""
     ids, squared = nearest(samples, train.images, K)
     own_ids, own_squared = nearest(held_out.images, train.images, K)
@@ -114,11 +115,11 @@ def read_samples(path: Path) -> Images:
     try:
         images = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise data.DataError(f"--images={str(path)!r}: can't be read as a NumPy array: {error}") from None
+        raise readers.DataError(f"--images={str(path)!r}: can't be read as a NumPy array: {error}") from None
     require(isinstance(images, np.ndarray) and images.ndim == 4 and len(images) > 0 and images.dtype.kind in "uf"
             and (images.dtype.kind == "f" or images.dtype == np.uint8), "--images", f"{path}, {getattr(images, 'dtype', '')} "
             f"{getattr(images, 'shape', '')}", "must be uint8 or floats of shape (n, C, H, W)")
-    return np.array(images) if images.dtype == np.uint8 else data.to_uint8(images)
+    return np.array(images) if images.dtype == np.uint8 else pixels.to_uint8(images)
 
 
 def describe(found: Found, n: int) -> str:
@@ -148,12 +149,12 @@ def run(args: argparse.Namespace) -> None:
         samples, name, backend = read_samples(args.images), args.name or args.images.stem, "images"
     else:
         model = api.load(args.weights, args.backend, device=args.device)
-        samples = data.to_uint8(model.follow(model.noise(args.samples, args.seed), model.plan(args.steps), seed=args.seed,
+        samples = pixels.to_uint8(model.follow(model.noise(args.samples, args.seed), model.plan(args.steps), seed=args.seed,
                                              batch_size=args.batch_size, progress="sample"))
         name, backend = args.name or Path(args.weights).name, args.backend
         how = {"steps": args.steps, "eta": "0.0", "seed": args.seed}
     shape = (samples.shape[1], samples.shape[2], samples.shape[3])
-    train, held_out = (data.from_options(args, "fashion-mnist", shape, split) for split in data.SPLITS)
+    train, held_out = (datasets.from_options(args, "fashion-mnist", shape, split) for split in datasets.SPLITS)
     found, ids = study(samples, train, held_out)
     print(describe(found, len(samples)))
     about = environment.describe()
@@ -181,7 +182,7 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--steps", type=int, default=50, help="of DDIM, eta = 0")
     p.add_argument("--batch-size", type=int, default=64)
     p.add_argument("--seed", type=int, default=0)
-    data.add_options(p)
+    datasets.add_options(p)
     p.add_argument("--out", type=Path, default=ROOT / "results")
     args = p.parse_args(argv)
     return exit_code(lambda: run(args))

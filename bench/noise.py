@@ -21,8 +21,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bench import data, extractor, fid, files, pictures, streams, timing
+from bench import extractor, fid, files, pictures, streams, timing
 from bench.command_line import exit_code
+from bench.data import datasets
 from bench.neighbours import read_samples
 from bench.paths import ROOT
 from bench.records import environment, rows
@@ -165,7 +166,7 @@ def figure(studies: list[Row], path: Path) -> None:
 
 def run(args: argparse.Namespace, command: str) -> None:
     """Measure what was asked for and write the report."""
-    test = data.from_options(args, "fashion-mnist", extractor.SHAPE, "test")
+    test = datasets.from_options(args, "fashion-mnist", extractor.SHAPE, "test")
     sets = {HELD_OUT: (test.images, test.provenance)}
     for text in args.images:
         name, _, path = text.rpartition("=")
@@ -188,7 +189,7 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--images", action="append", default=[], metavar="NAME=FILE.npy",
                    help="uint8 or floats in [-1, 1], (n, C, H, W), measured beside the held-out images; may be repeated")
     p.add_argument("--seed", type=int, default=0, help="of the parts")
-    data.add_options(p)
+    datasets.add_options(p)
     p.add_argument("--out", type=Path, default=ROOT / "results")
     argv = sys.argv[1:] if argv is None else argv
     args = p.parse_args(argv)

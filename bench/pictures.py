@@ -1,6 +1,7 @@
 """Pictures of images: grids and strips with labels, GIFs of a denoising path, curves.
 
-Images are uint8, (N, C, H, W) with C = 1 (grey) or 3 (RGB); `bench.data.to_uint8` makes them. A file appears whole or not at all.
+Images are uint8, (N, C, H, W) with C = 1 (grey) or 3 (RGB); `bench.data.pixels.to_uint8` makes them. A file
+appears whole or not at all.
 """
 
 from __future__ import annotations

@@ -12,8 +12,9 @@ import sys
 from pathlib import Path
 
 import backends
-from bench import data, gallery
+from bench import gallery
 from bench.command_line import exit_code
+from bench.data import datasets
 from bench.logs import LOGS
 from bench.paths import ROOT
 from bench.recipes import RECIPES
@@ -40,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--sample-batch", type=int, default=64, help="images drawn at once")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--seeds", type=int, default=3, help="trainings per choice, where the recipe compares")
-    data.add_options(p)
+    datasets.add_options(p)
     p.add_argument("--grid", action="store_true", help="also a grid of samples")
     p.add_argument("--strip", action="store_true", help="also a strip from noise to images")
     p.add_argument("--gif", action="store_true", help="also the denoising of one image, moving")

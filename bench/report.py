@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from bench import files, pictures, timing
-from bench.data import to_uint8
+from bench.data.pixels import to_uint8
 from bench.drawing import Cell
 from bench.pictures import COLOURS, grid
 from bench.records.rows import Row

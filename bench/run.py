@@ -24,8 +24,9 @@ if __name__ == "__main__":  # the script's own folder stands first on the path; 
 
 import backends
 from backends.protocol import Spec
-from bench import convert, cost, data, distributed, executor, inception, report, speed, table, table_report, training
+from bench import convert, cost, distributed, executor, inception, report, speed, table, table_report, training
 from bench.command_line import exit_code
+from bench.data import datasets
 from bench.drawing import Cell
 from bench.html_report import render as render_html
 from bench.job import Job, Run, with_options
@@ -50,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--backends", help=f"of {', '.join(backends.names())}; default: all that are installed")
     p.add_argument("--preset", help=f"of {', '.join(PRESETS)}; default: quick, with --table table")
     p.add_argument("--spacing", help="how timesteps are chosen, such as leading (uniform) or quad; default: the convention's")
-    data.add_options(p)
+    datasets.add_options(p)
     inception.add_options(p)
     p.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N or ascend")
     p.add_argument("--dtype", default="float32", help="of the network: float32, bfloat16, float16 or float64")
@@ -151,7 +152,7 @@ def resolve(args: argparse.Namespace) -> tuple[Job, list[str]]:
             weights.check(trained, preset.model, str(folder))
     preset = with_options(preset, diffusion=adopt(preset.diffusion, args.convention))
     shape = Spec(preset.model, preset.diffusion, preset.optim, args.device, args.dtype).image_shape
-    dataset, held_out = (data.from_options(args, preset.dataset, shape, split) for split in data.SPLITS)
+    dataset, held_out = (datasets.from_options(args, preset.dataset, shape, split) for split in datasets.SPLITS)
     other = dataset.name != preset.dataset
     fit = args.fit if args.fit is not None else preset.fit_steps if other and not args.weights else 0
     require(fit >= 0 and not (fit and args.weights), "--fit", fit, "must be 0 or more, and goes without --weights")

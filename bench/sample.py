@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 import backends
 from bench import api, files, pictures
 from bench.command_line import exit_code
-from bench.data import to_uint8
+from bench.data.pixels import to_uint8
 from reference.config import ConfigError, require
 from reference.conventions import CONVENTIONS, Plan
 from reference.timesteps import SPACINGS, parse_steps

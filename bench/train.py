@@ -24,8 +24,9 @@ from tqdm import tqdm
 
 import backends
 from backends.protocol import Spec
-from bench import checkpoint, convert, data, distributed, training
+from bench import checkpoint, convert, distributed, training
 from bench.command_line import exit_code
+from bench.data import datasets
 from bench.logs import LOGS, Log
 from bench.paths import ROOT
 from bench.presets import get_preset
@@ -49,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--convention", default="plain", help=f"details of network and process: {', '.join(CONVENTIONS)}")
     parser.add_argument("--seed", type=int, default=0)
-    data.add_options(parser)
+    datasets.add_options(parser)
     parser.add_argument("--save-every", type=float, default=training.SAVE_EVERY, help="seconds between states")
     parser.add_argument("--log", default="tensorboard", help=f"one or more of {', '.join(LOGS)}, separated by commas; in SAVE.logs")
     parser.add_argument("--save", type=Path, required=True, help="folder of the finished pipeline")
@@ -79,7 +80,7 @@ def train(args: argparse.Namespace, command: str) -> None:
     name = launch.backends(args.backend) or "torch"
     spec = Spec(model, process, optim, args.device, args.dtype, args.mode, launch.rank, launch.processes)
     batch_size = args.batch_size or preset.batch_size
-    dataset = data.from_options(args, preset.dataset, spec.image_shape, "train")
+    dataset = datasets.from_options(args, preset.dataset, spec.image_shape, "train")
     backend = backends.load(name).create(spec)
     backend.load_weights(initial)
     config = {"backend": name, "dataset": dataset.sha256} | ({"weights": training.weights_hash(initial)} if args.weights else {})

@@ -6,7 +6,8 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from bench import ablation, data, extractor, fid, presets
+from bench import ablation, extractor, fid, presets
+from bench.data import datasets, pixels
 from bench.presets import Preset, get_preset
 from bench.records import rows
 from reference.config import DiffusionConfig, OptimConfig
@@ -19,9 +20,9 @@ SHORT = ["--preset", "tiny", "--images", "16", "--samples", "256", "--steps", "2
 
 @pytest.fixture
 def tiny(monkeypatch):
-    subset = data.load_subset("fashion-mnist", "train")
+    subset = datasets.load_subset("fashion-mnist", "train")
     monkeypatch.setitem(presets.PRESETS, "tiny", PRESET)
-    monkeypatch.setattr(data, "load", lambda *_, **__: replace(subset, images=subset.images[:100]))
+    monkeypatch.setattr(datasets, "load", lambda *_, **__: replace(subset, images=subset.images[:100]))
 
 
 @pytest.mark.parametrize("name", ablation.VARIANTS)
@@ -55,8 +56,8 @@ def test_figures_are_those_of_the_trained_network(tiny, tmp_path):
     assert ablation.main([*SHORT, "--only", "as it is, second seed", "--out", str(tmp_path)]) == 0
     [row] = rows.read(tmp_path / "rows")
     model = ablation.api.new(PRESET.model, PRESET.diffusion, replace(PRESET.optim, total_steps=4), seed=1)
-    fit = model.train(data.load().images, 4, batch_size=4, seed=1)
-    images = data.to_uint8(model.sample(256, steps=2))
+    fit = model.train(datasets.load().images, 4, batch_size=4, seed=1)
+    images = pixels.to_uint8(model.sample(256, steps=2))
     expected = fid.compare(fid.features(images), extractor.stored_statistics("train"), fid.subset_features(), 0)
     assert {name: row.values[name] for name in expected} == pytest.approx(dict(expected), rel=1e-9)
     assert row.values["losses_mean_of_last"] == pytest.approx(np.mean(fit.losses), rel=1e-12)

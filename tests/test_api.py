@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bench import api
-from bench.data import to_uint8
+from bench.data.pixels import to_uint8
 from reference import samplers, unet, weights
 from reference.config import ConfigError, DiffusionConfig, ModelConfig, OptimConfig
 from reference.conventions import CLEAN

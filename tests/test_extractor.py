@@ -9,13 +9,14 @@ import textwrap
 import numpy as np
 import pytest
 
-from bench import data, extractor, fid
+from bench import extractor, fid
+from bench.data import datasets, readers
 from bench.paths import ASSETS
 from reference.frechet import statistics
 
 
 def held_out():
-    return data.load_subset("fashion-mnist", "test").images
+    return datasets.load_subset("fashion-mnist", "test").images
 
 
 # The shipped files
@@ -26,7 +27,7 @@ def test_shipped_files_belong_together():
     assert record["test_accuracy"] >= 0.91 and record["train_split"] == "train[:30000]"
     assert record["weights_sha256"] == extractor.sha256()
     assert record["statistics_sha256"] == extractor.sha256(extractor.STATISTICS)
-    assert record["subset_sha256"] == data.load_subset("fashion-mnist", "train").sha256
+    assert record["subset_sha256"] == datasets.load_subset("fashion-mnist", "train").sha256
 
 
 def test_features_span_their_space():
@@ -38,7 +39,7 @@ def test_features_span_their_space():
 def test_extractor_classifies_the_shipped_test_images():
     import torch
 
-    labels = data.load_subset("fashion-mnist", "test").labels
+    labels = datasets.load_subset("fashion-mnist", "test").labels
     with torch.no_grad():
         logits = extractor.pretrained()["head"](torch.from_numpy(fid.features(held_out())).float())
     assert (logits.argmax(1).numpy() == labels).mean() > 0.9
@@ -46,7 +47,7 @@ def test_extractor_classifies_the_shipped_test_images():
 
 @pytest.mark.slow
 def test_shipped_statistics_are_those_of_the_training_set():
-    full = data.load("fashion-mnist", "train")
+    full = datasets.load("fashion-mnist", "train")
     if len(full) != 60000:
         pytest.skip("needs the full data set")
     found = fid.features(full.images)
@@ -82,10 +83,10 @@ def test_statistics_of_another_extractor_are_refused(monkeypatch, tmp_path):
     stored = extractor.stored_statistics("train")
     save_file({f"train.{key}": value for key, value in stored.items()}, path, {"extractor_sha256": "0" * 64})
     monkeypatch.setattr(extractor, "STATISTICS", path)
-    with pytest.raises(data.DataError, match="made by extractor 000"):
+    with pytest.raises(readers.DataError, match="made by extractor 000"):
         extractor.stored_statistics("train")
     path.write_bytes(extractor.WEIGHTS.read_bytes()[:100])
-    with pytest.raises(data.DataError, match="cannot be read"):
+    with pytest.raises(readers.DataError, match="cannot be read"):
         extractor.stored_statistics("train")
 
 

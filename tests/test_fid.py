@@ -6,14 +6,15 @@ import json
 import numpy as np
 import pytest
 
-from bench import data, extractor, fid
+from bench import extractor, fid
+from bench.data import datasets
 from reference.config import ConfigError
 from reference.frechet import frechet_distance, statistics
 
 
 @functools.cache
 def held_out():
-    return data.load_subset("fashion-mnist", "test").images
+    return datasets.load_subset("fashion-mnist", "test").images
 
 
 @functools.cache
@@ -43,7 +44,7 @@ def test_three_ways_agree_on_real_features():
 
 
 def test_same_numbers_as_torch_fidelity_called_whole():
-    images, reference = held_out()[:600], data.load_subset("fashion-mnist", "train").images[:600]
+    images, reference = held_out()[:600], datasets.load_subset("fashion-mnist", "train").images[:600]
     ours = fid.evaluate(images, reference, seed=3)
     import torch
     import torch_fidelity
@@ -121,7 +122,7 @@ def test_precision_and_recall_are_those_of_the_paper():
 
 
 def test_one_class_alone_is_precise_but_covers_little_and_noise_is_neither():
-    images, labels = (getattr(data.load_subset("fashion-mnist", "test"), name) for name in ("images", "labels"))
+    images, labels = (getattr(datasets.load_subset("fashion-mnist", "test"), name) for name in ("images", "labels"))
     real, one_class, noise = held_out_result(), fid.evaluate(images[labels == 1]), fid.ceiling(200)
     assert real["precision"] > 0.8 and real["recall"] > 0.8 and real["prc_size"] == 2000
     assert one_class["precision"] > 0.8 and one_class["recall"] < 0.2
@@ -133,7 +134,7 @@ def test_as_many_images_of_both_sides_are_compared():
     assert few["prc_size"] == 300 and few["n"] == 300
     others = fid.evaluate(held_out()[:300], seed=1)  # beside another 300 of the 4,000 real ones
     assert (others["precision"], others["recall"]) != (few["precision"], few["recall"])
-    reference = data.load_subset("fashion-mnist", "train").images[:200]
+    reference = datasets.load_subset("fashion-mnist", "train").images[:200]
     assert fid.evaluate(held_out(), reference)["prc_size"] == 200
 
 
@@ -225,7 +226,7 @@ def test_unknown_reference_and_device():
 
 
 def own(images, name="images"):
-    return data.Dataset(name, "train", images, None, "images of mine, train (700 of 900)", "0" * 64, False)
+    return datasets.Dataset(name, "train", images, None, "images of mine, train (700 of 900)", "0" * 64, False)
 
 
 def rgb(images, size):
@@ -234,13 +235,13 @@ def rgb(images, size):
 
 
 def test_fashion_mnist_as_a_data_set_has_its_shipped_statistics():
-    full = data.load("fashion-mnist", "train")
+    full = datasets.load("fashion-mnist", "train")
     assert fid.evaluate(held_out()[:128], full) == fid.evaluate(held_out()[:128])
     assert fid.ceiling(128, full) == fid.ceiling(128)
 
 
 def test_own_images_are_the_reference_and_the_row_says_what_was_converted():
-    images = data.load_subset("fashion-mnist", "train").images[:700]
+    images = datasets.load_subset("fashion-mnist", "train").images[:700]
     grey = fid.evaluate(held_out()[:200], own(images))
     assert grey["fid"] == pytest.approx(fid.evaluate(held_out()[:200], images)["fid"], rel=1e-9)
     assert grey["reference"] == grey["kid_reference"] == "images of mine, train (700 of 900)"

@@ -15,7 +15,8 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 
-from bench import data, extractor, fid, grid, inception, run
+from bench import extractor, fid, grid, inception, run
+from bench.data import datasets
 from bench.paths import ROOT
 from bench.records import rows
 from bench.torchvision_shim import import_torchvision
@@ -66,7 +67,7 @@ def colour(n, size=32, seed=0):
 
 
 def own(images):
-    return data.Dataset("images", "train", images, None, f"images of mine, train ({len(images)})", "0" * 64, False)
+    return datasets.Dataset("images", "train", images, None, f"images of mine, train ({len(images)})", "0" * 64, False)
 
 
 def as_dataset(images):
@@ -121,8 +122,8 @@ def test_result_names_network_weights_and_reference(small, weights):
 
 
 def test_fashion_mnist_goes_in_grey_repeated_and_never_against_the_other_extractors_statistics(small):
-    train, test = (data.load_subset("fashion-mnist", split) for split in ("train", "test"))
-    few = data.Dataset("fashion-mnist", "train", train.images[:200], None, "200 of them", "0" * 64, False)
+    train, test = (datasets.load_subset("fashion-mnist", split) for split in ("train", "test"))
+    few = datasets.Dataset("fashion-mnist", "train", train.images[:200], None, "200 of them", "0" * 64, False)
     result = fid.floor(140, few, test=test, extractor=small)
     assert result["reference"] == "200 of them; grey repeated as RGB for the extractor" and result["reference_n"] == 200
     assert result["fid"] < fid.ceiling(140, few, extractor=small)["fid"] / 3
@@ -230,9 +231,9 @@ def zeros(monkeypatch):
     """Fashion-MNIST of its full size, without its images."""
     def load(name, split, *_, **__):
         n = {"train": 60_000, "test": 10_000}[split]
-        return data.Dataset(name, split, np.zeros((n, 1, 28, 28), np.uint8), None, f"{n} zeros", split, False)
+        return datasets.Dataset(name, split, np.zeros((n, 1, 28, 28), np.uint8), None, f"{n} zeros", split, False)
 
-    monkeypatch.setattr(data, "load", load)
+    monkeypatch.setattr(datasets, "load", load)
 
 
 def resolved(*arguments):
@@ -275,7 +276,7 @@ def test_mistakes_are_told_before_anything_is_drawn(zeros, weights, arguments, m
 
 
 def test_splits_without_a_covariance_are_refused_before_anything_is_drawn(monkeypatch, weights):
-    monkeypatch.setattr(data, "load", lambda name, split, *_, **__: data.load_subset(name, split))
+    monkeypatch.setattr(datasets, "load", lambda name, split, *_, **__: datasets.load_subset(name, split))
     with pytest.raises(ConfigError, match=r"needs at least 4096 images of each split, and there are 4000: .*subset train"):
         resolved("--metric", "inception", "--inception-weights", str(weights))
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bench import checkpoint, data, neighbours
+from bench import checkpoint, neighbours
+from bench.data import datasets, pixels
 from bench.records import rows
 from reference.config import ConfigError, DiffusionConfig
 from reference.weights import initialise
@@ -15,7 +16,7 @@ from tests.helpers.tiny import TINY
 
 
 def part(split, every):
-    whole = data.load_subset("fashion-mnist", split)
+    whole = datasets.load_subset("fashion-mnist", split)
     return replace(whole, images=whole.images[::every], labels=whole.labels[::every])
 
 
@@ -78,8 +79,8 @@ def test_copies_are_told_from_new_images():
 
 def test_command_keeps_a_row_and_a_picture(tmp_path, capsys, monkeypatch):
     splits = {"train": part("train", 8), "test": part("test", 8)}
-    monkeypatch.setattr(data, "load", lambda name, split, *_, **__: splits[split])
-    np.save(tmp_path / "mine.npy", data.to_float(part("test", 20).images))
+    monkeypatch.setattr(datasets, "load", lambda name, split, *_, **__: splits[split])
+    np.save(tmp_path / "mine.npy", pixels.to_float(part("test", 20).images))
     assert neighbours.main(["--images", str(tmp_path / "mine.npy"), "--out", str(tmp_path)]) == 0
     (row,) = rows.read(tmp_path / "rows")
     assert (row.kind, row.backend, row.config["study"], row.config["name"]) == ("study", "images", "neighbours", "mine")
@@ -95,7 +96,7 @@ def test_command_keeps_a_row_and_a_picture(tmp_path, capsys, monkeypatch):
 def test_samples_are_drawn_from_weights(tmp_path, monkeypatch):
     network = replace(TINY, sample_size=28)
     splits = {"train": part("train", 40), "test": part("test", 40)}
-    monkeypatch.setattr(data, "load", lambda name, split, *_, **__: splits[split])
+    monkeypatch.setattr(datasets, "load", lambda name, split, *_, **__: splits[split])
     checkpoint.save_pipeline(tmp_path / "net", initialise(network, 0), network, DiffusionConfig(timesteps=20))
     assert neighbours.main(["--weights", str(tmp_path / "net"), "--samples", "9", "--steps", "2", "--out", str(tmp_path)]) == 0
     (row,) = rows.read(tmp_path / "rows")

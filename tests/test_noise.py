@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import data, fid, noise
+from bench import fid, noise
+from bench.data import datasets
 from bench.records import rows
 
 
@@ -67,9 +68,9 @@ def test_the_last_study_of_every_name_counts():
 
 
 def test_command_keeps_rows_and_renders_them(tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "load", lambda name, split, *_, **__: data.load_subset(name, split))
-    test = data.load_subset("fashion-mnist", "test").images
-    np.save(tmp_path / "mine.npy", data.load_subset("fashion-mnist", "train").images[::16])
+    monkeypatch.setattr(datasets, "load", lambda name, split, *_, **__: datasets.load_subset(name, split))
+    test = datasets.load_subset("fashion-mnist", "test").images
+    np.save(tmp_path / "mine.npy", datasets.load_subset("fashion-mnist", "train").images[::16])
     assert noise.main(["--images", f"mine={tmp_path / 'mine.npy'}", "--out", str(tmp_path)]) == 0
     found = rows.read(tmp_path / "rows")
     assert [row.config["name"] for row in found] == ["held-out images", "mine"]
@@ -87,8 +88,8 @@ def test_command_keeps_rows_and_renders_them(tmp_path, monkeypatch):
                                              ("mine=few.npy", "few.npy, 127 images.*must be at least 128")])
 def test_mistakes_are_one_line(tmp_path, capsys, monkeypatch, images, message):
     monkeypatch.chdir(tmp_path)
-    np.save("few.npy", data.load_subset("fashion-mnist", "test").images[:127])
-    monkeypatch.setattr(data, "load", lambda name, split, *_, **__: data.load_subset(name, split))
+    np.save("few.npy", datasets.load_subset("fashion-mnist", "test").images[:127])
+    monkeypatch.setattr(datasets, "load", lambda name, split, *_, **__: datasets.load_subset(name, split))
     assert noise.main(["--images", images, "--out", "out"]) == 2
     error = capsys.readouterr().err
     assert re.search(message, error) and error.count("\n") == 1 and not Path("out").exists()

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from bench import api, sample
-from bench.data import to_uint8
+from bench.data.pixels import to_uint8
 from reference.config import DiffusionConfig, ModelConfig
 
 TINY = ModelConfig(sample_size=8, block_out_channels=(8, 16), norm_num_groups=4, zero_init=False,

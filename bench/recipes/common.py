@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from backends.protocol import Spec
-from bench import api, data, extractor, fid, pictures, sample
-from bench.data import Dataset, to_uint8
+from bench import api, extractor, fid, pictures, sample
+from bench.data import datasets
+from bench.data.datasets import Dataset
+from bench.data.pixels import to_uint8
 from bench.logs import Log
 from bench.presets import Preset, get_preset
 from bench.records import environment, rows
@@ -249,11 +251,11 @@ class Experiment:
     def _data(self, split: str) -> Dataset:
         o, name, (channels, *size) = self.options, self.recipe.preset.dataset, self.shape
         if channels == 3 and o.dataset in ("mnist", "fashion-mnist"):  # stand-ins for photographs
-            grey = data.from_options(o, name, (1, size[0], size[1]), split)
+            grey = datasets.from_options(o, name, (1, size[0], size[1]), split)
             images = np.repeat(grey.images, 3, axis=1)
             return replace(grey, images=images, provenance=f"{grey.provenance}, grey as RGB",
                            sha256=hashlib.sha256(images.tobytes()).hexdigest())
-        return data.from_options(o, name, self.shape, split)
+        return datasets.from_options(o, name, self.shape, split)
 
 
 def shortened(optim: OptimConfig, steps: int, full: int, lr: float | None) -> OptimConfig:

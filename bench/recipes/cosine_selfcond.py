@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from bench import pictures
-from bench.data import to_uint8
+from bench.data.pixels import to_uint8
 from bench.recipes.common import Experiment, Recipe
 
 CHOICES: dict[str, dict[str, Any]] = {

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench import pictures
-from bench.data import to_float, to_uint8
+from bench.data.pixels import to_float, to_uint8
 from bench.recipes.common import Experiment, Recipe
 from reference.conventions import make_encode_plan
 from reference.diffusion import slerp

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench import commands, streams
-from bench.data import to_float, to_uint8
+from bench.data.pixels import to_float, to_uint8
 from bench.recipes.common import Experiment, Recipe
 from reference import diffusion, schedules
 from reference.config import ModelConfig, require

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bench.data import to_uint8
+from bench.data.pixels import to_uint8
 from bench.recipes.common import Experiment, Recipe
 
 COLUMNS = 8

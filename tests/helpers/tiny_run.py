@@ -11,14 +11,15 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from bench import data, fid, presets, run, timing
+from bench import fid, presets, run, timing
+from bench.data import datasets
 from reference.config import DiffusionConfig, ModelConfig, OptimConfig
 
 TINY = ModelConfig(sample_size=28, block_out_channels=(8, 16), norm_num_groups=4, zero_init=False,
                    down_block_types=("DownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D"))
 
 
-def first(whole: data.Dataset, n: int) -> data.Dataset:
+def first(whole: datasets.Dataset, n: int) -> datasets.Dataset:
     """The first images of a data set."""
     return replace(whole, images=whole.images[:n], sha256=f"first {n} of {whole.sha256}")
 
@@ -26,8 +27,8 @@ def first(whole: data.Dataset, n: int) -> data.Dataset:
 presets.PRESETS["tiny"] = presets.Preset(
     "tiny", TINY, None, DiffusionConfig(timesteps=20), OptimConfig(lr=1e-3), train_steps=20, batch_size=4, sample_batch=32)
 presets.PRESETS["tiny-table"] = replace(presets.PRESETS["tiny"], name="tiny-table", train_steps=0, blocks=0)
-load = data.load
-data.load = lambda *args, **more: first(load(*args, **more), 1000)
+load = datasets.load
+datasets.load = lambda *args, **more: first(load(*args, **more), 1000)
 if os.environ.get("TINY_METRIC") == "none":  # of no interest where workers and disks fail: half of the job's time
     fid.floor = fid.ceiling = fid.evaluate = lambda *_, **__: {"metric": "none", "fid": 0.0, "kid": 0.0, "n": 128,
                                                                "extractor": "", "extractor_sha256": "", "reference": ""}

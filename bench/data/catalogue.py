@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.data_files import CIFAR_RECORD, IDX_UINT8, DataError, read_cifar, read_idx, read_tar
+from bench.data.readers import CIFAR_RECORD, IDX_UINT8, DataError, read_cifar, read_idx, read_tar
 
 Arrays = tuple[NDArray[np.uint8], NDArray[np.uint8]]  # images (N, C, H, W), labels (N,)
 

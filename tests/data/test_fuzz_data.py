@@ -21,8 +21,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from bench import data, data_files
-from bench.data_images import read_image
+from bench.data import catalogue, datasets, readers
+from bench.data.image_files import read_image
 from tests.helpers.fuzz import damaged, fuzz
 
 SHAPE = (3, 8, 8)
@@ -55,7 +55,7 @@ def read(reader, path, content, *args, most: int | None = MEMORY):
     with bounded(most):
         try:
             return reader(path, *args)
-        except data.DataError as error:
+        except readers.DataError as error:
             assert str(path) in str(error) and "\n" not in str(error)
             return None
 
@@ -71,7 +71,7 @@ def array(out, shape):
 @fuzz()
 @given(content=damaged(IDX) | st.binary(max_size=300))
 def test_idx(folder, content):
-    out = read(data.read_idx, folder / "x", content, SHAPE)
+    out = read(readers.read_idx, folder / "x", content, SHAPE)
     good = content[:16] == IDX[:16] and len(content) == len(IDX)
     assert (out is not None) == good
     assert out is None or array(out, SHAPE).tobytes() == content[16:]
@@ -80,7 +80,7 @@ def test_idx(folder, content):
 @fuzz()
 @given(content=damaged(gzip.compress(IDX, mtime=0)) | damaged(IDX).map(lambda b: gzip.compress(b, 1)) | st.binary(max_size=300))
 def test_gzipped_idx(folder, content):
-    out = read(data.read_idx, folder / "x.gz", content, SHAPE)
+    out = read(readers.read_idx, folder / "x.gz", content, SHAPE)
     if out is not None:
         assert IDX[:16] + array(out, SHAPE).tobytes() == gzip.decompress(content)
 
@@ -91,17 +91,17 @@ def test_checked_file_is_the_published_one_or_refused(folder, content):
     """Through the checksum: no damage that arrives."""
     labels = struct.pack(">2I", 0x801, 3) + b"\1\2\3"
     (folder / "labels.gz").write_bytes(gzip.compress(labels))
-    files = tuple(data.File(name, shape, hashlib.sha256(body).hexdigest()) for name, shape, body in (
+    files = tuple(catalogue.File(name, shape, hashlib.sha256(body).hexdigest()) for name, shape, body in (
         ("x.gz", SHAPE, IDX), ("labels.gz", (3,), labels)))
-    record = replace(data.RECORDS["mnist"], splits={"train": files})
-    out = read(lambda path: data.data_records.read(record, files, path.parent), folder / "x.gz", content)
+    record = replace(catalogue.RECORDS["mnist"], splits={"train": files})
+    out = read(lambda path: datasets.data_records.read(record, files, path.parent), folder / "x.gz", content)
     assert out is None or np.array_equal(out[0][:, 0], PIXELS)
 
 
 # CIFAR-10
 
 
-BATCH = np.random.default_rng(1).integers(0, 256, (1, data_files.CIFAR_RECORD), np.uint8).tobytes()
+BATCH = np.random.default_rng(1).integers(0, 256, (1, readers.CIFAR_RECORD), np.uint8).tobytes()
 MEMBERS = {"c/a.bin": len(BATCH), "c/b.bin": 5}
 
 
@@ -121,7 +121,7 @@ TAR = tar([("c", tarfile.DIRTYPE, b""), ("c/a.bin", tarfile.REGTYPE, BATCH), ("c
 @fuzz()
 @given(content=damaged(BATCH) | st.binary(max_size=100))
 def test_cifar_batch(folder, content):
-    out = read(data_files.read_cifar, folder / "x.bin", content, (1, data_files.CIFAR_RECORD))
+    out = read(readers.read_cifar, folder / "x.bin", content, (1, readers.CIFAR_RECORD))
     assert (out is not None) == (len(content) == len(BATCH))
     assert out is None or array(out, (1, len(BATCH))).tobytes() == content
 
@@ -133,7 +133,7 @@ def check_members(out):
 @fuzz()
 @given(content=damaged(gzip.compress(TAR, mtime=0)) | damaged(TAR).map(lambda b: gzip.compress(b, 1)) | st.binary(max_size=300))
 def test_tar(folder, content):
-    out = read(data_files.read_tar, folder / "x.tar.gz", content, MEMBERS, 30_000)
+    out = read(readers.read_tar, folder / "x.tar.gz", content, MEMBERS, 30_000)
     if out is not None:
         check_members(out)
 
@@ -152,7 +152,7 @@ BODIES = st.sampled_from([b"hello", BATCH, b"", bytes(20_000)]) | st.binary(max_
 def test_tar_members(folder, members):
     """Whole archives of strange members, with right checksums. (A body where there should be none can end an archive.)"""
     content = tar(members)
-    out = read(data_files.read_tar, folder / "x.tar.gz", gzip.compress(content, 1), MEMBERS, 30_000)
+    out = read(readers.read_tar, folder / "x.tar.gz", gzip.compress(content, 1), MEMBERS, 30_000)
     if out is not None:
         check_members(out)
         if not any(kind in RENAMING or (kind != tarfile.REGTYPE and body) for _, kind, body in members):
@@ -202,7 +202,7 @@ def check_array(out, content):
 @fuzz()
 @given(content=ARRAY)
 def test_npy(folder, content):
-    out = read(data_files.read_npy, folder / "x.npy", content)
+    out = read(readers.read_npy, folder / "x.npy", content)
     if out is not None:
         check_array(out, content)
 
@@ -210,7 +210,7 @@ def test_npy(folder, content):
 @fuzz()
 @given(content=ARRAY, method=st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2]))
 def test_npz_member(folder, content, method):
-    out = read(data_files.read_npz, folder / "x.npz", zipped(content, method=method), "images", most=8 << 20)
+    out = read(readers.read_npz, folder / "x.npz", zipped(content, method=method), "images", most=8 << 20)
     if out is not None:
         check_array(out, content)
 
@@ -219,9 +219,9 @@ def test_npz_member(folder, content, method):
 @given(content=damaged(zipped(NPY)) | damaged(zipped(NPY, method=zipfile.ZIP_STORED)) | st.binary(max_size=300))
 def test_npz(folder, content):
     """Names and contents alike; a change that CRC-32 doesn't see arrives in a name or a time, not in pixels."""
-    names = read(data_files.npz_names, folder / "x.npz", content)
+    names = read(readers.npz_names, folder / "x.npz", content)
     for name in names or []:
-        out = read(data_files.read_npz, folder / "x.npz", content, name)
+        out = read(readers.read_npz, folder / "x.npz", content, name)
         assert out is None or np.array_equal(out, PIXELS)
 
 
@@ -302,10 +302,10 @@ def test_folder_of_pictures(tmp_path_factory, spoilt, name):
         (where / f"{n}.png").write_bytes(picture("PNG"))
     (where / name).write_bytes(spoilt)
     counts = []
-    for split in data.SPLITS:
+    for split in datasets.SPLITS:
         try:
-            counts.append(len(data.load("images", split, where, shape=(3, 8, 8))))
-        except data.DataError as error:
+            counts.append(len(datasets.load("images", split, where, shape=(3, 8, 8))))
+        except readers.DataError as error:
             assert str(where / name) in str(error)
             return
     assert counts == [2, 2]

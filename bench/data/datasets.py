@@ -1,6 +1,6 @@
-"""Data sets of images: named ones, or a person's own folder or array, as uint8 arrays; how pixels are scaled.
+"""Data sets of images: named ones, or a person's own folder or array, as uint8 arrays.
 
-The named sets and their files are in `data_records`, the readers in `data_files` and `data_images`.
+The named sets and their files are in `catalogue`, the readers in `readers` and `image_files`.
 """
 
 from __future__ import annotations
@@ -10,19 +10,16 @@ import hashlib
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench import data_records, streams
-from bench.data_files import DataError, npz_names, read_idx, read_npy, read_npz
-from bench.data_images import list_images, pad_to, read_images
-from bench.data_records import FASHION_MNIST, RECORDS, File, Record
+from bench import streams
+from bench.data import catalogue
+from bench.data.catalogue import RECORDS, File, Record
+from bench.data.image_files import list_images, pad_to, read_images
+from bench.data.readers import DataError, npz_names, read_npy, read_npz
 from bench.paths import ASSETS
-
-__all__ = ["FASHION_MNIST", "IMAGES", "RECORDS", "DataError", "Dataset", "File", "Record", "add_options", "from_options", "load",
-           "load_subset", "read_idx", "to_float", "to_uint8"]
 
 ENVIRONMENT = "DDIM_BENCH_DATA"
 IMAGES = "images"  # the name of a data set that is no published one
@@ -30,7 +27,6 @@ HELD_OUT = 128  # least number of held-out images: twice the feature width of th
 SPLITS = ("train", "test")
 NPZ_SPLITS = {"train": ("x_train", "train_images"), "test": ("x_test", "test_images")}  # as Keras and MedMNIST name them
 NPZ_WHOLE = ("images", "arr_0")
-CHUNK = 1 << 20  # values converted at once: 50,000 images in float64 would take gigabytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +94,7 @@ def load_subset(name: str, split: str) -> Dataset:
         raise DataError(f"data set {name}: {file.name} is nowhere found: --download fetches it from {record.urls[0]}, "
                         "--data FOLDER says where it is")
     files = record.subset[split]
-    return _read(record, split, files, ASSETS / name, f"{name} shipped subset {split} ({data_records.count(files)})")
+    return _read(record, split, files, ASSETS / name, f"{name} shipped subset {split} ({catalogue.count(files)})")
 
 
 def load_images(path: Path, split: str, shape: tuple[int, int, int], *, pad: bool = False) -> Dataset:
@@ -124,48 +120,28 @@ def load_images(path: Path, split: str, shape: tuple[int, int, int], *, pad: boo
     return _fit(dataset, shape, pad)
 
 
-def to_float(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Scale uint8 pixels in [0, 255] to float32 in [-1, 1] (DDPM section 3.3): x / 127.5 - 1. Any shape."""
-    return np.asarray(images, np.float32) / np.float32(127.5) - np.float32(1)
-
-
-def to_uint8(images: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
-    """The way back, for every image that is stored or measured: clip to [-1, 1], then round (x + 1) 127.5 half to even.
-
-    Computed in float64, so that float32 images lose nothing on the way. Raises DataError for NaN and infinities.
-    """
-    images = np.asarray(images)
-    if not (finite := np.isfinite(images)).all():
-        raise DataError(f"images: {np.count_nonzero(~finite)} of {images.size} values are not finite")
-    flat, out = images.reshape(-1), np.empty(images.size, np.uint8)
-    for start in range(0, len(flat), CHUNK):
-        x = np.clip(flat[start:start + CHUNK].astype(np.float64), -1, 1)
-        out[start:start + CHUNK] = np.rint((x + 1) * 127.5)
-    return out.reshape(images.shape)
-
-
 def _holds(record: Record, place: Path) -> bool:
     """Whether a file of the data set is in this folder, whole or not."""
-    return any(data_records.find(record, (file,), place) for files in record.splits.values() for file in files)
+    return any(catalogue.find(record, (file,), place) for files in record.splits.values() for file in files)
 
 
 def _load_record(record: Record, split: str, folder: str | os.PathLike[str] | None, download: bool) -> Dataset:
     files = record.splits[split]
-    full = f"{record.name} full {split} ({data_records.count(files)})"
+    full = f"{record.name} full {split} ({catalogue.count(files)})"
     if named := folder or os.environ.get(ENVIRONMENT):
         place = Path(named)
         if not folder and (place / record.name).is_dir():
             place /= record.name
         if download:
-            data_records.download(record, files, place)
+            catalogue.download(record, files, place)
         return _read(record, split, files, place, f"{full}, folder {place.name}")
     cache = _cache(record)
-    if not data_records.find(record, files, cache):
-        if record.debian_folder and data_records.find(record, files, record.debian_folder):
+    if not catalogue.find(record, files, cache):
+        if record.debian_folder and catalogue.find(record, files, record.debian_folder):
             return _read(record, split, files, record.debian_folder, f"{full}, Debian package {record.debian_package}")
         if not download:
             return load_subset(record.name, split)
-        data_records.download(record, files, cache)
+        catalogue.download(record, files, cache)
     return _read(record, split, files, cache, f"{full}, downloaded")
 
 
@@ -176,7 +152,7 @@ def _cache(record: Record) -> Path:
 
 
 def _read(record: Record, split: str, files: tuple[File, ...], folder: Path, provenance: str) -> Dataset:
-    images, labels = data_records.read(record, files, folder)
+    images, labels = catalogue.read(record, files, folder)
     images = np.ascontiguousarray(images)
     return Dataset(record.name, split, images, labels, provenance, _digest(images), record.flip)
 

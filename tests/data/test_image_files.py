@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench import checkpoint, data, extractor
-from bench.data_images import read_image
+from bench import checkpoint, extractor
+from bench.data import datasets, readers
+from bench.data.image_files import read_image
 from bench.paths import ASSETS, ROOT
 from bench.records import rows
 from reference import weights
@@ -39,7 +40,7 @@ def folder(tmp_path):
 
 
 def load(path, split="train", shape=GREY, **options):
-    return data.load("images", split, path, shape=shape, **options)
+    return datasets.load("images", split, path, shape=shape, **options)
 
 
 # Folders
@@ -58,10 +59,10 @@ def test_folder_is_split_once_and_for_all(folder):
 
 @pytest.mark.parametrize("count, held_out", [(2, 1), (3, 1), (255, 127), (256, 128), (1279, 128), (1290, 129), (50000, 5000)])
 def test_how_many_are_held_out(count, held_out):
-    test, train = (data._chosen(count, split, None) for split in ("test", "train"))
+    test, train = (datasets._chosen(count, split, None) for split in ("test", "train"))
     assert len(test) == held_out and sorted([*test, *train]) == list(range(count))
     assert count < 255 or 0.4 < test.mean() / count < 0.6
-    assert 2 * extractor.WIDTH == data.HELD_OUT
+    assert 2 * extractor.WIDTH == datasets.HELD_OUT
 
 
 def test_own_train_and_test_folders_are_taken(folder):
@@ -176,8 +177,8 @@ def test_one_bad_file_is_one_line_with_its_name(case, folder):
     spoil, reason = BROKEN[case]
     spoil(folder / "more" / "x.png")
     tracemalloc.start()
-    with pytest.raises(data.DataError, match=reason) as caught:
-        for split in data.SPLITS:
+    with pytest.raises(readers.DataError, match=reason) as caught:
+        for split in datasets.SPLITS:
             load(folder, split)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -185,15 +186,15 @@ def test_one_bad_file_is_one_line_with_its_name(case, folder):
 
 
 def test_folder_that_is_empty_missing_or_of_one_image(tmp_path):
-    with pytest.raises(data.DataError, match=f"{tmp_path}: no image in this folder"):
+    with pytest.raises(readers.DataError, match=f"{tmp_path}: no image in this folder"):
         load(tmp_path)
-    with pytest.raises(data.DataError, match="nowhere: no such file or folder"):
+    with pytest.raises(readers.DataError, match="nowhere: no such file or folder"):
         load(tmp_path / "nowhere")
     write_png(tmp_path / "one.png")
-    with pytest.raises(data.DataError, match="holds 1 image"):
+    with pytest.raises(readers.DataError, match="holds 1 image"):
         load(tmp_path)
     (tmp_path / "x.zip").write_bytes(b"")
-    with pytest.raises(data.DataError, match="x.zip: is no folder and no .npz or .npy file"):
+    with pytest.raises(readers.DataError, match="x.zip: is no folder and no .npz or .npy file"):
         load(tmp_path / "x.zip")
 
 
@@ -215,7 +216,7 @@ def test_layouts_of_arrays(tmp_path):
     for layout, shape in ((images, RGB), (images.transpose(0, 3, 1, 2), RGB), (images[..., 0], GREY), (images[..., :1], GREY),
                           (np.asfortranarray(images), RGB)):
         np.save(path, layout)
-        both = np.concatenate([load(path, split, shape).images for split in data.SPLITS])
+        both = np.concatenate([load(path, split, shape).images for split in datasets.SPLITS])
         assert both.shape == (40, *shape)
         assert {i.tobytes() for i in both} == {np.ascontiguousarray(i.transpose(2, 0, 1)[:shape[0]]).tobytes() for i in images}
     assert load(path, shape=RGB).provenance == "images of x.npy, train (20 of 40), RGB 8 x 8"
@@ -231,7 +232,7 @@ def test_arrays_by_name(save, tmp_path):
         save(path, **arrays)
         assert len(load(path)) == 2 and len(load(path, "test")) == 2
     save(path, first=a, second=a)
-    with pytest.raises(data.DataError, match="x.npz: which array are the images, of first, second"):
+    with pytest.raises(readers.DataError, match="x.npz: which array are the images, of first, second"):
         load(path)
 
 
@@ -257,7 +258,7 @@ def test_arrays_that_are_no_images(case, suffix, tmp_path):
     array, reason = ARRAYS[case]
     path = tmp_path / f"x.{suffix}"
     np.save(path, array, allow_pickle=True) if suffix == "npy" else np.savez(path, array)
-    with pytest.raises(data.DataError, match=reason) as caught:
+    with pytest.raises(readers.DataError, match=reason) as caught:
         load(path)
     assert f"x.{suffix}" in str(caught.value) and "\n" not in str(caught.value)
 
@@ -275,7 +276,7 @@ def test_header_that_lies_costs_no_memory(shape, tmp_path):
         file.writestr("images.npy", lying_npy(shape))
     for name in ("x.npy", "x.npz"):
         tracemalloc.start()
-        with pytest.raises(data.DataError, match=name):
+        with pytest.raises(readers.DataError, match=name):
             load(tmp_path / name)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
@@ -287,16 +288,16 @@ def test_zip_bomb_and_other_compressions_are_refused(tmp_path):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("images.npy", lying_npy("(1200000, 8, 8)", 76_800_000))
     tracemalloc.start()
-    with pytest.raises(data.DataError, match="that claim to unpack to 76800128 are no images"):
+    with pytest.raises(readers.DataError, match="that claim to unpack to 76800128 are no images"):
         load(path)
     assert tracemalloc.get_traced_memory()[1] < 2_000_000
     tracemalloc.stop()
     with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as file:
         file.writestr("images.npy", lying_npy("(4, 8, 8)", 256))
-    with pytest.raises(data.DataError, match="compression method 14"):
+    with pytest.raises(readers.DataError, match="compression method 14"):
         load(path)
     path.write_bytes(b"PK\x03\x04 nothing more")
-    with pytest.raises(data.DataError, match="x.npz: cannot be read"):
+    with pytest.raises(readers.DataError, match="x.npz: cannot be read"):
         load(path)
 
 
@@ -305,20 +306,20 @@ def test_zip_bomb_and_other_compressions_are_refused(tmp_path):
 
 def options(*arguments):
     parser = argparse.ArgumentParser()
-    data.add_options(parser)
+    datasets.add_options(parser)
     return parser.parse_args([str(a) for a in arguments])
 
 
 def test_data_alone_is_enough(folder, tmp_path):
     """--data names the preset's set where its files are there, and else images."""
-    assert data.from_options(options("--data", folder), "fashion-mnist", GREY, "train").name == "images"
+    assert datasets.from_options(options("--data", folder), "fashion-mnist", GREY, "train").name == "images"
     np.save(tmp_path / "x.npy", picture(0, (4, 8, 8)))
-    assert len(data.from_options(options("--data", tmp_path / "x.npy"), "cifar10", GREY, "train")) == 2
-    with pytest.raises(data.DataError, match="train-images-idx3-ubyte.gz: header says shape"):  # the shipped part is not the whole
-        data.from_options(options("--data", ASSETS / "fashion-mnist"), "fashion-mnist", (1, 28, 28), "train")
-    with pytest.raises(data.DataError, match="needs --data PATH"):
-        data.from_options(options("--dataset", "images"), "mnist", GREY, "train")
-    padded = data.from_options(options("--data", folder, "--pad"), "mnist", (1, 12, 12), "test")
+    assert len(datasets.from_options(options("--data", tmp_path / "x.npy"), "cifar10", GREY, "train")) == 2
+    with pytest.raises(readers.DataError, match="train-images-idx3-ubyte.gz: header says shape"):  # a part only
+        datasets.from_options(options("--data", ASSETS / "fashion-mnist"), "fashion-mnist", (1, 28, 28), "train")
+    with pytest.raises(readers.DataError, match="needs --data PATH"):
+        datasets.from_options(options("--dataset", "images"), "mnist", GREY, "train")
+    padded = datasets.from_options(options("--data", folder, "--pad"), "mnist", (1, 12, 12), "test")
     assert padded.images.shape[1:] == (1, 12, 12)
 
 
@@ -335,7 +336,7 @@ def photographs(tmp_path_factory):
     """300 colour PNGs of 40 x 30."""
     where = tmp_path_factory.mktemp("data") / "pngs"
     where.mkdir()
-    for n, image in enumerate(data.load_subset("fashion-mnist", "test").images[:300, 0]):
+    for n, image in enumerate(datasets.load_subset("fashion-mnist", "test").images[:300, 0]):
         Image.fromarray(image).convert("RGB").resize((40, 30)).save(where / f"{n}.png")
     return where
 

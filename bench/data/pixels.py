@@ -1,0 +1,32 @@
+"""How pixels are scaled: uint8 in [0, 255] for files and metrics, float32 in [-1, 1] for networks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.data.readers import DataError
+
+CHUNK = 1 << 20  # values converted at once: 50,000 images in float64 would take gigabytes
+
+
+def to_float(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Scale uint8 pixels in [0, 255] to float32 in [-1, 1] (DDPM section 3.3): x / 127.5 - 1. Any shape."""
+    return np.asarray(images, np.float32) / np.float32(127.5) - np.float32(1)
+
+
+def to_uint8(images: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
+    """The way back, for every image that is stored or measured: clip to [-1, 1], then round (x + 1) 127.5 half to even.
+
+    Computed in float64, so that float32 images lose nothing on the way. Raises DataError for NaN and infinities.
+    """
+    images = np.asarray(images)
+    if not (finite := np.isfinite(images)).all():
+        raise DataError(f"images: {np.count_nonzero(~finite)} of {images.size} values are not finite")
+    flat, out = images.reshape(-1), np.empty(images.size, np.uint8)
+    for start in range(0, len(flat), CHUNK):
+        x = np.clip(flat[start:start + CHUNK].astype(np.float64), -1, 1)
+        out[start:start + CHUNK] = np.rint((x + 1) * 127.5)
+    return out.reshape(images.shape)
