@@ -24,9 +24,10 @@ from tqdm import tqdm
 
 import backends
 from backends.protocol import Backend, Spec
-from bench import checkpoint, commands, convert, streams, timing, training
+from bench import checkpoint, commands, convert, streams, training
 from bench.checks import ORACLE_IMAGES, ORACLE_STEPS
 from bench.oracle import TOLERANCES, loss_error, oracle_network, path_error, relative_error, verdict
+from bench.timing import blocks
 from reference import samplers
 from reference import weights as names
 from reference.config import DiffusionConfig, ModelConfig, OptimConfig, require
@@ -140,8 +141,8 @@ class Model:
         def block(units: int) -> float:
             return commands.time_sample(session, units, batch_size, seed)["seconds"]
 
-        raw = timing.time_blocks({"": block}, **options)[""]
-        found = timing.summary(np.array(raw["block_seconds"]) / raw["units_per_block"])
+        raw = blocks.time_blocks({"": block}, **options)[""]
+        found = blocks.summary(np.array(raw["block_seconds"]) / raw["units_per_block"])
         return {"seconds_per_step": found["median"], "q1": found["q1"], "q3": found["q3"], "cv": found["cv"],
                 "images_per_second": batch_size / (steps * found["median"]), "first_seconds": raw["first_seconds"],
                 "steady": raw["steady"]}

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 import backends
 from backends.protocol import Backend, Batch, Spec
-from bench import files, flops, peers, streams, workloads
-from bench.timing import peak_memory
-from bench.training import SAVE_EVERY, batch_of, fit, out_of_memory, weights_hash
+from bench import files, peers, streams, workloads
+from bench.timing import flops
+from bench.timing.memory import out_of_memory, peak_memory
+from bench.training import SAVE_EVERY, batch_of, fit, weights_hash
 from reference.config import DiffusionConfig, ModelConfig, OptimConfig, require
 from reference.conventions import Plan, make_plan
 from reference.weights import count

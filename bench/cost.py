@@ -22,11 +22,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench import checks, drawing, fid, grid, timing
+from bench import checks, drawing, fid, grid
 from bench.data import datasets
 from bench.job import Job, Run
 from bench.records.cells import SCRATCH, Cells
 from bench.records.rows import Row
+from bench.timing import blocks, memory
 from bench.training import weights_hash
 from bench.worker import WorkerError
 
@@ -111,8 +112,8 @@ def _backend(trial: Run, cells: Cells, backend: str) -> list[Prediction]:
         def block(units: int) -> float:
             return call(command, "calibrate", units=units, seed=job.seed, **args)["seconds"]
 
-        units = timing.calibrate(block)
-        return (p.blocks + WARM_UP_BLOCKS) * float(np.median([block(units) for _ in range(timing.GROUP)]))
+        units = blocks.calibrate(block)
+        return (p.blocks + WARM_UP_BLOCKS) * float(np.median([block(units) for _ in range(blocks.GROUP)]))
 
     def add(stage: str, cell: str, seconds: float, done: bool = False) -> None:
         out.append(Prediction(backend, stage, cell, 0.0 if done else seconds, call("info", "info")["peak_rss_bytes"]))
@@ -174,14 +175,14 @@ def _metric(trial: Run, cells: Cells) -> list[Prediction]:
     each = features() / len(images)
     again = each * n + distances()
     reference = datasets.load_subset("fashion-mnist", "train") if fid.statistics_ship(job.dataset, by) else job.dataset
-    memory = timing.peak_memory()
+    peak = memory.peak_memory()
     bounds = [("real", load + each * len(reference) + again), ("noise", again)]
-    out = [Prediction(name, "metric", "", 0.0 if cells.done("metric", grid.bound_key(trial, name)) else seconds, memory)
+    out = [Prediction(name, "metric", "", 0.0 if cells.done("metric", grid.bound_key(trial, name)) else seconds, peak)
            for name, seconds in bounds]
     for backend in job.backends:
         for cell in job.cells[backend]:
             done = cells.done("metric", grid.metric_key(trial, backend, cell))
-            out.append(Prediction(backend, "metric", str(cell), 0.0 if done else again, memory))
+            out.append(Prediction(backend, "metric", str(cell), 0.0 if done else again, peak))
     return out
 
 

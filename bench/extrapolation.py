@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench import flops
 from bench.presets import PRESETS
 from bench.records.rows import Row
 from bench.report import label, seconds_per_image
+from bench.timing import flops
 from reference.config import ModelConfig
 
 IMAGES, STEPS = 50_000, 1000

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from backends.protocol import Spec
-from bench import checkpoint, checks, drawing, executor, files, grid, timing
+from bench import checkpoint, checks, drawing, executor, files, grid
 from bench.commands import plain_spec
 from bench.data import datasets
 from bench.drawing import Cell
@@ -27,6 +27,7 @@ from bench.presets import Preset
 from bench.records import environment
 from bench.records.cells import SCRATCH, Cells
 from bench.records.rows import Row
+from bench.timing import blocks
 from bench.training import weights_hash
 from bench.worker import Left, Worker, WorkerError, in_turn
 from reference import weights as names
@@ -296,7 +297,7 @@ class Run:
                 def progress(done: int, total: int) -> None:
                     bar.total = total
                     bar.update(done - bar.n)
-                raw = timing.time_blocks(contenders, blocks=job.preset.blocks, on_progress=progress)
+                raw = blocks.time_blocks(contenders, blocks=job.preset.blocks, on_progress=progress)
             (folder / "images.npy").unlink()
         return {b: {**values, **in_turn(b, self.call, b, "info", "info")} for b, values in raw.items()}
 

@@ -21,13 +21,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bench import extractor, fid, files, pictures, streams, timing
+from bench import extractor, fid, files, pictures, streams
 from bench.command_line import exit_code
 from bench.data import datasets
 from bench.neighbours import read_samples
 from bench.paths import ROOT
 from bench.records import environment, rows
 from bench.records.rows import Row
+from bench.timing import memory
 from reference.config import require
 
 SIZES = (128, 256, 512, 1024, 2048, 4096, 8192)
@@ -68,7 +69,7 @@ def study(name: str, images: fid.Images, provenance: str, seed: int) -> Row:
     half_way = time.perf_counter()
     fid.compare(found, target, real, seed)
     cost = {"features_seconds": half_way - began, "distances_seconds": time.perf_counter() - half_way,
-            "peak_rss_bytes": timing.peak_memory()}
+            "peak_rss_bytes": memory.peak_memory()}
     config = {"study": "noise", "name": name, "images": provenance, "samples": len(images), "seed": seed,
               "reference": fid.DEFAULT_REFERENCE, "images_sha256": hashlib.sha256(images.tobytes()).hexdigest(),
               "extractor": by.name, "extractor_sha256": by.sha256}

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench import files, pictures, timing
+from bench import files, pictures
 from bench.data.pixels import to_uint8
 from bench.drawing import Cell
 from bench.pictures import COLOURS, grid
 from bench.records.rows import Row
+from bench.timing import blocks
 
 Images = Mapping[tuple[str, Cell], Path]  # backend, cell: the file, (n, C, H, W) float32
 BEGIN, END = "<!-- table: written by bench/report.py -->", "<!-- end of table -->"
@@ -37,7 +38,7 @@ def speed_table(rows: list[Row]) -> pd.DataFrame:
     lines = []
     for row in _of(rows, "timing"):
         v, per_unit = row.values, np.array(row.values["block_seconds"]) / row.values["units_per_block"]
-        s = timing.summary(per_unit)
+        s = blocks.summary(per_unit)
         lines.append({
             "backend": label(row.backend), "workload": row.config["workload"], "batch": row.config["batch_size"],
             "ms (median)": round(1e3 * s["median"], 2), "quartiles": f"{1e3 * s['q1']:.2f} .. {1e3 * s['q3']:.2f}",
@@ -55,8 +56,8 @@ def ratio_lines(rows: list[Row]) -> list[str]:
         found = _of(rows, "timing", workload=workload)
         for other in found[1:]:
             a, b = (np.array(r.values["block_seconds"]) / r.values["units_per_block"] for r in (found[0], other))
-            median, low, high = timing.paired_ratio(b, a)
-            same = [timing.paired_ratio(x[0::2], x[1::2])[1:] for x in (a, b)]
+            median, low, high = blocks.paired_ratio(b, a)
+            same = [blocks.paired_ratio(x[0::2], x[1::2])[1:] for x in (a, b)]
             out.append(f"- {workload}: {label(other.backend)} takes {median:.2f} times {label(found[0].backend)}'s time "
                        f"(95% interval {low:.2f} .. {high:.2f}); A/A: {np.min(same):.2f} .. {np.max(same):.2f}")
     return out

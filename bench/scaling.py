@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from bench import extrapolation, files, timing
+from bench import extrapolation, files
 from bench.command_line import exit_code
 from bench.paths import ROOT
 from bench.pictures import COLOURS
@@ -32,6 +32,7 @@ from bench.records.rows import Row
 from bench.run import choose_backends
 from bench.speed import Contender, Speed
 from bench.speed_report import hardware, peak_memory, unit_seconds
+from bench.timing import blocks
 from bench.worker import WorkerError
 from reference import weights
 from reference.config import ConfigError, ModelConfig, require
@@ -122,7 +123,7 @@ class Study(Speed):
             def block(units: int) -> float:
                 return worker.call(WORK[p.workload], units=units, timeout=self.timeout, **args)["seconds"]
 
-            raw = timing.time_blocks({"": block}, cap_seconds=20)[""]
+            raw = blocks.time_blocks({"": block}, cap_seconds=20)[""]
             return raw | {"idle_rss_bytes": idle} | worker.call("info")
 
 

@@ -25,12 +25,13 @@ from tqdm import tqdm
 
 from backends import NotInstalled
 from backends.protocol import Spec
-from bench import files, peers, speed_report, streams, timing
+from bench import files, peers, speed_report, streams
 from bench.commands import plain_spec
 from bench.presets import Preset
 from bench.records import environment
 from bench.records.cells import Cells
 from bench.records.rows import Row
+from bench.timing import blocks
 from bench.worker import Left, Worker, WorkerError, in_turn
 from reference import weights
 from reference.config import ConfigError, require
@@ -156,18 +157,18 @@ class Speed:
             if workload.command == "time_train":
                 args["images"] = str(folder / "images.npy")
             running: dict[Contender, Worker] = {}
-            blocks: dict[str, timing.Block] = {}
+            timed: dict[str, blocks.Block] = {}
             for c in who:
                 running[c] = in_turn(c, stack.enter_context, self.worker(c))
                 in_turn(c, running[c].call, "load", weights=str(folder / "weights.npz"), timeout=self.timeout)
-                blocks[c.name] = partial(self._block, c, running[c], workload.command, args)
+                timed[c.name] = partial(self._block, c, running[c], workload.command, args)
             bar = stack.enter_context(tqdm(desc=f"{workload.name}, batch {workload.batch_size}", leave=False, mininterval=1))
 
             def progress(done: int, total: int) -> None:
                 bar.total = total
                 bar.update(done - bar.n)
 
-            raw = timing.time_blocks(blocks, blocks=self.preset.blocks, on_progress=progress)
+            raw = blocks.time_blocks(timed, blocks=self.preset.blocks, on_progress=progress)
             return {c.name: raw[c.name] | state | in_turn(c, running[c].call, "info", timeout=self.timeout) for c in who}
 
     def _block(self, c: Contender, worker: Worker, command: str, args: dict[str, Any], units: int) -> float:
@@ -194,7 +195,7 @@ class Speed:
             def call(units: int) -> dict[str, Any]:
                 return worker.call("time_roof", units=units, timeout=self.timeout, **args)
 
-            raw = timing.time_blocks({"": lambda units: call(units)["seconds"]}, cap_seconds=10)[""]
+            raw = blocks.time_blocks({"": lambda units: call(units)["seconds"]}, cap_seconds=10)[""]
             return raw | {"flops": call(1)["flops"]}
 
     def _keep(self, c: Contender, key: dict[str, Any], values: dict[str, Any]) -> None:
@@ -204,7 +205,7 @@ class Speed:
 
 def run(preset: Preset, backends: Sequence[str], args: argparse.Namespace) -> int:
     """The whole table, with the options of `bench.run`; returns the exit code: 0, or 3 where a contender failed on the way."""
-    require(preset.blocks >= timing.LEAST_BLOCKS, "blocks", preset.blocks, f"must be at least {timing.LEAST_BLOCKS}")
+    require(preset.blocks >= blocks.LEAST_BLOCKS, "blocks", preset.blocks, f"must be at least {blocks.LEAST_BLOCKS}")
     wanted = contenders(backends, args.peers, args.device)
     if args.dry_run:
         print("\n".join([*(w.name + f", batch {w.batch_size}" for w in workloads(preset)), *(c.name for c in wanted)]))

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bench import flops, timing
 from bench.records import rows
 from bench.records.rows import Row
+from bench.timing import blocks, flops
 
 Group = list[Row]  # the contenders of one workload that were timed in turn
 KERNELS = ("gemm", "convolution")
@@ -85,7 +85,7 @@ def speed_up(row: Row, other: Row | None) -> str:
     """How many times faster than `other`, with its interval; empty for itself and nobody."""
     if other is None or other is row:
         return ""
-    return "{:.2f} ({:.2f} .. {:.2f})".format(*timing.paired_ratio(unit_seconds(other), unit_seconds(row)))
+    return "{:.2f} ({:.2f} .. {:.2f})".format(*blocks.paired_ratio(unit_seconds(other), unit_seconds(row)))
 
 
 def table(group: Group, roof: dict[tuple[str, str], tuple[float, str]]) -> pd.DataFrame:
@@ -96,7 +96,7 @@ def table(group: Group, roof: dict[tuple[str, str], tuple[float, str]]) -> pd.Da
         c, v = r.config, r.values
         if c["contender"].endswith("(again)"):
             continue
-        s = timing.summary(unit_seconds(r))
+        s = blocks.summary(unit_seconds(r))
         passes = flops.TRAINING if c["workload"] == "training step" else 1
         rate = passes * v["flops_per_image"] * c["batch_size"] / s["median"]
         top = roof.get((machine(r), c["dtype"]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from backends.protocol import Backend, Batch, Spec
 from bench import checkpoint, streams
+from bench.timing.memory import out_of_memory
 from reference.config import require
 from reference.optim import learning_rate
 from reference.weights import Weights
@@ -24,7 +24,6 @@ from reference.weights import Weights
 COLLECT_EVERY = 50  # steps between looks at the losses, which wait for the device
 SAVE_EVERY = 120.0  # seconds between states
 AHEAD = 4  # batches, and threads that make them, for an accelerator
-_OUT_OF_MEMORY = re.compile(r"out of memory|(can.?t|cannot|failed to|unable to) allocate|allocate.{0,20}memory.{0,20}fail", re.I)
 
 
 class TrainingError(RuntimeError):
@@ -40,11 +39,6 @@ class Fit:
     first_seconds: float  # of the last process's first step, which compiles
     starts: int  # processes that took part
     skipped: int  # steps that a loss scaler left out, whose gradients overflowed half precision
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether this is NumPy's or a framework's way to say that memory ran out."""
-    return isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(str(error)) is not None
 
 
 def weights_hash(weights: Weights) -> str:

@@ -11,8 +11,9 @@ import pytest
 
 from backends import NotInstalled
 from backends.protocol import Spec
-from bench import commands, flops, peers, streams
+from bench import commands, peers, streams
 from bench.presets import PRESETS
+from bench.timing import flops
 from reference import samplers, unet, weights
 from reference.config import ConfigError, DiffusionConfig, ModelConfig, OptimConfig
 from reference.conventions import make_plan

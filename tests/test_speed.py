@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import report, speed, speed_report, timing
+from bench import report, speed, speed_report
 from bench.presets import Preset
 from bench.records import rows
 from bench.records.rows import Row
+from bench.timing import blocks
 from reference.config import ConfigError, DiffusionConfig, ModelConfig
 from tests.helpers.tiny import install_backend
 
@@ -60,7 +61,7 @@ def backend(tmp_path, monkeypatch):
     """The backend "sleep", as an installed package, for this process and the workers."""
     install_backend(tmp_path / "site", "sleep", BACKEND)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
-    monkeypatch.setattr(timing, "time_blocks", functools.partial(timing.time_blocks, least=0.02, cap_seconds=0.3))
+    monkeypatch.setattr(blocks, "time_blocks", functools.partial(blocks.time_blocks, least=0.02, cap_seconds=0.3))
     monkeypatch.setattr(speed, "workloads", lambda preset: [speed.Workload("training step", "time_train", 4)])
     return "sleep"
 

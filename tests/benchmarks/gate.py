@@ -18,8 +18,8 @@ import pytest
 from pytest_benchmark.logger import Logger
 from pytest_benchmark.utils import PercentageRegressionCheck, get_machine_id, load_storage
 
-from bench import timing
 from bench.records import environment
+from bench.timing import blocks
 
 SUITE, STORAGE = Path("tests", "benchmarks"), Path("results", "benchmarks")
 LEAST_CHANGE = 0.10
@@ -35,7 +35,7 @@ def clock() -> float:
     return _seconds
 
 
-def measure(benchmark: Any, block: timing.Block, kernel: timing.Block, **info: Any) -> None:
+def measure(benchmark: Any, block: blocks.Block, kernel: blocks.Block, **info: Any) -> None:
     """Warm `block` up and time it in rounds, each after a block of the calibration kernel; `info` goes into the results."""
     def unit() -> None:
         global _seconds
@@ -44,9 +44,9 @@ def measure(benchmark: Any, block: timing.Block, kernel: timing.Block, **info: A
     k, calls, kernel_seconds = 1, 1, []
     if benchmark.enabled:
         info["first_seconds"] = block(1)
-        k, calls = timing.calibrate(block), timing.calibrate(kernel, least=KERNEL_SECONDS)
-        info["steady"] = timing.warm_up(block, k, 60)[1]
-    benchmark.pedantic(unit, setup=lambda: kernel_seconds.append(kernel(calls) / calls), rounds=timing.LEAST_BLOCKS)
+        k, calls = blocks.calibrate(block), blocks.calibrate(kernel, least=KERNEL_SECONDS)
+        info["steady"] = blocks.warm_up(block, k, 60)[1]
+    benchmark.pedantic(unit, setup=lambda: kernel_seconds.append(kernel(calls) / calls), rounds=blocks.LEAST_BLOCKS)
     if benchmark.enabled:
         rounds = benchmark.stats.stats.data
         info |= {"units_per_round": k, "ratios": [a / b for a, b in zip(rounds, kernel_seconds, strict=True)]}

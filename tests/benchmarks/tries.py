@@ -22,12 +22,13 @@ import numpy as np
 import pandas as pd
 
 from backends.protocol import Spec
-from bench import files, streams, timing
+from bench import files, streams
 from bench.commands import cut
 from bench.paths import ROOT
 from bench.presets import SPEED, get_preset
 from bench.records import environment, rows
 from bench.records.rows import Row
+from bench.timing import blocks
 from reference import weights
 from reference.conventions import make_plan
 
@@ -205,12 +206,12 @@ TRIES = {
 }
 
 
-def measure(tried: Try, threads: int, blocks: int) -> Row:
+def measure(tried: Try, threads: int, count: int) -> Row:
     """All variants, timed in turn."""
     about = environment.describe()
     calls = tried.variants()
 
-    def block(call: Call) -> timing.Block:
+    def block(call: Call) -> blocks.Block:
         def run(units: int) -> float:
             began = time.perf_counter()
             for _ in range(units):
@@ -218,7 +219,7 @@ def measure(tried: Try, threads: int, blocks: int) -> Row:
             return time.perf_counter() - began
         return run
 
-    raw = timing.time_blocks({name: block(call) for name, call in calls.items()}, blocks=blocks, cap_seconds=20)
+    raw = blocks.time_blocks({name: block(call) for name, call in calls.items()}, blocks=count, cap_seconds=20)
     config = {"study": "tries", "framework": tried.framework, "workload": tried.workload, "dtype": tried.dtype, "batch_size": BATCH,
               "threads": threads, "network": SPEED.to_dict()}
     return Row("study", tried.framework, "tries", config, {"variants": raw}, about, about["commit"])
@@ -240,11 +241,11 @@ def render(every: list[Row]) -> str:
         seconds = {name: np.array(v["block_seconds"]) / v["units_per_block"] for name, v in variants.items()}
         lines = []
         for name, each in sorted(seconds.items(), key=lambda item: item[0] != "tuned"):
-            ratio, low, high = timing.paired_ratio(seconds["tuned"], each)
+            ratio, low, high = blocks.paired_ratio(seconds["tuned"], each)
             line = {"variant": name, "ms": f"{1e3 * np.median(each):.0f}",
                     "against tuned": "" if name == "tuned" else f"{ratio:.2f} ({low:.2f} to {high:.2f})"}
             if "stock" in seconds:
-                line["against stock"] = "{:.2f} ({:.2f} to {:.2f})".format(*timing.paired_ratio(seconds["stock"], each))
+                line["against stock"] = "{:.2f} ({:.2f} to {:.2f})".format(*blocks.paired_ratio(seconds["stock"], each))
             lines.append(line)
         text += ["", f"## {c['framework']} {row.environment['versions'][c['framework']]}: {tried.workload}, {tried.dtype}", "",
                  tried.aim, "",

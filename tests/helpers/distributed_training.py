@@ -13,7 +13,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import backends  # noqa: E402
 from backends.protocol import Spec  # noqa: E402
-from bench import distributed, training  # noqa: E402
+from bench import (
+    distributed,
+    training,  # noqa: E402
+)
 from reference import weights  # noqa: E402
 from reference.config import DiffusionConfig, ModelConfig, OptimConfig  # noqa: E402
 

@@ -11,8 +11,9 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from bench import fid, presets, run, timing
+from bench import fid, presets, run
 from bench.data import datasets
+from bench.timing import blocks
 from reference.config import DiffusionConfig, ModelConfig, OptimConfig
 
 TINY = ModelConfig(sample_size=28, block_out_channels=(8, 16), norm_num_groups=4, zero_init=False,
@@ -33,8 +34,8 @@ if os.environ.get("TINY_METRIC") == "none":  # of no interest where workers and 
     fid.floor = fid.ceiling = fid.evaluate = lambda *_, **__: {"metric": "none", "fid": 0.0, "kid": 0.0, "n": 128,
                                                                "extractor": "", "extractor_sha256": "", "reference": ""}
 LEAST = 0.01  # seconds of a timed block
-timing.time_blocks = partial(timing.time_blocks, least=LEAST, cap_seconds=1.0)
-timing.calibrate = partial(timing.calibrate, least=LEAST)
+blocks.time_blocks = partial(blocks.time_blocks, least=LEAST, cap_seconds=1.0)
+blocks.calibrate = partial(blocks.calibrate, least=LEAST)
 
 if __name__ == "__main__":
     sys.exit(run.main(["--preset", "tiny", "--threads", "1", *sys.argv[1:]]))

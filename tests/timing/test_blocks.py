@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bench.records import environment
-from bench.timing import calibrate, paired_ratio, summary, time_blocks, warm_up
+from bench.timing.blocks import calibrate, paired_ratio, summary, time_blocks, warm_up
 from reference.config import ConfigError
 
 

@@ -7,18 +7,14 @@ Raw block times go into rows; `summary` and `paired_ratio` derive figures from t
 from __future__ import annotations
 
 import math
-import resource
-import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from bench.streams import uniform_int
 from reference.config import require
-
-from .streams import uniform_int
 
 Block = Callable[[int], float]
 LEAST_SECONDS = 0.2  # of one block
@@ -103,13 +99,3 @@ def paired_ratio(a: ArrayLike, b: ArrayLike, *, seed: int = 0, resamples: int = 
     return float(np.median(ratio)), float(low), float(high)
 
 
-def peak_memory() -> int:
-    """The largest resident size of this process so far, bytes.
-
-    On Linux from VmHWM: ru_maxrss survives exec, so that a worker would report its parent's peak as its own.
-    """
-    try:
-        status = Path("/proc/self/status").read_text()
-    except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return int(status.split("VmHWM:")[1].split()[0]) * 1024
