@@ -24,10 +24,11 @@ from tqdm import tqdm
 
 import backends
 from backends.protocol import Backend, Spec
-from bench import checkpoint, commands, convert, streams, training
+from bench import commands, streams, training
 from bench.checks import ORACLE_IMAGES, ORACLE_STEPS
 from bench.oracle import TOLERANCES, loss_error, oracle_network, path_error, relative_error, verdict
 from bench.timing import blocks
+from bench.weights import pipeline, sources
 from reference import samplers
 from reference import weights as names
 from reference.config import DiffusionConfig, ModelConfig, OptimConfig, require
@@ -42,7 +43,7 @@ def load(source: str | Path, backend: str = "torch", *, device: str = "cpu", dty
     Raises `CheckpointError` for the source, `NotInstalled` for the backend, `DeviceError` for the device or dtype, all of them
     `ConfigError`s.
     """
-    weights, model, process = convert.load(source)
+    weights, model, process = sources.load(source)
     return _make(backend, Spec(model, process, OptimConfig(), device, dtype, mode), weights)
 
 
@@ -129,7 +130,7 @@ class Model:
 
     def save(self, folder: str | Path) -> str:
         """Write the EMA weights as a diffusers pipeline folder; returns their SHA-256."""
-        return checkpoint.save_pipeline(Path(folder), self.backend.weights(ema=True), self.spec.model, self.spec.diffusion)
+        return pipeline.save_pipeline(Path(folder), self.backend.weights(ema=True), self.spec.model, self.spec.diffusion)
 
     def time(self, steps: int = 50, *, batch_size: int = 16, seed: int = 0, **options: Any) -> dict[str, float | bool]:
         """Seconds of a sampling step, median and quartiles, and images/s at S = `steps`; `options` are `timing.time_blocks`'s.

@@ -15,7 +15,7 @@ from bench.drawing import Cell
 from bench.oracle import TOLERANCES, loss_error, oracle_network, path_error, relative_error, verdict
 from bench.records.cells import SCRATCH
 from bench.records.rows import Row
-from bench.training import weights_hash
+from bench.weights.tensor_files import weights_hash
 from reference import samplers
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from bench.job import Job, Run
 from bench.records.cells import SCRATCH, Cells
 from bench.records.rows import Row
 from bench.timing import blocks, memory
-from bench.training import weights_hash
+from bench.weights.tensor_files import weights_hash
 from bench.worker import WorkerError
 
 TRAIN_STEPS = 8

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from backends.protocol import Spec
-from bench import checkpoint, checks, drawing, executor, files, grid
+from bench import checks, drawing, executor, files, grid
 from bench.commands import plain_spec
 from bench.data import datasets
 from bench.drawing import Cell
@@ -28,7 +28,8 @@ from bench.records import environment
 from bench.records.cells import SCRATCH, Cells
 from bench.records.rows import Row
 from bench.timing import blocks
-from bench.training import weights_hash
+from bench.weights import pipeline
+from bench.weights.tensor_files import weights_hash
 from bench.worker import Left, Worker, WorkerError, in_turn
 from reference import weights as names
 from reference.conventions import Plan, get_convention, make_plan
@@ -238,7 +239,7 @@ class Run:
         with np.load(self.cells.folder("train", row.config) / "weights.npz") as file:
             self.job = replace(job, trained={name: file[name] for name in file.files})
         folder = self.cells.work.parent / "checkpoints" / f"{p.name}-{job.dataset.sha256[:8]}"
-        checkpoint.save_pipeline(folder, self.job.trained, p.model, p.diffusion)
+        pipeline.save_pipeline(folder, self.job.trained, p.model, p.diffusion)
         self.missing.append(f"weights: trained for {job.fit} steps with {row.backend} on {job.dataset.provenance}; kept in "
                             f"checkpoints/{folder.name}")
         return True

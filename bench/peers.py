@@ -17,8 +17,8 @@ import numpy as np
 
 from backends import NotInstalled
 from backends.protocol import Batch, Spec
-from bench.diffusers_json import PREDICTION_TYPES, scheduler_json, unet_json
 from bench.torchvision_shim import import_torchvision
+from bench.weights.diffusers_config import PREDICTION_TYPES, scheduler_json, unet_json
 from reference.config import require
 from reference.conventions import Plan
 from reference.weights import Weights

@@ -24,7 +24,7 @@ if __name__ == "__main__":  # the script's own folder stands first on the path; 
 
 import backends
 from backends.protocol import Spec
-from bench import convert, cost, distributed, executor, inception, report, speed, table, table_report, training
+from bench import cost, distributed, executor, inception, report, speed, table, table_report, training
 from bench.command_line import exit_code
 from bench.data import datasets
 from bench.drawing import Cell
@@ -34,6 +34,7 @@ from bench.paths import ROOT
 from bench.presets import PRESETS, get_preset
 from bench.records import rows
 from bench.records.cells import Cells
+from bench.weights import sources
 from reference import weights
 from reference.config import ConfigError, require
 from reference.conventions import CONVENTIONS, adopt, get_convention
@@ -144,7 +145,7 @@ def resolve(args: argparse.Namespace) -> tuple[Job, list[str]]:
     if folder is None:
         trained = initial
     else:
-        trained, model, process = convert.load(folder)
+        trained, model, process = sources.load(folder)
         if args.weights:
             preset = with_options(preset, model=model, diffusion=process)
             initial = weights.initialise(model, args.seed)

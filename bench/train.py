@@ -24,13 +24,14 @@ from tqdm import tqdm
 
 import backends
 from backends.protocol import Spec
-from bench import checkpoint, convert, distributed, training
+from bench import distributed, training
 from bench.command_line import exit_code
 from bench.data import datasets
 from bench.logs import LOGS, Log
 from bench.paths import ROOT
 from bench.presets import get_preset
 from bench.records import environment
+from bench.weights import pipeline, sources, tensor_files
 from reference import weights
 from reference.config import ConfigError, require
 from reference.conventions import CONVENTIONS, adopt, adopt_network
@@ -66,7 +67,7 @@ def train(args: argparse.Namespace, command: str) -> None:
     began_with, before = None, []
     if args.weights:
         require(args.convention == "plain", "--convention", args.convention, "goes without --weights, which have a network")
-        initial, model, process = convert.load(args.weights)
+        initial, model, process = sources.load(args.weights)
         began_with = _record(Path(args.weights) / "training.json") or {"weights": args.weights}
         before = _losses(Path(args.weights) / "loss.csv")
     else:
@@ -83,7 +84,9 @@ def train(args: argparse.Namespace, command: str) -> None:
     dataset = datasets.from_options(args, preset.dataset, spec.image_shape, "train")
     backend = backends.load(name).create(spec)
     backend.load_weights(initial)
-    config = {"backend": name, "dataset": dataset.sha256} | ({"weights": training.weights_hash(initial)} if args.weights else {})
+    config = {"backend": name, "dataset": dataset.sha256}
+    if args.weights:
+        config["weights"] = tensor_files.weights_hash(initial)
     logs, states = (args.save.with_name(args.save.name + suffix) for suffix in (".logs", ".states"))
     about = config | {"preset": preset.name, "optim": optim.to_dict(), "seed": args.seed, "batch_size": batch_size}
     with Log(logs, args.save.name, about, [] if spec.rank > 0 else args.log.split(",")) as log, \
@@ -103,7 +106,7 @@ def train(args: argparse.Namespace, command: str) -> None:
         "device": backend.device_info(), "environment": environment.describe(),
     }
     curve = "step,loss\n" + "".join(f"{n},{loss}\n" for n, loss in enumerate([*before, *(f"{x:.6g}" for x in done.losses)]))
-    checkpoint.save_pipeline(args.save, backend.weights(ema=True), spec.model, spec.diffusion,
+    pipeline.save_pipeline(args.save, backend.weights(ema=True), spec.model, spec.diffusion,
                              {"loss.csv": curve, "training.json": json.dumps(about, indent=2) + "\n"})
     print(f"wrote {args.save.relative_to(ROOT) if args.save.is_relative_to(ROOT) else args.save}")
 

@@ -15,11 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.protocol import Backend, Batch, Spec
-from bench import checkpoint, streams
+from bench import streams, training_states
 from bench.timing.memory import out_of_memory
 from reference.config import require
 from reference.optim import learning_rate
-from reference.weights import Weights
 
 COLLECT_EVERY = 50  # steps between looks at the losses, which wait for the device
 SAVE_EVERY = 120.0  # seconds between states
@@ -39,11 +38,6 @@ class Fit:
     first_seconds: float  # of the last process's first step, which compiles
     starts: int  # processes that took part
     skipped: int  # steps that a loss scaler left out, whose gradients overflowed half precision
-
-
-def weights_hash(weights: Weights) -> str:
-    """SHA-256 of weights, shortened."""
-    return checkpoint.digest(weights, {})[:16]
 
 
 def batch_of(spec: Spec, images: NDArray[np.uint8], seed: int, step: int, size: int, flip: bool) -> Batch:
@@ -84,7 +78,7 @@ def fit(backend: Backend, spec: Spec, images: NDArray[np.uint8], *, seed: int, s
               "dtype": spec.dtype, "seed": seed, "batch_size": batch_size, "flip": flip, **(config or {})}
     losses, start, starts, seconds, first = np.zeros(steps), 0, 1, 0.0, 0.0
     good = "none"  # the last state, for a message
-    if states is not None and (found := checkpoint.load_state(states, config)) is not None:
+    if states is not None and (found := training_states.load_state(states, config)) is not None:
         start, state = found
         require(start <= steps, "steps", steps, f"{states} holds a state of step {start} already")
         losses[:start], seconds, starts = state.pop("losses"), float(state.pop("seconds")), int(state.pop("starts")) + 1
@@ -126,7 +120,7 @@ def fit(backend: Backend, spec: Spec, images: NDArray[np.uint8], *, seed: int, s
             if not all(np.isfinite(value).all() for value in arrays.values()):  # the next loss would show it, too late
                 raise TrainingError(_diverged(step, float(losses[step]), spec, good))
             arrays |= {"losses": losses[:step + 1], "seconds": np.array(seconds), "starts": np.array(starts)}
-            good = str(checkpoint.save_state(states, step + 1, arrays, config))
+            good = str(training_states.save_state(states, step + 1, arrays, config))
             began = saved = time.perf_counter()
         if on_step:
             on_step(step + 1, steps)

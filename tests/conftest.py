@@ -66,7 +66,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A pipeline folder with the initial weights of a tiny network."""
-    from bench.checkpoint import save_pipeline
+    from bench.weights.pipeline import save_pipeline
     from reference.config import DiffusionConfig
     from reference.weights import initialise
     from tests.helpers.tiny import TINY

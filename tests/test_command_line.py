@@ -8,9 +8,10 @@ import sys
 
 import pytest
 
-from bench import convert, recipe, run, sample, scaling, train
+from bench import recipe, run, sample, scaling, train
 from bench.command_line import exit_code
 from bench.training import TrainingError
+from bench.weights import sources
 from bench.worker import WorkerDied, WorkerError
 from reference.config import ConfigError
 from tests.helpers import tree
@@ -71,7 +72,7 @@ def test_ctrl_c_in_a_finaliser_is_not_lost():
 
 @pytest.mark.parametrize(("module", "inner", "options"), [
     (run, "run", ""), (train, "train", "--steps 9 --save x"), (recipe, "run", "mnist-scratch"), (scaling, "run", ""),
-    (sample, "run", "--weights x"), (convert, "load", "a b"),
+    (sample, "run", "--weights x"), (sources, "load", "a b"),
 ])
 def test_every_command_ends_this_way(module, inner, options, monkeypatch, capsys):
     for error, code in ((OSError(28, "No space left on device"), 2), (WorkerError("out of memory"), 3), (KeyboardInterrupt(), 130)):

@@ -7,9 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bench import checkpoint, neighbours
+from bench import neighbours
 from bench.data import datasets, pixels
 from bench.records import rows
+from bench.weights import pipeline
 from reference.config import ConfigError, DiffusionConfig
 from reference.weights import initialise
 from tests.helpers.tiny import TINY
@@ -97,7 +98,7 @@ def test_samples_are_drawn_from_weights(tmp_path, monkeypatch):
     network = replace(TINY, sample_size=28)
     splits = {"train": part("train", 40), "test": part("test", 40)}
     monkeypatch.setattr(datasets, "load", lambda name, split, *_, **__: splits[split])
-    checkpoint.save_pipeline(tmp_path / "net", initialise(network, 0), network, DiffusionConfig(timesteps=20))
+    pipeline.save_pipeline(tmp_path / "net", initialise(network, 0), network, DiffusionConfig(timesteps=20))
     assert neighbours.main(["--weights", str(tmp_path / "net"), "--samples", "9", "--steps", "2", "--out", str(tmp_path)]) == 0
     (row,) = rows.read(tmp_path / "rows")
     assert (row.backend, row.config["name"], row.config["steps"], row.values["near"]) == ("torch", "net", 2, 0)

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 import backends
-from bench import checkpoint, presets, train, training
+from bench import presets, train, training
 from bench.api import load
 from bench.data import datasets
+from bench.weights import pipeline
 from reference.config import DiffusionConfig
 from tests.helpers.tiny import TINY
 
@@ -35,7 +36,7 @@ def test_a_training_begins_with_weights_and_keeps_their_record(run, tmp_path):
     assert run("tiny", "a") == 0 and run("other", "b", "--weights", tmp_path / "a", "--seed", 1) == 0
     record = json.loads((tmp_path / "b" / "training.json").read_text())
     assert record["began_with"] == json.loads((tmp_path / "a" / "training.json").read_text())
-    (_, *theirs), (_, *ours) = (checkpoint.load_pipeline(tmp_path / name) for name in "ab")
+    (_, *theirs), (_, *ours) = (pipeline.load_pipeline(tmp_path / name) for name in "ab")
     assert ours == theirs and ours[0].block_out_channels == TINY.block_out_channels and ours[1] == PROCESS
     model = load(tmp_path / "a")
     spec = replace(model.spec, optim=replace(presets.get_preset("other").optim, total_steps=4))

@@ -10,7 +10,7 @@ import pytest
 
 from backends.protocol import Spec
 from bench import streams, training
-from bench.checkpoint import CheckpointError
+from bench.weights.pipeline import CheckpointError
 from reference import weights
 from reference.config import ConfigError, DiffusionConfig, OptimConfig
 from tests.helpers.tiny import TINY, same

@@ -27,7 +27,7 @@ from bench.logs import Log
 from bench.presets import Preset, get_preset
 from bench.records import environment, rows
 from bench.records.rows import Row
-from bench.training import weights_hash
+from bench.weights.tensor_files import weights_hash
 from reference.config import DiffusionConfig, ModelConfig, OptimConfig, require
 from reference.conventions import Plan
 from reference.weights import count

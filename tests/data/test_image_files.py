@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench import checkpoint, extractor
+from bench import extractor
 from bench.data import datasets, readers
 from bench.data.image_files import read_image
 from bench.paths import ASSETS, ROOT
 from bench.records import rows
+from bench.weights import pipeline
 from reference import weights
 from reference.config import DiffusionConfig, ModelConfig
 
@@ -361,7 +362,7 @@ def test_pictures_reach_the_table_by_one_command(photographs, tmp_path):
 def test_a_colour_network_of_another_size_is_measured_through_a_stated_conversion(photographs, tmp_path):
     model = ModelConfig(sample_size=16, in_channels=3, out_channels=3, block_out_channels=(8, 16), norm_num_groups=4,
                         down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2)
-    checkpoint.save_pipeline(tmp_path / "net", weights.initialise(model, 0), model, DiffusionConfig(timesteps=20))
+    pipeline.save_pipeline(tmp_path / "net", weights.initialise(model, 0), model, DiffusionConfig(timesteps=20))
     job("--data", photographs, "--weights", tmp_path / "net", "--out", tmp_path / "out")
     metric = [row for row in rows.read(tmp_path / "out" / "rows") if row.kind == "metric"]
     assert len(metric) == 3 and {row.values["reference"] for row in metric} == {

@@ -13,10 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import backends  # noqa: E402
 from backends.protocol import Spec  # noqa: E402
-from bench import (
-    distributed,
-    training,  # noqa: E402
-)
+from bench import distributed, training
 from reference import weights  # noqa: E402
 from reference.config import DiffusionConfig, ModelConfig, OptimConfig  # noqa: E402
 

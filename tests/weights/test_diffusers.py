@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from bench.diffusers_json import read_scheduler, read_unet
 from bench.torchvision_shim import import_torchvision
+from bench.weights.diffusers_config import read_scheduler, read_unet
 from reference import diffusion as process
 from reference import samplers, schedules, timesteps, unet, weights
 from reference.config import DiffusionConfig, ModelConfig

@@ -11,19 +11,17 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import backends
-from bench import convert, tensor_files
-from bench.checkpoint import save_pipeline
-from bench.diffusers_json import CheckpointError
+from bench.weights import sources, tensor_files
+from bench.weights.errors import CheckpointError
+from bench.weights.pipeline import save_pipeline
 from reference.config import DiffusionConfig
 from reference.weights import initialise
 from tests.helpers.tiny import TINY, same
-
-from .test_checkpoint import OTHERS, WEIGHTS
+from tests.weights.test_pipeline import OTHERS, WEIGHTS
 
 torch = pytest.importorskip("torch")
 from tests.helpers.other_codes import song2021  # noqa: E402
-
-from .test_convert import built  # noqa: E402
+from tests.weights.test_sources import built  # noqa: E402
 
 
 def split(folder, change=lambda where: where):
@@ -40,7 +38,7 @@ def split(folder, change=lambda where: where):
 
 def test_shards_are_read(folder):
     split(folder)
-    assert same(convert.load(folder)[0], initialise(TINY, 0))
+    assert same(sources.load(folder)[0], initialise(TINY, 0))
 
 
 @pytest.mark.parametrize("change, said", [
@@ -56,7 +54,7 @@ def test_a_hostile_or_wrong_index_is_refused(folder, tmp_path, change, said):
     save_file({"conv_in.bias": np.zeros(8, np.float32)}, tmp_path / "pipeline/secret.safetensors")
     split(folder, change)
     with pytest.raises(CheckpointError, match=said):
-        convert.load(folder)
+        sources.load(folder)
 
 
 def test_shards_together_are_no_larger_than_the_network(folder):
@@ -64,17 +62,17 @@ def test_shards_together_are_no_larger_than_the_network(folder):
     shard = folder / "unet/diffusion_pytorch_model-00001-of-00002.safetensors"
     save_file(load_file(shard) | {"more": np.zeros(20 << 20, np.float32)}, shard)
     with pytest.raises(CheckpointError, match="00001.*more than this network"):
-        convert.load(folder)
+        sources.load(folder)
 
 
 def test_both_formats_of_torch_and_bfloat16_are_read(tmp_path):
     state = built(song2021)
     torch.save(state, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
-    assert same(convert.load(tmp_path / "old.pt")[0], convert.load_file(_saved(tmp_path / "new.pt", state))[0])
+    assert same(sources.load(tmp_path / "old.pt")[0], sources.load_file(_saved(tmp_path / "new.pt", state))[0])
     parameters = {"epoch": 3, "model": {name: torch.nn.Parameter(value) for name, value in state.items()}}
-    assert same(convert.load_file(_saved(tmp_path / "parameters.pt", parameters))[0], convert.load(tmp_path / "new.pt")[0])
+    assert same(sources.load_file(_saved(tmp_path / "parameters.pt", parameters))[0], sources.load(tmp_path / "new.pt")[0])
     half = {name: value.bfloat16() for name, value in state.items()}
-    found = convert.load_file(_saved(tmp_path / "half.pt", half))[0]
+    found = sources.load_file(_saved(tmp_path / "half.pt", half))[0]
     np.testing.assert_array_equal(found["conv_in.bias"], half["conv_in.bias"].float())
 
 
@@ -93,7 +91,7 @@ def test_damaged_torch_files_are_refused(tmp_path, harm, said):
     path = _saved(tmp_path / "a.pt", built(song2021) | {"conv_in.bias": torch.full((64,), 0.75)})
     path.write_bytes(harm(path.read_bytes()))
     with pytest.raises(CheckpointError, match=said):
-        convert.load(path)
+        sources.load(path)
 
 
 def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path):
@@ -103,7 +101,7 @@ def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path):
             bomb.writestr(member.filename, source.read(member))
     assert (tmp_path / "b.pt").stat().st_size < 100_000
     with pytest.raises(CheckpointError, match="is compressed"):
-        convert.load(tmp_path / "b.pt")
+        sources.load(tmp_path / "b.pt")
 
 
 def test_a_file_larger_than_the_limit_is_refused_unread(tmp_path, folder, monkeypatch):
@@ -111,25 +109,25 @@ def test_a_file_larger_than_the_limit_is_refused_unread(tmp_path, folder, monkey
         file.write(b"PK\x03\x04")
         file.truncate(tensor_files.MAX_FILE + 1)  # sparse
     with pytest.raises(CheckpointError, match="more than"):
-        convert.load(tmp_path / "huge.pt")
+        sources.load(tmp_path / "huge.pt")
     (folder / WEIGHTS).unlink()
     (tmp_path / "huge.pt").rename((folder / WEIGHTS).with_suffix(".bin"))
     with pytest.raises(CheckpointError, match="more than this network"):
-        convert.load(folder)
+        sources.load(folder)
 
 
 def test_a_file_of_canonical_names_needs_its_config_beside_it(folder, tmp_path):
     path = folder / WEIGHTS
-    assert same(convert.load(path)[0], initialise(TINY, 0))
+    assert same(sources.load(path)[0], initialise(TINY, 0))
     path.rename(tmp_path / "alone.safetensors")
     with pytest.raises(CheckpointError, match="config.json beside"):
-        convert.load(tmp_path / "alone.safetensors")
+        sources.load(tmp_path / "alone.safetensors")
 
 
 @pytest.mark.parametrize("source", ["nowhere", "a/b/c", "../x", "a\nb", "x" * 5000])
 def test_a_place_that_is_none_is_one_line(source):
     with pytest.raises(CheckpointError) as caught:
-        convert.load(source)
+        sources.load(source)
     assert len(str(caught.value).splitlines()) <= 2
 
 
@@ -137,7 +135,7 @@ def test_a_torch_file_beside_its_config_is_read(tmp_path):
     """As training scripts leave it."""
     save_pipeline(tmp_path / "p", initialise(OTHERS, 1), OTHERS, DiffusionConfig(variance="learned_range"))
     torch.save({name: torch.from_numpy(value) for name, value in initialise(OTHERS, 1).items()}, tmp_path / "p/unet/mine.pt")
-    weights, model, diffusion = convert.load(tmp_path / "p/unet/mine.pt")
+    weights, model, diffusion = sources.load(tmp_path / "p/unet/mine.pt")
     assert same(weights, initialise(OTHERS, 1)) and model == OTHERS and diffusion.variance == "learned_range"
 
 
@@ -146,7 +144,7 @@ needs_mindspore = pytest.mark.skipif(importlib.util.find_spec("mindspore") is No
 
 @needs_mindspore
 def test_mindspore_checkpoints_go_both_ways(folder, tmp_path):
-    assert convert.main([str(folder), str(tmp_path / "out"), "--mindspore"]) == 0
+    assert sources.main([str(folder), str(tmp_path / "out"), "--mindspore"]) == 0
     import mindspore as ms
     backends.load("mindspore")
     from backends.mindspore.unet import UNet
@@ -158,15 +156,15 @@ def test_mindspore_checkpoints_go_both_ways(folder, tmp_path):
     assert same({name: p.asnumpy() for name, p in net.parameters_and_names()}, weights)
 
     (tmp_path / "out" / WEIGHTS).unlink()  # the .ckpt is now all there is
-    assert same(convert.load(tmp_path / "out")[0], weights)
+    assert same(sources.load(tmp_path / "out")[0], weights)
     ms.save_checkpoint(net, str(tmp_path / "out/unet/mine.ckpt"))
-    loaded = convert.load(tmp_path / "out/unet/mine.ckpt")
+    loaded = sources.load(tmp_path / "out/unet/mine.ckpt")
     assert same(loaded[0], weights) and loaded[1:] == (TINY, DiffusionConfig())
 
     renamed = [{"name": name.replace(".weight", ".gamma").replace(".bias", ".beta") if "norm" in name else name,
                 "data": ms.Tensor(value)} for name, value in weights.items()]  # nn.GroupNorm's own names
     ms.save_checkpoint(renamed, str(tmp_path / "out/unet/gamma.ckpt"))
-    assert same(convert.load(tmp_path / "out/unet/gamma.ckpt")[0], weights)
+    assert same(sources.load(tmp_path / "out/unet/gamma.ckpt")[0], weights)
 
 
 @needs_mindspore
@@ -186,8 +184,8 @@ def test_lying_mindspore_files_are_refused(folder, harm, said):
     harm(message.value[0])
     path.write_bytes(message.SerializeToString())
     with pytest.raises(CheckpointError, match=said):
-        convert.load(path)
+        sources.load(path)
     for damaged, said in ((content[:-100], "corrupt"), (content[:500] + b"\x7f" + content[501:], "CRC-32")):
         path.write_bytes(damaged)
         with pytest.raises(CheckpointError, match=said):
-            convert.load(path)
+            sources.load(path)

@@ -14,23 +14,23 @@ from safetensors.numpy import load_file
 
 import backends
 from backends.protocol import Spec
-from bench import checkpoint, convert, run
-from bench.checkpoint import load_pipeline, save_pipeline
-from bench.diffusers_json import CheckpointError
+from bench import run
 from bench.torchvision_shim import import_torchvision
+from bench.weights import sources
+from bench.weights.errors import CheckpointError
+from bench.weights.pipeline import WEIGHTS, load_pipeline, save_pipeline
 from reference import unet
 from reference.config import DiffusionConfig, ModelConfig
 from reference.conventions import make_plan
 from reference.weights import initialise
 from tests.helpers.tiny import TINY, same
-
-from .reference.test_config import CIFAR10
-from .test_checkpoint import edit, make_legacy
+from tests.reference.test_config import CIFAR10
+from tests.weights.test_pipeline import edit, make_legacy
 
 torch = pytest.importorskip("torch")
 from tests.helpers.other_codes import Parameters, nichol2021, song2021  # noqa: E402
 
-FMNIST_SMALL = Path(__file__).parents[1] / "results/checkpoints/fmnist-small"
+FMNIST_SMALL = Path(__file__).parents[2] / "results/checkpoints/fmnist-small"
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +57,7 @@ def test_diffusers_ddim_pipeline_gives_our_images(clip):
     theirs = pipeline(batch_size=2, generator=torch.Generator().manual_seed(0), eta=0.0, num_inference_steps=50, output_type="np")
     x_T = torch.randn((2, 1, 28, 28), generator=torch.Generator().manual_seed(0)).numpy()  # what the pipeline drew
 
-    weights, model, diffusion = convert.load(FMNIST_SMALL)
+    weights, model, diffusion = sources.load(FMNIST_SMALL)
     backend = backends.load("torch").create(Spec(model, diffusion))
     backend.load_weights(weights)
     ours = backend.to_host(backend.sample(backend.to_device(x_T), make_plan(diffusion, 50, convention="diffusers", clip=clip)))
@@ -71,7 +71,7 @@ def test_diffusers_ddpm_pipeline_loads_the_same_weights():
     from diffusers import DDPMPipeline
     pipeline = DDPMPipeline.from_pretrained(FMNIST_SMALL)
     pipeline.set_progress_bar_config(disable=True)
-    assert same({name: value.numpy() for name, value in pipeline.unet.state_dict().items()}, convert.load(FMNIST_SMALL)[0])
+    assert same({name: value.numpy() for name, value in pipeline.unet.state_dict().items()}, sources.load(FMNIST_SMALL)[0])
     images = pipeline(batch_size=1, generator=torch.Generator().manual_seed(0), num_inference_steps=3, output_type="np").images
     assert images.shape == (1, 28, 28, 1)
 
@@ -83,10 +83,10 @@ def test_flat_folders_of_diffusers_load(folder, tmp_path, kind):
     expected = DiffusionConfig(variance="small")  # that of diffusers' DDPMScheduler()
     if kind == "legacy .bin":
         source = make_legacy(folder, flat=True)
-        weights = {name: torch.from_numpy(value) for name, value in load_file(source / checkpoint.WEIGHTS).items()}
+        weights = {name: torch.from_numpy(value) for name, value in load_file(source / WEIGHTS).items()}
         assert "mid_block.attentions.0.query.weight" in weights
         torch.save(weights, source / "diffusion_pytorch_model.bin")
-        (source / checkpoint.WEIGHTS).unlink()
+        (source / WEIGHTS).unlink()
         expected = DiffusionConfig(variance="large")
     else:
         source = tmp_path / "unet-alone"
@@ -95,7 +95,7 @@ def test_flat_folders_of_diffusers_load(folder, tmp_path, kind):
         if kind == "network and scheduler":
             (source / "scheduler_config.json").write_text((folder / "scheduler/scheduler_config.json").read_text())
             expected = DiffusionConfig()
-    weights, model, diffusion = convert.load(source)
+    weights, model, diffusion = sources.load(source)
     assert same(weights, initialise(TINY, 0)) and model == replace(TINY, zero_init=True) and diffusion == expected
 
 
@@ -106,14 +106,14 @@ def test_a_feature_that_we_lack_is_named(folder, key, value):
     values = json.loads((folder / "unet/config.json").read_text())
     (folder / "unet/config.json").write_text(json.dumps(values | {key: value}))
     with pytest.raises(CheckpointError, match=f"config.json: {key}={value!r}: only"):
-        convert.load(folder)
+        sources.load(folder)
 
 
 @pytest.mark.parametrize("block", ["AttnSkipDownBlock2D", "ResnetDownsampleBlock2D"])
 def test_a_block_that_we_lack_is_named(folder, block):
     edit(folder / "unet/config.json", ddim_bench=None, attention_head_dim=8, down_block_types=["DownBlock2D", block])
     with pytest.raises(CheckpointError, match=f"down_block_types='{block}'"):
-        convert.load(folder)
+        sources.load(folder)
 
 
 # the DDIM code and improved-diffusion
@@ -128,13 +128,13 @@ def test_a_ddim_code_checkpoint_gives_its_networks_output(tmp_path):
     raw = {f"module.{name}": value + 1 for name, value in ema.items()}
     torch.save([raw, {"state": {0: {"step": 5, "exp_avg": torch.zeros(3)}}, "param_groups": [{"lr": 1e-4}]}, 3, 5, dict(ema)],
                tmp_path / "ckpt.pth")
-    weights, model, diffusion = convert.load(tmp_path / "ckpt.pth", 16)
+    weights, model, diffusion = sources.load(tmp_path / "ckpt.pth", 16)
     assert diffusion == DiffusionConfig() and model.sample_size == 16
     np.testing.assert_allclose(unet.forward(weights, model, X.numpy(), T.numpy()), expected, atol=2e-5)
-    assert convert.load(tmp_path / "ckpt.pth")[1].sample_size == 32  # attention at level 1 is taken for 16 x 16
+    assert sources.load(tmp_path / "ckpt.pth")[1].sample_size == 32  # attention at level 1 is taken for 16 x 16
 
     torch.save(raw, tmp_path / "model-790000.ckpt")  # the weights alone, as the converted ones were published
-    weights = convert.load(tmp_path / "model-790000.ckpt")[0]
+    weights = sources.load(tmp_path / "model-790000.ckpt")[0]
     np.testing.assert_array_equal(weights["conv_out.bias"], ema["conv_out.bias"] + 1)
 
 
@@ -143,7 +143,7 @@ def test_an_improved_diffusion_checkpoint_gives_its_networks_output(tmp_path, he
     state = Parameters()
     expected = nichol2021(state, X, T, heads=heads)
     torch.save(dict(state), tmp_path / "ema_0.9999_500000.pt")
-    weights, model, diffusion = convert.load(tmp_path / "ema_0.9999_500000.pt", 16, heads)
+    weights, model, diffusion = sources.load(tmp_path / "ema_0.9999_500000.pt", 16, heads)
     assert diffusion == DiffusionConfig(variance="learned_range", rescale_timesteps=True)
     np.testing.assert_allclose(unet.forward(weights, model, X.numpy(), T.numpy()), expected, atol=2e-5)
 
@@ -154,7 +154,7 @@ def test_other_shapes_of_both_codes(tmp_path, forward, options):
     state = Parameters()
     expected = forward(state, X, T, **options)
     torch.save(dict(state), tmp_path / "a.pt")
-    weights, model, diffusion = convert.load(tmp_path / "a.pt")
+    weights, model, diffusion = sources.load(tmp_path / "a.pt")
     assert model.sample_size == 16 and diffusion.variance == "large"
     np.testing.assert_allclose(unet.forward(weights, model, X.numpy(), T.numpy()), expected, atol=2e-5)
 
@@ -168,21 +168,21 @@ def test_one_command_takes_a_ddim_code_checkpoint_to_a_plan_or_a_folder(tmp_path
                      "--samples", "128", "--backends", "torch"]) == 0
     assert '"block_out_channels": [\n      64,\n      128,\n      128' in capsys.readouterr().out
 
-    assert convert.main([str(tmp_path / "ckpt.pth"), str(tmp_path / "out"), "--schedule", "cosine", "--timesteps", "400"]) == 0
+    assert sources.main([str(tmp_path / "ckpt.pth"), str(tmp_path / "out"), "--schedule", "cosine", "--timesteps", "400"]) == 0
     assert "parameters" in capsys.readouterr().out
     weights, model, diffusion = load_pipeline(tmp_path / "out")
     assert diffusion == DiffusionConfig(schedule="cosine", timesteps=400) and model.sample_size == 32
-    assert same(weights, convert.load(tmp_path / "ckpt.pth")[0])
+    assert same(weights, sources.load(tmp_path / "ckpt.pth")[0])
 
 
 def test_heads_that_no_folder_can_hold_are_one_line_and_write_nothing(tmp_path, capsys):
     torch.save(built(nichol2021, mult=(1, 2), layers=1, attends=(0, 1)), tmp_path / "a.pt")
-    assert convert.load(tmp_path / "a.pt")[1].num_attention_heads == 4  # in memory they are no trouble
-    assert convert.main([str(tmp_path / "a.pt"), str(tmp_path / "out")]) == 2
+    assert sources.load(tmp_path / "a.pt")[1].num_attention_heads == 4  # in memory they are no trouble
+    assert sources.main([str(tmp_path / "a.pt"), str(tmp_path / "out")]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "num_attention_heads=4: diffusers' layout has one head width" in said
-    assert convert.main([str(tmp_path / "a.pt"), str(tmp_path / "out"), "--heads", "1"]) == 2  # widths differ, so do heads
-    assert convert.main([str(tmp_path / "a.pt"), str(tmp_path / "out"), "--heads", "7"]) == 2
+    assert sources.main([str(tmp_path / "a.pt"), str(tmp_path / "out"), "--heads", "1"]) == 2  # widths differ, so do heads
+    assert sources.main([str(tmp_path / "a.pt"), str(tmp_path / "out"), "--heads", "7"]) == 2
     assert "num_attention_heads=7: must divide" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
@@ -225,7 +225,7 @@ def built(forward, **options):
 def test_what_does_not_match_is_refused_by_its_first_difference(tmp_path, make, said):
     torch.save(make(), tmp_path / "a.pt")
     with pytest.raises(CheckpointError, match=said) as caught:
-        convert.load(tmp_path / "a.pt")
+        sources.load(tmp_path / "a.pt")
     assert str(caught.value).startswith(str(tmp_path / "a.pt")) and "\n" not in str(caught.value)
 
 
@@ -235,7 +235,7 @@ def test_lucidrains_own_class_is_refused(tmp_path):
     from denoising_diffusion_pytorch import Unet
     torch.save(Unet(dim=64, dim_mults=(1, 2)).state_dict(), tmp_path / "a.pt")
     with pytest.raises(CheckpointError, match="lucidrains"):
-        convert.load(tmp_path / "a.pt")
+        sources.load(tmp_path / "a.pt")
 
 
 # at the size of the DDPM paper
@@ -253,9 +253,9 @@ def test_the_ddpm_cifar10_network_loads_in_under_two_seconds_beside_reading(tmp_
     reading, loading = [], []
     for _ in range(3):
         began = time.perf_counter()
-        (source / checkpoint.WEIGHTS).read_bytes()
+        (source / WEIGHTS).read_bytes()
         read = time.perf_counter()
-        found = convert.load(source)
+        found = sources.load(source)
         reading.append(read - began)
         loading.append(time.perf_counter() - read)
     assert same(found[0], weights) and found[1:] == (model, DiffusionConfig(variance="large"))

@@ -21,9 +21,12 @@ from typing import IO, Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 import backends
-from bench.diffusers_json import CheckpointError, named, read_object
+from bench.files import sync
+from bench.weights.errors import CheckpointError, named, read_object
+from reference.weights import Weights
 
 INDEX = ".safetensors.index.json"
 MAX_FILE = 8 << 30  # bytes, where no network says how large its weights are
@@ -189,3 +192,24 @@ def _check_pickles(path: Path, file: IO[bytes]) -> None:
         raise
     except (ValueError, OverflowError, MemoryError) as error:
         raise CheckpointError(f"{path}: corrupt or truncated: {str(error)[:200]}") from None
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: dict[str, str]) -> str:
+    """Write a safetensors file, atomically; returns the SHA-256 of `digest`, which its metadata has too."""
+    arrays = {name: np.asarray(value, order="C") for name, value in tensors.items()}
+    sha256 = digest(arrays, metadata)
+    part = path.with_name(path.name + ".part")
+    try:
+        save_file(arrays, part, {**metadata, "sha256": sha256})
+        sync(part)
+        os.replace(part, path)
+        sync(path.parent)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    return sha256
+
+
+def weights_hash(weights: Weights) -> str:
+    """SHA-256 of weights, shortened."""
+    return digest(weights, {})[:16]

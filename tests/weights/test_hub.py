@@ -10,13 +10,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from safetensors.numpy import load_file
 
-from bench import checkpoint, convert, run
-from bench.diffusers_json import CheckpointError
+from bench import run
+from bench.weights import pipeline, sources
+from bench.weights.errors import CheckpointError
 from reference.config import DiffusionConfig
 from reference.weights import initialise
 from tests.helpers.tiny import TINY, same
-
-from .test_checkpoint import WEIGHTS, make_legacy
+from tests.weights.test_pipeline import WEIGHTS, make_legacy
 
 torch = pytest.importorskip("torch")
 
@@ -74,7 +74,7 @@ def test_a_name_on_the_hub_loads_and_only_what_is_needed_is_fetched(hub, folder,
     hub.folder = folder
     torch.save({"a": torch.zeros(1)}, (folder / WEIGHTS).with_suffix(".bin"))
     (folder / "run_me.py").write_text("raise SystemExit")
-    weights, model, diffusion = convert.load("owner/name")
+    weights, model, diffusion = sources.load("owner/name")
     assert same(weights, initialise(TINY, 0)) and (model, diffusion) == (TINY, DiffusionConfig())
     assert hub.served == {"model_index.json", "unet/config.json", "scheduler/scheduler_config.json", WEIGHTS}
 
@@ -83,15 +83,15 @@ def test_a_name_on_the_hub_loads_and_only_what_is_needed_is_fetched(hub, folder,
     damaged[-1] ^= 1
     blob.write_bytes(damaged)
     with pytest.raises(CheckpointError, match="does not match its SHA-256 on the hub"):
-        convert.load("owner/name")
+        sources.load("owner/name")
 
 
 def test_a_hub_repository_with_a_pickle_alone_goes_through_weights_only(hub, folder):
     hub.folder = make_legacy(folder, flat=True)  # google/ddpm-cifar10-32 before it had safetensors
-    weights = {name: torch.from_numpy(value) for name, value in load_file(hub.folder / checkpoint.WEIGHTS).items()}
-    (hub.folder / checkpoint.WEIGHTS).unlink()
+    weights = {name: torch.from_numpy(value) for name, value in load_file(hub.folder / pipeline.WEIGHTS).items()}
+    (hub.folder / pipeline.WEIGHTS).unlink()
     torch.save(weights, hub.folder / "diffusion_pytorch_model.bin")
-    assert same(convert.load("owner/name@v1.0")[0], initialise(TINY, 0)) and hub.revisions == {"v1.0"}
+    assert same(sources.load("owner/name@v1.0")[0], initialise(TINY, 0)) and hub.revisions == {"v1.0"}
 
 
 def test_no_network_is_one_line_that_says_what_to_do(hub, capsys):

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.diffusers_json import CheckpointError, named
+from bench.weights.errors import CheckpointError, named
 from reference.config import ConfigError, DiffusionConfig, ModelConfig
 from reference.weights import shapes
 

@@ -20,11 +20,12 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from bench import checkpoint, diffusers_json
-from bench.checkpoint import load_pipeline, load_state, save_pipeline, save_state
-from bench.diffusers_json import CheckpointError
 from bench.presets import get_preset
 from bench.torchvision_shim import import_torchvision
+from bench.training_states import load_state, save_state
+from bench.weights import diffusers_config, tensor_files
+from bench.weights.errors import CheckpointError
+from bench.weights.pipeline import load_pipeline, save_pipeline
 from reference import unet
 from reference.config import SCHEDULES, DiffusionConfig, ModelConfig
 from reference.weights import initialise
@@ -66,15 +67,15 @@ def test_diffusers_reads_ours_and_we_read_what_it_writes(tmp_path, model, schedu
     from reference.schedules import betas
     weights, diffusion = initialise(model, 2), DiffusionConfig(schedule=schedule, variance="small")
     save_pipeline(tmp_path / "ours", weights, model, diffusion)
-    pipeline = DDPMPipeline.from_pretrained(tmp_path / "ours")
-    np.testing.assert_allclose(pipeline.scheduler.betas.double(), betas(diffusion), rtol=2e-3)
+    theirs = DDPMPipeline.from_pretrained(tmp_path / "ours")
+    np.testing.assert_allclose(theirs.scheduler.betas.double(), betas(diffusion), rtol=2e-3)
     x, t = np.random.default_rng(0).standard_normal((2, model.in_channels, 8, 8)), np.array([3, 977])
     with torch.no_grad():
-        theirs = pipeline.unet(torch.from_numpy(x).float(), torch.from_numpy(t)).sample.numpy()
-    np.testing.assert_allclose(theirs, unet.forward(weights, model, x, t), atol=2e-5)
+        found = theirs.unet(torch.from_numpy(x).float(), torch.from_numpy(t)).sample.numpy()
+    np.testing.assert_allclose(found, unet.forward(weights, model, x, t), atol=2e-5)
 
-    if schedule in diffusers_json.BETA_SCHEDULES:
-        pipeline.save_pretrained(tmp_path / "theirs")
+    if schedule in diffusers_config.BETA_SCHEDULES:
+        theirs.save_pretrained(tmp_path / "theirs")
         for name in ("unet/config.json", "scheduler/scheduler_config.json"):  # diffusers keeps our key; drop it
             values = json.loads((tmp_path / "theirs" / name).read_text())
             values.pop("ddim_bench", None)
@@ -89,7 +90,7 @@ def test_defaults_and_fixed_keys_are_those_of_diffusers():
     import_torchvision()
     from diffusers import UNet2DModel
     theirs = {name: p.default for name, p in inspect.signature(UNet2DModel.__init__).parameters.items() if name != "self"}
-    ours = diffusers_json.UNET_DEFAULTS | diffusers_json.UNET_FIXED
+    ours = diffusers_config.UNET_DEFAULTS | diffusers_config.UNET_FIXED
     assert set(theirs) == set(ours) | {"attention_head_dim"}
     assert all(theirs[name] == value for name, value in ours.items())
 
@@ -288,7 +289,7 @@ def test_heads_that_diffusers_cannot_express_are_refused(tmp_path):
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(data=st.data())
 def test_any_config_gives_a_network_or_our_error(folder, data):
-    known = [*diffusers_json.UNET_DEFAULTS, *diffusers_json.UNET_FIXED, "attention_head_dim", "ddim_bench"]
+    known = [*diffusers_config.UNET_DEFAULTS, *diffusers_config.UNET_FIXED, "attention_head_dim", "ddim_bench"]
     scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3)
     values = scalars | st.lists(st.integers(0, 64), max_size=4)
     path = folder / "unet/fuzzed.json"
@@ -296,7 +297,7 @@ def test_any_config_gives_a_network_or_our_error(folder, data):
     del config["ddim_bench"]
     path.write_text(json.dumps(config | data.draw(st.dictionaries(st.sampled_from(known), values, max_size=4))))
     try:
-        assert isinstance(diffusers_json.read_unet(path, legacy=data.draw(st.booleans())), ModelConfig)
+        assert isinstance(diffusers_config.read_unet(path, legacy=data.draw(st.booleans())), ModelConfig)
     except CheckpointError as error:
         assert "fuzzed.json" in str(error)
 
@@ -375,11 +376,11 @@ def _save_and_die(folder, stage):
             save_file(arrays, path, metadata)
             os.truncate(path, os.path.getsize(path) // 2)
             _die()
-        checkpoint.save_file = half
+        tensor_files.save_file = half
     elif stage == "not yet renamed":
-        checkpoint.os.replace = lambda *_: _die()
+        tensor_files.os.replace = lambda *_: _die()
     else:
-        checkpoint.Path.unlink = lambda *_: _die()
+        tensor_files.Path.unlink = lambda *_: _die()
     save_state(folder, 15, STATE, CONFIG)
 
 
@@ -464,10 +465,10 @@ def test_an_unwritable_place_is_one_clear_error(tmp_path):
 
 def test_the_hash_covers_names_shapes_dtypes_and_metadata():
     a = np.arange(4, dtype=np.float32)
-    hashes = [checkpoint.digest({"a": a}, {}), checkpoint.digest({"b": a}, {}), checkpoint.digest({"a": a.reshape(2, 2)}, {}),
-              checkpoint.digest({"a": a.view(np.int32)}, {}), checkpoint.digest({"a": a}, {"step": "1"})]
+    hashes = [tensor_files.digest({"a": a}, {}), tensor_files.digest({"b": a}, {}), tensor_files.digest({"a": a.reshape(2, 2)}, {}),
+              tensor_files.digest({"a": a.view(np.int32)}, {}), tensor_files.digest({"a": a}, {"step": "1"})]
     assert len(set(hashes)) == len(hashes)
-    assert checkpoint.digest({"a": a}, {"sha256": "x"}) == hashes[0]
+    assert tensor_files.digest({"a": a}, {"sha256": "x"}) == hashes[0]
 
 
 def stages(record):

@@ -1,4 +1,4 @@
-"""Weights of other projects as a pipeline folder: `python -m bench.convert SOURCE FOLDER`.
+"""Weights of other projects as a pipeline folder: `python -m bench.weights.sources SOURCE FOLDER`.
 
 SOURCE is what `bench/run.py --weights` takes too: a diffusers pipeline or UNet2DModel folder, the name of one on the Hugging Face
 hub, a checkpoint of the DDIM code or of improved-diffusion, or a file of canonical names (safetensors, PyTorch, MindSpore) with
@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from bench import checkpoint, layouts, tensor_files
 from bench.command_line import exit_code
-from bench.diffusers_json import CheckpointError
+from bench.weights import other_codes, pipeline, tensor_files
+from bench.weights.errors import CheckpointError
 from reference.config import SCHEDULES, DiffusionConfig, ModelConfig
 
 HUB_NAME = re.compile(r"(?P<name>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?")  # owner/name, owner/name@revision
@@ -37,13 +37,13 @@ def load(source: str | Path, sample_size: int | None = None, heads: int = HEADS)
     path = Path(source)
     try:
         if path.is_dir():
-            return checkpoint.load_pipeline(path)
+            return pipeline.load_pipeline(path)
         if path.is_file():
             return load_file(path, sample_size, heads)
     except OSError as error:
         raise CheckpointError(f"{path}: can't be read: {error.strerror or error}") from None
     if match := HUB_NAME.fullmatch(str(source)):
-        return checkpoint.load_pipeline(fetch(match["name"], match["revision"]))
+        return pipeline.load_pipeline(fetch(match["name"], match["revision"]))
     raise CheckpointError(f"{source}: no such folder or file, and no name on the hub (owner/name)")
 
 
@@ -51,13 +51,13 @@ def load_file(path: Path, sample_size: int | None = None, heads: int = HEADS) ->
     """As `load`, of one file."""
     config = path.parent / "config.json"
     if config.exists():
-        return checkpoint.load_pipeline(path.parent.parent if path.parent.name == "unet" else path.parent, path)
+        return pipeline.load_pipeline(path.parent.parent if path.parent.name == "unet" else path.parent, path)
     states = tensor_files.read(path)
-    if (found := layouts.convert(path, states, sample_size, heads)) is None:
+    if (found := other_codes.convert(path, states, sample_size, heads)) is None:
         name = next((name for state in states for name in state), "nothing")
         raise CheckpointError(f"{path}: holds {name}, which is neither of the DDIM code nor of improved-diffusion; canonical names "
                               "need the network's config.json beside the file")
-    return checkpoint.as_weights(path, found[0], found[1]), *found[1:]
+    return pipeline.as_weights(path, found[0], found[1]), *found[1:]
 
 
 def fetch(name: str, revision: str | None = None) -> Path:
@@ -67,18 +67,18 @@ def fetch(name: str, revision: str | None = None) -> Path:
     """
     import huggingface_hub
 
-    flat = ("model_index.json", "config.json", "scheduler_config.json", *checkpoint.FILES[:2],
+    flat = ("model_index.json", "config.json", "scheduler_config.json", *pipeline.FILES[:2],
             "diffusion_pytorch_model-*.safetensors")
     wanted = [f"{folder}{file}" for folder in ("", "unet/", "scheduler/") for file in flat]
     try:
         folder = Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=wanted))
         if not any(folder.rglob("*.safetensors")):
-            wanted += [f"{part}{checkpoint.FILES[2]}" for part in ("", "unet/")]
+            wanted += [f"{part}{pipeline.FILES[2]}" for part in ("", "unet/")]
             folder = Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=wanted))
     except Exception as error:  # the hub's client, its HTTP library and the network each raise their own
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"{name}: no such folder here, nor fetched from the hub: {reason}; without a network, put its "
-                              f"config.json, scheduler_config.json and {checkpoint.WEIGHTS} into a folder and give that") from None
+                              f"config.json, scheduler_config.json and {pipeline.WEIGHTS} into a folder and give that") from None
     for path in (*folder.rglob("*.safetensors"), *folder.rglob("*.bin")):
         kept_as = Path(os.path.realpath(path)).name
         if re.fullmatch(r"[0-9a-f]{64}", kept_as):
@@ -90,7 +90,7 @@ def fetch(name: str, revision: str | None = None) -> Path:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; exit codes as `bench.run`'s."""
-    p = argparse.ArgumentParser(prog="python -m bench.convert", description=(__doc__ or "").split("\n\n")[0])
+    p = argparse.ArgumentParser(prog="python -m bench.weights.sources", description=(__doc__ or "").split("\n\n")[0])
     p.add_argument("source", help="folder, file or name on the hub")
     p.add_argument("folder", type=Path, help="pipeline folder to write")
     p.add_argument("--sample-size", type=int, help="image size, where the source does not say it; "
@@ -108,9 +108,9 @@ def run(args: argparse.Namespace) -> None:
     weights, model, diffusion = load(args.source, args.sample_size, args.heads)
     given = {key: value for key in ("schedule", "timesteps") if (value := getattr(args, key)) is not None}
     diffusion = replace(diffusion, **given)
-    checkpoint.save_pipeline(args.folder, weights, model, diffusion)
+    pipeline.save_pipeline(args.folder, weights, model, diffusion)
     if args.mindspore:
-        tensor_files.write_mindspore(args.folder / "unet" / checkpoint.FILES[3], weights)
+        tensor_files.write_mindspore(args.folder / "unet" / pipeline.FILES[3], weights)
     print(f"wrote {args.folder}: {sum(value.size for value in weights.values())} parameters, {diffusion}")
 
 

@@ -5,17 +5,14 @@ diffusers' keys say what they can; the exact record stands beside them under the
 
 from __future__ import annotations
 
-import contextlib
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from bench.weights.errors import CheckpointError, named, read_object
 from reference import schedules
-from reference.config import ConfigError, DiffusionConfig, ModelConfig
-
-MAX_JSON = 16 << 20  # bytes
+from reference.config import DiffusionConfig, ModelConfig
 
 # diffusers' UNet2DModel: the value of a missing key, and the keys that this network does not vary.
 UNET_DEFAULTS: dict[str, Any] = {
@@ -35,10 +32,6 @@ VARIANCE_TYPES = {"small": "fixed_small", "large": "fixed_large", "learned": "le
 SAMPLING = {"clip_sample": True, "clip_sample_range": 1.0, "thresholding": False, "timestep_spacing": "leading",
             "steps_offset": 0}  # a sampler's choices, which a diffusion config does not hold
 OURS = "ddim_bench"  # key of the exact record in both JSON files; diffusers ignores it with a warning
-
-
-class CheckpointError(ConfigError):
-    """A file of weights, configs or training state that can't be used; the message names it and the reason."""
 
 
 def unet_json(model: ModelConfig) -> dict[str, Any]:
@@ -152,29 +145,3 @@ def _read_json(path: Path, classes: tuple[str, ...]) -> dict[str, Any]:
     return values
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """The object of a JSON file, at most `MAX_JSON` bytes long. Raises `CheckpointError`."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_JSON + 1)
-        if len(data) > MAX_JSON:
-            raise OSError(f"larger than {MAX_JSON} bytes")
-        values = json.loads(data.decode("utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: missing") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: can't be read: {error}") from None
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path}: must be an object")
-    return values
-
-
-@contextlib.contextmanager
-def named(path: Path) -> Iterator[None]:
-    """A config error inside names this file."""
-    try:
-        yield
-    except CheckpointError:
-        raise
-    except ConfigError as error:
-        raise CheckpointError(str(error) if str(path) in str(error) else f"{path}: {error}") from None

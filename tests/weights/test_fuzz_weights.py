@@ -17,9 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from bench import checkpoint, convert, diffusers_json, layouts, tensor_files
-from bench.checkpoint import WEIGHTS, load_pipeline, load_state, save_pipeline, save_state
-from bench.diffusers_json import CheckpointError
+from bench.training_states import load_state, save_state
+from bench.weights import diffusers_config, other_codes, pipeline, sources, tensor_files
+from bench.weights.errors import CheckpointError
+from bench.weights.pipeline import WEIGHTS, load_pipeline, save_pipeline
 from reference.config import DiffusionConfig, ModelConfig
 from reference.weights import check, initialise
 from tests.helpers.fuzz import damaged, fuzz
@@ -95,7 +96,7 @@ def tensors(weights=NETWORK):
     return {name: torch.from_numpy(value) for name, value in weights.items()}
 
 
-OURS = whole(lambda path: checkpoint.write_safetensors(path, NETWORK, {"format": "pt"}))
+OURS = whole(lambda path: tensor_files.write_safetensors(path, NETWORK, {"format": "pt"}))
 THEIRS = whole(lambda path: save_file(NETWORK, path))
 ZIPPED = whole(lambda path: torch.save(tensors(), path))
 LEGACY = whole(lambda path: torch.save(tensors(), path, _use_new_zipfile_serialization=False))
@@ -180,7 +181,7 @@ def changed(values, known):
         lambda changes: json.dumps(values | changes).encode())
 
 
-UNET = diffusers_json.unet_json(MODEL)
+UNET = diffusers_config.unet_json(MODEL)
 FOREIGN_UNET = {key: value for key, value in UNET.items() if key != "ddim_bench"} | {"attention_head_dim": 4}
 
 
@@ -194,7 +195,7 @@ def test_network_configs(folder, content):
         is_a_network(found)
 
 
-SCHEDULER = diffusers_json.scheduler_json(DiffusionConfig())
+SCHEDULER = diffusers_config.scheduler_json(DiffusionConfig())
 FOREIGN_SCHEDULER = {key: value for key, value in SCHEDULER.items() if key != "ddim_bench"}
 
 
@@ -283,9 +284,9 @@ def test_layouts_of_other_codes(data, code, heads, size):
             dtype = "f4" if kind == "reshape" else data.draw(st.sampled_from(["i8", "f2", "f8", "U3", "?", "V2"]))
             state[name] = np.lib.stride_tricks.as_strided(np.zeros(1, dtype), shape, [0] * len(shape))
     try:
-        found = layouts.convert(Path("file"), [state], size, heads)
+        found = other_codes.convert(Path("file"), [state], size, heads)
         if found:
-            weights = checkpoint.as_weights(Path("file"), *found[:2])
+            weights = pipeline.as_weights(Path("file"), *found[:2])
             is_a_network((weights, *found[1:]))
     except CheckpointError as error:
         assert "file" in str(error)
@@ -307,7 +308,7 @@ def test_mindspore_files(folder, data, crc):
        name=st.sampled_from(["a.safetensors", "a.bin", "a.pt", "a.ckpt", "a.pth", "a", "a.safetensors.index.json"]))
 def test_random_bytes_under_every_name(tmp_path_factory, content, start, name):
     path = tmp_path_factory.getbasetemp() / name
-    assert load_damaged(path, start + content, lambda: convert.load(path)) is None
+    assert load_damaged(path, start + content, lambda: sources.load(path)) is None
 
 
 @fuzz()
@@ -318,9 +319,9 @@ def test_any_text_as_a_source(source):
         raise CheckpointError(name)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(convert, "fetch", fetch)
+        patch.setattr(sources, "fetch", fetch)
         with pytest.raises(CheckpointError):
-            convert.load(source)
+            sources.load(source)
 
 
 @pytest.fixture(autouse=True)
