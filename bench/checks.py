@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from backends.protocol import Batch
 from bench import files, streams
-from bench.drawing import Cell
 from bench.oracle import TOLERANCES, loss_error, oracle_network, path_error, relative_error, verdict
 from bench.records.cells import SCRATCH
 from bench.records.rows import Row
+from bench.sampling.cell import Cell
 from bench.weights.tensor_files import weights_hash
 from reference import samplers
 

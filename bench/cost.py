@@ -22,11 +22,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench import checks, drawing, fid, grid
+from bench import checks, fid, grid
 from bench.data import datasets
 from bench.job import Job, Run
 from bench.records.cells import SCRATCH, Cells
 from bench.records.rows import Row
+from bench.sampling import parts
 from bench.timing import blocks, memory
 from bench.weights.tensor_files import weights_hash
 from bench.worker import WorkerError
@@ -133,7 +134,7 @@ def _backend(trial: Run, cells: Cells, backend: str) -> list[Prediction]:
             add("time", "the training step", timed("time_train", images=str(trial.logs / "images.npy"), batch_size=p.batch_size))
     add("oracle", "", _seconds(lambda: checks.oracle(trial, backend)))
 
-    drawing.load(call, trial.logs / "weights.npz", job.trained)
+    parts.load(call, trial.logs / "weights.npz", job.trained)
     paths = {eta: _sampling(job, call, eta, trial.logs / "drawn.npy") for eta in dict.fromkeys(c.eta for c in job.cells[backend])}
     if p.blocks:
         add("time", "the sampling step", timed("time_sample", batch_size=p.sample_batch))

@@ -18,10 +18,12 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from bench import drawing, fid
+from bench import fid
 from bench.data.datasets import Dataset
 from bench.paths import ROOT
 from bench.records import environment
+from bench.sampling import parts
+from bench.sampling.cell import Draw
 from bench.worker import Worker, WorkerError
 from reference.config import ConfigError, require
 
@@ -30,7 +32,7 @@ ROOMS = ("reference", "backends", "bench")
 Key = TypeVar("Key", bound=Hashable)
 
 
-def draw_cell(backend: str, spec: dict[str, Any], threads: int, timeout: float, cell: drawing.Drawing
+def draw_cell(backend: str, spec: dict[str, Any], threads: int, timeout: float, cell: Draw
               ) -> tuple[dict[str, Any], NDArray[np.float32], dict[str, Any]]:
     """(values of the row, images, the machine) of one sampling cell, drawn in a worker of this machine."""
     began = time.perf_counter()
@@ -40,8 +42,8 @@ def draw_cell(backend: str, spec: dict[str, Any], threads: int, timeout: float, 
             return worker.call(command, timeout=timeout, **args)
 
         call("create", "create")
-        drawing.draw(call, cell, Path(folder))
-        return *drawing.collect(cell, Path(folder)), _machine(began)
+        parts.draw(call, cell, Path(folder))
+        return *parts.collect(cell, Path(folder)), _machine(began)
 
 
 def measure_cell(images: NDArray[np.uint8], dataset: Dataset, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from bench import drawing, executor, fid, files
+from bench import executor, fid, files
 from bench.commands import plain_spec
 from bench.data import pixels
-from bench.drawing import Cell
 from bench.records.cells import SCRATCH
 from bench.records.rows import Row
+from bench.sampling import parts
+from bench.sampling.cell import Cell
 from reference.config import require
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def sample_key(run: Run, backend: str, cell: Cell) -> dict[str, Any]:
 def draw_share(run: Run, backend: str, cell: Cell) -> None:
     """Draw this process's batches of a cell."""
     key = sample_key(run, backend, cell)
-    drawing.draw(partial(run.call, backend), run.job.drawing(cell), run.cells.folder("sample", key) / SCRATCH,
+    parts.draw(partial(run.call, backend), run.job.drawing(cell), run.cells.folder("sample", key) / SCRATCH,
                  run.job.rank, run.job.processes, finished=partial(run.cells.done, "sample", key))
 
 
@@ -62,7 +63,7 @@ def _sample(run: Run, backend: str, cell: Cell, fetch: Callable[[], Any] | None 
             values, images, machine = fetch()
         else:
             draw_share(run, backend, cell)
-            values, images = drawing.collect(run.job.drawing(cell), folder / SCRATCH)
+            values, images = parts.collect(run.job.drawing(cell), folder / SCRATCH)
             machine = run.environment | {"load": list(os.getloadavg())}
         with files.replacing(folder / "images.npy") as file:
             np.save(file, images)

@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench import ablation, html_figures, html_table, noise, report, table
+from bench import ablation, html_table, noise, report, table
 from bench.data.pixels import to_uint8
-from bench.html_figures import Series
 from bench.html_parts import MAIN, Figure, Section, Table, plain
+from bench.pictures import svg
+from bench.pictures.svg import Series
 from bench.records import rows
 from bench.records.rows import Row
 from bench.report import label
+from bench.sampling import table1
 from reference import weights
 from reference.config import ModelConfig
 
@@ -35,7 +37,7 @@ def backends(found: list[Row], every: list[Row], command: str) -> Section:
         c, losses = train[0].config, [np.array(row.values["losses"]) for row in train]
         apart = max(float(np.max(np.abs(other - losses[0]) / losses[0])) for other in losses[1:])
         s.figures.append(Figure(
-            "Training curves", [("", html_figures.losses({label(row.backend): row.values["losses"] for row in train}))],
+            "Training curves", [("", svg.losses({label(row.backend): row.values["losses"] for row in train}))],
             f"The same weights, batches, timesteps and noise: the losses differ by {apart:.1e} of their size at most. "
             f"n = {len(losses[0]):,} steps of batch {c['batch_size']}, each pale, 1 seed ({c['seed']}); no extractor.",
             f"python bench/run.py --preset {train[0].preset} --train-steps {c['train_steps']} --batch-size {c['batch_size']} "
@@ -94,7 +96,7 @@ def checkpoints(every: list[Row], out: Path) -> Section:
         k = max(1, len(losses) // POINTS)
         means = losses[:len(losses) // k * k].reshape(-1, k).mean(1)
         curve = Series(name, ((np.arange(len(means)) + 0.5) * k).tolist(), means.tolist())
-        s.figures.append(Figure(f"Training of {name}", [("", html_figures.curves([curve], "training step", "loss", log="y"))],
+        s.figures.append(Figure(f"Training of {name}", [("", svg.curves([curve], "training step", "loss", log="y"))],
                                 f"n = {len(losses):,} steps of batch {c['batch_size']} in {len(stages)} "
                                 f"training{'s' * (len(stages) > 1)}, means of {k}, 1 seed each, {c['backend']} in {c['dtype']}; no "
                                 "extractor.", about["command"]))
@@ -153,7 +155,7 @@ def chance(every: list[Row]) -> Section:
         ticks = [n for n in frame["n"].tolist() if n == c["samples"] or n < c["samples"] / 1.5]
         # Linear: extrapolations of real images lie on either side of 0.
         s.figures.append(Figure(
-            f"{name} against n: {c['name']}", [("", html_figures.curves(series, "images n", name, log="x", ticks=ticks))],
+            f"{name} against n: {c['name']}", [("", svg.curves(series, "images n", name, log="x", ticks=ticks))],
             f"Parts of n of {c['samples']:,} images, 1 seed ({c['seed']}); bars: standard deviation between parts. Extractor "
             f"{c['extractor']}, sha256 {c['extractor_sha256'][:16]}, against fashion-mnist {c['reference']}.", command))
     if not s.figures:
@@ -168,10 +170,10 @@ def samples(found: list[Row], every: list[Row], out: Path, command: str) -> Sect
     lines: dict[tuple[str, str], dict[int, Path]] = {}
     for row, path in at_hand:
         c = row.config
-        if c["seed"] == seed and c["spacing"] == table.UNIFORM:
+        if c["seed"] == seed and c["spacing"] == table1.UNIFORM:
             lines.setdefault((c["eta"], row.backend), {})[c["steps"]] = path
     for (eta, backend), paths in sorted(lines.items(), key=lambda line: (line[0][0], line[0][1] != "torch")):
-        strips = [(f"S = {steps}", html_figures.strip(to_uint8(np.load(paths[steps], mmap_mode="r")[:SHOWN]), SHOWN))
+        strips = [(f"S = {steps}", svg.strip(to_uint8(np.load(paths[steps], mmap_mode="r")[:SHOWN]), SHOWN))
                   for steps in sorted(paths)]
         s.figures.append(Figure(f"{label(backend)}, eta = {plain(eta)}", strips, f"The first n = {SHOWN} images of 1 seed "
                                 f"({seed}), not chosen; the same x_T in every line of every picture. Uniform spacing; no "
@@ -183,7 +185,7 @@ def samples(found: list[Row], every: list[Row], out: Path, command: str) -> Sect
     if moving:
         row, path, caption = moving[-1]
         s.figures.append(Figure(
-            "From noise to an image", [("", html_figures.data_uri(path.read_bytes(), "image/gif"))], f"{caption}; "
+            "From noise to an image", [("", svg.data_uri(path.read_bytes(), "image/gif"))], f"{caption}; "
             f"{label(row.backend)}. {' '.join(row.values['notes'])} n = 1 image, 1 seed; no extractor.", row.values["command"],
             small=True))
     else:

@@ -19,6 +19,7 @@ from bench.paths import ROOT
 from bench.records import rows
 from bench.records.rows import Row
 from bench.report import label
+from bench.sampling import table1
 
 TEMPLATE = ROOT / "bench" / "assets" / "report.html.j2"
 
@@ -51,7 +52,7 @@ def lead(grids: list[Grid]) -> list[str]:
     if not grids:
         return ["The table has not been measured yet; what other commands have measured is below."]
     g, first = grids[0], grids[0].backends[0]
-    line = g.of(first, table.UNIFORM, "0.0").to_dict("records")
+    line = g.of(first, table1.UNIFORM, "0.0").to_dict("records")
     falls = ", ".join(f"{table_report.figure(cell['fid_mean'], cell['fid_sd'])} at S = {cell['S']}" for cell in line)
     limits = ", ".join(f"{name} {value:.2f}" for name, value in g.bounds.items())
     told = ", ".join(f"{count} {verdict}" for verdict, count in g.verdicts()[1]["verdict"].value_counts().items())
@@ -64,7 +65,7 @@ def tiles(grids: list[Grid]) -> list[tuple[str, str, str]]:
     out = []
     for g in grids[:1]:
         for backend in g.backends:
-            for cell in g.of(backend, table.UNIFORM, "0.0").to_dict("records"):
+            for cell in g.of(backend, table1.UNIFORM, "0.0").to_dict("records"):
                 if cell['S'] == 50:
                     out += [(f"{g.metric}, {label(backend)}", table_report.figure(cell['fid_mean'], cell['fid_sd']),
                              f"S = 50, eta = 0, {seeds(cell['seeds'])}"),

@@ -7,15 +7,17 @@ from typing import Any
 
 import pandas as pd
 
-from bench import html_figures, table, table_claims, table_report
-from bench.html_figures import Series
+from bench import table, table_claims, table_report
 from bench.html_parts import BARS, Figure, Section, Table, interval, plain, seeds
+from bench.pictures import svg
+from bench.pictures.svg import Series
 from bench.records.rows import Row
 from bench.report import label
+from bench.sampling import table1
 
-SPACINGS = {table.UNIFORM: "uniform", table.QUAD: "quad"}
+SPACINGS = {table1.UNIFORM: "uniform", table1.QUAD: "quad"}
 BOUNDS = {"floor": "floor: real images", "ceiling": "ceiling: noise"}
-ETAS = [str(eta) for eta in table.ETAS]  # one colour each
+ETAS = [str(eta) for eta in table1.ETAS]  # one colour each
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Grid:
     def of(self, backend: str, spacing: str, eta: str | None = None) -> pd.DataFrame:
         """The lines of `stats` of these cells, by S; without `eta` of all. S = T is of either spacing: both visit all steps."""
         s = self.stats
-        chosen = (s["backend"] == backend) & ((s["spacing"] == spacing) | (s["S"] == table.FULL))
+        chosen = (s["backend"] == backend) & ((s["spacing"] == spacing) | (s["S"] == table1.FULL))
         return s[chosen if eta is None else chosen & (s["eta"] == eta)].sort_values("S")
 
     def lines(self, backend: str, spacing: str) -> list[tuple[int, str, pd.DataFrame]]:
@@ -105,7 +107,7 @@ def claims(found: list[Grid], command: str) -> Section:
 
 
 def _in_words(spacings: pd.Series[str]) -> pd.Series[str]:
-    return spacings.str.replace(table.UNIFORM, SPACINGS[table.UNIFORM])
+    return spacings.str.replace(table1.UNIFORM, SPACINGS[table1.UNIFORM])
 
 
 def cells(found: list[Grid], command: str) -> Section:
@@ -153,20 +155,20 @@ def curves(found: list[Grid], command: str) -> Section:
             series = [_series(part, f"eta = {eta}", k) for k, eta, part in g.lines(first, spacing)]
             series += [_series(part, f"{label(other)}, eta = {eta}", k, alone=True) for other in others
                        for k, eta, part in g.lines(other, spacing)]
-            picture = html_figures.curves(series, "sampling steps S", g.metric, bounds=g.bounds,
+            picture = svg.curves(series, "sampling steps S", g.metric, bounds=g.bounds,
                                           ticks=sorted({x for one in series for x in one.x}))
             s.figures.append(Figure(f"{g.metric} against steps, {words} spacing", [("", picture)], f"Lines: {label(first)} on "
                                     f"{g.device}; open markers: other backends. {g.source} {BARS}", command))
         for backend in g.backends:
-            series = [_series(part, f"eta = {eta}, {words}", k, alone=spacing == table.QUAD, seconds=True)
+            series = [_series(part, f"eta = {eta}, {words}", k, alone=spacing == table1.QUAD, seconds=True)
                       for spacing, words in SPACINGS.items() for k, eta, part in g.lines(backend, spacing)]
-            picture = html_figures.curves(series, "seconds per image", g.metric, front=True)
+            picture = svg.curves(series, "seconds per image", g.metric, front=True)
             s.figures.append(Figure(f"{g.metric} against time, {label(backend)}", [("", picture)], f"On {g.device}; S grows from "
                                     f"left to right. {g.source} {BARS}", command))
     published = table.published()
     S: list[Any] = published.columns.tolist()
     series = [Series(f"eta = {plain(eta)}", S, published.T[eta].tolist(), colour=k) for k, eta in enumerate(ETAS)]
-    picture = html_figures.curves(series, "sampling steps S", "FID (Inception, CIFAR-10)", ticks=S)
+    picture = svg.curves(series, "sampling steps S", "FID (Inception, CIFAR-10)", ticks=S)
     s.figures.append(Figure("The paper's curves, for their shape", [("", picture)], "Song, Meng & Ermon 2021, table 1: CIFAR-10, "
                             "quad spacing, n = 50,000, 1 seed, Inception features; neither spread nor hash was published.",
                             "python -m bench.html_report"))
@@ -201,7 +203,7 @@ def equivalence(found: list[Row], command: str) -> list[Table]:
 def pixels(found: list[Row], command: str) -> tuple[list[Table], list[Figure]]:
     """How far images of two backends from the same x_T are apart at eta = 0, against S."""
     frame, tables, figures = table.pixel_differences(found), [], []
-    frame = frame[(frame["spacing"] == table.UNIFORM) & frame["max"].notna()]
+    frame = frame[(frame["spacing"] == table1.UNIFORM) & frame["max"].notna()]
     for pair_n, part in frame.groupby(["one", "other", "n"]):
         one, other, n = map(str, pair_n)
         across = part.groupby("S")[list(table.QUANTILES)]
@@ -211,7 +213,7 @@ def pixels(found: list[Row], command: str) -> tuple[list[Table], list[Figure]]:
         S = mean.index.tolist()
         series = [Series("largest" if name == "max" else f"{name} of pixels", S, mean[name].tolist(), sd[name].tolist(), colour=k)
                   for k, name in enumerate(table.QUANTILES) if (mean[name] > 0).all()]  # the scale is logarithmic
-        picture = html_figures.curves(series, "sampling steps S", "|difference|, images in [-1, 1]", ticks=S)
+        picture = svg.curves(series, "sampling steps S", "|difference|, images in [-1, 1]", ticks=S)
         figures.append(Figure(f"Pixel differences of {pair}", [("", picture)], "Quantiles over all pixels, images of eta = 0 from "
                               f"the same x_T, uniform spacing. {how} {BARS}", command))
         tables.append(Table(f"Pixel differences of {pair} by S", mean.map("{:.1e}".format).reset_index(), "Quantiles of "

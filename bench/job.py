@@ -18,15 +18,16 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from backends.protocol import Spec
-from bench import checks, drawing, executor, files, grid
+from bench import checks, executor, files, grid
 from bench.commands import plain_spec
 from bench.data import datasets
-from bench.drawing import Cell
 from bench.extractor import Extractor, fmnist_cnn
 from bench.presets import Preset
 from bench.records import environment
 from bench.records.cells import SCRATCH, Cells
 from bench.records.rows import Row
+from bench.sampling import parts
+from bench.sampling.cell import Cell, Draw
 from bench.timing import blocks
 from bench.weights import pipeline
 from bench.weights.tensor_files import weights_hash
@@ -107,9 +108,9 @@ class Job:
                         dataset=self.dataset.sha256, train_steps=p.train_steps, batch_size=p.batch_size,
                         provenance=self.dataset.provenance)
 
-    def drawing(self, cell: Cell) -> drawing.Drawing:
+    def drawing(self, cell: Cell) -> Draw:
         """The images of one sampling cell."""
-        return drawing.Drawing(self.trained, cell, self.convention, self.preset.samples, self.preset.sample_batch)
+        return Draw(self.trained, cell, self.convention, self.preset.samples, self.preset.sample_batch)
 
 
 class Run:
@@ -307,7 +308,7 @@ class Run:
 
     def load(self, backend: str, folder: Path, weights: names.Weights) -> None:
         """Give a worker its weights, through a file in `folder`."""
-        drawing.load(partial(self.call, backend), folder / f"weights-{self.job.rank}.npz", weights)
+        parts.load(partial(self.call, backend), folder / f"weights-{self.job.rank}.npz", weights)
 
     def draw(self, backend: str, path: Path, ids: NDArray[Any], cell: Cell) -> dict[str, Any]:
         """The command `sample`'s reply for sample ids `ids`, consecutive, with its `images`; `path` is a file to use."""

@@ -27,10 +27,11 @@ from numpy.typing import NDArray
 from tqdm import trange
 
 import backends
-from bench import api, pictures
+from bench import api
 from bench.command_line import exit_code
 from bench.data import datasets, pixels, readers
 from bench.paths import ROOT
+from bench.pictures import grids
 from bench.records import environment, rows
 from reference.config import require
 
@@ -164,7 +165,7 @@ def run(args: argparse.Namespace) -> None:
     rows.append(args.out / "rows", rows.Row("study", backend, "neighbours", config, dict(found),
                                             about | {"load": list(os.getloadavg())}, about["commit"]))
     closest = np.argsort(found["squared"]["samples"], kind="stable")[:SHOWN]
-    path = pictures.save_grid(args.out / "figures" / f"neighbours-{name.replace(', ', '-')}.png",
+    path = grids.save_grid(args.out / "figures" / f"neighbours-{name.replace(', ', '-')}.png",
                               np.concatenate((samples[closest], train.images[ids[closest, 0]])), len(closest),
                               title="The samples that come nearest to a training image", rows=("sample", "training image"))
     print(f"\nwrote {path}")

@@ -21,11 +21,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bench import extractor, fid, files, pictures, streams
+from bench import extractor, fid, files, streams
 from bench.command_line import exit_code
 from bench.data import datasets
 from bench.neighbours import read_samples
 from bench.paths import ROOT
+from bench.pictures import plots
 from bench.records import environment, rows
 from bench.records.rows import Row
 from bench.timing import memory
@@ -152,8 +153,8 @@ def figure(studies: list[Row], path: Path) -> None:
     fig, panels = plt.subplots(1, len(studies), squeeze=False, figsize=(4.2 * len(studies), 3.8), layout="constrained")
     for panel, row in zip(panels[0], studies, strict=True):
         frame = table(row)
-        for offset, (name, colour, marker, label) in enumerate((("fid", pictures.COLOURS[0], "o", "n images"),
-                                                                ("inf", pictures.COLOURS[1], "s", "extrapolated from n/2 and n"))):
+        for offset, (name, colour, marker, label) in enumerate((("fid", plots.COLOURS[0], "o", "n images"),
+                                                                ("inf", plots.COLOURS[1], "s", "extrapolated from n/2 and n"))):
             panel.errorbar(frame["n"] * (1 + 0.04 * offset), frame[name], frame[f"{name}_sd"], fmt=f"{marker}-", color=colour,
                            capsize=3, markersize=4, lw=1, label=label)
         panel.set(xscale="log", xlabel="images n", ylabel=f"FID[{row.config['extractor']}]")
@@ -162,7 +163,7 @@ def figure(studies: list[Row], path: Path) -> None:
         panel.minorticks_off()
         panel.grid(alpha=0.3)
         panel.legend(fontsize=8)
-    pictures.save(fig, path)
+    plots.save(fig, path)
 
 
 def run(args: argparse.Namespace, command: str) -> None:

@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench import files, pictures
+from bench import files
 from bench.data.pixels import to_uint8
-from bench.drawing import Cell
-from bench.pictures import COLOURS, grid
+from bench.pictures import plots
+from bench.pictures.grids import grid
+from bench.pictures.plots import COLOURS
 from bench.records.rows import Row
+from bench.sampling.cell import Cell
 from bench.timing import blocks
 
 Images = Mapping[tuple[str, Cell], Path]  # backend, cell: the file, (n, C, H, W) float32
@@ -188,7 +190,7 @@ def _curves(rows: list[Row], folder: Path) -> list[tuple[Path, str]]:
     metrics = [r for r in _of(rows, "metric") if r.backend not in ("real", "noise")]
     name = metrics[0].values["metric"] if metrics else "FID"
     for file, ylabel, value in (("metric.png", name, "fid"), ("seconds.png", "seconds per image", "seconds")):
-        figure, axes = pictures.plot("sampling steps S", ylabel)
+        figure, axes = plots.plot("sampling steps S", ylabel)
         for i, (backend, eta) in enumerate(series):
             points = []
             for r in samples:
@@ -211,7 +213,7 @@ def _curves(rows: list[Row], folder: Path) -> list[tuple[Path, str]]:
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.legend()
-        pictures.save(figure, folder / file)
+        plots.save(figure, folder / file)
         made.append((folder / file, f"{ylabel} against S"))
     return made
 
@@ -220,11 +222,11 @@ def _losses(rows: list[Row], folder: Path) -> list[tuple[Path, str]]:
     train = _of(rows, "train", stage="train")
     if not train:
         return []
-    figure, axes = pictures.plot("training step", "loss")
+    figure, axes = plots.plot("training step", "loss")
     for i, row in enumerate(train):
         axes.plot(row.values["losses"], color=COLOURS[i % 6], lw=max(4 - 2 * i, 1), label=label(row.backend))
     axes.legend()
-    pictures.save(figure, folder / "losses.png")
+    plots.save(figure, folder / "losses.png")
     return [(folder / "losses.png", "training losses of the backends from the same weights and batches")]
 
 
@@ -246,5 +248,5 @@ def _grids(images: Images, folder: Path) -> list[tuple[Path, str]]:
                 shown = to_uint8(np.load(images[name, cell], mmap_mode="r")[:32])
                 ax.imshow(grid(shown, 8), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
                 ax.set_title(f"{label(name)}, S = {cell.steps}, eta = {cell.eta}", fontsize=10)
-    pictures.save(figure, folder / "samples.png")
+    plots.save(figure, folder / "samples.png")
     return [(folder / "samples.png", "samples per backend and step count from the same x_T")]

@@ -27,13 +27,14 @@ from backends.protocol import Spec
 from bench import cost, distributed, executor, inception, report, speed, table, table_report, training
 from bench.command_line import exit_code
 from bench.data import datasets
-from bench.drawing import Cell
 from bench.html_report import render as render_html
 from bench.job import Job, Run, with_options
 from bench.paths import ROOT
 from bench.presets import PRESETS, get_preset
 from bench.records import rows
 from bench.records.cells import Cells
+from bench.sampling import table1
+from bench.sampling.cell import Cell
 from bench.weights import sources
 from reference import weights
 from reference.config import ConfigError, require
@@ -177,10 +178,10 @@ def sampling_cells(args: argparse.Namespace, chosen: tuple[str, ...]) -> dict[st
     """What each backend draws. Of a table the first one draws all and the others the subset in which they are compared."""
     require(not (args.table and args.spacing), "--spacing", args.spacing, "goes without --table, which has both of the paper's")
     if args.table:
-        steps = parse_steps(args.steps) if args.steps is not None else list(table.STEPS)
-        etas = parse_eta(args.eta) if args.eta is not None else table.ETAS
-        whole = table.grid(steps, etas, args.seed, parse_seeds(args.seeds or "3,1"))
-        rest = dict.fromkeys(chosen[1:], table.paired(whole)) if table.paired(whole) else {}
+        steps = parse_steps(args.steps) if args.steps is not None else list(table1.STEPS)
+        etas = parse_eta(args.eta) if args.eta is not None else table1.ETAS
+        whole = table1.grid(steps, etas, args.seed, parse_seeds(args.seeds or "3,1"))
+        rest = dict.fromkeys(chosen[1:], table1.paired(whole)) if table1.paired(whole) else {}
         return {chosen[0]: whole, **rest}
     steps = parse_steps(args.steps if args.steps is not None else "10,50,1000")
     etas = parse_eta(args.eta if args.eta is not None else "0")

@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 import backends
-from bench import api, files, pictures
+from bench import api, files
 from bench.command_line import exit_code
 from bench.data.pixels import to_uint8
+from bench.pictures import grids
 from reference.config import ConfigError, require
 from reference.conventions import CONVENTIONS, Plan
 from reference.timesteps import SPACINGS, parse_steps
@@ -36,16 +37,16 @@ def show(model: api.Model, plan: Plan, n: int, wanted: Mapping[str, Path], *, se
     if "grid" in wanted:
         shown = images[:GRID_IMAGES]
         captions["grid"] = f"{title}{len(shown)}{'' if len(shown) == n else f' of {n:,}'} samples, {how}"
-        pictures.save_grid(wanted["grid"], to_uint8(shown), min(COLUMNS, n), title=captions["grid"])
+        grids.save_grid(wanted["grid"], to_uint8(shown), min(COLUMNS, n), title=captions["grid"])
     if "strip" in wanted:
         captions["strip"] = f"{title}from noise to images, {how}"
         states, t = model.path(x[:STRIP_IMAGES], plan, min(STRIP_FRAMES, plan.steps), seed=seed)
         by_image = to_uint8(states.swapaxes(0, 1).reshape(-1, *x.shape[1:]))
-        pictures.save_grid(wanted["strip"], by_image, len(states), title=captions["strip"], heads=api.describe_timesteps(t))
+        grids.save_grid(wanted["strip"], by_image, len(states), title=captions["strip"], heads=api.describe_timesteps(t))
     if "gif" in wanted:
         captions["gif"] = f"{title}the denoising of one image, {how}"
         states, t = model.path(x[:1], plan, min(GIF_FRAMES, plan.steps), seed=seed)
-        pictures.save_gif(wanted["gif"], list(to_uint8(states)), api.describe_timesteps(t), columns=1, scale=8)
+        grids.save_gif(wanted["gif"], list(to_uint8(states)), api.describe_timesteps(t), columns=1, scale=8)
     return images, captions
 
 

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from bench import extrapolation, files
 from bench.command_line import exit_code
 from bench.paths import ROOT
-from bench.pictures import COLOURS
+from bench.pictures.plots import COLOURS
 from bench.presets import PRESETS, Preset, get_preset
 from bench.records import rows
 from bench.records.cells import Cells

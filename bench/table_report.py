@@ -9,6 +9,7 @@ import pandas as pd
 from bench import files, table, table_claims
 from bench.records.rows import Row
 from bench.report import label
+from bench.sampling import table1
 
 
 def titles(rows: list[Row]) -> dict[str, str]:
@@ -31,7 +32,7 @@ def pivot(statistics: pd.DataFrame, measure: str) -> pd.DataFrame:
 
 
 def _by_eta(line: tuple[str, str]) -> tuple[int, str]:
-    known = [str(eta).removesuffix(".0") for eta in table.ETAS]
+    known = [str(eta).removesuffix(".0") for eta in table1.ETAS]
     return known.index(line[0]) if line[0] in known else len(known), line[1]
 
 

@@ -14,8 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import distributed, drawing, streams
+from bench import distributed, streams
 from bench.records import rows
+from bench.sampling import parts
+from bench.sampling.cell import Cell, Draw
 from reference.config import ConfigError
 from tests.helpers import tree
 
@@ -68,18 +70,18 @@ def test_processes_draw_each_batch_once(tmp_path, processes):
                 calls.append(args["ids"])
         return {"seconds": 1.0, "calls": 2, "notes": []}
 
-    job = drawing.Drawing({}, drawing.Cell(2, 0.0, None, 0), "plain", samples=22, batch_size=5)
+    job = Draw({}, Cell(2, 0.0, None, 0), "plain", samples=22, batch_size=5)
     for rank in reversed(range(processes)):
-        drawing.draw(call, job, tmp_path, rank, processes)
-    values, images = drawing.collect(job, tmp_path)
+        parts.draw(call, job, tmp_path, rank, processes)
+    values, images = parts.collect(job, tmp_path)
     assert np.array_equal(images.ravel(), np.arange(22))
     assert sorted(calls) == [[0, 5], [5, 10], [10, 15], [15, 20], [20, 22]]
     assert values["calls"] == 10 and values["batch_seconds"] == [1.0] * 5
     for rank in range(processes):
-        drawing.draw(call, job, tmp_path, rank, processes)
+        parts.draw(call, job, tmp_path, rank, processes)
     assert len(calls) == 5, "what is drawn is not drawn again"
     next(tmp_path.glob("images-*.npz")).unlink()
-    drawing.draw(call, job, tmp_path, 0, 1, finished=lambda: True)
+    parts.draw(call, job, tmp_path, 0, 1, finished=lambda: True)
     assert len(calls) == 5, "nor is a part of a cell that another process finished meanwhile"
 
 

@@ -14,14 +14,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import html_figures, html_main, html_report, html_table, report, table
+from bench import html_main, html_report, html_table, report, table
 from bench.files import FileError
-from bench.html_figures import Series
 from bench.html_parts import MAIN, TABLE, Table
 from bench.paths import ROOT
+from bench.pictures import svg
+from bench.pictures.svg import Series
 from bench.presets import PRESETS
 from bench.records import rows
 from bench.records.rows import Row
+from bench.sampling import table1
 
 HASH = "c0ffee" * 10
 CELLS = [(S, eta, spacing, seed) for S in (10, 50) for eta in ("0.0", "1.0", "sigma_hat") for spacing in ("leading", "quad")
@@ -317,21 +319,21 @@ def test_the_command_writes_the_page_from_rows_alone(tmp_path, capsys):
     assert "train.jsonl:1: not JSON" in capsys.readouterr().err
 
 
-def svg(uri: str) -> str:
+def decoded(uri: str) -> str:
     return base64.b64decode(uri.removeprefix("data:image/svg+xml;base64,")).decode()
 
 
 def test_a_curve_has_labelled_axes_bars_and_the_theme_of_the_reader():
     series = [Series("one", [10, 100], [3, 2], [0.5, 0]), Series("two", [10, 100], [4, 1], colour=1)]
-    found = html.unescape(svg(html_figures.curves(series, "steps S", "FID[x]", ticks=[10, 100], bounds={"floor": 1.5}, front=True)))
+    found = html.unescape(decoded(svg.curves(series, "steps S", "FID[x]", ticks=[10, 100], bounds={"floor": 1.5}, front=True)))
     for text in ("steps S", "FID[x]", ">10<", ">100<", ">one<", ">two<", "floor", "Pareto front", "prefers-color-scheme:dark",
                  "currentColor", "#0072b2", "#d55e00"):
         assert text in found, text
-    assert html_figures.INK not in found and "LineCollection" in found
+    assert svg.INK not in found and "LineCollection" in found
 
 
 def test_the_pareto_front_holds_what_nothing_beats():
-    assert html_figures.pareto([(3, 1), (1, 5), (2, 6), (2, 3), (4, 1), (1, 7)]) == ([1, 2, 3], [5, 3, 1])
+    assert svg.pareto([(3, 1), (1, 5), (2, 6), (2, 3), (4, 1), (1, 7)]) == ([1, 2, 3], [5, 3, 1])
 
 
 def test_a_table_marks_numbers_and_verdicts():
@@ -343,7 +345,7 @@ def test_a_table_marks_numbers_and_verdicts():
 
 
 def test_the_etas_of_the_published_table_are_ours():
-    assert table.published().index.tolist() == [str(eta) for eta in table.ETAS]
+    assert table.published().index.tolist() == [str(eta) for eta in table1.ETAS]
 
 
 def test_the_readmes_table_is_that_of_the_rows():

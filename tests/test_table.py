@@ -14,14 +14,15 @@ import pandas as pd
 import pytest
 
 from bench import checks, run, streams, table, table_claims, table_report
-from bench.drawing import Cell
 from bench.records import rows
 from bench.records.cells import SCRATCH
 from bench.records.rows import Row
+from bench.sampling import table1
+from bench.sampling.cell import Cell
 from tests.helpers import tree
 from tests.helpers.tiny import HELPERS, install_backend
 
-WHOLE = table.grid(list(table.STEPS), table.ETAS, 0, (3, 1))
+WHOLE = table1.grid(list(table1.STEPS), table1.ETAS, 0, (3, 1))
 
 
 def test_the_grid_is_the_papers_by_both_spacings_and_cheap_cells_come_first():
@@ -30,8 +31,8 @@ def test_the_grid_is_the_papers_by_both_spacings_and_cheap_cells_come_first():
     assert {(c.steps, c.eta, c.spacing, c.seed) for c in WHOLE if c.steps < 1000} == set(itertools.product(
         (10, 20, 50, 100), (0.0, 0.2, 0.5, 1.0, "sigma_hat"), ("leading", "quad"), (0, 1, 2)))
     assert [c.steps for c in WHOLE[-3:]] == [1000] * 3 and [c.seed for c in WHOLE[:-3]] == sorted(c.seed for c in WHOLE[:-3])
-    assert set(table.paired(WHOLE)) == {Cell(s, eta, "leading", k) for s in (10, 20, 50) for eta in (0.0, 1.0) for k in (0, 1, 2)}
-    cut = table.grid([10, 1000], (0.2, 1.0), 7, (2, 2))
+    assert set(table1.paired(WHOLE)) == {Cell(s, eta, "leading", k) for s in (10, 20, 50) for eta in (0.0, 1.0) for k in (0, 1, 2)}
+    cut = table1.grid([10, 1000], (0.2, 1.0), 7, (2, 2))
     assert Counter((c.steps, c.eta) for c in cut) == {(10, 0.2): 4, (10, 1.0): 4, (1000, 1.0): 2}
     assert {c.seed for c in cut} == {7, 8}
 

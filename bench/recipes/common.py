@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from backends.protocol import Spec
-from bench import api, extractor, fid, pictures, sample
+from bench import api, extractor, fid, sample
 from bench.data import datasets
 from bench.data.datasets import Dataset
 from bench.data.pixels import to_uint8
 from bench.logs import Log
+from bench.pictures import grids, plots
 from bench.presets import Preset, get_preset
 from bench.records import environment, rows
 from bench.records.rows import Row
@@ -155,7 +156,7 @@ class Experiment:
                 bar.update(done - bar.n)
                 if done in o.sample_at:
                     drawn = to_uint8(new.sample(LOOK_IMAGES, min(LOOK_STEPS, new.spec.diffusion.timesteps), seed=seed))
-                    log.image("samples", pictures.grid(drawn, 8), done)
+                    log.image("samples", grids.grid(drawn, 8), done)
                     self.save_grid(f"step-{done}", drawn, 8, f"{name}: samples after {done:,} training steps")
 
             fit = new.train(dataset.images, self.steps, batch_size=self.batch_size, seed=seed, flip=flip, config=config,
@@ -176,7 +177,7 @@ class Experiment:
         """The picture of the loss curve, if this run trained."""
         if training := self.values.get("training"):
             curves = {name: run["losses"] for name, run in training.items()}
-            path = pictures.save_losses(self._file("losses", ".png"), curves, "training loss")
+            path = plots.save_losses(self._file("losses", ".png"), curves, "training loss")
             self.made.append((path.name, "The training loss."))
 
     def measure(self, images: NDArray[np.float32]) -> dict[str, Any] | None:
@@ -192,12 +193,12 @@ class Experiment:
     def save_grid(self, stem: str, images: NDArray[np.uint8], columns: int, title: str, **options: Any) -> None:
         """A labelled grid, see `pictures.save_grid`, that says in its title where the network falls short of the recipe's."""
         lines = "\n".join(filter(None, (title, self.label)))
-        self.made.append((pictures.save_grid(self._file(stem, ".png"), images, columns, title=lines, **options).name, title))
+        self.made.append((grids.save_grid(self._file(stem, ".png"), images, columns, title=lines, **options).name, title))
 
     def save_figure(self, stem: str, figure: Any, caption: str) -> None:
         """A matplotlib figure of one plot, which gets the same title as `save_grid`'s."""
         figure.axes[0].set_title(self.label, fontsize=9)
-        self.made.append((pictures.save(figure, self._file(stem, ".png")).name, caption))
+        self.made.append((plots.save(figure, self._file(stem, ".png")).name, caption))
 
     def show_samples(self) -> None:
         """Grid, strip and GIF of the recipe's own way to sample, those that it makes and those that were asked for."""

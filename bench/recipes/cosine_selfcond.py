@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from bench import pictures
 from bench.data.pixels import to_uint8
+from bench.pictures import plots
 from bench.recipes.common import Experiment, Recipe
 
 CHOICES: dict[str, dict[str, Any]] = {
@@ -51,12 +51,12 @@ def run(e: Experiment) -> None:
         found[name] = distances
     e.values["fid"] = found
     if all(found.values()):
-        figure, axes = pictures.plot(f"FID[fmnist-cnn], n = {e.samples}: mean and standard deviation of {o.seeds} seeds", " ",
+        figure, axes = plots.plot(f"FID[fmnist-cnn], n = {e.samples}: mean and standard deviation of {o.seeds} seeds", " ",
                                      figsize=(7, 4))
         for line, distances in enumerate(found.values()):
             spread = float(np.std(distances, ddof=1)) if len(distances) > 1 else 0.0
-            axes.errorbar(np.mean(distances), line, xerr=spread, marker="o", capsize=4, color=pictures.COLOURS[0])
-            axes.plot(distances, [line] * len(distances), "|", color=pictures.COLOURS[1])
+            axes.errorbar(np.mean(distances), line, xerr=spread, marker="o", capsize=4, color=plots.COLOURS[0])
+            axes.plot(distances, [line] * len(distances), "|", color=plots.COLOURS[1])
         axes.set_yticks(range(len(found)), list(found))
         axes.invert_yaxis()
         e.save_figure("", figure, "The metric of each choice; ticks are single seeds, lower is better.")

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench import pictures
 from bench.data.pixels import to_float, to_uint8
+from bench.pictures import plots
 from bench.recipes.common import Experiment, Recipe
 from reference.conventions import make_encode_plan
 from reference.diffusion import slerp
@@ -61,12 +61,12 @@ def round_trip(e: Experiment) -> None:
     e.values["round_trip_error"] = errors
     e.save_grid("round-trip", to_uint8(np.concatenate(lines)), len(images), rows=["image", *(f"S = {steps}" for steps in errors)],
                 title="held-out images, encoded to x_T and decoded again")
-    figure, axes = pictures.plot("steps S of encoding and of decoding", "squared error per dimension of [0, 1]")
+    figure, axes = plots.plot("steps S of encoding and of decoding", "squared error per dimension of [0, 1]")
     mean, low, high = (np.array([f(v) for v in errors.values()]) for f in (np.mean, np.min, np.max))
     s = [int(steps) for steps in errors]
-    axes.errorbar(s, mean, [mean - low, high - mean], marker="o", capsize=3, color=pictures.COLOURS[0],
+    axes.errorbar(s, mean, [mean - low, high - mean], marker="o", capsize=3, color=plots.COLOURS[0],
                   label=f"this network, mean and range of {len(images)} images")
-    axes.plot(ROUND_TRIP_STEPS, DDIM_TABLE_2, "--", marker="s", color=pictures.COLOURS[1],
+    axes.plot(ROUND_TRIP_STEPS, DDIM_TABLE_2, "--", marker="s", color=plots.COLOURS[1],
               label="DDIM table 2: CIFAR-10, another network")
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -90,8 +90,8 @@ def eta_sweep(e: Experiment) -> None:
                 rows=[f"S = {steps}" for steps in ETA_STEPS],
                 heads=[head for eta in ETAS for head in (f"eta = {eta:g}" if isinstance(eta, float) else eta, "")])
     if all(value["metric"] for value in found.values()):
-        figure, axes = pictures.plot("eta (last: sigma_hat)", f"{next(iter(found.values()))['metric']['metric']}, n = {len(x)}")
-        for colour, steps in zip(pictures.COLOURS, ETA_STEPS, strict=False):
+        figure, axes = plots.plot("eta (last: sigma_hat)", f"{next(iter(found.values()))['metric']['metric']}, n = {len(x)}")
+        for colour, steps in zip(plots.COLOURS, ETA_STEPS, strict=False):
             axes.plot(range(len(ETAS)), [found[f"S={steps} eta={eta}"]["metric"]["fid"] for eta in ETAS], marker="o", color=colour,
                       label=f"S = {steps}")
         axes.set_xticks(range(len(ETAS)), [str(eta) for eta in ETAS])

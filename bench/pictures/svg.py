@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.pictures import COLOURS, grid, plot
+from bench.pictures.grids import grid
+from bench.pictures.plots import COLOURS, plot
 
 INK = "#123456"  # stands for the reader's text colour until the SVG is written
 THEME = "<style>svg{color:#1d2129}@media (prefers-color-scheme:dark){svg{color:#e4e6eb}}</style>"

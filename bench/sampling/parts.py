@@ -10,7 +10,6 @@ import time
 import zipfile
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,49 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench import files
+from bench.sampling.cell import Draw
 from reference.weights import Weights
 
 POLL_SECONDS = 0.2
 Call = Callable[..., dict[str, Any]]  # command, stage, **arguments: a worker's reply
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One set of images: the number of steps S, eta as `make_plan` takes it, the seed of x_T and of the noise, and the rule of
-    choosing timesteps (None: the convention's)."""
-
-    steps: int
-    eta: float | str
-    spacing: str | None
-    seed: int
-
-    def __str__(self) -> str:
-        return f"S={self.steps} eta={self.eta}{f' {self.spacing}' if self.spacing else ''} seed={self.seed}"
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """As rows and keys hold it."""
-        return {"steps": self.steps, "eta": str(self.eta), "spacing": self.spacing, "seed": self.seed}
-
-    def plan(self, convention: str) -> dict[str, Any]:
-        """Arguments of `make_plan`."""
-        return {"steps": self.steps, "eta": self.eta, "spacing": self.spacing, "convention": convention}
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """What decides the images: weights, cell, convention, the number of images, images per batch."""
-
-    weights: Weights
-    cell: Cell
-    convention: str
-    samples: int
-    batch_size: int
-
-    def parts(self, scratch: Path) -> dict[Path, NDArray[np.int64]]:
-        """The sample ids of each batch, by the file that it goes to."""
-        return {scratch / f"images-{start:06d}.npz": np.arange(start, min(start + self.batch_size, self.samples))
-                for start in range(0, self.samples, self.batch_size)}
 
 
 def load(call: Call, path: Path, weights: Weights) -> None:
@@ -71,7 +32,7 @@ def load(call: Call, path: Path, weights: Weights) -> None:
     path.unlink()
 
 
-def draw(call: Call, drawing: Drawing, scratch: Path, rank: int = 0, processes: int = 1,
+def draw(call: Call, drawing: Draw, scratch: Path, rank: int = 0, processes: int = 1,
          finished: Callable[[], bool] = lambda: False) -> None:
     """Draw this process's batches, those aside whose file is there. `finished` says that the cell needs no files any more."""
     first, notes = None, []
@@ -91,7 +52,7 @@ def draw(call: Call, drawing: Drawing, scratch: Path, rank: int = 0, processes: 
         notes = []
 
 
-def collect(drawing: Drawing, scratch: Path) -> tuple[dict[str, Any], NDArray[np.float32]]:
+def collect(drawing: Draw, scratch: Path) -> tuple[dict[str, Any], NDArray[np.float32]]:
     """(values of the row, images (n, C, H, W)) once every process has drawn its batches."""
     paths = drawing.parts(scratch)
     while not all(path.exists() for path in paths):

@@ -1,4 +1,4 @@
-"""Pictures of images: grids and strips with labels, GIFs of a denoising path, curves.
+"""Pictures of images: grids and strips with labels, GIFs of a denoising path.
 
 Images are uint8, (N, C, H, W) with C = 1 (grey) or 3 (RGB); `bench.data.pixels.to_uint8` makes them. A file
 appears whole or not at all.
@@ -6,20 +6,16 @@ appears whole or not at all.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from io import BytesIO
-from itertools import cycle
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from bench.files import folder, replacing
+from bench.pictures.plots import DPI, plot, save, write
 from reference.config import require
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe & Ito's, safe for the colour-blind
-DPI = 120
 HOLD_MS = 2000  # a GIF's last frame
 
 Images = NDArray[np.uint8]
@@ -84,52 +80,9 @@ def save_gif(path: Path, frames: Sequence[Images], labels: Sequence[str], *, col
     buffer = BytesIO()
     made[0].save(buffer, "GIF", save_all=True, append_images=made[1:], loop=0, optimize=True,
                  duration=[frame_ms] * (len(made) - 1) + [HOLD_MS])
-    return _write(path, buffer)
-
-
-def save_losses(path: Path, losses: Mapping[str, ArrayLike], ylabel: str, window: int = 25) -> Path:
-    """A PNG of losses against the training step, each step pale and the running mean of `window` steps in full colour."""
-    figure, axes = plot("training step", ylabel)
-    for colour, (name, values) in zip(cycle(COLOURS), losses.items(), strict=False):
-        y = np.asarray(values, np.float64)
-        axes.plot(np.arange(1, len(y) + 1), y, color=colour, alpha=0.25, lw=0.8)
-        k = max(1, min(window, len(y) // 4))
-        axes.plot(np.arange(k, len(y) + 1), np.convolve(y, np.ones(k) / k, "valid"), color=colour, label=f"{name}, mean of {k}")
-    axes.set_yscale("log")
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.legend()
-    return save(figure, path)
-
-
-def plot(xlabel: str = "", ylabel: str = "", figsize: tuple[float, float] = (6, 4)) -> tuple[Any, Any]:
-    """A figure and its axes, drawn without a display."""
-    import matplotlib
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-    figure, axes = plt.subplots(figsize=figsize, layout="constrained")
-    axes.set_xlabel(xlabel)
-    axes.set_ylabel(ylabel)
-    if xlabel:
-        axes.grid(alpha=0.3)
-    return figure, axes
-
-
-def save(figure: Any, path: Path) -> Path:
-    """Write a figure as PNG and close it."""
-    from matplotlib import pyplot as plt
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI)
-    plt.close(figure)
-    return _write(path, buffer)
+    return write(path, buffer)
 
 
 def _check(images: Images) -> None:
     require(images.dtype == np.uint8 and images.ndim == 4 and images.shape[1] in (1, 3) and len(images) > 0, "images",
             (str(images.dtype), images.shape), "must be uint8 of shape (N, C, H, W), N at least 1, C 1 or 3")
-
-
-def _write(path: Path, buffer: BytesIO) -> Path:
-    folder(path.parent)
-    with replacing(path) as file:
-        file.write(buffer.getvalue())
-    return path

@@ -1,0 +1,51 @@
+"""One set of images, as rows and jobs name it, and what decides its pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reference.weights import Weights
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One set of images: the number of steps S, eta as `make_plan` takes it, the seed of x_T and of the noise, and the rule of
+    choosing timesteps (None: the convention's)."""
+
+    steps: int
+    eta: float | str
+    spacing: str | None
+    seed: int
+
+    def __str__(self) -> str:
+        return f"S={self.steps} eta={self.eta}{f' {self.spacing}' if self.spacing else ''} seed={self.seed}"
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """As rows and keys hold it."""
+        return {"steps": self.steps, "eta": str(self.eta), "spacing": self.spacing, "seed": self.seed}
+
+    def plan(self, convention: str) -> dict[str, Any]:
+        """Arguments of `make_plan`."""
+        return {"steps": self.steps, "eta": self.eta, "spacing": self.spacing, "convention": convention}
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What decides the images: weights, cell, convention, the number of images, images per batch."""
+
+    weights: Weights
+    cell: Cell
+    convention: str
+    samples: int
+    batch_size: int
+
+    def parts(self, scratch: Path) -> dict[Path, NDArray[np.int64]]:
+        """The sample ids of each batch, by the file that it goes to."""
+        return {scratch / f"images-{start:06d}.npz": np.arange(start, min(start + self.batch_size, self.samples))
+                for start in range(0, self.samples, self.batch_size)}
