@@ -22,9 +22,10 @@ from tqdm import tqdm
 
 import backends
 from backends.protocol import Spec
-from bench import api, extractor, fid, files
+from bench import api, files
 from bench.command_line import exit_code
 from bench.data import datasets, pixels
+from bench.metric import fid, fmnist_cnn
 from bench.paths import ROOT
 from bench.presets import Preset, get_preset
 from bench.records import environment, rows
@@ -87,7 +88,7 @@ def measure(name: str, args: argparse.Namespace, dataset: datasets.Dataset) -> R
     require(steps > preset.optim.warmup_steps, "--images", args.images,
             f"must be above {preset.optim.warmup_steps * preset.batch_size / variant.longer:.0f}, the warm-up of {name!r}")
     preset = replace(preset, optim=replace(preset.optim, total_steps=steps))
-    by, seed = extractor.fmnist_cnn(), args.seed + variant.seed
+    by, seed = fmnist_cnn.extractor(), args.seed + variant.seed
     config = {
         "study": STUDY, "variant": name, "model": preset.model.to_dict(), "diffusion": preset.diffusion.to_dict(),
         "optim": preset.optim.to_dict(), "batch_size": preset.batch_size, "flip": variant.flip, "seed": seed, "dtype": args.dtype,
@@ -155,7 +156,7 @@ def render(studies: list[Row], command: str) -> str:
 
 def run(args: argparse.Namespace, command: str) -> None:
     """Measure the variants that have no row yet, and write the report."""
-    require(args.samples >= 4 * extractor.WIDTH, "--samples", args.samples, f"must be at least {4 * extractor.WIDTH}")
+    require(args.samples >= 4 * fmnist_cnn.WIDTH, "--samples", args.samples, f"must be at least {4 * fmnist_cnn.WIDTH}")
     for name in args.only:
         require(name in VARIANTS, "--only", name, f"must be one of {', '.join(VARIANTS)}")
     preset = get_preset(args.preset)

@@ -22,9 +22,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench import checks, fid, grid
+from bench import checks, grid
 from bench.data import datasets
 from bench.job import Job, Run
+from bench.metric import fid
 from bench.records.cells import SCRATCH, Cells
 from bench.records.rows import Row
 from bench.sampling import parts

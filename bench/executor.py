@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from bench import fid
 from bench.data.datasets import Dataset
+from bench.metric import fid
 from bench.paths import ROOT
 from bench.records import environment
 from bench.sampling import parts

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from bench import executor, fid, files
+from bench import executor, files
 from bench.commands import plain_spec
 from bench.data import pixels
+from bench.metric import fid, fmnist_cnn
 from bench.records.cells import SCRATCH
 from bench.records.rows import Row
 from bench.sampling import parts
@@ -97,7 +98,7 @@ def measure(run: Run) -> None:
     _metric(run, bound_key(run, "noise"), partial(_here, run, lambda: fid.ceiling(n, job.dataset, seed=job.seed, **by)))
     keys = {which: metric_key(run, *which) for which in run.images}
     remote = {}
-    if run.cluster and job.extractor == fid.fmnist_cnn():  # another one's weights are on this machine alone
+    if run.cluster and job.extractor == fmnist_cnn.extractor():  # another one's weights are on this machine alone
         dataset = run.cluster.put(job.dataset)
         remote = {(backend, cell): (_load(path), dataset, cell.seed) for (backend, cell), path in run.images.items()
                   if not run.cells.done("metric", keys[backend, cell])}

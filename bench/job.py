@@ -21,7 +21,8 @@ from backends.protocol import Spec
 from bench import checks, executor, files, grid
 from bench.commands import plain_spec
 from bench.data import datasets
-from bench.extractor import Extractor, fmnist_cnn
+from bench.metric import fmnist_cnn
+from bench.metric.extractor import Extractor
 from bench.presets import Preset
 from bench.records import environment
 from bench.records.cells import SCRATCH, Cells
@@ -57,7 +58,7 @@ class Job:
     rank: int = 0  # of this process among those of a launcher
     processes: int = 1
     fit: int = 0  # steps of training that make `trained` first; 0: it is at hand
-    extractor: Extractor = field(default_factory=fmnist_cnn)  # of the metric's features
+    extractor: Extractor = field(default_factory=fmnist_cnn.extractor)  # of the metric's features
 
     @property
     def spec(self) -> Spec:
@@ -68,7 +69,7 @@ class Job:
     @property
     def metric_device(self) -> str:
         """Where features are taken: the small network's on the CPU, which gives the same bits beside every backend."""
-        return "cuda" if self.device.startswith("cuda") and self.extractor != fmnist_cnn() else "cpu"
+        return "cuda" if self.device.startswith("cuda") and self.extractor != fmnist_cnn.extractor() else "cpu"
 
     @property
     def backends(self) -> tuple[str, ...]:

@@ -2,8 +2,9 @@
 
 FID of fixed images against their number n: many parts of one set of images are measured, each against the same reference.
 Their spread tells which differences between two figures mean something at that n; their mean, how large the bias is; and the
-extrapolation from n/2 and n to infinitely many images (`bench.fid`), how much of it that removes. Held-out real images are always
-there, images of a network by `--images`. A study is a row of kind "study"; `noise.md` and its figure show the last of every name.
+extrapolation from n/2 and n to infinitely many images (`bench.metric.fid`), how much of it that removes. Held-out real images
+are always there, images of a network by `--images`. A study is a row of kind "study"; `noise.md` and its figure
+show the last of every name.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bench import extractor, fid, files, streams
+from bench import files, streams
 from bench.command_line import exit_code
 from bench.data import datasets
+from bench.metric import fid, fmnist_cnn
 from bench.neighbours import read_samples
 from bench.paths import ROOT
 from bench.pictures import plots
@@ -62,11 +64,11 @@ def measure(found: fid.Features, target: fid.Statistics, seed: int) -> list[dict
 
 def study(name: str, images: fid.Images, provenance: str, seed: int) -> Row:
     """The row of one set of images, whole: also the seconds and memory of its features and of all its distances."""
-    by, about = extractor.fmnist_cnn(), environment.describe()
-    target = extractor.stored_statistics(fid.DEFAULT_REFERENCE)
+    by, about = fmnist_cnn.extractor(), environment.describe()
+    target = fmnist_cnn.stored_statistics(fid.DEFAULT_REFERENCE)
     real = fid.subset_features()  # first: it loads the network
     began = time.perf_counter()
-    found = fid.features(extractor.convert(images)[0])
+    found = fid.features(fmnist_cnn.convert(images)[0])
     half_way = time.perf_counter()
     fid.compare(found, target, real, seed)
     cost = {"features_seconds": half_way - began, "distances_seconds": time.perf_counter() - half_way,
@@ -168,12 +170,12 @@ def figure(studies: list[Row], path: Path) -> None:
 
 def run(args: argparse.Namespace, command: str) -> None:
     """Measure what was asked for and write the report."""
-    test = datasets.from_options(args, "fashion-mnist", extractor.SHAPE, "test")
+    test = datasets.from_options(args, "fashion-mnist", fmnist_cnn.SHAPE, "test")
     sets = {HELD_OUT: (test.images, test.provenance)}
     for text in args.images:
         name, _, path = text.rpartition("=")
         require(bool(name and path) and name not in sets, "--images", text, "must be NAME=FILE.npy, every name once")
-        images, least = read_samples(Path(path)), 2 * extractor.WIDTH
+        images, least = read_samples(Path(path)), 2 * fmnist_cnn.WIDTH
         require(len(images) >= least, "--images", f"{text}, {len(images)} images", f"must be at least {least}")
         sets[name] = images, Path(path).name
     for name, (images, provenance) in sets.items():

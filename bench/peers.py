@@ -17,7 +17,7 @@ import numpy as np
 
 from backends import NotInstalled
 from backends.protocol import Batch, Spec
-from bench.torchvision_shim import import_torchvision
+from bench.metric.torchvision_shim import import_torchvision
 from bench.weights.diffusers_config import PREDICTION_TYPES, scheduler_json, unet_json
 from reference.config import require
 from reference.conventions import Plan

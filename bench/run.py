@@ -24,11 +24,12 @@ if __name__ == "__main__":  # the script's own folder stands first on the path; 
 
 import backends
 from backends.protocol import Spec
-from bench import cost, distributed, executor, inception, report, speed, table, table_report, training
+from bench import cost, distributed, executor, report, speed, table, table_report, training
 from bench.command_line import exit_code
 from bench.data import datasets
 from bench.html_report import render as render_html
 from bench.job import Job, Run, with_options
+from bench.metric import inception
 from bench.paths import ROOT
 from bench.presets import PRESETS, get_preset
 from bench.records import rows

@@ -48,8 +48,8 @@ def time_tables(session: Session, units: int) -> dict[str, Any]:
 
 def time_metric(session: Session, units: int, samples: int) -> dict[str, Any]:
     """Evaluations of the metric, FID and KID, of `samples` images."""
-    from bench import fid
     from bench.data import pixels
+    from bench.metric import fid
 
     images = pixels.to_uint8(np.clip(streams.normal(0, "check", np.arange(samples), (1, 28, 28)), -1, 1))
     return _block(session, units, lambda: fid.evaluate(images), wait=False)

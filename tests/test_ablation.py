@@ -6,8 +6,9 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from bench import ablation, extractor, fid, presets
+from bench import ablation, presets
 from bench.data import datasets, pixels
+from bench.metric import fid, fmnist_cnn
 from bench.presets import Preset, get_preset
 from bench.records import rows
 from reference.config import DiffusionConfig, OptimConfig
@@ -58,7 +59,7 @@ def test_figures_are_those_of_the_trained_network(tiny, tmp_path):
     model = ablation.api.new(PRESET.model, PRESET.diffusion, replace(PRESET.optim, total_steps=4), seed=1)
     fit = model.train(datasets.load().images, 4, batch_size=4, seed=1)
     images = pixels.to_uint8(model.sample(256, steps=2))
-    expected = fid.compare(fid.features(images), extractor.stored_statistics("train"), fid.subset_features(), 0)
+    expected = fid.compare(fid.features(images), fmnist_cnn.stored_statistics("train"), fid.subset_features(), 0)
     assert {name: row.values[name] for name in expected} == pytest.approx(dict(expected), rel=1e-9)
     assert row.values["losses_mean_of_last"] == pytest.approx(np.mean(fit.losses), rel=1e-12)
 

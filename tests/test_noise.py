@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import fid, noise
+from bench import noise
 from bench.data import datasets
+from bench.metric import fid
 from bench.records import rows
 
 

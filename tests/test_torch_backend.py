@@ -44,7 +44,7 @@ def batch(spec: Spec, step: int, size: int = 4) -> Batch:
 
 def diffusers_unet(model: ModelConfig) -> torch.nn.Module:
     """diffusers' network of this config with the same weights."""
-    from bench.torchvision_shim import import_torchvision
+    from bench.metric.torchvision_shim import import_torchvision
 
     import_torchvision()
     from diffusers import UNet2DModel

@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from backends.protocol import Spec
-from bench import api, extractor, fid, sample
+from bench import api, sample
 from bench.data import datasets
 from bench.data.datasets import Dataset
 from bench.data.pixels import to_uint8
 from bench.logs import Log
+from bench.metric import fid, fmnist_cnn
 from bench.pictures import grids, plots
 from bench.presets import Preset, get_preset
 from bench.records import environment, rows
@@ -182,7 +183,7 @@ class Experiment:
 
     def measure(self, images: NDArray[np.float32]) -> dict[str, Any] | None:
         """FID and KID of float images against the training images; None where they are too few for it."""
-        if len(images) < 2 * extractor.WIDTH:
+        if len(images) < 2 * fmnist_cnn.WIDTH:
             return None
         return dict(fid.evaluate(to_uint8(images), self.dataset, seed=self.options.seed))
 

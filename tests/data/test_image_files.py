@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench import extractor
 from bench.data import datasets, readers
 from bench.data.image_files import read_image
+from bench.metric import fmnist_cnn
 from bench.paths import ASSETS, ROOT
 from bench.records import rows
 from bench.weights import pipeline
@@ -63,7 +63,7 @@ def test_how_many_are_held_out(count, held_out):
     test, train = (datasets._chosen(count, split, None) for split in ("test", "train"))
     assert len(test) == held_out and sorted([*test, *train]) == list(range(count))
     assert count < 255 or 0.4 < test.mean() / count < 0.6
-    assert 2 * extractor.WIDTH == datasets.HELD_OUT
+    assert 2 * fmnist_cnn.WIDTH == datasets.HELD_OUT
 
 
 def test_own_train_and_test_folders_are_taken(folder):

@@ -11,8 +11,9 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from bench import fid, presets, run
+from bench import presets, run
 from bench.data import datasets
+from bench.metric import fid
 from bench.timing import blocks
 from reference.config import DiffusionConfig, ModelConfig, OptimConfig
 

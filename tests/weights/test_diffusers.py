@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.torchvision_shim import import_torchvision
+from bench.metric.torchvision_shim import import_torchvision
 from bench.weights.diffusers_config import read_scheduler, read_unet
 from reference import diffusion as process
 from reference import samplers, schedules, timesteps, unet, weights

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from bench.metric.torchvision_shim import import_torchvision
 from bench.presets import get_preset
-from bench.torchvision_shim import import_torchvision
 from bench.training_states import load_state, save_state
 from bench.weights import diffusers_config, tensor_files
 from bench.weights.errors import CheckpointError

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 import backends
 from backends.protocol import Spec
 from bench import run
-from bench.torchvision_shim import import_torchvision
+from bench.metric.torchvision_shim import import_torchvision
 from bench.weights import sources
 from bench.weights.errors import CheckpointError
 from bench.weights.pipeline import WEIGHTS, load_pipeline, save_pipeline

@@ -1,8 +1,8 @@
 """Frechet and kernel distances of generated images, precision and recall, computed by torch-fidelity.
 
-A metric is named after what its features come from: `FID[fmnist-cnn]` (`bench.extractor`, the default) or
-`FID[inception-v3-compat]` (`bench.inception`); values of the two never compare. FID is biased in the number of images (Chong &
-Forsyth, arXiv:1911.07023): every result carries n, FID at n/2 and the 1/n extrapolation. KID (Binkowski et al.,
+A metric is named after what its features come from: `FID[fmnist-cnn]` (`bench.metric.fmnist_cnn`, the default) or
+`FID[inception-v3-compat]` (`bench.metric.inception`); values of the two never compare. FID is biased in the number of
+images (Chong & Forsyth, arXiv:1911.07023): every result carries n, FID at n/2 and the 1/n extrapolation. KID (Binkowski et al.,
 arXiv:1801.01401) is unbiased. Precision and recall (Kynkaanniemi et al., arXiv:1904.06991) tell images that look real from
 images that cover the data; they too depend on the number of images.
 """
@@ -19,8 +19,10 @@ from tqdm import trange
 from bench import streams
 from bench.data.datasets import Dataset, load, load_subset
 from bench.data.pixels import to_uint8
-from bench.extractor import REFERENCES, Extractor, Images, Statistics, fmnist_cnn, stored_statistics
-from bench.torchvision_shim import import_torchvision
+from bench.metric import fmnist_cnn
+from bench.metric.extractor import Extractor, Images, Statistics
+from bench.metric.fmnist_cnn import REFERENCES, stored_statistics
+from bench.metric.torchvision_shim import import_torchvision
 from reference.config import require
 
 DEFAULT_REFERENCE = "train"
@@ -68,7 +70,7 @@ def features(images: Images, metric_device: str = "cpu", extractor: Extractor | 
 
     Raises ConfigError for images of another shape or type.
     """
-    extractor = extractor or fmnist_cnn()
+    extractor = extractor or fmnist_cnn.extractor()
     require(isinstance(images, np.ndarray) and images.dtype == np.uint8, "images",
             getattr(images, "dtype", type(images).__name__), "must be a uint8 array (bench.data.pixels.to_uint8 makes one)")
     wanted = ", ".join("any" if side is None else str(side) for side in extractor.shape)
@@ -101,7 +103,7 @@ def evaluate(
     fewer images than twice the feature width, where the covariance is (nearly) singular and FID meaningless, and for an
     unknown name.
     """
-    extractor = extractor or fmnist_cnn()
+    extractor = extractor or fmnist_cnn.extractor()
     if isinstance(reference, Dataset) and statistics_ship(reference, extractor):
         reference = DEFAULT_REFERENCE
     converted = ""
@@ -109,7 +111,8 @@ def evaluate(
         images, converted = extractor.convert(images)
     _enough("images", images, extractor)
     if isinstance(reference, str):
-        require(extractor == fmnist_cnn(), "reference", reference, f"no statistics ship for {extractor.name}: give a data set")
+        require(extractor == fmnist_cnn.extractor(), "reference", reference,
+                f"no statistics ship for {extractor.name}: give a data set")
         target, kid_target, reference_n = stored_statistics(reference), subset_features(metric_device), _length(reference)
         provenance = f"fashion-mnist {reference}, shipped statistics"
         kid_provenance = load_subset("fashion-mnist", "train").provenance
@@ -175,7 +178,7 @@ def ceiling(n: int = 10000, reference: str | Dataset = DEFAULT_REFERENCE, metric
 
 def statistics_ship(dataset: Dataset, extractor: Extractor) -> bool:
     """Whether a data set is measured against statistics that ship, and not against features of its own images."""
-    return extractor == fmnist_cnn() and dataset.name == "fashion-mnist" and dataset.images.shape[1:] == extractor.shape
+    return extractor == fmnist_cnn.extractor() and dataset.name == "fashion-mnist" and dataset.images.shape[1:] == extractor.shape
 
 
 def statistics(found: Features) -> Statistics:

@@ -20,15 +20,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bench.data.datasets import Dataset
-from bench.extractor import NAME as FMNIST_CNN
-from bench.extractor import Extractor, Images, fmnist_cnn, sha256
-from bench.torchvision_shim import import_torchvision
+from bench.metric import fmnist_cnn
+from bench.metric.extractor import Extractor, Images
+from bench.metric.fmnist_cnn import NAME as FMNIST_CNN
+from bench.metric.fmnist_cnn import sha256
+from bench.metric.torchvision_shim import import_torchvision
 from reference.config import ConfigError, require
 
 if TYPE_CHECKING:
     import torch
 
-    from bench.extractor import Network
+    from bench.metric.extractor import Network
 
 NAME = "inception-v3-compat"  # torch-fidelity's
 LAYER, WIDTH = "2048", 2048
@@ -75,7 +77,7 @@ def from_options(args: argparse.Namespace) -> Extractor:
     """The extractor that the command line asks for. Raises ConfigError."""
     require(args.metric == "inception" or args.inception_weights is None, "--inception-weights", args.inception_weights,
             "goes with --metric inception")
-    return load(args.inception_weights, args.download) if args.metric == "inception" else fmnist_cnn()
+    return load(args.inception_weights, args.download) if args.metric == "inception" else fmnist_cnn.extractor()
 
 
 def paper_n(args: argparse.Namespace) -> int | None:

@@ -6,8 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from bench import extractor, fid
 from bench.data import datasets
+from bench.metric import fid, fmnist_cnn
 from reference.config import ConfigError
 from reference.frechet import frechet_distance, statistics
 
@@ -35,7 +35,7 @@ def test_three_ways_agree_on_real_features():
     from scipy.linalg import sqrtm
 
     mu, sigma = statistics(held_out_features())
-    stored = extractor.stored_statistics(fid.DEFAULT_REFERENCE)
+    stored = fmnist_cnn.stored_statistics(fid.DEFAULT_REFERENCE)
     ours = frechet_distance(mu, sigma, stored["mu"], stored["sigma"])
     root = sqrtm(sigma @ stored["sigma"]).real
     scipys = ((mu - stored["mu"]) ** 2).sum() + np.trace(sigma + stored["sigma"] - 2 * root)
@@ -52,7 +52,7 @@ def test_same_numbers_as_torch_fidelity_called_whole():
     class Extractor(torch_fidelity.FeatureExtractorBase):
         def __init__(self, name, features_list, **kwargs):
             super().__init__(name, features_list)
-            self.net = extractor.fmnist_cnn().network("cpu")
+            self.net = fmnist_cnn.extractor().network("cpu")
 
         @staticmethod
         def get_provided_features_list():
@@ -79,9 +79,9 @@ def test_same_numbers_as_torch_fidelity_called_whole():
         def __getitem__(self, i):
             return self.array[i]
 
-    torch_fidelity.register_feature_extractor(extractor.NAME, Extractor)
+    torch_fidelity.register_feature_extractor(fmnist_cnn.NAME, Extractor)
     theirs = torch_fidelity.calculate_metrics(
-        input1=Images(images), input2=Images(reference), feature_extractor=extractor.NAME, fid=True, kid=True, prc=True,
+        input1=Images(images), input2=Images(reference), feature_extractor=fmnist_cnn.NAME, fid=True, kid=True, prc=True,
         cuda=False, kid_subset_size=600, rng_seed=3, cache=False, save_cpu_ram=True, verbose=False,
     )
     assert ours["fid"] == pytest.approx(theirs["frechet_inception_distance"], rel=1e-5)
@@ -96,7 +96,7 @@ def test_a_nearly_singular_covariance_gives_the_same_number():
     few = np.repeat(held_out()[[0, 700, 1500]], 100, axis=0)
     mu, sigma = statistics(fid.features(few))
     assert np.linalg.matrix_rank(sigma) == 2
-    stored = extractor.stored_statistics(fid.DEFAULT_REFERENCE)
+    stored = fmnist_cnn.stored_statistics(fid.DEFAULT_REFERENCE)
     assert fid.evaluate(few)["fid"] == pytest.approx(frechet_distance(mu, sigma, stored["mu"], stored["sigma"]), rel=1e-6)
 
 
@@ -144,7 +144,7 @@ def test_as_many_images_of_both_sides_are_compared():
 def test_result_tells_all_that_a_row_needs():
     result = held_out_result()
     assert result["metric"] == "FID[fmnist-cnn]" and result["n"] == 2000
-    assert result["extractor_sha256"] == json.loads(extractor.RECORD.read_text())["weights_sha256"]
+    assert result["extractor_sha256"] == json.loads(fmnist_cnn.RECORD.read_text())["weights_sha256"]
     assert result["reference"] == "fashion-mnist train, shipped statistics" and result["reference_n"] == 60000
     assert result["kid_reference"] == "fashion-mnist shipped subset train (4000)"
     json.dumps(result)

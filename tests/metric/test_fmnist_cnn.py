@@ -9,8 +9,8 @@ import textwrap
 import numpy as np
 import pytest
 
-from bench import extractor, fid
 from bench.data import datasets, readers
+from bench.metric import fid, fmnist_cnn
 from bench.paths import ASSETS
 from reference.frechet import statistics
 
@@ -23,17 +23,17 @@ def held_out():
 
 
 def test_shipped_files_belong_together():
-    record = json.loads(extractor.RECORD.read_text())
+    record = json.loads(fmnist_cnn.RECORD.read_text())
     assert record["test_accuracy"] >= 0.91 and record["train_split"] == "train[:30000]"
-    assert record["weights_sha256"] == extractor.sha256()
-    assert record["statistics_sha256"] == extractor.sha256(extractor.STATISTICS)
+    assert record["weights_sha256"] == fmnist_cnn.sha256()
+    assert record["statistics_sha256"] == fmnist_cnn.sha256(fmnist_cnn.STATISTICS)
     assert record["subset_sha256"] == datasets.load_subset("fashion-mnist", "train").sha256
 
 
 def test_features_span_their_space():
     """No dead feature: the covariance is regular, so the square root in the distance is well defined."""
-    for name in extractor.REFERENCES:
-        assert np.linalg.cond(extractor.stored_statistics(name)["sigma"]) < 1e6
+    for name in fmnist_cnn.REFERENCES:
+        assert np.linalg.cond(fmnist_cnn.stored_statistics(name)["sigma"]) < 1e6
 
 
 def test_extractor_classifies_the_shipped_test_images():
@@ -41,7 +41,7 @@ def test_extractor_classifies_the_shipped_test_images():
 
     labels = datasets.load_subset("fashion-mnist", "test").labels
     with torch.no_grad():
-        logits = extractor.pretrained()["head"](torch.from_numpy(fid.features(held_out())).float())
+        logits = fmnist_cnn.pretrained()["head"](torch.from_numpy(fid.features(held_out())).float())
     assert (logits.argmax(1).numpy() == labels).mean() > 0.9
 
 
@@ -51,9 +51,9 @@ def test_shipped_statistics_are_those_of_the_training_set():
     if len(full) != 60000:
         pytest.skip("needs the full data set")
     found = fid.features(full.images)
-    for name, part in extractor.REFERENCES.items():
+    for name, part in fmnist_cnn.REFERENCES.items():
         mu, sigma = statistics(found[part])
-        stored = extractor.stored_statistics(name)
+        stored = fmnist_cnn.stored_statistics(name)
         np.testing.assert_allclose(mu, stored["mu"], atol=1e-4)
         np.testing.assert_allclose(sigma, stored["sigma"], atol=1e-3)
 
@@ -80,23 +80,23 @@ def test_statistics_of_another_extractor_are_refused(monkeypatch, tmp_path):
     from safetensors.numpy import save_file
 
     path = tmp_path / "statistics.safetensors"
-    stored = extractor.stored_statistics("train")
+    stored = fmnist_cnn.stored_statistics("train")
     save_file({f"train.{key}": value for key, value in stored.items()}, path, {"extractor_sha256": "0" * 64})
-    monkeypatch.setattr(extractor, "STATISTICS", path)
+    monkeypatch.setattr(fmnist_cnn, "STATISTICS", path)
     with pytest.raises(readers.DataError, match="made by extractor 000"):
-        extractor.stored_statistics("train")
-    path.write_bytes(extractor.WEIGHTS.read_bytes()[:100])
+        fmnist_cnn.stored_statistics("train")
+    path.write_bytes(fmnist_cnn.WEIGHTS.read_bytes()[:100])
     with pytest.raises(readers.DataError, match="cannot be read"):
-        extractor.stored_statistics("train")
+        fmnist_cnn.stored_statistics("train")
 
 
 def test_conversion_keeps_what_it_can():
     images = held_out()[:3]
-    assert extractor.convert(images) == (images, "")
-    for back in (extractor.convert(np.repeat(images, 3, axis=1))[0],
-                 extractor.convert(np.repeat(np.repeat(images, 2, axis=2), 2, axis=3))[0]):
+    assert fmnist_cnn.convert(images) == (images, "")
+    for back in (fmnist_cnn.convert(np.repeat(images, 3, axis=1))[0],
+                 fmnist_cnn.convert(np.repeat(np.repeat(images, 2, axis=2), 2, axis=3))[0]):
         assert back.shape == images.shape and np.abs(back.astype(int) - images).mean() < 10
-    np.testing.assert_array_equal(extractor.convert(np.repeat(images, 3, axis=1))[0], images)
+    np.testing.assert_array_equal(fmnist_cnn.convert(np.repeat(images, 3, axis=1))[0], images)
 
 
 # How torch-fidelity is loaded

@@ -15,11 +15,12 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 
-from bench import extractor, fid, grid, inception, run
+from bench import grid, run
 from bench.data import datasets
+from bench.metric import fid, fmnist_cnn, inception
+from bench.metric.torchvision_shim import import_torchvision
 from bench.paths import ROOT
 from bench.records import rows
-from bench.torchvision_shim import import_torchvision
 from reference.config import ConfigError
 
 
@@ -254,7 +255,7 @@ def test_command_line_asks_for_what_papers_have(zeros, weights):
 
 def test_metric_cells_of_two_extractors_are_two_cells(zeros, weights):
     theirs, ours = resolved("--metric", "inception", "--inception-weights", str(weights))[0], resolved("--samples", "5000")[0]
-    assert ours.extractor == extractor.fmnist_cnn() and not any("FID" in note for note in resolved()[1])
+    assert ours.extractor == fmnist_cnn.extractor() and not any("FID" in note for note in resolved()[1])
     other = replace(theirs, preset=ours.preset)
     [cell] = ours.all_cells
     keys = [grid.metric_key(SimpleNamespace(job=job), "torch", cell) for job in (ours, other)]

@@ -1,0 +1,119 @@
+"""The extractor behind `FID[fmnist-cnn]`: a small CNN on 28x28x1 images, 64 features.
+
+Inception features say little about 28x28 clothes, so the metric has a classifier of its own. It is trained on the
+first 30,000 training images of Fashion-MNIST, never on held-out images. Reference statistics ship for the whole
+training set and for the 30,000 images that it did not see; `bench/assets/README.md` has the difference.
+`bench.metric.make_fmnist_cnn` trained it.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bench.data.readers import DataError
+from bench.metric.extractor import Extractor, Images, Statistics
+from bench.paths import ASSETS
+from reference.config import require
+
+if TYPE_CHECKING:
+    import torch
+
+    from bench.metric.extractor import Network
+
+
+NAME = "fmnist-cnn"
+WIDTH = 64
+SHAPE = (1, 28, 28)  # of the images that it takes
+TRAINED_ON = slice(0, 30000)
+# Reference sets whose statistics ship, by the name that a row carries.
+REFERENCES = {"train[30000:]": slice(30000, 60000), "train": slice(0, 60000)}
+WEIGHTS = ASSETS / f"{NAME}.safetensors"
+STATISTICS = ASSETS / f"{NAME}-statistics.safetensors"
+RECORD = ASSETS / f"{NAME}.json"
+
+
+@functools.cache
+def extractor() -> Extractor:
+    """The extractor of this module, with the shipped weights."""
+    return Extractor(NAME, WIDTH, sha256(), SHAPE, 500, _features, convert)
+
+
+def _features(device: str) -> Network:
+    net = pretrained()["features"].to(device)
+    # float64 from here on: torch-fidelity takes means and KID's kernel in the type of the features.
+    return lambda images: net(scale(images)).double()
+
+
+def convert(images: Images) -> tuple[Images, str]:
+    """Images as `extractor` takes them: grey by ITU-R 601's luma and 28 x 28 by Pillow's bicubic scaling, antialiased where it
+    shrinks."""
+    if images.shape[1:] == SHAPE:
+        return images, ""
+    from PIL import Image
+
+    _, channels, h, w = images.shape
+    planes = images[:, 0] if channels == 1 else images.transpose(0, 2, 3, 1)
+    side = SHAPE[1:]
+    out = [np.asarray(Image.fromarray(plane).convert("L").resize(side, Image.Resampling.BICUBIC)) for plane in planes]
+    colour = "grey" if channels == 1 else "RGB"
+    return np.stack(out)[:, None], f"{colour} {h} x {w} converted to grey {side[0]} x {side[1]} for the extractor"
+
+
+def stored_statistics(reference: str) -> Statistics:
+    """Shipped mean and covariance of a reference set. DataError if they belong to another extractor."""
+    require(reference in REFERENCES, "reference", reference, f"must be one of {', '.join(REFERENCES)}")
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(STATISTICS, "numpy") as file:
+            owner = file.metadata()["extractor_sha256"]
+            stored = {key: file.get_tensor(f"{reference}.{key}") for key in ("mu", "sigma")}
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{STATISTICS}: cannot be read: {error}") from error
+    if owner != sha256():
+        raise DataError(f"{STATISTICS}: made by extractor {owner}, not by {sha256()}; run python -m bench.metric.make_fmnist_cnn")
+    return stored
+
+
+def network() -> torch.nn.ModuleDict:
+    """The CNN: `features` maps float32 (N, 1, 28, 28) in [-1, 1] to (N, 64), `head` maps those to 10 class logits.
+
+    The 64 features are the plain output of a linear layer: after a ReLU some would be zero for every image and the
+    covariance singular. Never trained with flips, so that it sees flipped clothes as foreign.
+    """
+    from torch import nn
+
+    def block(inputs: int, outputs: int) -> list[nn.Module]:
+        convolution = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+        return [convolution, nn.BatchNorm2d(outputs), nn.ReLU(), nn.MaxPool2d(2)]
+
+    features = nn.Sequential(
+        *block(1, 32), *block(32, 64), *block(64, 128), nn.Flatten(), nn.Dropout(0.3), nn.Linear(128 * 3 * 3, WIDTH)
+    )
+    return nn.ModuleDict({"features": features, "head": nn.Sequential(nn.GELU(), nn.Linear(WIDTH, 10))})
+
+
+@functools.cache
+def sha256(path: Path = WEIGHTS) -> str:
+    """SHA-256 of a file, by default of the extractor's weights: a metric's value belongs to these bytes."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def pretrained() -> torch.nn.ModuleDict:
+    """The network with the shipped weights, in evaluation mode."""
+    from safetensors.torch import load_file
+
+    net = network()
+    net.load_state_dict(load_file(WEIGHTS))
+    return net.eval()
+
+
+def scale(images: torch.Tensor) -> torch.Tensor:
+    """uint8 (N, 1, 28, 28) to float32 in [-1, 1], as `bench.data.pixels.to_float`, on the tensor's own device."""
+    return images.float() / 127.5 - 1
+

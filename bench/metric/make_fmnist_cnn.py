@@ -1,0 +1,100 @@
+"""Trains the extractor behind `FID[fmnist-cnn]` again and rewrites `bench/assets/`: `python -m bench.metric.make_fmnist_cnn`.
+
+Needs the full data set; takes minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bench.data.datasets import Dataset, load, load_subset
+from bench.metric import fmnist_cnn
+from bench.metric.fmnist_cnn import RECORD, REFERENCES, STATISTICS, TRAINED_ON, WEIGHTS, network, scale, sha256
+from reference.frechet import statistics
+
+if TYPE_CHECKING:
+    import torch
+
+
+
+def train(data: Dataset, test: Dataset, seed: int, epochs: int, batch: int = 128) -> tuple[torch.nn.ModuleDict, float]:
+    """Train on `data` (cross-entropy, AdamW, one-cycle learning rate); return the network and its test accuracy."""
+    import torch
+    from torch.nn.functional import cross_entropy
+    from tqdm import trange
+
+    assert data.labels is not None and test.labels is not None
+    torch.manual_seed(seed)
+    net = network()
+    images, labels = torch.from_numpy(data.images[TRAINED_ON].copy()), torch.from_numpy(data.labels[TRAINED_ON].copy())
+    labels = labels.long()
+    steps = epochs * (len(images) // batch)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
+    for _ in trange(epochs, desc="epochs"):
+        for ids in torch.randperm(len(images)).split(batch)[: steps // epochs]:
+            logits = net["head"](net["features"](scale(images[ids])))
+            loss = cross_entropy(logits, labels[ids], label_smoothing=0.05)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    net.eval()
+    with torch.no_grad():
+        held_out = torch.from_numpy(test.images.copy())
+        logits = torch.cat([net["head"](net["features"](scale(part))) for part in held_out.split(1000)])
+    return net, float((logits.argmax(1).numpy() == test.labels).mean())
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Train, then write weights, record and reference statistics to `bench/assets/`."""
+    parser = argparse.ArgumentParser(prog="python -m bench.metric.make_fmnist_cnn", description=__doc__.splitlines()[0])
+    parser.add_argument("--data", help="folder with the four Fashion-MNIST files")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args(argv)
+
+    import torch
+    from safetensors.numpy import save_file
+    from safetensors.torch import save_file as save_tensors
+
+    from bench.metric.fid import features
+
+    torch.set_num_threads(args.threads)
+    torch.use_deterministic_algorithms(True)
+    data, test = load("fashion-mnist", "train", args.data), load("fashion-mnist", "test", args.data)
+    if len(data) != REFERENCES["train"].stop:
+        parser.error(f"training needs the full data set, found {data.provenance}")
+    start = time.perf_counter()
+    net, accuracy = train(data, test, args.seed, args.epochs)
+    seconds = time.perf_counter() - start
+    save_tensors(net.state_dict(), WEIGHTS)
+    sha256.cache_clear()
+    fmnist_cnn.extractor.cache_clear()
+
+    arrays: dict[str, np.ndarray[Any, Any]] = {}
+    found = features(data.images)
+    for name, part in REFERENCES.items():
+        arrays[f"{name}.mu"], arrays[f"{name}.sigma"] = statistics(found[part])
+    metadata = {"extractor_sha256": sha256(), "data": data.provenance, "data_sha256": data.sha256}
+    save_file(arrays, STATISTICS, metadata)
+    RECORD.write_text(json.dumps({
+        "name": fmnist_cnn.NAME, "width": fmnist_cnn.WIDTH, "test_accuracy": accuracy, "test_images": len(test), "seed": args.seed,
+        "epochs": args.epochs, "threads": args.threads, "train_split": "train[:30000]",
+        "train_seconds": round(seconds),
+        "command": f"python -m bench.metric.make_fmnist_cnn --seed {args.seed} --epochs {args.epochs} --threads {args.threads}",
+        "torch": torch.__version__, "data": data.provenance, "data_sha256": data.sha256,
+        "test_sha256": test.sha256, "weights_sha256": sha256(), "statistics_sha256": sha256(STATISTICS),
+        "subset_sha256": load_subset("fashion-mnist", "train").sha256,
+    }, indent=1) + "\n")
+    print(RECORD.read_text())
+
+
+if __name__ == "__main__":
+    main()
