@@ -24,10 +24,11 @@ from tqdm import tqdm
 
 import backends
 from backends.protocol import Backend, Spec
-from bench import commands, streams, training
+from bench import commands, streams
 from bench.checks import ORACLE_IMAGES, ORACLE_STEPS
 from bench.oracle import TOLERANCES, loss_error, oracle_network, path_error, relative_error, verdict
 from bench.timing import blocks
+from bench.training import batches, loop
 from bench.weights import pipeline, sources
 from reference import samplers
 from reference import weights as names
@@ -122,11 +123,11 @@ class Model:
         return np.stack(states), [plan.timesteps[0], *(plan.previous[b - 1] for b in cuts[1:])]
 
     def train(self, images: NDArray[np.uint8], steps: int, *, batch_size: int = 64, seed: int = 0, flip: bool = False,
-              **options: Any) -> training.Fit:
-        """Train on uint8 images (N, C, H, W); `options` are `bench.training.fit`'s. Raises `TrainingError`."""
+              **options: Any) -> loop.Fit:
+        """Train on uint8 images (N, C, H, W); `options` are `bench.training.loop.fit`'s. Raises `TrainingError`."""
         require(images.shape[1:] == self.spec.image_shape, "images", images.shape,
                 f"the network is made for images of shape {self.spec.image_shape}")
-        return training.fit(self.backend, self.spec, images, seed=seed, steps=steps, batch_size=batch_size, flip=flip, **options)
+        return loop.fit(self.backend, self.spec, images, seed=seed, steps=steps, batch_size=batch_size, flip=flip, **options)
 
     def save(self, folder: str | Path) -> str:
         """Write the EMA weights as a diffusers pipeline folder; returns their SHA-256."""
@@ -159,7 +160,7 @@ class Model:
         x, t = streams.normal(seed, "check", np.arange(4), shape), np.linspace(0, T - 1, 4).round()
         found = backend.to_host(backend.forward(backend.to_device(x), backend.to_device(t.astype(np.float32)), ema=True))
         errors["forward"] = float(np.abs(found - network(x, t)).max())
-        batch = streams.training_batch(seed, np.zeros((1, *shape), np.uint8), 0, 8, T)
+        batch = batches.training_batch(seed, np.zeros((1, *shape), np.uint8), 0, 8, T)
         if self.spec.diffusion.self_conditioning:
             batch = replace(batch, coin=np.zeros(8, bool))
         loss = float(backend.to_host(backend.loss_and_gradients(batch)[0]))

@@ -15,6 +15,7 @@ from bench.oracle import TOLERANCES, loss_error, oracle_network, path_error, rel
 from bench.records.cells import SCRATCH
 from bench.records.rows import Row
 from bench.sampling.cell import Cell
+from bench.training import batches
 from bench.weights.tensor_files import weights_hash
 from reference import samplers
 
@@ -51,7 +52,7 @@ def oracle(run: Run, backend: str) -> None:
         t = np.linspace(0, T - 1, len(ids)).round()
         found = _forward(run, backend, scratch, x, t)
         values = {"tables": worst, "forward": float(np.abs(found - network(x, t)).max())}
-        batch = streams.training_batch(job.seed, job.dataset.images, 0, 8, T, flip=job.dataset.flip)
+        batch = batches.training_batch(job.seed, job.dataset.images, 0, 8, T, flip=job.dataset.flip)
         values["loss"] = loss_error(_loss(run, backend, scratch, batch), job.spec, network, batch)
         steps = min(ORACLE_STEPS, *(c.steps for c in cells)) if job.shortens else T
         short = Cell(steps, 0.0, None, job.seed)

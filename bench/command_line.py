@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from bench.training import TrainingError
+from bench.training.loop import TrainingError
 from bench.worker import WorkerError
 from reference.config import ConfigError
 

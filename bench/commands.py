@@ -19,7 +19,8 @@ from backends.protocol import Backend, Batch, Spec
 from bench import files, peers, streams, workloads
 from bench.timing import flops
 from bench.timing.memory import out_of_memory, peak_memory
-from bench.training import SAVE_EVERY, batch_of, fit
+from bench.training.batches import batch_of
+from bench.training.loop import SAVE_EVERY, fit
 from bench.weights.tensor_files import weights_hash
 from reference.config import DiffusionConfig, ModelConfig, OptimConfig, require
 from reference.conventions import Plan, make_plan

@@ -15,10 +15,10 @@ import backends
 from bench import gallery
 from bench.command_line import exit_code
 from bench.data import datasets
-from bench.logs import LOGS
 from bench.paths import ROOT
 from bench.recipes import RECIPES
 from bench.recipes.common import Experiment
+from bench.training.trackers import LOGS
 from reference.config import require
 from reference.timesteps import parse_steps
 

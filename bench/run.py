@@ -24,7 +24,7 @@ if __name__ == "__main__":  # the script's own folder stands first on the path; 
 
 import backends
 from backends.protocol import Spec
-from bench import cost, distributed, executor, report, speed, table, table_report, training
+from bench import cost, distributed, executor, report, speed, table, table_report
 from bench.command_line import exit_code
 from bench.data import datasets
 from bench.html_report import render as render_html
@@ -36,6 +36,7 @@ from bench.records import rows
 from bench.records.cells import Cells
 from bench.sampling import table1
 from bench.sampling.cell import Cell
+from bench.training import loop
 from bench.weights import sources
 from reference import weights
 from reference.config import ConfigError, require
@@ -69,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--convention", default="plain", help=f"of {', '.join(CONVENTIONS)}")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--threads", type=int, default=distributed.launched().threads, help="CPU threads of each backend")
-    p.add_argument("--save-every", type=float, default=training.SAVE_EVERY, help="seconds between training states")
+    p.add_argument("--save-every", type=float, default=loop.SAVE_EVERY, help="seconds between training states")
     p.add_argument("--timeout", type=float, default=900.0, help="seconds without heartbeat or progress, then a worker is ended")
     p.add_argument("--check-determinism", action="store_true", help="run a training and a sampling twice and compare the bits")
     p.add_argument("--speed", action="store_true", help="time the backends, stock and tuned, and write speed.md; nothing else")

@@ -13,7 +13,6 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from backends.protocol import Batch
 from reference.config import require
 
 # Word 1 of the Philox key. 0 belongs to `reference.weights.initialise`. Numbers are never reused: they pin old results.
@@ -106,26 +105,3 @@ def permutation(seed: int, purpose: str, n: int, epoch: int) -> NDArray[np.int64
     return out
 
 
-def training_batch(seed: int, images: NDArray[np.uint8], step: int, batch_size: int, T: int, *, flip: bool = False,
-                   self_conditioning: bool = False, rank: int = 0, processes: int = 1) -> Batch:
-    """Inputs of training step 0, 1, ..: samples step * batch_size .. of the training stream.
-
-    Of these, process `rank` gets every `processes`-th one; shares must be equal, for the mean of their means to be the batch's.
-
-    `images` is the whole data set, (N, C, H, W) uint8, scaled to [-1, 1] as x / 127.5 - 1. Each epoch visits it once, in an
-    order of its own; a batch may span epochs. `flip` mirrors half of the samples left to right.
-    """
-    require(images.dtype == np.uint8 and images.ndim == 4 and len(images) > 0, "images", (images.dtype, images.shape),
-            "must be uint8 of shape (N, C, H, W), N at least 1")
-    require(batch_size >= 1, "batch_size", batch_size, "must be at least 1")
-    require(batch_size % processes == 0, "batch_size", batch_size, f"must be a multiple of the {processes} processes")
-    ids = step * batch_size + np.arange(rank, batch_size, processes, dtype=np.int64)
-    epoch, position = np.divmod(ids, len(images))
-    index = np.concatenate([permutation(seed, "order", len(images), int(e))[position[epoch == e]] for e in np.unique(epoch)])
-    x0 = images[index].astype(np.float32) / np.float32(127.5) - np.float32(1)
-    if flip:
-        x0 = np.where(coin(seed, "flip", ids)[:, None, None, None], x0[..., ::-1], x0)
-    return Batch(
-        ids=ids, x0=x0, t=uniform_int(seed, "t", ids, T), noise=normal(seed, "noise", ids, images.shape[1:]), step=step,
-        coin=coin(seed, "self_conditioning", ids) if self_conditioning else None,
-    )

@@ -24,13 +24,14 @@ from tqdm import tqdm
 
 import backends
 from backends.protocol import Spec
-from bench import distributed, training
+from bench import distributed
 from bench.command_line import exit_code
 from bench.data import datasets
-from bench.logs import LOGS, Log
 from bench.paths import ROOT
 from bench.presets import get_preset
 from bench.records import environment
+from bench.training import loop
+from bench.training.trackers import LOGS, Log
 from bench.weights import pipeline, sources, tensor_files
 from reference import weights
 from reference.config import ConfigError, require
@@ -52,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--convention", default="plain", help=f"details of network and process: {', '.join(CONVENTIONS)}")
     parser.add_argument("--seed", type=int, default=0)
     datasets.add_options(parser)
-    parser.add_argument("--save-every", type=float, default=training.SAVE_EVERY, help="seconds between states")
+    parser.add_argument("--save-every", type=float, default=loop.SAVE_EVERY, help="seconds between states")
     parser.add_argument("--log", default="tensorboard", help=f"one or more of {', '.join(LOGS)}, separated by commas; in SAVE.logs")
     parser.add_argument("--save", type=Path, required=True, help="folder of the finished pipeline")
     args = parser.parse_args(argv)
@@ -91,7 +92,7 @@ def train(args: argparse.Namespace, command: str) -> None:
     about = config | {"preset": preset.name, "optim": optim.to_dict(), "seed": args.seed, "batch_size": batch_size}
     with Log(logs, args.save.name, about, [] if spec.rank > 0 else args.log.split(",")) as log, \
             tqdm(total=args.steps, desc=f"train {name}", mininterval=2, disable=spec.rank > 0) as bar:
-        done = training.fit(backend, spec, dataset.images, seed=args.seed, steps=args.steps, batch_size=batch_size,
+        done = loop.fit(backend, spec, dataset.images, seed=args.seed, steps=args.steps, batch_size=batch_size,
                             flip=dataset.flip, states=states, config=config, save_every=args.save_every,
                             on_step=lambda n, _: bar.update(n - bar.n), on_losses=log.losses)
     if spec.rank > 0:

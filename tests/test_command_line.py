@@ -10,7 +10,7 @@ import pytest
 
 from bench import recipe, run, sample, scaling, train
 from bench.command_line import exit_code
-from bench.training import TrainingError
+from bench.training.loop import TrainingError
 from bench.weights import sources
 from bench.worker import WorkerDied, WorkerError
 from reference.config import ConfigError

@@ -14,6 +14,7 @@ from backends.protocol import Spec
 from bench import commands, peers, streams
 from bench.presets import PRESETS
 from bench.timing import flops
+from bench.training import batches
 from reference import samplers, unet, weights
 from reference.config import ConfigError, DiffusionConfig, ModelConfig, OptimConfig
 from reference.conventions import make_plan
@@ -52,7 +53,7 @@ def test_tuned_diffusers_computes_it_too(dtype, tolerance):
     x, t = streams.normal(0, "check", np.arange(3), (1, 8, 8)), np.array([0, 7, 19])
     found = peer.to_host(peer.forward(peer.to_device(x), peer.to_device(t)))
     np.testing.assert_allclose(found, unet.forward(w, model, x.astype(float), t), atol=tolerance)
-    batch = streams.training_batch(0, np.arange(256, dtype=np.uint8).reshape(4, 1, 8, 8), 0, 4, 20)
+    batch = batches.training_batch(0, np.arange(256, dtype=np.uint8).reshape(4, 1, 8, 8), 0, 4, 20)
     eager = peers.create("diffusers", replace(SPEC, model=model))
     eager.load_weights(w)
     np.testing.assert_allclose(float(peer.train_step(batch)), float(eager.train_step(batch)), rtol=tolerance)
@@ -85,7 +86,7 @@ def test_diffusers_takes_our_training_steps(clip):
     for one in (ours, theirs):
         one.load_weights(start)
     for n in range(3):
-        batch = streams.training_batch(0, images, n, 4, 20)
+        batch = batches.training_batch(0, images, n, 4, 20)
         losses = [float(one.to_host(one.train_step(batch))) for one in (ours, theirs)]
         np.testing.assert_allclose(*losses, rtol=1e-5)
     for name, value in theirs.network.state_dict().items():

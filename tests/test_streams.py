@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from bench import streams
-from bench.streams import PURPOSES, coin, normal, permutation, training_batch, uniform_int, words
+from bench.streams import PURPOSES, coin, normal, permutation, uniform_int, words
+from bench.training.batches import training_batch
 from reference.config import ConfigError
 
 GOLDEN_T, GOLDEN_ORDER = [475, 786, 146, 604], [2, 0, 3, 6, 4, 5, 7, 1]

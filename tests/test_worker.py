@@ -15,6 +15,7 @@ import pytest
 from backends import NotInstalled
 from backends.protocol import Spec
 from bench import commands, streams
+from bench.training import batches
 from bench.worker import Worker, WorkerDied, WorkerError
 from reference import samplers, unet, weights
 from reference.config import ConfigError, DiffusionConfig, OptimConfig
@@ -90,14 +91,14 @@ def test_commands_against_the_reference(start, tmp_path, images):
     worker.call("forward", inputs=str(tmp_path / "in.npz"), out=str(tmp_path / "out.npy"))
     assert np.array_equal(np.load(tmp_path / "out.npy"), scale * x)
 
-    batch = streams.training_batch(0, np.load(images), 0, 4, 20)
+    batch = batches.training_batch(0, np.load(images), 0, 4, 20)
     np.savez(tmp_path / "b.npz", ids=batch.ids, x0=batch.x0, t=batch.t, noise=batch.noise)
     expected = np.float32(np.mean((batch.noise - scale * batch.x0) ** 2))
     assert worker.call("loss", batch=str(tmp_path / "b.npz"))["loss"] == expected
 
     seen = []
     reply = worker.call("train", images=images, **TRAIN, on_progress=lambda done, total: seen.append((done, total)))
-    t = [streams.training_batch(0, np.load(images), step, 4, 20).t.sum() for step in range(6)]
+    t = [batches.training_batch(0, np.load(images), step, 4, 20).t.sum() for step in range(6)]
     assert reply["losses"] == [float(np.float32(step + t[step] / 1e6)) for step in range(6)]
     assert seen[-1] == (6, 6) and reply["seconds"] > 0 and reply["first_seconds"] > 0
     assert worker.call("time_train", units=3, images=images, seed=0, batch_size=4)["seconds"] > 0

@@ -23,12 +23,12 @@ from bench import api, sample
 from bench.data import datasets
 from bench.data.datasets import Dataset
 from bench.data.pixels import to_uint8
-from bench.logs import Log
 from bench.metric import fid, fmnist_cnn
 from bench.pictures import grids, plots
 from bench.presets import Preset, get_preset
 from bench.records import environment, rows
 from bench.records.rows import Row
+from bench.training.trackers import Log
 from bench.weights.tensor_files import weights_hash
 from reference.config import DiffusionConfig, ModelConfig, OptimConfig, require
 from reference.conventions import Plan

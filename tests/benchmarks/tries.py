@@ -29,6 +29,7 @@ from bench.presets import SPEED, get_preset
 from bench.records import environment, rows
 from bench.records.rows import Row
 from bench.timing import blocks
+from bench.training import batches
 from reference import weights
 from reference.conventions import make_plan
 
@@ -160,7 +161,7 @@ def layout_variants(workload: str, dtype: str) -> dict[str, Call]:
     preset = get_preset("speed")
     spec = Spec(SPEED, preset.diffusion, preset.optim, dtype=dtype)
     step = cut(make_plan(preset.diffusion, preset.diffusion.timesteps), 0, 1)
-    batch = streams.training_batch(0, np.zeros((BATCH, *spec.image_shape), np.uint8), 0, BATCH, preset.diffusion.timesteps)
+    batch = batches.training_batch(0, np.zeros((BATCH, *spec.image_shape), np.uint8), 0, BATCH, preset.diffusion.timesteps)
 
     def variant(layout: torch.memory_format | None = None) -> tuple[torch.memory_format, Call]:
         made = create(spec)

@@ -13,7 +13,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import backends  # noqa: E402
 from backends.protocol import Spec  # noqa: E402
-from bench import distributed, training
+from bench import distributed
+from bench.training import loop
 from reference import weights  # noqa: E402
 from reference.config import DiffusionConfig, ModelConfig, OptimConfig  # noqa: E402
 
@@ -27,7 +28,7 @@ spec = Spec(model, DiffusionConfig(timesteps=100), OptimConfig(lr=1e-3, warmup_s
 backend = backends.load(name).create(spec)
 backend.load_weights(weights.initialise(model, 3))
 images = np.random.default_rng(0).integers(0, 256, (64, 1, 8, 8), dtype=np.uint8)
-done = training.fit(backend, spec, images, seed=0, steps=steps, batch_size=8, flip=True, states=folder / "states", save_every=0.0,
+done = loop.fit(backend, spec, images, seed=0, steps=steps, batch_size=8, flip=True, states=folder / "states", save_every=0.0,
                     on_step=lambda done, total: time.sleep(pause))
 if spec.rank == 0:
     np.savez(folder / "result.npz", losses=done.losses, starts=done.starts, **backend.weights())

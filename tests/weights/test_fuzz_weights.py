@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from bench.training_states import load_state, save_state
+from bench.training.states import load_state, save_state
 from bench.weights import diffusers_config, other_codes, pipeline, sources, tensor_files
 from bench.weights.errors import CheckpointError
 from bench.weights.pipeline import WEIGHTS, load_pipeline, save_pipeline

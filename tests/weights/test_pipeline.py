@@ -22,7 +22,7 @@ from safetensors.numpy import load_file, save_file
 
 from bench.metric.torchvision_shim import import_torchvision
 from bench.presets import get_preset
-from bench.training_states import load_state, save_state
+from bench.training.states import load_state, save_state
 from bench.weights import diffusers_config, tensor_files
 from bench.weights.errors import CheckpointError
 from bench.weights.pipeline import load_pipeline, save_pipeline

@@ -141,7 +141,7 @@ class Log:
             sink.scalar(name, float(value), step)
 
     def losses(self, step: int, losses: NDArray[np.float64]) -> None:
-        """Training losses from step `step` on, counted from 0: `bench.training.fit`'s `on_losses`."""
+        """Training losses from step `step` on, counted from 0: `bench.training.loop.fit`'s `on_losses`."""
         for done, loss in enumerate(losses.tolist(), step + 1):
             self.scalar("train/loss", loss, done)
 

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.protocol import Backend, Batch, Spec
-from bench import streams, training_states
+from backends.protocol import Backend, Spec
 from bench.timing.memory import out_of_memory
+from bench.training.batches import batch_of, batches
+from bench.training.states import load_state, save_state
 from reference.config import require
 from reference.optim import learning_rate
 
 COLLECT_EVERY = 50  # steps between looks at the losses, which wait for the device
 SAVE_EVERY = 120.0  # seconds between states
-AHEAD = 4  # batches, and threads that make them, for an accelerator
 
 
 class TrainingError(RuntimeError):
@@ -38,27 +35,6 @@ class Fit:
     first_seconds: float  # of the last process's first step, which compiles
     starts: int  # processes that took part
     skipped: int  # steps that a loss scaler left out, whose gradients overflowed half precision
-
-
-def batch_of(spec: Spec, images: NDArray[np.uint8], seed: int, step: int, size: int, flip: bool) -> Batch:
-    """The inputs of one training step."""
-    return streams.training_batch(seed, images, step, size, spec.diffusion.timesteps, flip=flip,
-                                  self_conditioning=spec.diffusion.self_conditioning, rank=spec.rank, processes=spec.processes)
-
-
-def batches(spec: Spec, images: NDArray[np.uint8], seed: int, start: int, stop: int, size: int, flip: bool) -> Iterator[Batch]:
-    """The inputs of steps start .. stop - 1, in order. For an accelerator threads make them ahead, so that it does not wait."""
-    make = partial(batch_of, spec, images, seed, size=size, flip=flip)
-    if spec.device == "cpu":
-        yield from map(make, range(start, stop))
-        return
-    with ThreadPoolExecutor(AHEAD) as pool:
-        queue = deque(pool.submit(make, step) for step in range(start, min(start + AHEAD, stop)))
-        for step in range(start + AHEAD, stop + AHEAD):
-            batch = queue.popleft().result()
-            if step < stop:
-                queue.append(pool.submit(make, step))
-            yield batch
 
 
 def fit(backend: Backend, spec: Spec, images: NDArray[np.uint8], *, seed: int, steps: int, batch_size: int, flip: bool,
@@ -78,7 +54,7 @@ def fit(backend: Backend, spec: Spec, images: NDArray[np.uint8], *, seed: int, s
               "dtype": spec.dtype, "seed": seed, "batch_size": batch_size, "flip": flip, **(config or {})}
     losses, start, starts, seconds, first = np.zeros(steps), 0, 1, 0.0, 0.0
     good = "none"  # the last state, for a message
-    if states is not None and (found := training_states.load_state(states, config)) is not None:
+    if states is not None and (found := load_state(states, config)) is not None:
         start, state = found
         require(start <= steps, "steps", steps, f"{states} holds a state of step {start} already")
         losses[:start], seconds, starts = state.pop("losses"), float(state.pop("seconds")), int(state.pop("starts")) + 1
@@ -120,7 +96,7 @@ def fit(backend: Backend, spec: Spec, images: NDArray[np.uint8], *, seed: int, s
             if not all(np.isfinite(value).all() for value in arrays.values()):  # the next loss would show it, too late
                 raise TrainingError(_diverged(step, float(losses[step]), spec, good))
             arrays |= {"losses": losses[:step + 1], "seconds": np.array(seconds), "starts": np.array(starts)}
-            good = str(training_states.save_state(states, step + 1, arrays, config))
+            good = str(save_state(states, step + 1, arrays, config))
             began = saved = time.perf_counter()
         if on_step:
             on_step(step + 1, steps)

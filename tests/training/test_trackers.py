@@ -12,7 +12,7 @@ import pytest
 
 from bench import presets, train
 from bench.files import FileError
-from bench.logs import Log
+from bench.training.trackers import Log
 from reference.config import ConfigError, DiffusionConfig, ModelConfig
 
 

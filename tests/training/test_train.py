@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 import backends
-from bench import presets, train, training
+from bench import presets, train
 from bench.api import load
 from bench.data import datasets
+from bench.training import loop
 from bench.weights import pipeline
 from reference.config import DiffusionConfig
 from tests.helpers.tiny import TINY
@@ -43,7 +44,7 @@ def test_a_training_begins_with_weights_and_keeps_their_record(run, tmp_path):
     images = datasets.load_images(tmp_path / "images.npy", "train", spec.image_shape).images
     backend = backends.load("torch").create(spec)
     backend.load_weights(model.backend.weights())
-    expected = training.fit(backend, spec, images, seed=1, steps=4, batch_size=2, flip=False)
+    expected = loop.fit(backend, spec, images, seed=1, steps=4, batch_size=2, flip=False)
     before, after = (np.loadtxt(tmp_path / name / "loss.csv", delimiter=",", skiprows=1) for name in "ab")
     assert np.array_equal(after[:4], before) and after[:, 0].tolist() == list(range(8))
     assert np.allclose(after[4:, 1], expected.losses, rtol=1e-5)

@@ -14,14 +14,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import distributed, streams
+from bench import distributed
 from bench.records import rows
 from bench.sampling import parts
 from bench.sampling.cell import Cell, Draw
+from bench.training import batches
 from reference.config import ConfigError
 from tests.helpers import tree
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = ROOT / "tests" / "helpers" / "distributed_training.py"
 SIZE = 2
 PATIENCE = 500.0  # seconds
@@ -49,13 +50,13 @@ def test_a_launcher_runs_its_own_framework():
 def test_shares_of_a_batch_are_the_batch(processes):
     images = np.random.default_rng(0).integers(0, 256, (20, 1, 4, 4), dtype=np.uint8)
     args = {"seed": 5, "images": images, "step": 7, "batch_size": 12, "T": 50, "flip": True, "self_conditioning": True}
-    whole = streams.training_batch(**args)
-    shares = [streams.training_batch(**args, rank=rank, processes=processes) for rank in range(processes)]
+    whole = batches.training_batch(**args)
+    shares = [batches.training_batch(**args, rank=rank, processes=processes) for rank in range(processes)]
     order = np.argsort(np.concatenate([share.ids for share in shares]))
     for name in ("ids", "x0", "t", "noise", "coin"):
         assert np.array_equal(np.concatenate([getattr(share, name) for share in shares])[order], getattr(whole, name))
     with pytest.raises(ConfigError, match="batch_size=12: must be a multiple of the 5 processes"):
-        streams.training_batch(**args, processes=5)
+        batches.training_batch(**args, processes=5)
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 7])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from backends.protocol import Spec
-from bench import streams, training
+from bench.training import batches, loop
 from bench.weights.pipeline import CheckpointError
 from reference import weights
 from reference.config import ConfigError, DiffusionConfig, OptimConfig
@@ -39,9 +39,9 @@ def interrupt_at(step):
 
 def test_losses_are_those_of_the_steps_one_by_one():
     one, other = backend(), backend()
-    done = training.fit(one, SPEC, IMAGES, steps=training.COLLECT_EVERY + 3, **HOW)
-    batches = [streams.training_batch(0, IMAGES, n, 4, 20, flip=True) for n in range(training.COLLECT_EVERY + 3)]
-    assert done.losses.tolist() == [float(other.train_step(batch)) for batch in batches]
+    done = loop.fit(one, SPEC, IMAGES, steps=loop.COLLECT_EVERY + 3, **HOW)
+    inputs = [batches.training_batch(0, IMAGES, n, 4, 20, flip=True) for n in range(loop.COLLECT_EVERY + 3)]
+    assert done.losses.tolist() == [float(other.train_step(batch)) for batch in inputs]
     assert same(one.state(), other.state())
     assert done.seconds > 0 and done.first_seconds > 0 and (done.starts, done.skipped) == (1, 0)
 
@@ -50,23 +50,23 @@ def test_losses_are_those_of_the_steps_one_by_one():
 @pytest.mark.parametrize("spec", [SPEC, replace(SPEC, model=replace(TINY, dropout=0.3))])
 def test_an_interrupted_training_ends_with_the_same_bits(tmp_path, name, spec):
     straight = backend(name, spec)
-    expected = training.fit(straight, spec, IMAGES, steps=8, **HOW)
+    expected = loop.fit(straight, spec, IMAGES, steps=8, **HOW)
     for step in (3, 6):
         with pytest.raises(Interrupt):
-            training.fit(backend(name, spec), spec, IMAGES, steps=8, states=tmp_path, save_every=0, on_step=interrupt_at(step),
+            loop.fit(backend(name, spec), spec, IMAGES, steps=8, states=tmp_path, save_every=0, on_step=interrupt_at(step),
                          **HOW)
     last = backend(name, spec)
-    done = training.fit(last, spec, IMAGES, steps=8, states=tmp_path, save_every=0, **HOW)
+    done = loop.fit(last, spec, IMAGES, steps=8, states=tmp_path, save_every=0, **HOW)
     assert done.starts == 3 and np.array_equal(done.losses, expected.losses)
     assert same(last.state(), straight.state())
     assert len(list(tmp_path.iterdir())) == 2  # the last good two
     again = backend(name, spec)  # nothing left to do
-    assert np.array_equal(training.fit(again, spec, IMAGES, steps=8, states=tmp_path, **HOW).losses, expected.losses)
+    assert np.array_equal(loop.fit(again, spec, IMAGES, steps=8, states=tmp_path, **HOW).losses, expected.losses)
     assert same(again.state(), straight.state())
 
 
 def test_states_are_saved_after_the_seconds_asked_for_and_at_the_end(tmp_path):
-    training.fit(backend(), SPEC, IMAGES, steps=5, states=tmp_path, save_every=1000, **HOW)
+    loop.fit(backend(), SPEC, IMAGES, steps=5, states=tmp_path, save_every=1000, **HOW)
     assert [path.name for path in tmp_path.iterdir()] == ["state-00000005.safetensors"]
 
 
@@ -74,14 +74,14 @@ def test_states_are_saved_after_the_seconds_asked_for_and_at_the_end(tmp_path):
     ({"seed": 1}, "seed is 0 there and 1 here"), ({"batch_size": 2}, "batch_size"), ({"flip": False}, "flip"),
     ({"config": {"dataset": "x"}}, "dataset"), ({"steps": 2}, "steps=2: .* holds a state of step 3 already")])
 def test_a_state_of_another_training_is_refused_and_kept(tmp_path, change, said):
-    training.fit(backend(), SPEC, IMAGES, steps=3, states=tmp_path, **HOW)
+    loop.fit(backend(), SPEC, IMAGES, steps=3, states=tmp_path, **HOW)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(ConfigError, match=said):
-        training.fit(backend(), SPEC, IMAGES, **({"steps": 4, "states": tmp_path} | HOW | change))
+        loop.fit(backend(), SPEC, IMAGES, **({"steps": 4, "states": tmp_path} | HOW | change))
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
     with pytest.raises(CheckpointError, match="diffusion.schedule"):
         other = replace(SPEC, diffusion=replace(SPEC.diffusion, schedule="cosine"))
-        training.fit(backend(spec=other), other, IMAGES, steps=4, states=tmp_path, **HOW)
+        loop.fit(backend(spec=other), other, IMAGES, steps=4, states=tmp_path, **HOW)
 
 
 def poisoned(monkeypatch, one, step, loss):
@@ -104,19 +104,19 @@ def test_numbers_gone_wrong_stop_training_and_name_step_rate_and_state(tmp_path,
     one = backend()
     poisoned(monkeypatch, one, 2, loss)
     what = "loss=(nan|inf): is not finite" if not np.isfinite(loss) else "the weights are not any more,"
-    with pytest.raises(training.TrainingError, match=rf"{what} at step 2, learning rate 0.00075, float32; last good state: "
+    with pytest.raises(loop.TrainingError, match=rf"{what} at step 2, learning rate 0.00075, float32; last good state: "
                                                      rf"{tmp_path}/state-00000002.safetensors; lower the learning rate$"):
-        training.fit(one, SPEC, IMAGES, steps=8, states=tmp_path, save_every=0, **HOW)
+        loop.fit(one, SPEC, IMAGES, steps=8, states=tmp_path, save_every=0, **HOW)
     fixed = backend()  # what was saved is good
-    training.fit(fixed, SPEC, IMAGES, steps=3, states=tmp_path, **HOW)
+    loop.fit(fixed, SPEC, IMAGES, steps=3, states=tmp_path, **HOW)
     assert all(np.isfinite(value).all() for value in fixed.state().values())
 
 
 def test_a_loss_gone_wrong_is_found_at_the_next_look_without_states(monkeypatch):
     one = backend()
     poisoned(monkeypatch, one, 2, np.nan)
-    with pytest.raises(training.TrainingError, match="at step 2, .*last good state: none"):
-        training.fit(one, SPEC, IMAGES, steps=8, **HOW)
+    with pytest.raises(loop.TrainingError, match="at step 2, .*last good state: none"):
+        loop.fit(one, SPEC, IMAGES, steps=8, **HOW)
 
 
 @pytest.mark.parametrize("room, said", [(3, "a batch of 2 fits"), (1, "a batch of 1 fits"), (0, "not even a batch of 1 fits")])
@@ -129,8 +129,8 @@ def test_out_of_memory_names_the_batch_that_fits(monkeypatch, room, said):
             raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return real(batch, *more)
     monkeypatch.setattr(one, "_backward", backward)
-    with pytest.raises(training.TrainingError, match=f"^batch_size=4: out of memory at training step 0; {said}$"):
-        training.fit(one, SPEC, IMAGES, steps=8, **HOW)
+    with pytest.raises(loop.TrainingError, match=f"^batch_size=4: out of memory at training step 0; {said}$"):
+        loop.fit(one, SPEC, IMAGES, steps=8, **HOW)
 
 
 HALF = replace(SPEC, dtype="float16")
@@ -145,29 +145,29 @@ def overflowing():
 
 def test_half_precision_leaves_out_steps_that_overflow_and_counts_them():
     one, before = overflowing(), dict(backend(spec=HALF).state())
-    batches = [streams.training_batch(0, IMAGES, n, 4, 20) for n in range(3)]
-    assert np.isfinite(one.to_host(one.train_step(batches[0])))
+    inputs = [batches.training_batch(0, IMAGES, n, 4, 20) for n in range(3)]
+    assert np.isfinite(one.to_host(one.train_step(inputs[0])))
     after = one.state()
     assert after["scaler_skipped"] == 1 and after["scaler_scale"] == 2.0**25
     changed = {name for name in before if not np.array_equal(before[name], after[name])}
     assert changed == {"step", "scaler_skipped", "scaler_scale"}
-    done = training.fit(overflowing(), HALF, IMAGES, steps=30, **HOW)
+    done = loop.fit(overflowing(), HALF, IMAGES, steps=30, **HOW)
     assert 1 <= done.skipped < 20 and np.isfinite(done.losses).all()
     assert done.losses[-5:].mean() < done.losses[:5].mean()
 
 
 def test_half_precision_goes_on_with_the_same_scale(tmp_path):
     straight = overflowing()
-    expected = training.fit(straight, HALF, IMAGES, steps=16, **HOW)
+    expected = loop.fit(straight, HALF, IMAGES, steps=16, **HOW)
     with pytest.raises(Interrupt):
-        training.fit(overflowing(), HALF, IMAGES, steps=16, states=tmp_path, save_every=0, on_step=interrupt_at(5), **HOW)
+        loop.fit(overflowing(), HALF, IMAGES, steps=16, states=tmp_path, save_every=0, on_step=interrupt_at(5), **HOW)
     last = backend(spec=HALF)
-    done = training.fit(last, HALF, IMAGES, steps=16, states=tmp_path, save_every=0, **HOW)
+    done = loop.fit(last, HALF, IMAGES, steps=16, states=tmp_path, save_every=0, **HOW)
     assert same(last.state(), straight.state()) and done.skipped == expected.skipped >= 1
 
 
 def test_half_precision_gradients_are_those_of_single_precision():
-    batch = streams.training_batch(0, IMAGES, 0, 4, 20)
+    batch = batches.training_batch(0, IMAGES, 0, 4, 20)
     half, single = backend(spec=HALF), backend()
     (_, found), (_, expected) = half.loss_and_gradients(batch), single.loss_and_gradients(batch)
     flat = [np.concatenate([g.ravel() for g in gradients.values()]) for gradients in (found, expected)]
@@ -180,27 +180,27 @@ def test_half_precision_gradients_are_those_of_single_precision():
 def test_a_loss_that_overflows_stops_half_precision_too(monkeypatch):
     one = backend(spec=HALF)
     poisoned(monkeypatch, one, 2, np.inf)
-    with pytest.raises(training.TrainingError, match="at step 2, .* float16; .* lower the learning rate or use float32"):
-        training.fit(one, HALF, IMAGES, steps=8, **HOW)
+    with pytest.raises(loop.TrainingError, match="at step 2, .* float16; .* lower the learning rate or use float32"):
+        loop.fit(one, HALF, IMAGES, steps=8, **HOW)
 
 
 def test_other_errors_pass_through(monkeypatch):
     one = backend()
     monkeypatch.setattr(one, "train_step", lambda batch: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        training.fit(one, SPEC, IMAGES, steps=8, **HOW)
+        loop.fit(one, SPEC, IMAGES, steps=8, **HOW)
 
 
 def test_batches_made_ahead_for_an_accelerator_are_the_same_in_order_and_few(monkeypatch):
     spec, made = replace(SPEC, device="cuda"), []
-    here = list(training.batches(SPEC, IMAGES, 0, 3, 14, 4, True))
-    ahead = list(training.batches(spec, IMAGES, 0, 3, 14, 4, True))
-    assert len(here) == len(ahead) == 11 and list(training.batches(spec, IMAGES, 0, 5, 5, 4, True)) == []
+    here = list(batches.batches(SPEC, IMAGES, 0, 3, 14, 4, True))
+    ahead = list(batches.batches(spec, IMAGES, 0, 3, 14, 4, True))
+    assert len(here) == len(ahead) == 11 and list(batches.batches(spec, IMAGES, 0, 5, 5, 4, True)) == []
     for a, b in zip(here, ahead, strict=True):
         assert a.step == b.step and all(np.array_equal(getattr(a, name), getattr(b, name)) for name in ("ids", "x0", "t", "noise"))
-    make = training.batch_of
-    monkeypatch.setattr(training, "batch_of", lambda *args, **more: made.append(args[3]) or make(*args, **more))
-    feed = training.batches(spec, IMAGES, 0, 0, 1000, 4, True)
+    make = batches.batch_of
+    monkeypatch.setattr(batches, "batch_of", lambda *args, **more: made.append(args[3]) or make(*args, **more))
+    feed = batches.batches(spec, IMAGES, 0, 0, 1000, 4, True)
     assert next(feed).step == 0 and next(feed).step == 1
     feed.close()
-    assert len(made) <= 2 + training.AHEAD
+    assert len(made) <= 2 + batches.AHEAD
