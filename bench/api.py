@@ -24,12 +24,13 @@ from tqdm import tqdm
 
 import backends
 from backends.protocol import Backend, Spec
-from bench import commands, streams
+from bench import streams
 from bench.checks import ORACLE_IMAGES, ORACLE_STEPS
 from bench.oracle import TOLERANCES, loss_error, oracle_network, path_error, relative_error, verdict
 from bench.timing import blocks
 from bench.training import batches, loop
 from bench.weights import pipeline, sources
+from bench.workers.session import Session, cut, time_sample
 from reference import samplers
 from reference import weights as names
 from reference.config import DiffusionConfig, ModelConfig, OptimConfig, require
@@ -118,7 +119,7 @@ class Model:
             if self.spec.diffusion.self_conditioning:  # the last x0_hat is not part of a state: from the start each time
                 a = 0
             z = self._z(seed, ids, a)
-            got = self.backend.sample(self.backend.to_device(states[0 if a == 0 else -1]), commands.cut(plan, a, b), z)
+            got = self.backend.sample(self.backend.to_device(states[0 if a == 0 else -1]), cut(plan, a, b), z)
             states.append(self.backend.to_host(got).astype(np.float32))
         return np.stack(states), [plan.timesteps[0], *(plan.previous[b - 1] for b in cuts[1:])]
 
@@ -138,10 +139,10 @@ class Model:
 
         For a figure to publish use `bench/run.py`, which gives each backend a process of its own and keeps the raw samples.
         """
-        session = commands.Session(self.name, self.spec, lambda done, total: None, print, self.backend)
+        session = Session(self.name, self.spec, lambda done, total: None, print, self.backend)
 
         def block(units: int) -> float:
-            return commands.time_sample(session, units, batch_size, seed)["seconds"]
+            return time_sample(session, units, batch_size, seed)["seconds"]
 
         raw = blocks.time_blocks({"": block}, **options)[""]
         found = blocks.summary(np.array(raw["block_seconds"]) / raw["units_per_block"])

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from bench.training.loop import TrainingError
-from bench.worker import WorkerError
+from bench.workers.errors import WorkerError
 from reference.config import ConfigError
 
 

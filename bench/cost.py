@@ -31,7 +31,7 @@ from bench.records.rows import Row
 from bench.sampling import parts
 from bench.timing import blocks, memory
 from bench.weights.tensor_files import weights_hash
-from bench.worker import WorkerError
+from bench.workers.errors import WorkerError
 
 TRAIN_STEPS = 8
 SHORT, LONG = 2, 12  # sampling steps of the two paths whose difference is the time of a step

@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from bench import executor, files
-from bench.commands import plain_spec
+from bench import files
 from bench.data import pixels
 from bench.metric import fid, fmnist_cnn
 from bench.records.cells import SCRATCH
 from bench.records.rows import Row
 from bench.sampling import parts
 from bench.sampling.cell import Cell
+from bench.workers import ray_cluster
+from bench.workers.session import plain_spec
 from reference.config import require
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def sample(run: Run) -> None:
         if which not in remote:
             _sample(run, *which)
     if run.cluster:
-        for which, fetch in run.cluster.map(executor.draw_cell, remote):
+        for which, fetch in run.cluster.map(ray_cluster.draw_cell, remote):
             _sample(run, *which, fetch)
         order = [keys[which] for which in wanted]
         run.rows[before:] = sorted(run.rows[before:], key=lambda row: order.index(row.config))
@@ -106,7 +107,7 @@ def measure(run: Run) -> None:
         if (backend, cell) not in remote:
             _metric(run, keys[backend, cell], partial(_here, run, partial(_evaluate, run, path, cell.seed)))
     if run.cluster:
-        for which, fetch in run.cluster.map(executor.measure_cell, remote):
+        for which, fetch in run.cluster.map(ray_cluster.measure_cell, remote):
             _metric(run, keys[which], fetch)
 
 

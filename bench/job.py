@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from backends.protocol import Spec
-from bench import checks, executor, files, grid
-from bench.commands import plain_spec
+from bench import checks, files, grid
 from bench.data import datasets
 from bench.metric import fmnist_cnn
 from bench.metric.extractor import Extractor
@@ -32,7 +31,10 @@ from bench.sampling.cell import Cell, Draw
 from bench.timing import blocks
 from bench.weights import pipeline
 from bench.weights.tensor_files import weights_hash
-from bench.worker import Left, Worker, WorkerError, in_turn
+from bench.workers import ray_cluster
+from bench.workers.errors import Left, WorkerError, in_turn
+from bench.workers.process import Worker
+from bench.workers.session import plain_spec
 from reference import weights as names
 from reference.conventions import Plan, get_convention, make_plan
 
@@ -117,7 +119,7 @@ class Job:
 class Run:
     """One run of a job: its workers, its cells, the rows so far and what is missing. A context manager, which ends the workers."""
 
-    def __init__(self, job: Job, cells: Cells, logs: Path, cluster: executor.Ray | None = None) -> None:
+    def __init__(self, job: Job, cells: Cells, logs: Path, cluster: ray_cluster.Ray | None = None) -> None:
         self.job, self.cells, self.logs, self.cluster = job, cells, logs, cluster
         self.workers: dict[str, Worker] = {}
         self.rows: list[Row] = []

@@ -24,7 +24,7 @@ if __name__ == "__main__":  # the script's own folder stands first on the path; 
 
 import backends
 from backends.protocol import Spec
-from bench import cost, distributed, executor, report, speed, table, table_report
+from bench import cost, distributed, report, speed, table, table_report
 from bench.command_line import exit_code
 from bench.data import datasets
 from bench.html_report import render as render_html
@@ -38,6 +38,7 @@ from bench.sampling import table1
 from bench.sampling.cell import Cell
 from bench.training import loop
 from bench.weights import sources
+from bench.workers import ray_cluster
 from reference import weights
 from reference.config import ConfigError, require
 from reference.conventions import CONVENTIONS, adopt, get_convention
@@ -220,7 +221,7 @@ def run(args: argparse.Namespace, command: str) -> int:
                 print("\n" + cost.table(cost.predict(job, Cells(args.out, args.fresh), Path(folder))))
         return 0
     require(args.executor == "local" or job.processes == 1, "--executor", args.executor, "is for one process alone")
-    cluster = executor.connect(args.executor, job.threads, job.device)
+    cluster = ray_cluster.connect(args.executor, job.threads, job.device)
     cells = Cells(args.out, args.fresh)
     with tempfile.TemporaryDirectory(prefix="ddim-bench-") as logs, Run(job, cells, Path(logs), cluster) as this:
         this.missing += absent

@@ -33,7 +33,7 @@ from bench.run import choose_backends
 from bench.speed import Contender, Speed
 from bench.speed_report import hardware, peak_memory, unit_seconds
 from bench.timing import blocks
-from bench.worker import WorkerError
+from bench.workers.errors import WorkerError
 from reference import weights
 from reference.config import ConfigError, ModelConfig, require
 

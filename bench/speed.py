@@ -1,8 +1,8 @@
 """The speed table: `python bench/run.py --speed --peers`.
 
-Contenders are the backends, stock and tuned, and peers (`bench.peers`), each in a worker process of its own, started with the same
-threads and allocator. Blocks of all contenders are interleaved A B B A, and one contender runs twice, for the noise floor. Each
-workload is one cell: an interrupted run goes on from the finished ones.
+Contenders are the backends, stock and tuned, and peers (`bench.workers.peers`), each in a worker process of its own, started
+with the same threads and allocator. Blocks of all contenders are interleaved A B B A, and one contender runs twice, for the
+noise floor. Each workload is one cell: an interrupted run goes on from the finished ones.
 """
 
 from __future__ import annotations
@@ -25,14 +25,16 @@ from tqdm import tqdm
 
 from backends import NotInstalled
 from backends.protocol import Spec
-from bench import files, peers, speed_report, streams
-from bench.commands import plain_spec
+from bench import files, speed_report, streams
 from bench.presets import Preset
 from bench.records import environment
 from bench.records.cells import Cells
 from bench.records.rows import Row
 from bench.timing import blocks
-from bench.worker import Left, Worker, WorkerError, in_turn
+from bench.workers import peers
+from bench.workers.errors import Left, WorkerError, in_turn
+from bench.workers.process import Worker
+from bench.workers.session import plain_spec
 from reference import weights
 from reference.config import ConfigError, require
 

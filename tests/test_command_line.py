@@ -12,7 +12,7 @@ from bench import recipe, run, sample, scaling, train
 from bench.command_line import exit_code
 from bench.training.loop import TrainingError
 from bench.weights import sources
-from bench.worker import WorkerDied, WorkerError
+from bench.workers.errors import WorkerDied, WorkerError
 from reference.config import ConfigError
 from tests.helpers import tree
 

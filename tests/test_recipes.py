@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench import api, commands, presets, recipe
+from bench import api, presets, recipe
 from bench.recipes import RECIPES, common, cosine_selfcond, ddim_respaced, ddpm_cifar10
 from bench.records import rows
+from bench.workers import session
 from reference import diffusion, samplers, schedules, unet, weights
 from reference.config import ConfigError, ModelConfig
 
@@ -117,7 +118,7 @@ def test_the_interpolation_denoises_the_mix_of_two_diffused_images(images, monke
     e, pair, (strips, reached) = kept["e"], kept["pair"].astype(np.float64), kept["strips"]
     assert reached == sorted(set(reached)) and reached[-1] == T - 1
     level, share = 3, 5
-    plan = commands.cut(e.plan(), T - 1 - reached[level], T)
+    plan = session.cut(e.plan(), T - 1 - reached[level], T)
     spec, w = e.model.spec, e.model.backend.weights(ema=True)
     a, b = diffusion.q_sample(pair, np.full(2, reached[level]), e.model.noise(2).astype(np.float64),
                               schedules.alpha_bars(schedules.betas(spec.diffusion)))

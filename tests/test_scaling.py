@@ -11,7 +11,7 @@ import pytest
 from bench import scaling
 from bench.presets import PRESETS, Preset
 from bench.records import rows
-from bench.worker import Worker
+from bench.workers.process import Worker
 from reference import weights
 from reference.config import DiffusionConfig, ModelConfig
 

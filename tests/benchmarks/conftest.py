@@ -12,7 +12,7 @@ import pytest
 
 import backends
 from bench.presets import PRESETS
-from bench.worker import Worker
+from bench.workers.process import Worker
 from reference import weights
 from reference.config import ConfigError
 

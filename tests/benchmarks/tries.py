@@ -23,13 +23,13 @@ import pandas as pd
 
 from backends.protocol import Spec
 from bench import files, streams
-from bench.commands import cut
 from bench.paths import ROOT
 from bench.presets import SPEED, get_preset
 from bench.records import environment, rows
 from bench.records.rows import Row
 from bench.timing import blocks
 from bench.training import batches
+from bench.workers.session import cut
 from reference import weights
 from reference.conventions import make_plan
 

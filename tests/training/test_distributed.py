@@ -231,7 +231,7 @@ def test_the_main_job_draws_the_same_images_on_many_processes(tmp_path, backend)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("program", [b"tiny_run.py", b"bench.worker"])
+@pytest.mark.parametrize("program", [b"tiny_run.py", b"bench.workers.child"])
 def test_the_main_job_under_torchrun_goes_on_when_a_process_is_killed(tmp_path, program):
     (tmp_path / "code").mkdir()
     script = tree.copy_to(tmp_path / "code") / "tests" / "helpers" / "tiny_run.py"

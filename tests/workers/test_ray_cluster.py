@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import executor, run
+from bench import run
 from bench.records import rows
-from bench.worker import WorkerError
+from bench.workers import ray_cluster
+from bench.workers.errors import WorkerError
 from reference.config import ConfigError
 from tests.helpers import tree
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_without_ray_its_executor_says_how_to_install_it(monkeypatch, capsys, tmp_path):
@@ -25,14 +26,14 @@ def test_without_ray_its_executor_says_how_to_install_it(monkeypatch, capsys, tm
     assert run.main(["--executor", "ray", "--out", str(tmp_path / "out")]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and 'pip install -e ".[ray]"' in said and not (tmp_path / "out").exists()
-    assert executor.connect("local", 1, "cpu") is None
+    assert ray_cluster.connect("local", 1, "cpu") is None
     for name in ("dask", "local=here", ""):
         with pytest.raises(ConfigError, match="--executor=.*must be local, ray or ray=HOST:PORT"):
-            executor.connect(name, 1, "cpu")
+            ray_cluster.connect(name, 1, "cpu")
 
 
 def test_ray_is_loaded_only_when_asked_for():
-    code = "import sys, bench.run, bench.executor; sys.exit('ray' in sys.modules)"
+    code = "import sys, bench.run, bench.workers.ray_cluster; sys.exit('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
@@ -73,8 +74,8 @@ def wait_for(condition, seconds=60):
 def test_a_task_goes_to_another_node_when_its_node_dies(tmp_path):
     with cluster_of(2) as (cluster, nodes):
         with pytest.raises(ConfigError, match="--threads=2: the largest node of the cluster has 1 CPUs"):
-            executor.connect(f"ray={cluster.address}", 2, "cpu")
-        ray = executor.connect(f"ray={cluster.address}", 1, "cpu")
+            ray_cluster.connect(f"ray={cluster.address}", 2, "cpu")
+        ray = ray_cluster.connect(f"ray={cluster.address}", 1, "cpu")
         try:
             tasks = {name: (tmp_path, name, 4.0) for name in ("one", "two", "three", "bad")}
             results = ray.map(note_and_wait, tasks)

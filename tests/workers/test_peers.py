@@ -11,10 +11,11 @@ import pytest
 
 from backends import NotInstalled
 from backends.protocol import Spec
-from bench import commands, peers, streams
+from bench import streams
 from bench.presets import PRESETS
 from bench.timing import flops
 from bench.training import batches
+from bench.workers import peers, session
 from reference import samplers, unet, weights
 from reference.config import ConfigError, DiffusionConfig, ModelConfig, OptimConfig
 from reference.conventions import make_plan
@@ -25,9 +26,9 @@ SPEC = Spec(TINY, DiffusionConfig(timesteps=20), OptimConfig(lr=1e-3), mode="sto
 STEPS = {"batch_size": 4, "seed": 0}
 
 
-def session(name: str, spec: Spec = SPEC) -> commands.Session:
-    out = commands.Session(name, spec, lambda *_: None, print)
-    commands.create(out)
+def opened(name: str, spec: Spec = SPEC) -> session.Session:
+    out = session.Session(name, spec, lambda *_: None, print)
+    session.create(out)
     return out
 
 
@@ -82,7 +83,7 @@ def test_diffusers_takes_our_training_steps(clip):
     A large eps of Adam, for gradients that are 0 but for rounding (of the keys' bias) not to decide an update's sign."""
     spec = replace(SPEC, optim=OptimConfig(lr=1e-2, eps=1e-3, max_grad_norm=clip))
     images, start = np.arange(256, dtype=np.uint8).reshape(4, 1, 8, 8), weights.initialise(TINY, 1)
-    ours, theirs = session("torch", spec).backend, session("diffusers", spec).backend
+    ours, theirs = opened("torch", spec).backend, opened("diffusers", spec).backend
     for one in (ours, theirs):
         one.load_weights(start)
     for n in range(3):
@@ -97,14 +98,14 @@ def test_diffusers_takes_our_training_steps(clip):
 @pytest.mark.parametrize("name", ["diffusers", pytest.param("lucidrains", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("dtype", peers.DTYPES)
 def test_every_peer_takes_the_commands_of_the_speed_table(name, dtype, tmp_path):
-    worker = session(name, replace(SPEC, dtype=dtype))
+    worker = opened(name, replace(SPEC, dtype=dtype))
     np.savez(tmp_path / "w.npz", **weights.initialise(TINY, 1))
     np.save(tmp_path / "images.npy", np.zeros((4, 1, 8, 8), np.uint8))
-    commands.load(worker, str(tmp_path / "w.npz"))
+    session.load(worker, str(tmp_path / "w.npz"))
     before = [p.detach().clone() for p in worker.backend.network.parameters()]
-    assert commands.time_train(worker, units=2, images=str(tmp_path / "images.npy"), **STEPS)["seconds"] > 0
+    assert session.time_train(worker, units=2, images=str(tmp_path / "images.npy"), **STEPS)["seconds"] > 0
     assert any((a != b).any() for a, b in zip(before, worker.backend.network.parameters(), strict=True))
-    assert commands.time_sample(worker, units=23, **STEPS)["seconds"] > 0
+    assert session.time_sample(worker, units=23, **STEPS)["seconds"] > 0
 
 
 @pytest.mark.slow
@@ -138,11 +139,11 @@ def test_peers_import_nothing_until_one_is_created():
 @pytest.mark.slow
 def test_sizes():
     """diffusers counts what ours does; lucidrains is another network, of the same order."""
-    ours, lucid = session("torch"), session("lucidrains")
-    told = commands.info(session("diffusers"))
-    assert told["parameters"] == weights.count(TINY) == commands.info(ours)["parameters"]
-    assert told["flops_per_image"] == flops.forward(TINY) == commands.info(ours)["flops_per_image"]
-    assert 1 < commands.info(lucid)["flops_per_image"] / flops.forward(TINY) < 10
+    ours, lucid = opened("torch"), opened("lucidrains")
+    told = session.info(opened("diffusers"))
+    assert told["parameters"] == weights.count(TINY) == session.info(ours)["parameters"]
+    assert told["flops_per_image"] == flops.forward(TINY) == session.info(ours)["flops_per_image"]
+    assert 1 < session.info(lucid)["flops_per_image"] / flops.forward(TINY) < 10
 
 
 DEEP = ModelConfig(sample_size=16, in_channels=3, out_channels=6, layers_per_block=2, block_out_channels=(16, 32, 64),

@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 
 import backends
 from backends.protocol import Backend, Batch, Spec
-from bench import files, peers, streams, workloads
+from bench import files, streams
 from bench.timing import flops
 from bench.timing.memory import out_of_memory, peak_memory
 from bench.training.batches import batch_of
 from bench.training.loop import SAVE_EVERY, fit
 from bench.weights.tensor_files import weights_hash
+from bench.workers import peers, timed
 from reference.config import DiffusionConfig, ModelConfig, OptimConfig, require
 from reference.conventions import Plan, make_plan
 from reference.weights import count
@@ -231,4 +232,4 @@ def _plan(session: Session, values: dict[str, Any]) -> Plan:
 
 COMMANDS: dict[str, Callable[..., dict[str, Any]]] = {
     f.__name__: f for f in (create, info, load, weights, tables, forward, loss, train, time_train, time_sample, sample)
-} | workloads.WORKLOADS
+} | timed.WORKLOADS

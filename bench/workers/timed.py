@@ -18,7 +18,7 @@ from reference.config import require
 from reference.conventions import make_plan
 
 if TYPE_CHECKING:
-    from bench.commands import Session
+    from bench.workers.session import Session
 
 
 def time_forward(session: Session, units: int, batch_size: int, seed: int) -> dict[str, Any]:

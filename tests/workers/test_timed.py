@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from backends.protocol import Spec
-from bench import commands, workloads
+from bench.workers import timed
+from bench.workers.session import COMMANDS, Session
 from reference.config import ConfigError, DiffusionConfig, ModelConfig
 
 TINY = ModelConfig(sample_size=8, block_out_channels=(8, 16), norm_num_groups=4,
@@ -46,7 +47,7 @@ class Counter:
 
 @pytest.fixture
 def session():
-    out = commands.Session("torch", Spec(TINY, DiffusionConfig(timesteps=20)), lambda *_: None, print)
+    out = Session("torch", Spec(TINY, DiffusionConfig(timesteps=20)), lambda *_: None, print)
     out.backend = Counter()
     return out
 
@@ -61,18 +62,18 @@ CASES = {"time_forward": ({"batch_size": 3, "seed": 0}, (SHAPE, [10, 10, 10]), 1
 @pytest.mark.parametrize("name", CASES)
 def test_a_block_is_so_many_units_and_one_wait(session, name):
     args, asked, results = CASES[name]
-    assert commands.COMMANDS[name](session, units=4, **args)["seconds"] > 0
+    assert COMMANDS[name](session, units=4, **args)["seconds"] > 0
     assert session.backend.asked == [asked] * 4 and session.backend.waited == [0, results]
 
 
 def test_the_kernel_asks_nothing_of_the_backend(session):
-    assert 0 < workloads.time_kernel(session, units=1)["seconds"] < 10
+    assert 0 < timed.time_kernel(session, units=1)["seconds"] < 10
     assert session.backend.asked == []
 
 
 @pytest.mark.slow
 def test_the_metric(session):
-    assert workloads.time_metric(session, units=1, samples=128)["seconds"] > 0
+    assert timed.time_metric(session, units=1, samples=128)["seconds"] > 0
 
 
 @pytest.mark.parametrize("framework", [name for name in ("torch", "mindspore") if importlib.util.find_spec(name)])
@@ -88,4 +89,4 @@ def test_the_roofs_kernels_do_their_flops(framework):
 
 def test_an_unknown_kernel_is_refused(session):
     with pytest.raises(ConfigError, match="kernel='fft'"):
-        workloads.time_roof(session, units=1, kernel="fft", n=8, dtype="float32")
+        timed.time_roof(session, units=1, kernel="fft", n=8, dtype="float32")

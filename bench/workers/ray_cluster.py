@@ -24,7 +24,8 @@ from bench.paths import ROOT
 from bench.records import environment
 from bench.sampling import parts
 from bench.sampling.cell import Draw
-from bench.worker import Worker, WorkerError
+from bench.workers.errors import WorkerError
+from bench.workers.process import Worker
 from reference.config import ConfigError, require
 
 RETRIES = 3  # nodes that may die under one cell

@@ -14,9 +14,11 @@ import pytest
 
 from backends import NotInstalled
 from backends.protocol import Spec
-from bench import commands, streams
+from bench import streams
 from bench.training import batches
-from bench.worker import Worker, WorkerDied, WorkerError
+from bench.workers import session
+from bench.workers.errors import WorkerDied, WorkerError
+from bench.workers.process import Worker
 from reference import samplers, unet, weights
 from reference.config import ConfigError, DiffusionConfig, OptimConfig
 from reference.conventions import make_plan
@@ -64,8 +66,8 @@ def gone(pid):
 
 
 def test_the_spec_round_trips():
-    assert commands.make_spec(SPEC) == Spec(TINY, DiffusionConfig(timesteps=20))
-    assert commands.make_spec(commands.plain_spec(commands.make_spec(SPEC))) == commands.make_spec(SPEC)
+    assert session.make_spec(SPEC) == Spec(TINY, DiffusionConfig(timesteps=20))
+    assert session.make_spec(session.plain_spec(session.make_spec(SPEC))) == session.make_spec(SPEC)
 
 
 def test_create_sets_threads_and_allocator_before_anything_is_imported(start):
@@ -141,7 +143,7 @@ def test_out_of_memory_halves_the_batch_and_says_so(start, tmp_path):
     ("shape mismatch", False), ("invalid memory format", False),
 ])
 def test_out_of_memory_is_told_from_other_errors(text, expected):
-    assert commands.out_of_memory(RuntimeError(text)) is expected
+    assert session.out_of_memory(RuntimeError(text)) is expected
 
 
 def test_chatter_on_stdout_breaks_nothing(start, tmp_path):
@@ -284,7 +286,7 @@ with Worker("fake", SPEC, 1, sys.argv[1]) as worker:
 def test_no_worker_outlives_its_parent(start, tmp_path, images, number, monkeypatch):
     monkeypatch.setenv("FAKE_HARM", "")
     (tmp_path / "site/tests_spec.py").write_text(f"SPEC = {SPEC!r}\n")
-    root = str(Path(commands.__file__).parents[1])
+    root = str(Path(session.__file__).parents[2])
     monkeypatch.setenv("PYTHONPATH", os.environ["PYTHONPATH"] + os.pathsep + root)
     parent = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path / "log"), images], stdout=subprocess.PIPE, text=True,
                               stderr=subprocess.DEVNULL, preexec_fn=heed_ctrl_c)
@@ -300,7 +302,7 @@ def test_no_worker_outlives_its_parent(start, tmp_path, images, number, monkeypa
 
 
 def test_the_parent_loads_no_framework():
-    script = "import sys; import bench.worker, bench.commands; print({'torch', 'mindspore'} & {*sys.modules})"
+    script = "import sys; import bench.workers.process, bench.workers.session; print({'torch', 'mindspore'} & {*sys.modules})"
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 

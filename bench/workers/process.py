@@ -1,23 +1,19 @@
 """One child process per backend, so that no two frameworks share a timed process and none takes the job down with it.
 
 Commands go in as JSON lines over stdin. Replies, progress and heartbeats come back as JSON lines over a pipe of their own;
-stdout and stderr, where frameworks chatter, go to a log file. The child runs `python -m bench.worker FD`.
+stdout and stderr, where frameworks chatter, go to a log file. The child runs `python -m bench.workers.child FD`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import faulthandler
 import json
 import os
 import select
 import signal
 import subprocess
 import sys
-import threading
 import time
-import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -25,36 +21,11 @@ from typing import Any, NoReturn
 from backends import NotInstalled
 from bench.paths import ROOT
 from bench.records.environment import worker_env
+from bench.workers.errors import WorkerDied, WorkerError
 from reference.config import ConfigError
 
-BEAT_SECONDS = 1.0
-PROGRESS_SECONDS = 0.2  # at most one message in this time
 SILENCE_SECONDS = 300.0  # without a heartbeat; a compilation may hold the GIL for long
 TAIL_LINES, TAIL_BYTES = 5, 4096
-
-
-class WorkerError(RuntimeError):
-    """A command failed in a worker, which goes on."""
-
-
-class WorkerDied(WorkerError):
-    """A worker ended or hung and was ended; the message has its exit signal and last output."""
-
-
-class Left(WorkerError):
-    """One of several that were at work in turn could not go on: `who`."""
-
-    def __init__(self, who: Any, error: Exception) -> None:
-        super().__init__(str(error))
-        self.who = who
-
-
-def in_turn(who: Any, do: Callable[..., Any], *args: Any, **more: Any) -> Any:
-    """`do(..)`, which raises `Left` where it fails on account of `who`."""
-    try:
-        return do(*args, **more)
-    except (WorkerError, ConfigError) as error:
-        raise Left(who, error) from error
 
 
 class Worker:
@@ -73,8 +44,9 @@ class Worker:
         try:
             with self.log_path.open("wb") as log:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", "bench.worker", str(child_end)], stdin=subprocess.PIPE, stdout=log, stderr=log,
-                    pass_fds=(child_end,), env=environment, start_new_session=True)  # a terminal's Ctrl-C reaches the parent alone
+                    [sys.executable, "-P", "-m", "bench.workers.child", str(child_end)], stdin=subprocess.PIPE, stdout=log,
+                    stderr=log, pass_fds=(child_end,), env=environment,
+                    start_new_session=True)  # a terminal's Ctrl-C reaches the parent alone
         except BaseException:
             os.close(self._pipe)
             raise
@@ -90,7 +62,7 @@ class Worker:
 
     def call(self, command: str, on_progress: Callable[[int, int], None] | None = None, timeout: float | None = None,
              **args: Any) -> dict[str, Any]:
-        """Run a command of `bench.commands` and return its reply.
+        """Run a command of `bench.workers.session` and return its reply.
 
         `on_progress(done, total)` is called as work is done; `timeout` is in seconds without progress. A user's mistake
         raises `ConfigError` (`NotInstalled` for a missing framework), another failure `WorkerError`, and `WorkerDied` where
@@ -174,70 +146,3 @@ class Worker:
             tail = [line for line in log.read().decode("utf-8", "replace").splitlines() if line.strip()][-TAIL_LINES:]
         self._dead = f"worker {self.backend} {how}; last output: {' | '.join(tail) or 'none'}"
         raise WorkerDied(self._dead)
-
-
-def _die_with_parent() -> None:
-    """On Linux at once, so that a killed job's worker can't write beside the next one's; elsewhere at the next heartbeat."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-
-
-def serve(pipe: int) -> None:
-    """The child's side: answer commands until stdin ends or the parent is gone."""
-    from . import commands
-
-    lock, busy = threading.Lock(), threading.Event()
-    session: commands.Session | None = None
-
-    def send(message: dict[str, Any]) -> None:
-        with lock:
-            os.write(pipe, json.dumps(message).encode() + b"\n")
-
-    def beat() -> None:
-        while busy.wait():
-            time.sleep(BEAT_SECONDS)
-            try:
-                if busy.is_set():
-                    send({"beat": True})
-            except OSError:
-                os._exit(1)  # the parent is gone, and the main thread may be hours from noticing
-
-    reported = 0.0
-
-    def progress(done: int, total: int) -> None:
-        nonlocal reported
-        if done == total or time.monotonic() - reported >= PROGRESS_SECONDS:
-            reported = time.monotonic()
-            send({"progress": [done, total]})
-
-    def answer(message: dict[str, Any]) -> dict[str, Any]:
-        nonlocal session
-        try:
-            if session is None:
-                session = commands.Session(first["backend"], commands.make_spec(first["spec"]), progress,
-                                           lambda line: print(line, file=sys.stderr))
-            return {"reply": commands.COMMANDS[message["command"]](session, **message["args"])}
-        except NotInstalled as error:
-            return {"error": "NotInstalled", "message": str(error)}
-        except ConfigError as error:
-            return {"error": "ConfigError", "message": str(error)}
-        except Exception as error:
-            traceback.print_exc()
-            text = " ".join(str(error).split())[:500]
-            return {"error": "WorkerError", "message": f"worker {first['backend']}: {message['command']} failed: "
-                                                       f"{type(error).__name__}: {text}"}
-
-    faulthandler.enable()
-    _die_with_parent()
-    os.set_inheritable(pipe, False)
-    threading.Thread(target=beat, daemon=True).start()
-    first = json.loads(sys.stdin.readline())
-    for line in sys.stdin:
-        busy.set()
-        reply = answer(json.loads(line))
-        busy.clear()
-        send(reply)
-
-
-if __name__ == "__main__":
-    serve(int(sys.argv[1]))
