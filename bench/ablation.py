@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from tqdm import tqdm
 
 import backends
@@ -30,11 +29,9 @@ from bench.paths import ROOT
 from bench.presets import Preset, get_preset
 from bench.records import environment, rows
 from bench.records.rows import Row
+from bench.report import ablation_page
+from bench.report.ablation_page import AS_IS, LAST, STUDY
 from reference.config import require
-
-STUDY = "ablation"
-AS_IS = "as it is"
-LAST = 500  # losses whose mean is shown
 
 
 @dataclass(frozen=True)
@@ -111,49 +108,6 @@ def measure(name: str, args: argparse.Namespace, dataset: datasets.Dataset) -> R
     return Row("study", args.backend, args.preset, config, values, about | {"load": list(os.getloadavg())}, about["commit"])
 
 
-def table(studies: list[Row]) -> pd.DataFrame:
-    """One line a variant, its last row, in the order of `VARIANTS`; `studies` from `rows.studies`."""
-    last = {row.config["variant"]: row for row in studies}
-    lines = []
-    for name in (name for name in VARIANTS if name in last):
-        c, v = last[name].config, last[name].values
-        lines.append({"variant": name, "images": c["batch_size"] * c["optim"]["total_steps"], "batch": c["batch_size"],
-                      "loss": v["losses_mean_of_last"], "fid": v["fid"], "fid_inf": v["fid_inf"],
-                      "kid": v["kid"], "precision": v["precision"], "recall": v["recall"]})
-    return pd.DataFrame(lines)
-
-
-def shown(studies: list[Row]) -> pd.DataFrame:
-    """`table` as people read it."""
-    frame, by = table(studies), studies[-1].config["extractor"]
-    return pd.DataFrame({
-        "variant": frame["variant"], "training images": [f"{n:,}" for n in frame["images"]], "batch": frame["batch"].astype(str),
-        f"loss, last {LAST} steps": [f"{x:.4f}" for x in frame["loss"]], f"FID[{by}]": [f"{x:.2f}" for x in frame["fid"]],
-        "infinitely many": [f"{x:.2f}" for x in frame["fid_inf"]], "KID": [f"{x:.4f}" for x in frame["kid"]],
-        "precision": [f"{x:.3f}" for x in frame["precision"]], "recall": [f"{x:.3f}" for x in frame["recall"]],
-    })
-
-
-def describe(studies: list[Row]) -> str:
-    """What the lines have in common."""
-    row, frame = studies[-1], table(studies)
-    c, as_is = row.config, frame[frame["variant"].str.startswith(AS_IS)]["fid"]
-    seeds = (f"FID over the {len(as_is)} training seeds of the preset as it is: mean {as_is.mean():.1f}, standard deviation "
-             f"{as_is.std(ddof=1):.1f}; what lies within two of these of the mean may be chance." if len(as_is) > 1
-             else "With one training seed of the preset as it is nothing tells a difference from chance.")
-    return (f"Each variant changes one setting of the preset {row.preset}, or the two that it names. {seeds} All draw from the "
-            f"same {c['samples']:,} x_T with DDIM, S = {c['sampling_steps']}, eta = 0; reference fashion-mnist {c['reference']}; "
-            f"extractor {c['extractor']}, sha256 {c['extractor_sha256'][:16]}; trained on {c['dataset']} in {c['dtype']} by "
-            f"{row.backend}, on {row.environment['cpu']}. Losses of other schedules, predictions and weightings do not compare. "
-            "The decay of the EMA is at most (1 + n) / (10 + n) at step n: of such a short training all above 0.999 are the same.")
-
-
-def render(studies: list[Row], command: str) -> str:
-    """`ablation.md`."""
-    return "\n".join(["# What improves the training", "", f"Made by `{command}`. Raw values: [rows/study.jsonl](rows/study.jsonl).",
-                      "", describe(studies), "", shown(studies).to_markdown(index=False, disable_numparse=True)]) + "\n"
-
-
 def run(args: argparse.Namespace, command: str) -> None:
     """Measure the variants that have no row yet, and write the report."""
     require(args.samples >= 4 * fmnist_cnn.WIDTH, "--samples", args.samples, f"must be at least {4 * fmnist_cnn.WIDTH}")
@@ -165,7 +119,7 @@ def run(args: argparse.Namespace, command: str) -> None:
         if (row := measure(name, args, dataset)) is not None:
             rows.append(args.out / "rows", row)
         with files.replacing(args.out / "ablation.md") as file:
-            file.write(render(rows.studies(rows.read(args.out / "rows"), STUDY), command).encode())
+            file.write(ablation_page.render(rows.studies(rows.read(args.out / "rows"), STUDY), command).encode())
     print(f"report: {args.out / 'ablation.md'}")
 
 

@@ -24,16 +24,17 @@ if __name__ == "__main__":  # the script's own folder stands first on the path; 
 
 import backends
 from backends.protocol import Spec
-from bench import cost, distributed, report, speed, table, table_report
+from bench import cost, distributed, speed
 from bench.command_line import exit_code
 from bench.data import datasets
-from bench.html_report import render as render_html
 from bench.job import Job, Run, with_options
 from bench.metric import inception
 from bench.paths import ROOT
 from bench.presets import PRESETS, get_preset
 from bench.records import rows
 from bench.records.cells import Cells
+from bench.report import results, table1_frames, table1_page
+from bench.report.html.page import render as render_html
 from bench.sampling import table1
 from bench.sampling.cell import Cell
 from bench.training import loop
@@ -242,15 +243,15 @@ def run(args: argparse.Namespace, command: str) -> int:
     with cells.shared("report"):  # one run writes it at a time
         if begun := [row for row in this.rows if row.kind == "budget"]:
             found = rows.read(args.out / "rows")
-            page = table_report.write(args.out, table.of_table(found, begun[0]), command, this.missing)
+            page = table1_page.write(args.out, table1_frames.of_table(found, begun[0]), command, this.missing)
             print(f"{page.read_text()}\nreport: {page}, {render_html(found, args.out, command, begun[0])}")
         else:
-            print(report.terminal(this.rows, this.missing))
+            print(results.terminal(this.rows, this.missing))
         if not args.table:
-            print(f"\nreport: {report.render(this.rows, this.images, args.out, command, this.missing)}")
+            print(f"\nreport: {results.render(this.rows, this.images, args.out, command, this.missing)}")
             if args.out.resolve() == ROOT / "results":
-                report.update_readme(ROOT / "README.md", this.rows)
-    if bad := report.disagreements(this.rows):
+                results.update_readme(ROOT / "README.md", this.rows)
+    if bad := results.disagreements(this.rows):
         print("\n".join(["", *bad]), file=sys.stderr)
         return 4
     return 3 if any(line.startswith("missing") for line in this.missing) else 0

@@ -25,11 +25,12 @@ from tqdm import tqdm
 
 from backends import NotInstalled
 from backends.protocol import Spec
-from bench import files, speed_report, streams
+from bench import files, streams
 from bench.presets import Preset
 from bench.records import environment
 from bench.records.cells import Cells
 from bench.records.rows import Row
+from bench.report import speed_page
 from bench.timing import blocks
 from bench.workers import peers
 from bench.workers.errors import Left, WorkerError, in_turn
@@ -220,9 +221,9 @@ def run(preset: Preset, backends: Sequence[str], args: argparse.Namespace) -> in
                 this.roof(c)
         for workload in workloads(preset):
             this.race(workload, who)
-    print("\n".join([*speed_report.terminal(this.rows), "", *this.missing]))
+    print("\n".join([*speed_page.terminal(this.rows), "", *this.missing]))
     path = args.out / "speed.md"
     with files.replacing(path) as file:
-        file.write(speed_report.render(args.out / "rows").encode())
+        file.write(speed_page.render(args.out / "rows").encode())
     print(f"\nreport: {path}")
     return 3 if any(line.startswith("missing") for line in this.missing) else 0

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from bench import report
 from bench.records import rows
+from bench.report import results
 
 WANTED = {
     "check": {"torch oracle", "mindspore oracle", "torch mindspore"}, "train": {"torch", "mindspore"},
@@ -19,7 +19,7 @@ def main(folder: Path) -> int:
     found = rows.read(folder / "rows")
     problems = [f"no {kind} row of {who}" for kind, wanted in WANTED.items()
                 for who in sorted(wanted - {r.backend for r in found if r.kind == kind})]
-    problems += report.disagreements(found)
+    problems += results.disagreements(found)
     problems += [f"{name} is missing" for name in ("README.md", "figures/samples.png", "figures/metric.png")
                  if not (folder / name).exists()]
     print("\n".join(problems) or f"{len(found)} rows, all there")

@@ -11,6 +11,7 @@ from bench.data import datasets, pixels
 from bench.metric import fid, fmnist_cnn
 from bench.presets import Preset, get_preset
 from bench.records import rows
+from bench.report import ablation_page
 from reference.config import DiffusionConfig, OptimConfig
 from tests.helpers.tiny import TINY
 
@@ -34,7 +35,7 @@ def test_a_variant_changes_what_it_names(name):
                      | {"batch_size": p.batch_size} for p in (preset, variant.change(preset)))
     changed = [key for key in before if before[key] != after[key]]
     changed += [key for key in ("longer", "seed", "flip") if getattr(variant, key) != getattr(ablation.Variant(), key)]
-    assert len(changed) == (name != ablation.AS_IS) + name.count(" + "), changed
+    assert len(changed) == (name != ablation_page.AS_IS) + name.count(" + "), changed
 
 
 def test_each_variant_is_trained_once_and_measured(tiny, tmp_path, monkeypatch, capsys):
@@ -71,9 +72,9 @@ def test_the_spread_between_seeds_is_stated(tiny, tmp_path):
         rows.append(tmp_path / "rows", replace(row, created="2999-01-01T00:00:00+00:00", config=row.config | {"variant": name},
                                                values=row.values | {"fid": value}))
     studies = rows.studies(rows.read(tmp_path / "rows"), ablation.STUDY)
-    told = ablation.render(studies, "python")
+    told = ablation_page.render(studies, "python")
     assert "over the 2 training seeds of the preset as it is: mean 2.5, standard deviation 2.1;" in told
-    assert ablation.table(studies)["fid"].tolist() == [1, 4, 100]
+    assert ablation_page.table(studies)["fid"].tolist() == [1, 4, 100]
 
 
 @pytest.mark.parametrize("arguments, message", [

@@ -12,6 +12,7 @@ from bench import noise
 from bench.data import datasets
 from bench.metric import fid
 from bench.records import rows
+from bench.report import noise_page
 
 
 @pytest.mark.parametrize("total, n, count, disjoint", [(1000, 300, 3, True), (10_000, 128, noise.PARTS, True),
@@ -38,7 +39,7 @@ def gaussian_study(n=4000, d=16, shift=1.0):
 def test_spread_bias_and_extrapolation_of_known_gaussians():
     """1 in truth, estimated with sd 2 / sqrt(n); the mean adds a bias of d / n, the covariance about d (d + 1) / (4 n)."""
     row = gaussian_study()
-    frame = noise.table(row).set_index("n")
+    frame = noise_page.table(row).set_index("n")
     assert frame.index.tolist() == [128, 256, 512, 1024, 2048, 4000]
     assert frame["parts"].tolist() == [31, 15, 7, 3, 16, 1] and frame["disjoint"].tolist() == [True] * 4 + [False] * 2
     for n in (128, 256, 512):
@@ -52,7 +53,7 @@ def test_spread_bias_and_extrapolation_of_known_gaussians():
 
 def test_report_says_which_differences_mean_something():
     row = gaussian_study()
-    text, frame = noise.render([row], "the command"), noise.table(row)
+    text, frame = noise_page.render([row], "the command"), noise_page.table(row)
     lines = [line for line in text.splitlines() if line.startswith("| 512")]
     cells = [cell.strip() for cell in lines[0].split("|")[1:-1]]
     sd = frame.set_index("n")["fid_sd"][512]
@@ -65,7 +66,7 @@ def test_the_last_study_of_every_name_counts():
     old, other = (replace(row, created=f"2026-01-0{day}T00:00:00+00:00", config=row.config | more)
                   for day, more in ((1, {}), (2, {"name": "other"})))
     neighbour = replace(row, config={"study": "neighbours", "name": "two Gaussians"})
-    assert noise.newest([row, old, other, neighbour]) == [row, other]
+    assert noise_page.newest([row, old, other, neighbour]) == [row, other]
 
 
 def test_command_keeps_rows_and_renders_them(tmp_path, monkeypatch):

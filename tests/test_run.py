@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import report, run
+from bench import run
 from bench.paths import ROOT
 from bench.records import rows
 from bench.records.cells import SCRATCH, Cells
 from bench.records.rows import Row
+from bench.report import results
 from reference.config import DiffusionConfig
 from reference.conventions import CONVENTIONS
 
@@ -169,9 +170,9 @@ def test_a_damaged_finished_cell_is_named_and_kept(tmp_path):
 
 def test_grid_places_images_row_by_row():
     images = np.arange(3, dtype=np.uint8)[:, None, None, None] * np.ones((3, 1, 2, 2), np.uint8)
-    assert report.grid(images, 2).tolist() == [[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 0, 0], [2, 2, 0, 0]]
+    assert results.grid(images, 2).tolist() == [[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 0, 0], [2, 2, 0, 0]]
 
 
 def test_the_readmes_table_is_the_reports():
-    table = (ROOT / "README.md").read_text().split(report.BEGIN)[1].split(report.END)[0].strip()
+    table = (ROOT / "README.md").read_text().split(results.BEGIN)[1].split(results.END)[0].strip()
     assert table and all(line in (ROOT / "results" / "README.md").read_text() for line in table.splitlines())

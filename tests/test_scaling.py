@@ -11,6 +11,7 @@ import pytest
 from bench import scaling
 from bench.presets import PRESETS, Preset
 from bench.records import rows
+from bench.report import scaling_page
 from bench.workers.process import Worker
 from reference import weights
 from reference.config import DiffusionConfig, ModelConfig
@@ -49,11 +50,11 @@ def test_the_line_and_its_overhead_by_hand():
     """Sampling takes 5 ms + S 20 ms, a network call 18 ms."""
     found = [measured("steps", S, "sampling", 0.005 + 0.02 * S) for S in (1, 2, 10, 50)]
     found.append(measured("steps", 1, "network call", 0.018))
-    assert scaling.line_fit(found, "steps", "sampling", "torch") == pytest.approx((0.005, 0.02, 0), abs=1e-9)
-    [line] = scaling.findings(found, "steps")
+    assert scaling_page.line_fit(found, "steps", "sampling", "torch") == pytest.approx((0.005, 0.02, 0), abs=1e-9)
+    [line] = scaling_page.findings(found, "steps")
     assert line == ("- torch: S steps take 5 ms + S x 20 ms, within 0% at every S. A network call takes 18 ms: "
                     "the overhead per step is 2 ms.")
-    table = scaling.table(found, "steps").set_index("sampling steps S")
+    table = scaling_page.table(found, "steps").set_index("sampling steps S")
     assert table.loc[10, "torch sampling, ms"] == "205" and table.loc[1, "torch network call, ms"] == "18"
     assert table.loc[50, "torch sampling, MB"] == "500"
 
@@ -69,7 +70,7 @@ def test_the_study_end_to_end(backend,  # noqa: F811
     found = rows.read(tmp_path / "out" / "rows")
     assert sorted((r.config["workload"], r.config["value"]) for r in found) == [
         ("network call", 1), ("sampling", 1), ("sampling", 3), ("sampling", 6)]
-    a, b, off = scaling.line_fit(found, "steps", "sampling", backend)
+    a, b, off = scaling_page.line_fit(found, "steps", "sampling", backend)
     assert 0.002 < b < 0.004 and off < 0.5
     text = (tmp_path / "out" / "scaling.md").read_text()
     assert "## Steps" in text and "sleep: S steps take" in text

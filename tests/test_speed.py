@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import report, speed, speed_report
+from bench import speed
 from bench.presets import Preset
 from bench.records import rows
 from bench.records.rows import Row
+from bench.report import results, speed_page
 from bench.timing import blocks
 from reference.config import ConfigError, DiffusionConfig, ModelConfig
 from tests.helpers.tiny import install_backend
@@ -85,8 +86,8 @@ def test_the_table_end_to_end(backend, tmp_path, capsys, monkeypatch):
         assert len(row.config["beside"]) == 4 and row.values["flops_per_image"] > 0 and row.values["peak_rss_bytes"] > 1 << 20
     text = (out / "speed.md").read_text()
     assert "### training step, batch 4" in text and "A/A (sleep tuned float32): " in text
-    [group] = speed_report.groups(found)
-    ratio = float(speed_report.table(group, {}).set_index("contender").loc["sleep tuned float32", "x own stock"].split()[0])
+    [group] = speed_page.groups(found)
+    ratio = float(speed_page.table(group, {}).set_index("contender").loc["sleep tuned float32", "x own stock"].split()[0])
     assert 1.4 < ratio < 2.4
 
     monkeypatch.setattr(speed.Speed, "able", lambda self, wanted: [c for c in wanted if c.name in names])
@@ -138,24 +139,24 @@ def test_figures_by_hand():
              row("diffusers eager float32", 3), row("diffusers tuned float32", 2.5), row("mindspore tuned float32", 5),
              row("torch tuned float32", [1.0], config={"workload": "gemm"}, flops=4 * 10**10),
              row("mindspore tuned float32", [1.0], config={"workload": "convolution"}, flops=5 * 10**10)]
-    roof = speed_report.roofs(found)
-    assert roof == {(speed_report.machine(found[0]), "float32"): (1e11, "convolution of mindspore")}
-    [group] = speed_report.groups(found)
-    table = speed_report.table(group, roof).set_index("contender")
+    roof = speed_page.roofs(found)
+    assert roof == {(speed_page.machine(found[0]), "float32"): (1e11, "convolution of mindspore")}
+    [group] = speed_page.groups(found)
+    table = speed_page.table(group, roof).set_index("contender")
     ours = table.loc["torch tuned float32"]
     assert ours["ms"] == "1000" and ours["images/s"] == "10" and ours["roof"] == "30%" and ours["peak MB"] == "500"
     assert ours["x own stock"] == "2.00 (2.00 .. 2.00)" and ours["x diffusers eager"] == "1.50 (1.50 .. 1.50)"
     assert ours["x diffusers tuned"] == "1.25 (1.25 .. 1.25)" and ours["x torch tuned"] == ""
     assert table.loc["mindspore tuned float32", "x torch tuned"] == "0.40 (0.40 .. 0.40)"
-    assert speed_report.noise_floor(group).startswith("A/A (torch tuned float32): 0.9")
+    assert speed_page.noise_floor(group).startswith("A/A (torch tuned float32): 0.9")
     assert "torch tuned float32 (again)" not in table.index
 
 
 def test_noise_and_unsteadiness_are_marked():
-    [group] = speed_report.groups([row("torch stock float32", [1, 2] * 5), row("torch tuned float32", 1, steady=False)])
-    table = speed_report.table(group, {}).set_index("contender")
+    [group] = speed_page.groups([row("torch stock float32", [1, 2] * 5), row("torch tuned float32", 1, steady=False)])
+    table = speed_page.table(group, {}).set_index("contender")
     assert "(noisy)" in table.loc["torch stock float32", "CV"] and "(unsteady)" in table.loc["torch tuned float32", "CV"]
-    assert "roof" not in table.columns and speed_report.noise_floor(group) == "A/A: not measured"
+    assert "roof" not in table.columns and speed_page.noise_floor(group) == "A/A: not measured"
 
 
 def test_the_newest_run_of_each_machine_counts(tmp_path):
@@ -163,13 +164,13 @@ def test_the_newest_run_of_each_machine_counts(tmp_path):
     other = replace(old, environment={**old.environment, "cpu": "B"})
     for one in (old, new, other):
         rows.append(tmp_path, one)
-    text = speed_report.render(tmp_path)
+    text = speed_page.render(tmp_path)
     assert "A, 2 cores, 2 threads" in text and "B, 2 cores, 2 threads" in text
     assert text.count("| torch stock float32 | 1000 |") == 1 and text.count("| torch stock float32 | 2000 |") == 1
 
 
 def test_the_main_jobs_report_links_to_what_is_there(tmp_path):
     told = {"speed.md": "Stock and tuned", "scaling.md": "Time and memory"}
-    assert report._links(tmp_path, told) == []
+    assert results._links(tmp_path, told) == []
     (tmp_path / "speed.md").touch()
-    assert report._links(tmp_path, told) == ["- Stock and tuned: [speed.md](speed.md)", ""]
+    assert results._links(tmp_path, told) == ["- Stock and tuned: [speed.md](speed.md)", ""]

@@ -7,12 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from bench.records import rows
 from bench.records.rows import Row
+from bench.report.measures import hardware, peak_memory, unit_seconds
 from bench.timing import blocks, flops
 
 Group = list[Row]  # the contenders of one workload that were timed in turn
@@ -31,12 +30,6 @@ channels_last (tuned). lucidrains is the nearest network of another function: se
 - Share of roof: FLOPs of convolutions, linear layers and attention (a training step counts three forward passes) per second, of
   the best rate of a large matrix product or convolution in any of the frameworks here, in the same run, precision and threads.
 - The backends' training step also averages the weights (EMA), which no peer's does."""
-
-
-def hardware(row: Row) -> str:
-    """The GPU, or the CPU and the cores that the process may use."""
-    e = row.environment
-    return ", ".join(e["gpu"]) if row.config["device"] != "cpu" and e.get("gpu") else f"{e['cpu']}, {e['affinity']} cores"
 
 
 def machine(row: Row) -> str:
@@ -69,16 +62,6 @@ def roofs(found: Iterable[Row]) -> dict[tuple[str, str], tuple[float, str]]:
         if rate > out.get((where, dtype), (0.0, ""))[0]:
             out[where, dtype] = rate, f"{kernel} of {backend}"
     return out
-
-
-def unit_seconds(row: Row) -> NDArray[np.float64]:
-    """Seconds of one unit in each block."""
-    return np.array(row.values["block_seconds"]) / row.values["units_per_block"]
-
-
-def peak_memory(row: Row) -> int:
-    """Bytes: of the contender's process, or of its device where the framework counts that."""
-    return int(row.values["device"].get("peak_memory_bytes", row.values["peak_rss_bytes"]))
 
 
 def speed_up(row: Row, other: Row | None) -> str:

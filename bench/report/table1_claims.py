@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from bench.report.table1_frames import PLACE, published
 from bench.sampling.table1 import FULL, QUAD, UNIFORM
-from bench.table import PLACE, published
 
 Place = tuple[int, str, str]  # S, eta, spacing, as measurements hold them
 LEVEL = 0.05

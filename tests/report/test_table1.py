@@ -13,10 +13,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bench import checks, run, streams, table, table_claims, table_report
+from bench import checks, run, streams
 from bench.records import rows
 from bench.records.cells import SCRATCH
 from bench.records.rows import Row
+from bench.report import table1_claims, table1_frames, table1_page
 from bench.sampling import table1
 from bench.sampling.cell import Cell
 from tests.helpers import tree
@@ -105,25 +106,27 @@ def test_measurements_and_statistics_are_those_of_the_rows():
     found = [r for seed, fid in enumerate((10.0, 13.0, 16.0)) for r in cell_rows("torch", fid, 10, "0.0", "quad", seed)]
     found += cell_rows("torch", 7.0, 1000, "sigma_hat", None, 0)  # by the convention's spacing
     found += bound_rows()
-    measured = table.measurements(found)
-    assert list(measured.columns) == [*table.PLACE, *table.MEASURES] and len(measured) == 4
+    measured = table1_frames.measurements(found)
+    assert list(measured.columns) == [*table1_frames.PLACE, *table1_frames.MEASURES] and len(measured) == 4
     assert measured["spacing"].tolist() == ["quad"] * 3 + ["leading"]
     assert measured["seconds"].tolist() == pytest.approx([0.15] * 3 + [15.0])
-    by_cell = table.statistics(measured).set_index("S")
+    by_cell = table1_frames.statistics(measured).set_index("S")
     assert by_cell.loc[10, ["seeds", "fid_mean", "fid_sd", "fid_inf_mean", "kid_mean", "kid_sd", "recall_mean"]].tolist() == [
         3, 13.0, 3.0, 9.0, 13 / 8, 3 / 8, 0.25]
     assert by_cell.loc[1000, "fid_mean"] == 7.0 and math.isnan(by_cell.loc[1000, "fid_sd"])
-    bounds = table.bounds(found).set_index("bound")
+    bounds = table1_frames.bounds(found).set_index("bound")
     assert bounds.loc["floor", "fid"] == 8.0 and bounds.loc["ceiling", "kid"] == 50.0 and set(bounds["n"]) == {256}
 
 
 def test_rows_without_precision_give_nan_and_no_rows_give_empty_frames():
     sample, measured = cell_rows("torch", 1.0, 10, "0.0", "quad", 0)
     older = {name: value for name, value in measured.values.items() if name not in ("precision", "recall")}
-    frame = table.measurements([sample, Row("metric", "torch", "table", measured.config, older, {}, "c", measured.created)])
+    older_row = Row("metric", "torch", "table", measured.config, older, {}, "c", measured.created)
+    frame = table1_frames.measurements([sample, older_row])
     assert math.isnan(frame.loc[0, "precision"]) and frame.loc[0, "fid"] == 1.0
-    assert table.measurements([]).empty and table.statistics(table.measurements([])).empty and table.budget([]).empty
-    assert table.latest([sample]) == [] and table_claims.equivalence(table.measurements([])).empty
+    assert table1_frames.measurements([]).empty and table1_frames.statistics(table1_frames.measurements([])).empty
+    assert table1_frames.budget([]).empty
+    assert table1_frames.latest([sample]) == [] and table1_claims.equivalence(table1_frames.measurements([])).empty
 
 
 def test_a_tables_rows_are_those_of_its_weights_and_extractor_and_the_later_of_two():
@@ -136,16 +139,16 @@ def test_a_tables_rows_are_those_of_its_weights_and_extractor_and_the_later_of_t
     more = cell_rows("mindspore", 5.0, 10, "0.0", "quad", 0)
     by_another = metric("torch", 6.0, extractor_sha256="f" * 64, **place)
     found = [begun, other, *first, *foreign, *again, *more, *bound_rows("other images"), by_another, *bound_rows()]
-    measured = table.measurements(table.of_table(found, begun))
+    measured = table1_frames.measurements(table1_frames.of_table(found, begun))
     assert dict(zip(measured["backend"], measured["fid"], strict=True)) == {"torch": 4.0, "mindspore": 5.0}
-    assert table.measurements(table.latest(found))["fid"].tolist() == [2.0]
-    assert table.bounds(table.of_table(found, begun))["bound"].tolist() == ["floor", "ceiling"]
-    assert table.bounds(table.latest(found))["bound"].tolist() == ["floor", "ceiling"]
+    assert table1_frames.measurements(table1_frames.latest(found))["fid"].tolist() == [2.0]
+    assert table1_frames.bounds(table1_frames.of_table(found, begun))["bound"].tolist() == ["floor", "ceiling"]
+    assert table1_frames.bounds(table1_frames.latest(found))["bound"].tolist() == ["floor", "ceiling"]
 
 
 def test_the_budget_stands_beside_what_was_measured():
     found = [budget_row(), *cell_rows("torch", 1.0, 10, "0.0", "quad", 0)]
-    sample, measure = table.budget(found).to_dict("records")
+    sample, measure = table1_frames.budget(found).to_dict("records")
     assert sample == {"backend": "torch", "device": "cpu", "n": 256, "what": "sample", "cells": 2, "finished": 1,
                       "calls": "4,800 (seed 0), 1,800 (seed 1)", "predicted": 7.0, "measured": 2.0}
     assert (measure["what"], measure["predicted"], measure["measured"], measure["calls"]) == ("metric", 1.0, 2.0, "")
@@ -156,12 +159,12 @@ def test_the_budget_stands_beside_what_was_measured():
 def frame(fids, backend="torch", n=256):
     """Measurements of {(S, eta, spacing): FID of seeds 0, 1, ..}; KID is FID / 8."""
     lines = [(backend, "cpu", n, *place, seed, fid, fid / 8) for place, each in fids.items() for seed, fid in enumerate(each)]
-    return pd.DataFrame(lines, columns=[*table.PLACE, "fid", "kid"])
+    return pd.DataFrame(lines, columns=[*table1_frames.PLACE, "fid", "kid"])
 
 
 def papers(noise=0.003):
     """The published values for both spacings, quad better by 2%, of three seeds and one at S = 1000, with noise of their own."""
-    rng, paper, out = np.random.default_rng(0), table.published(), {}
+    rng, paper, out = np.random.default_rng(0), table1_frames.published(), {}
     for eta, S in itertools.product(paper.index, paper.columns):
         for spacing, factor in (("leading", 1.02), ("quad", 1.0)) if S < 1000 else (("leading", 1.0),):
             out[S, eta, spacing] = factor * paper.loc[eta, S] + noise * rng.standard_normal(3 if S < 1000 else 1)
@@ -169,7 +172,7 @@ def papers(noise=0.003):
 
 
 def verdict(fids, start, spacing=None, measure="fid"):
-    found = table_claims.verdicts(table_claims.comparisons(frame(fids), measure))
+    found = table1_claims.verdicts(table1_claims.comparisons(frame(fids), measure))
     found = found[found["claim"].str.startswith(start)]
     if spacing:
         found = found[found["spacing"] == spacing]
@@ -182,7 +185,7 @@ CLAIMS = ("eta = 0 is the best", "FID falls", "sigma_hat explodes", "S = 50 is n
 
 
 def test_published_values_are_the_papers():
-    paper = table.published()
+    paper = table1_frames.published()
     assert paper.shape == (5, 5) and paper.loc["0.0", 10] == 13.36 and paper.loc["sigma_hat", 1000] == 3.17
     assert paper.loc["1.0"].tolist() == [41.07, 18.36, 8.01, 5.78, 4.73]
 
@@ -228,7 +231,7 @@ def test_one_of_many_comparisons_the_other_way_must_be_so_beyond_their_number():
     base = papers()[10, "0.0", "leading"]
     for t, expected in ((3.0, "within noise"), (8.0, "within noise"), (14.0, "not reproduced")):
         fids = papers() | {(10, "0.2", "leading"): base - t / np.sqrt(3) + d * 1.0}
-        compared = table_claims.comparisons(frame(fids)).set_index(["claim", "spacing", "b"])
+        compared = table1_claims.comparisons(frame(fids)).set_index(["claim", "spacing", "b"])
         [one] = compared[(compared.index.get_level_values("b") == "S = 10, eta = 0.2, leading")].to_dict("records")
         assert one["difference"] / one["se"] == pytest.approx(t)
         assert one["verdict"] == ("within noise" if t < 4.3 else "not reproduced")
@@ -238,7 +241,7 @@ def test_one_of_many_comparisons_the_other_way_must_be_so_beyond_their_number():
 def test_the_noise_of_one_seed_is_that_of_the_largest_smaller_s_with_several():
     fids = papers() | {(100, "0.0", "leading"): (4.0, 4.3, 4.6), (100, "sigma_hat", "leading"): (9.0, 9.4, 9.8),
                        (1000, "0.0", "leading"): (4.0,), (1000, "sigma_hat", "leading"): (3.0,)}
-    found = table_claims.comparisons(frame(fids))
+    found = table1_claims.comparisons(frame(fids))
     one = found[(found["a"] == "S = 1000, eta = sigma_hat") & (found["b"] == "S = 1000, eta = 0")].iloc[0]
     assert one["se"] == pytest.approx(0.5) and one["df"] == 2 and one["seeds"] == 1 and "S = 100" in one["noise"]
     assert one["high"] == pytest.approx(-1 + 4.3027 * 0.5, abs=1e-3) and one["verdict"] == "within noise"
@@ -260,7 +263,7 @@ def test_equivalence_has_three_verdicts(shift, expected):
     """The first backend's seeds spread by 1."""
     one = {(10, "0.0", "leading"): np.array([9.0, 10.0, 11.0]), (50, "0.0", "leading"): np.array([1.0, 2.0, 3.0])}
     other = {(10, "0.0", "leading"): one[10, "0.0", "leading"][:len(shift)] + np.array(shift)}
-    found = table_claims.equivalence(pd.concat([frame(other, "mindspore"), frame(one), frame(one, n=512)]))
+    found = table1_claims.equivalence(pd.concat([frame(other, "mindspore"), frame(one), frame(one, n=512)]))
     [line] = found.to_dict("records")
     assert (line["one"], line["other"], line["n"]) == ("torch cpu", "mindspore cpu", 256)
     assert line["verdict"] == expected and line["margin"] == pytest.approx(1.0)
@@ -299,9 +302,9 @@ def test_the_distribution_of_pixel_differences_is_kept(tmp_path):
     assert [(r.values["images"]["error"], r.values["images"]["ok"]) for r in kept] == [(0.5, False), (0.5, True)]
     kept.append(row("check", "torch mindspore", {"images": {"error": 1.0, "tolerance": None, "ok": True}}, stage="images", steps=50,
                     eta="1.0", spacing="leading", seed=0, samples=10))
-    found = table.pixel_differences(kept)
+    found = table1_frames.pixel_differences(kept)
     assert found[["one", "other", "S", "seed"]].values.tolist() == [["torch", "mindspore", 50, 1], ["torch", "mindspore", 1000, 1]]
-    assert found.loc[0, list(table.QUANTILES)].tolist() == pytest.approx([1e-6, 1e-6, 1e-6, 0.01, 0.5], rel=0.1)
+    assert found.loc[0, list(table1_frames.QUANTILES)].tolist() == pytest.approx([1e-6, 1e-6, 1e-6, 0.01, 0.5], rel=0.1)
 
 
 def test_the_page_shows_figures_bounds_verdicts_and_what_is_missing(tmp_path):
@@ -311,9 +314,9 @@ def test_the_page_shows_figures_bounds_verdicts_and_what_is_missing(tmp_path):
             found += cell_rows("torch", fid, S, eta, spacing, seed)
             if (S, eta, spacing) == (10, "0.0", "leading"):
                 found += cell_rows("mindspore", fid, S, eta, spacing, seed)
-    path = table_report.write(tmp_path, found, "python bench/run.py --table ddim", ["missing: something"])
+    path = table1_page.write(tmp_path, found, "python bench/run.py --table ddim", ["missing: something"])
     text = path.read_text()
-    statistics = table.statistics(table.measurements(found))
+    statistics = table1_frames.statistics(table1_frames.measurements(found))
     one = statistics[(statistics["S"] == 20) & (statistics["eta"] == "sigma_hat") & (statistics["spacing"] == "quad")].iloc[0]
     assert f"{one['fid_mean']:.4g} ± {one['fid_sd']:.2g}" in text
     for words in ("python bench/run.py --table ddim", "floor 8, ceiling 400", "KID[fmnist-cnn]", "precision[fmnist-cnn]", "n = 256",
@@ -326,11 +329,11 @@ def test_the_page_shows_figures_bounds_verdicts_and_what_is_missing(tmp_path):
 
 
 def test_rows_from_before_spacings_are_still_read():
-    from bench import report
+    from bench.report import results
     config = {"steps": 10, "eta": "0.0", "seed": 0}
     found = [row("sample", "torch", {"batch_seconds": [1.0], "images": 128}, **config),
              row("metric", "torch", {"metric": "FID[x]", "fid": 2.0, "kid": 3.0}, **config)]
-    [line] = report.sample_table(found).to_dict("records")
+    [line] = results.sample_table(found).to_dict("records")
     assert (line["FID[x]"], line["KID[x]"], line["S"]) == (2.0, 3.0, 10)
 
 
@@ -363,11 +366,11 @@ def test_a_whole_table_goes_on_where_it_was_killed(tmp_path):
     assert Counter(r.kind for r in found) == {"budget": 1, "sample": 24, "metric": 26, "check": 2 + 8}
     places = [(r.backend, *(r.config[name] for name in ("steps", "eta", "spacing", "seed"))) for r in found if r.kind == "sample"]
     assert len(set(places)) == 24 and Counter(place[0] for place in places) == {"torch": 16, "shaky": 8}
-    measured = table.measurements(table.latest(found))
+    measured = table1_frames.measurements(table1_frames.latest(found))
     assert len(measured) == 24 and not measured[["fid", "kid", "seconds"]].isna().any(axis=None)
-    assert set(table_claims.equivalence(measured)["verdict"]) == {"equivalent"}
-    assert (table.pixel_differences(found)["max"] == 0).all() and len(table.pixel_differences(found)) == 4
-    spread = table.statistics(measured)
+    assert set(table1_claims.equivalence(measured)["verdict"]) == {"equivalent"}
+    assert (table1_frames.pixel_differences(found)["max"] == 0).all() and len(table1_frames.pixel_differences(found)) == 4
+    spread = table1_frames.statistics(measured)
     assert (spread["seeds"] == 2).all() and (spread["fid_sd"] > 0).all(), "seeds give other images"
     text = (out / "table.md").read_text()
     assert "equivalent in 4 of 4 cells" in text and "missing" not in text and not (out / "README.md").exists()

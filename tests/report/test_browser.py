@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from bench import html_report
 from bench.paths import ROOT
-from tests.test_html_report import ROWS, with_pictures
+from bench.report.html import page as html_page
+from tests.report.test_html import ROWS, with_pictures
 
 pytestmark = pytest.mark.browser
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -56,7 +56,7 @@ def problems(browser, path: Path, width: int, scheme: str) -> list[str]:
 
 @pytest.mark.parametrize("width, scheme", VIEWS)
 def test_the_page_is_whole_and_fits(browser, tmp_path, width, scheme):
-    page = html_report.render(ROWS, with_pictures(tmp_path))
+    page = html_page.render(ROWS, with_pictures(tmp_path))
     assert page.read_text().count("<img") > 8
     assert problems(browser, page, width, scheme) == []
 

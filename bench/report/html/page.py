@@ -1,6 +1,6 @@
 """`results/report.html`: the table, its curves and images as one page that needs no other file and no script, from rows.
 
-`python -m bench.html_report` writes it again. What has no rows is left out, with one line that says which command makes them;
+`python -m bench.report.html.page` writes it again. What has no rows is left out, with one line that says which command makes them;
 images are shown where the folders of their cells are at hand.
 """
 
@@ -11,14 +11,16 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from bench import files, html_main, html_table, table, table_report
+from bench import files
 from bench.command_line import exit_code
-from bench.html_parts import TABLE, seeds
-from bench.html_table import Grid
 from bench.paths import ROOT
 from bench.records import rows
 from bench.records.rows import Row
-from bench.report import label
+from bench.report import table1_frames, table1_page
+from bench.report.html import other_sections, table1_sections
+from bench.report.html.parts import TABLE, seeds
+from bench.report.html.table1_sections import Grid
+from bench.report.measures import label
 from bench.sampling import table1
 
 TEMPLATE = ROOT / "bench" / "assets" / "report.html.j2"
@@ -30,12 +32,13 @@ def render(found: list[Row], out: Path, command: str = TABLE, begun: Row | None 
     The table is that of the budget row `begun`, by default the one that was begun last; `command` is what made it. Returns the
     page. Raises `FileError` where it can't be written.
     """
-    newest = table.of_table(found, begun) if begun else table.latest(found)
-    grids = html_table.grids(newest)
+    newest = table1_frames.of_table(found, begun) if begun else table1_frames.latest(found)
+    grids = table1_sections.grids(newest)
     sections = [
-        html_table.claims(grids, command), html_table.cells(grids, command), html_table.curves(grids, command),
-        html_main.backends(newest, found, command), html_table.limits(newest, command), html_main.checkpoints(found, out),
-        html_main.chance(found), html_main.samples(newest, found, out, command), html_main.cost(newest, found, command),
+        table1_sections.claims(grids, command), table1_sections.cells(grids, command), table1_sections.curves(grids, command),
+        other_sections.backends(newest, found, command), table1_sections.limits(newest, command),
+        other_sections.checkpoints(found, out), other_sections.chance(found),
+        other_sections.samples(newest, found, out, command), other_sections.cost(newest, found, command),
     ]
     environment = Environment(loader=FileSystemLoader(TEMPLATE.parent), autoescape=True, undefined=StrictUndefined)
     page = environment.get_template(TEMPLATE.name).render(
@@ -53,7 +56,7 @@ def lead(grids: list[Grid]) -> list[str]:
         return ["The table has not been measured yet; what other commands have measured is below."]
     g, first = grids[0], grids[0].backends[0]
     line = g.of(first, table1.UNIFORM, "0.0").to_dict("records")
-    falls = ", ".join(f"{table_report.figure(cell['fid_mean'], cell['fid_sd'])} at S = {cell['S']}" for cell in line)
+    falls = ", ".join(f"{table1_page.figure(cell['fid_mean'], cell['fid_sd'])} at S = {cell['S']}" for cell in line)
     limits = ", ".join(f"{name} {value:.2f}" for name, value in g.bounds.items())
     told = ", ".join(f"{count} {verdict}" for verdict, count in g.verdicts()[1]["verdict"].value_counts().items())
     return [f"{g.metric} of {label(first)}'s images with eta = 0 is {falls} ({limits}; {g.n:,} images a cell).",
@@ -67,7 +70,7 @@ def tiles(grids: list[Grid]) -> list[tuple[str, str, str]]:
         for backend in g.backends:
             for cell in g.of(backend, table1.UNIFORM, "0.0").to_dict("records"):
                 if cell['S'] == 50:
-                    out += [(f"{g.metric}, {label(backend)}", table_report.figure(cell['fid_mean'], cell['fid_sd']),
+                    out += [(f"{g.metric}, {label(backend)}", table1_page.figure(cell['fid_mean'], cell['fid_sd']),
                              f"S = 50, eta = 0, {seeds(cell['seeds'])}"),
                             (f"Time per image, {label(backend)}", f"{1e3 * cell['seconds_mean']:.3g} ms", f"S = 50, {g.device}")]
         out += [(name.capitalize(), f"{value:.2f}", f"{g.metric}, n = {g.n:,}") for name, value in g.bounds.items()]
@@ -76,7 +79,7 @@ def tiles(grids: list[Grid]) -> list[tuple[str, str, str]]:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; exit codes as `bench.run`'s."""
-    p = argparse.ArgumentParser(prog="python -m bench.html_report", description=__doc__.splitlines()[0])
+    p = argparse.ArgumentParser(prog="python -m bench.report.html.page", description=__doc__.splitlines()[0])
     p.add_argument("--out", type=Path, default=ROOT / "results", help="folder of rows and page")
     args = p.parse_args(argv)
     return exit_code(lambda: print(f"page: {render(rows.read(args.out / 'rows'), args.out)}"))

@@ -15,7 +15,7 @@ import pandas as pd
 
 from bench.paths import ROOT
 from bench.records.rows import Row
-from bench.report import seconds_per_image
+from bench.report.measures import seconds_per_image
 from bench.sampling.table1 import ETAS
 from reference.conventions import get_convention
 

@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from bench import table_claims
+from bench.report import table1_claims
 
 TABLE, MAIN = "python bench/run.py --table ddim", "python bench/run.py --steps 10,50,1000"
 BARS = "Bars and ±: standard deviation between seeds; a cell of one seed has none."
 LONG = 24  # characters of a cell that may take several lines
 BADGES = {text: kind for kind, texts in {
-    "good": (table_claims.REPRODUCED, table_claims.SAME, "ok"),
-    "bad": (table_claims.OPPOSITE, table_claims.DIFFERENT, "**DISAGREES**"),
-    "even": (table_claims.NOISE, table_claims.ABSENT, table_claims.UNKNOWN),
+    "good": (table1_claims.REPRODUCED, table1_claims.SAME, "ok"),
+    "bad": (table1_claims.OPPOSITE, table1_claims.DIFFERENT, "**DISAGREES**"),
+    "even": (table1_claims.NOISE, table1_claims.ABSENT, table1_claims.UNKNOWN),
 }.items() for text in texts}
 
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from bench import extrapolation
 from bench.presets import PRESETS
 from bench.records.rows import Row
+from bench.report import scaling_page
 
 
 def row(kind, values, **config):
@@ -23,20 +23,20 @@ def sample(processes, seconds):
 def test_speed_up_is_of_the_same_work_on_other_numbers_of_processes():
     found = [train(1, 4.0), train(1, 2.0), train(2, 1.0), train(2, 9.0, threads=2), sample(1, [1.0] * 4),
              sample(4, [1.0, 1.0, 2.0, 1.0])]
-    table = extrapolation.processes_table(found)
+    table = scaling_page.processes_table(found)
     assert table[["processes", "ms", "speed-up", "of the ideal"]].to_numpy().tolist() == [
         [1, "200", "1.00", "100%"], [2, "100", "2.00", "100%"], [1, "1000", "1.00", "100%"], [4, "500", "2.00", "50%"]]
-    assert "No two rows" in "\n".join(extrapolation.sections(found[:1]))
+    assert "No two rows" in "\n".join(scaling_page.extrapolation(found[:1]))
 
 
 def test_hours_are_rounds_of_batches(monkeypatch):
-    monkeypatch.setattr(extrapolation.flops, "forward", lambda model: 10**9)
-    one, eight, many = (extrapolation.paper_hours(PRESETS["quick"].model, n, 0.5) for n in (1, 8, 64))
+    monkeypatch.setattr(scaling_page.flops, "forward", lambda model: 10**9)
+    one, eight, many = (scaling_page.paper_hours(PRESETS["quick"].model, n, 0.5) for n in (1, 8, 64))
     assert one == pytest.approx(50_000 * 1000 * 1e9 / (67e12 * 0.5) / 3600)
     assert eight == pytest.approx(one * 13 / 100) and many == pytest.approx(one * 2 / 100)
 
 
 def test_a_measured_rate_becomes_hours():
-    text = "\n".join(extrapolation.sections([sample(1, [1.0] * 4)]))
+    text = "\n".join(scaling_page.extrapolation([sample(1, [1.0] * 4)]))
     assert "20 ms for an image and a step" in text and "278 hours for all" in text
     assert "On paper, not measured" in text and "| 64 GPUs" in text.replace("|   64", "| 64")

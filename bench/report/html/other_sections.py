@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench import ablation, html_table, noise, report, table
+from bench import noise
 from bench.data.pixels import to_uint8
-from bench.html_parts import MAIN, Figure, Section, Table, plain
 from bench.pictures import svg
 from bench.pictures.svg import Series
 from bench.records import rows
 from bench.records.rows import Row
-from bench.report import label
+from bench.report import ablation_page, noise_page, results, table1_frames
+from bench.report.html import table1_sections
+from bench.report.html.parts import MAIN, Figure, Section, Table, plain
+from bench.report.measures import label
 from bench.sampling import table1
 from reference import weights
 from reference.config import ModelConfig
@@ -29,8 +31,8 @@ def backends(found: list[Row], every: list[Row], command: str) -> Section:
     """Whether both backends give the same: FID and images of the table's rows `found`, losses and parity of all rows."""
     s = Section("Two backends, one table")
     if found:
-        s.tables += html_table.equivalence(found, command)
-        tables, s.figures = html_table.pixels(found, command)
+        s.tables += table1_sections.equivalence(found, command)
+        tables, s.figures = table1_sections.pixels(found, command)
         s.tables += tables
     train = _trained(every)
     if len(train) > 1:
@@ -45,7 +47,7 @@ def backends(found: list[Row], every: list[Row], command: str) -> Section:
     else:
         s.missing.append(("Training curves need a training on both backends.", MAIN))
     if checks := _newest_checks(every):
-        s.tables.append(Table("Parity: every comparison with the float64 oracle and between backends", report.check_table(checks),
+        s.tables.append(Table("Parity: every comparison with the float64 oracle and between backends", results.check_table(checks),
                               "Largest errors. Those without a verdict are reported only.", MAIN, folded=True))
     else:
         s.missing.append(("No comparison with the oracle has rows yet.", MAIN))
@@ -74,7 +76,7 @@ def _newest_checks(every: list[Row]) -> list[Row]:
 
 def checkpoints(every: list[Row], out: Path) -> Section:
     """The trained networks in `out`/checkpoints: how each was trained, what its samples are like; what improves the training."""
-    s, studies = Section("The checkpoints"), {row.config["name"]: row for row in noise.newest(every)}
+    s, studies = Section("The checkpoints"), {row.config["name"]: row for row in noise_page.newest(every)}
     seen = {row.config["name"]: row for row in rows.studies(every, "neighbours")}
     lines = []
     for path in sorted(out.glob("checkpoints/*/training.json")):
@@ -110,8 +112,8 @@ def checkpoints(every: list[Row], out: Path) -> Section:
                               "python -m bench.noise --images NAME=samples.npy"))
     else:
         s.missing.append(("No trained network lies beside this page.", "python -m bench.train --steps 9000 --save FOLDER"))
-    if tried := rows.studies(every, ablation.STUDY):
-        s.tables.append(Table("What improves the training", ablation.shown(tried), ablation.describe(tried),
+    if tried := rows.studies(every, ablation_page.STUDY):
+        s.tables.append(Table("What improves the training", ablation_page.shown(tried), ablation_page.describe(tried),
                               f"python -m bench.ablation --dtype {tried[-1].config['dtype']}", folded=True))
     return s
 
@@ -123,11 +125,11 @@ def _stages(about: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _distance(study: Row, held_out: Row | None) -> dict[str, Any]:
     """FID of all images of a study of noise, and that of as many held-out ones."""
-    frame, c = noise.table(study), study.config
+    frame, c = noise_page.table(study), study.config
     last = frame.iloc[-1]
     line = {"n": f"{last['n']:,.0f}", f"FID[{c['extractor']}]": f"{last['fid']:.2f} ± {last['fid_sd']:.2f}"}
     if held_out is not None:
-        floors = noise.table(held_out)
+        floors = noise_page.table(held_out)
         for floor in floors["fid"][floors["n"] == last["n"]]:
             line |= {"floor": f"{floor:.2f}", "times the floor": f"{last['fid'] / floor:.1f}"}
     return line
@@ -146,8 +148,8 @@ def _classes(study: Row) -> dict[str, Any]:
 def chance(every: list[Row]) -> Section:
     """FID of fixed images against their number: how large chance and bias are."""
     s, command = Section("How far chance alone moves FID"), "python -m bench.noise"
-    for row in noise.newest(every):
-        frame, c = noise.table(row), row.config
+    for row in noise_page.newest(every):
+        frame, c = noise_page.table(row), row.config
         name = f"FID[{c['extractor']}]"
         series = [Series(title, frame["n"].tolist(), frame[key].tolist(), frame[f"{key}_sd"].fillna(0).tolist(), colour=k)
                   for k, (key, title) in enumerate({"fid": "n images", "inf": "extrapolated from n/2 and n"}.items())]
@@ -202,7 +204,7 @@ def _images(found: list[Row], out: Path) -> list[tuple[Row, Path]]:
 
 def cost(found: list[Row], every: list[Row], command: str) -> Section:
     """What the table cost, and the machines that made its rows; those of all rows where there is no table."""
-    s, budget = Section("Budget and machine"), table.budget(found)
+    s, budget = Section("Budget and machine"), table1_frames.budget(found)
     if not budget.empty:
         hours = {name: budget[name].map(lambda seconds: "" if pd.isna(seconds) else f"{seconds / 3600:.2f} h")
                  for name in ("predicted", "measured")}

@@ -7,12 +7,12 @@ from typing import Any
 
 import pandas as pd
 
-from bench import table, table_claims, table_report
-from bench.html_parts import BARS, Figure, Section, Table, interval, plain, seeds
 from bench.pictures import svg
 from bench.pictures.svg import Series
 from bench.records.rows import Row
-from bench.report import label
+from bench.report import table1_claims, table1_frames, table1_page
+from bench.report.html.parts import BARS, Figure, Section, Table, interval, plain, seeds
+from bench.report.measures import label
 from bench.sampling import table1
 
 SPACINGS = {table1.UNIFORM: "uniform", table1.QUAD: "quad"}
@@ -54,22 +54,22 @@ class Grid:
 
     def verdicts(self) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Comparisons and verdicts of `table_claims`, for the first backend."""
-        compared = table_claims.comparisons(self.measured[self.measured["backend"] == self.backends[0]])
-        return compared, table_claims.verdicts(compared)
+        compared = table1_claims.comparisons(self.measured[self.measured["backend"] == self.backends[0]])
+        return compared, table1_claims.verdicts(compared)
 
 
 def grids(found: list[Row]) -> list[Grid]:
     """Of the rows of one table, the largest first."""
-    out, bounds = [], table.bounds(found)
+    out, bounds = [], table1_frames.bounds(found)
     device: Any
     n: Any
-    for (device, n), measured in table.measurements(found).groupby(["device", "n"]):
-        stats = table.statistics(measured)
+    for (device, n), measured in table1_frames.measurements(found).groupby(["device", "n"]):
+        stats = table1_frames.statistics(measured)
         least, most = stats["seeds"].min(), stats["seeds"].max()
         source = f"n = {n:,} images, {'' if least == most else f'{least} to '}{seeds(most)} a cell. {extractor(found)}"
         of_n = bounds[bounds["n"] == n]
         limits = {BOUNDS[bound]: float(fid) for bound, fid in zip(of_n["bound"], of_n["fid"], strict=True)}
-        out.append(Grid(measured, stats, limits, table_report.titles(found), device, n, source))
+        out.append(Grid(measured, stats, limits, table1_page.titles(found), device, n, source))
     return sorted(out, key=lambda g: -len(g.stats))
 
 
@@ -92,7 +92,7 @@ def claims(found: list[Grid], command: str) -> Section:
     shown["spacing"] = _in_words(shown["spacing"])
     s.tables.append(Table("Verdict on each claim", shown, "Reproduced: every comparison of the claim is shown by its 95% interval "
                           f"over seeds. Not reproduced: one is the other way. Shown: how many comparisons are. {whose}", command))
-    compared = compared[compared["verdict"] != table_claims.ABSENT]
+    compared = compared[compared["verdict"] != table1_claims.ABSENT]
     lines = list(compared.to_dict("records"))
     each = pd.DataFrame({
         "claim": compared["claim"], "a": _in_words(compared["a"]), "b": _in_words(compared["b"]), "factor": compared["factor"],
@@ -131,7 +131,7 @@ def cells(found: list[Grid], command: str) -> Section:
                                       pd.concat(parts).fillna(""), f"{g.source} {BARS}", command, folded=True))
     s.tables.append(Table(
         "As published, of other data: FID, CIFAR-10, quad spacing",
-        table.published().rename(index=plain, columns="S = {}".format).reset_index(),
+        table1_frames.published().rename(index=plain, columns="S = {}".format).reset_index(),
         "Song, Meng & Ermon 2021, arXiv:2010.02502, table 1. Another data set and another extractor than ours (Inception, "
         "n = 50,000, 1 seed, no hash published): compare the shape, never the values."))
     return s
@@ -139,7 +139,7 @@ def cells(found: list[Grid], command: str) -> Section:
 
 def by_steps(part: pd.DataFrame, name: str) -> pd.DataFrame:
     """A line for each eta and spacing, a column for each S, "mean ± standard deviation" in the cells."""
-    wide = table_report.pivot(part, name).replace({"spacing": SPACINGS})
+    wide = table1_page.pivot(part, name).replace({"spacing": SPACINGS})
     return wide.rename(columns={S: f"S = {S}" for S in wide.columns if S not in ("eta", "spacing")})
 
 
@@ -165,13 +165,13 @@ def curves(found: list[Grid], command: str) -> Section:
             picture = svg.curves(series, "seconds per image", g.metric, front=True)
             s.figures.append(Figure(f"{g.metric} against time, {label(backend)}", [("", picture)], f"On {g.device}; S grows from "
                                     f"left to right. {g.source} {BARS}", command))
-    published = table.published()
+    published = table1_frames.published()
     S: list[Any] = published.columns.tolist()
     series = [Series(f"eta = {plain(eta)}", S, published.T[eta].tolist(), colour=k) for k, eta in enumerate(ETAS)]
     picture = svg.curves(series, "sampling steps S", "FID (Inception, CIFAR-10)", ticks=S)
     s.figures.append(Figure("The paper's curves, for their shape", [("", picture)], "Song, Meng & Ermon 2021, table 1: CIFAR-10, "
                             "quad spacing, n = 50,000, 1 seed, Inception features; neither spread nor hash was published.",
-                            "python -m bench.html_report"))
+                            "python -m bench.report.html.page"))
     return s
 
 
@@ -182,7 +182,7 @@ def _series(part: pd.DataFrame, name: str, colour: int, alone: bool = False, sec
 
 def equivalence(found: list[Row], command: str) -> list[Table]:
     """Whether backends give the same FID, a table for each pair."""
-    tested, out = table_claims.equivalence(table.measurements(found)), []
+    tested, out = table1_claims.equivalence(table1_frames.measurements(found)), []
     n: Any
     one: Any
     other: Any
@@ -193,7 +193,7 @@ def equivalence(found: list[Row], command: str) -> list[Table]:
             "difference": [f"{line['difference']:+.4f}" for line in part.to_dict("records")],
             "90% interval": [interval(line['low'], line['high'], 4) for line in part.to_dict("records")],
             "margin": ["" if pd.isna(value) else f"{value:.4f}" for value in part["margin"]], "verdict": part["verdict"]})
-        out.append(Table(f"{table_report.titles(found)['fid']}: {names[1]} minus {names[0]}", shown, "Two one-sided tests on "
+        out.append(Table(f"{table1_page.titles(found)['fid']}: {names[1]} minus {names[0]}", shown, "Two one-sided tests on "
                          "differences paired by seed. Equivalent: the 90% interval of the mean difference lies within the margin, "
                          f"which is the standard deviation between the seeds of {names[0]}. n = {n:,} images a cell. "
                          f"{extractor(found)}", command))
@@ -202,17 +202,17 @@ def equivalence(found: list[Row], command: str) -> list[Table]:
 
 def pixels(found: list[Row], command: str) -> tuple[list[Table], list[Figure]]:
     """How far images of two backends from the same x_T are apart at eta = 0, against S."""
-    frame, tables, figures = table.pixel_differences(found), [], []
+    frame, tables, figures = table1_frames.pixel_differences(found), [], []
     frame = frame[(frame["spacing"] == table1.UNIFORM) & frame["max"].notna()]
     for pair_n, part in frame.groupby(["one", "other", "n"]):
         one, other, n = map(str, pair_n)
-        across = part.groupby("S")[list(table.QUANTILES)]
+        across = part.groupby("S")[list(table1_frames.QUANTILES)]
         mean, sd = across.mean(), across.std().fillna(0)
         pair = f"{label(one)} and {label(other)}"
         how = f"n = {int(n):,} images, {seeds(part['seed'].nunique())}; pixels, no extractor."
         S = mean.index.tolist()
         series = [Series("largest" if name == "max" else f"{name} of pixels", S, mean[name].tolist(), sd[name].tolist(), colour=k)
-                  for k, name in enumerate(table.QUANTILES) if (mean[name] > 0).all()]  # the scale is logarithmic
+                  for k, name in enumerate(table1_frames.QUANTILES) if (mean[name] > 0).all()]  # the scale is logarithmic
         picture = svg.curves(series, "sampling steps S", "|difference|, images in [-1, 1]", ticks=S)
         figures.append(Figure(f"Pixel differences of {pair}", [("", picture)], "Quantiles over all pixels, images of eta = 0 from "
                               f"the same x_T, uniform spacing. {how} {BARS}", command))
@@ -223,14 +223,14 @@ def pixels(found: list[Row], command: str) -> tuple[list[Table], list[Figure]]:
 
 def limits(found: list[Row], command: str) -> Section:
     """Floor and ceiling of the metric."""
-    s, bounds = Section("Floor and ceiling"), table.bounds(found)
+    s, bounds = Section("Floor and ceiling"), table1_frames.bounds(found)
     if bounds.empty:
         s.missing.append(("Floor and ceiling of the metric need the table.", command))
         return s
     bounds = bounds.dropna(axis="columns", how="all")
-    measures = [name for name in table.MEASURES if name in bounds]
+    measures = [name for name in table1_frames.MEASURES if name in bounds]
     shown = bounds.assign(**{name: bounds[name].map(lambda value: "" if pd.isna(value) else f"{value:.4g}") for name in measures})
-    shown = shown.rename(columns=table_report.titles(found))
+    shown = shown.rename(columns=table1_page.titles(found))
     s.tables.append(Table("What real images and noise score", shown, "Floor: held-out real images. "
                           f"Ceiling: standard normal noise. One set of n images each, 1 seed. {extractor(found)}", command))
     return s

@@ -1,4 +1,4 @@
-"""The page of a table: `results/table.md`, from rows alone. `bench.table` and `bench.table_claims` compute what it shows."""
+"""The page of a table: `results/table.md`, from rows alone. `table1_frames` and `table1_claims` compute what it shows."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from bench import files, table, table_claims
+from bench import files
 from bench.records.rows import Row
-from bench.report import label
+from bench.report import table1_claims, table1_frames
+from bench.report.measures import label
 from bench.sampling import table1
 
 
@@ -43,7 +44,7 @@ def figure(mean: float, sd: float) -> str:
 
 def page(rows: list[Row], command: str, missing: list[str]) -> str:
     """The page of the rows of one table (`table.of_table`)."""
-    measured = table.measurements(rows)
+    measured = table1_frames.measurements(rows)
     out = ["# FID against the number of steps and the noise: table 1 of the DDIM paper", "",
            f"Made by `{command}`. Every number comes from a row in [rows/](rows) with this page's weights.", "",
            *_caption(rows), "", "## Budget", "", _markdown(_budget(rows)), "",
@@ -84,7 +85,7 @@ def _caption(rows: list[Row]) -> list[str]:
 
 
 def _budget(rows: list[Row]) -> pd.DataFrame:
-    frame = table.budget(rows)
+    frame = table1_frames.budget(rows)
     return pd.DataFrame({
         "backend": [label(b) for b in frame["backend"]], "device": frame["device"], "n": frame["n"], "what": frame["what"],
         "cells": [f"{done} of {cells}" for done, cells in zip(frame["finished"], frame["cells"], strict=True)],
@@ -93,9 +94,9 @@ def _budget(rows: list[Row]) -> pd.DataFrame:
 
 def _setting(rows: list[Row], measured: pd.DataFrame, backend: str, device: str) -> list[str]:
     """Tables and verdicts of one backend, device and n."""
-    statistics, n, names = table.statistics(measured), int(measured["n"].iloc[0]), titles(rows)
+    statistics, n, names = table1_frames.statistics(measured), int(measured["n"].iloc[0]), titles(rows)
     seeds = ", ".join(f"{count} at S = {S}" for S, count in statistics.groupby("S")["seeds"].max().items())
-    bounds = table.bounds(rows)
+    bounds = table1_frames.bounds(rows)
     out = [f"## {label(backend)} on {device}, n = {n}", "",
            f"Mean ± standard deviation between sample seeds ({seeds}), each of n = {n} images. The images of one seed start "
            "from the same x_T in every cell. The metrics depend on n: compare them with the floor (held-out real images) and the "
@@ -107,19 +108,19 @@ def _setting(rows: list[Row], measured: pd.DataFrame, backend: str, device: str)
         if measure == "fid":
             out += ["For the shape alone, **another data set and another extractor**: the published table, CIFAR-10 32 x 32, "
                     "Inception features, n = 50,000, quad spacing (Song, Meng & Ermon 2021, arXiv:2010.02502, table 1).", "",
-                    _markdown(table.published().reset_index().astype(str).replace({r"\.0$": ""}, regex=True)), ""]
+                    _markdown(table1_frames.published().reset_index().astype(str).replace({r"\.0$": ""}, regex=True)), ""]
     return [*out, *_claims(measured, names)]
 
 
 def _claims(measured: pd.DataFrame, names: dict[str, str]) -> list[str]:
-    compared = table_claims.comparisons(measured)
-    verdicts = table_claims.verdicts(compared)
-    by_kid = table_claims.verdicts(table_claims.comparisons(measured, "kid"))
+    compared = table1_claims.comparisons(measured)
+    verdicts = table1_claims.verdicts(compared)
+    by_kid = table1_claims.verdicts(table1_claims.comparisons(measured, "kid"))
     shown = pd.DataFrame({
         "claim": verdicts["claim"], "spacing": verdicts["spacing"], f"by {names['fid']}": verdicts["verdict"].map("**{}**".format),
         "comparisons": [f"{shown} of {of}" for shown, of in zip(verdicts["shown"], verdicts["of"], strict=True)],
         f"by {names['kid']}": by_kid["verdict"]})
-    run = compared[compared["verdict"] != table_claims.ABSENT]
+    run = compared[compared["verdict"] != table1_claims.ABSENT]
     detail = pd.DataFrame({
         "a": run["a"], "b": run["b"], "factor": run["factor"].map("{:g}".format), "a, b": _pair(run["mean_a"], run["mean_b"]),
         "a - factor x b": [f"{d:.3g} ({low:.3g} .. {high:.3g})" for d, low, high in zip(run["difference"], run["low"], run["high"],
@@ -141,7 +142,7 @@ def _pair(a: pd.Series[float], b: pd.Series[float]) -> list[str]:
 
 def _backends(rows: list[Row], measured: pd.DataFrame) -> list[str]:
     """Equivalence of the backends, and how far their images are apart."""
-    tests, pixels = table_claims.equivalence(measured), table.pixel_differences(rows)
+    tests, pixels = table1_claims.equivalence(measured), table1_frames.pixel_differences(rows)
     out = ["## Backends", ""]
     if tests.empty:
         return [*out, "One backend drew this table.", ""]
@@ -156,7 +157,7 @@ def _backends(rows: list[Row], measured: pd.DataFrame) -> list[str]:
             "the margin is the standard deviation between the first backend's seeds. Equivalent: the interval lies within the "
             "margin; different: it lies wholly outside; cannot say: neither.", ""]
     if not pixels.empty:
-        quantiles = pixels.assign(**{name: pixels[name].map("{:.1e}".format) for name in table.QUANTILES})
+        quantiles = pixels.assign(**{name: pixels[name].map("{:.1e}".format) for name in table1_frames.QUANTILES})
         out += ["Pixel differences at eta = 0 from the same x_T, on the scale [-1, 1]: quantiles over all pixels.", "",
                 _markdown(quantiles.astype(str)), ""]
     return out

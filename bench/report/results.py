@@ -18,27 +18,18 @@ from bench.pictures import plots
 from bench.pictures.grids import grid
 from bench.pictures.plots import COLOURS
 from bench.records.rows import Row
+from bench.report.measures import label, matching, seconds_per_image
 from bench.sampling.cell import Cell
 from bench.timing import blocks
 
 Images = Mapping[tuple[str, Cell], Path]  # backend, cell: the file, (n, C, H, W) float32
 BEGIN, END = "<!-- table: written by bench/report.py -->", "<!-- end of table -->"
-LABELS = {"torch": "PyTorch", "mindspore": "MindSpore"}
-
-
-def label(backend: str) -> str:
-    """The name to show."""
-    return LABELS.get(backend, backend)
-
-
-def _of(rows: list[Row], kind: str, **config: Any) -> list[Row]:
-    return [r for r in rows if r.kind == kind and all(r.config.get(k) == v for k, v in config.items())]
 
 
 def speed_table(rows: list[Row]) -> pd.DataFrame:
     """Medians of the timed blocks: units/s, quartiles, CV, first call, steadiness; one line per backend and workload."""
     lines = []
-    for row in _of(rows, "timing"):
+    for row in matching(rows, "timing"):
         v, per_unit = row.values, np.array(row.values["block_seconds"]) / row.values["units_per_block"]
         s = blocks.summary(per_unit)
         lines.append({
@@ -55,7 +46,7 @@ def ratio_lines(rows: list[Row]) -> list[str]:
     """Paired time ratios of the contenders that were timed in turn, with bootstrap intervals, beside the A/A floor."""
     out = []
     for workload in ("training step", "sampling step"):
-        found = _of(rows, "timing", workload=workload)
+        found = matching(rows, "timing", workload=workload)
         for other in found[1:]:
             a, b = (np.array(r.values["block_seconds"]) / r.values["units_per_block"] for r in (found[0], other))
             median, low, high = blocks.paired_ratio(b, a)
@@ -65,20 +56,14 @@ def ratio_lines(rows: list[Row]) -> list[str]:
     return out
 
 
-def seconds_per_image(row: Row) -> float:
-    """Of a sampling row: the time of the process that drew longest, where several took the batches in turn."""
-    processes = row.config.get("processes", 1)
-    return max(sum(row.values["batch_seconds"][rank::processes]) for rank in range(processes)) / row.values["images"]
-
-
 def sample_table(rows: list[Row]) -> pd.DataFrame:
     """One line per backend, S and eta: distance, time, and how far its images are from the first backend's."""
     lines = []
-    for row in _of(rows, "sample"):
+    for row in matching(rows, "sample"):
         c = row.config
         cell = {"steps": c["steps"], "eta": c["eta"], "spacing": c.get("spacing"), "seed": c["seed"]}
-        metric = [m for m in _of(rows, "metric", **cell) if m.backend == row.backend]
-        parity = [p for p in _of(rows, "check", **cell) if p.backend.endswith(f" {row.backend}")]
+        metric = [m for m in matching(rows, "metric", **cell) if m.backend == row.backend]
+        parity = [p for p in matching(rows, "check", **cell) if p.backend.endswith(f" {row.backend}")]
         per_image = seconds_per_image(row)
         line = {"backend": label(row.backend), "S": c["steps"], "eta": c["eta"], "n": row.values["images"]}
         if metric:
@@ -96,10 +81,10 @@ def bounds(rows: list[Row]) -> list[str]:
     """Floor and ceiling of the metric, and what it was measured with."""
     out = []
     for name, what in (("real", "floor: held-out real images"), ("noise", "ceiling: standard normal noise")):
-        for row in (r for r in _of(rows, "metric") if r.backend == name):
+        for row in (r for r in matching(rows, "metric") if r.backend == name):
             v = row.values
             out.append(f"- {v['metric']} {what}, n = {v['n']}: {v['fid']:.3f} (KID {v['kid']:.5f})")
-    for row in [r for r in _of(rows, "metric") if r.backend not in ("real", "noise")][:1]:
+    for row in [r for r in matching(rows, "metric") if r.backend not in ("real", "noise")][:1]:
         v = row.values
         out.append(f"- extractor {v['extractor']}, sha256 {v['extractor_sha256'][:16]}; reference: {v['reference']}")
         if v["n"] < 2000:
@@ -111,7 +96,7 @@ def bounds(rows: list[Row]) -> list[str]:
 def check_table(rows: list[Row]) -> pd.DataFrame:
     """Every comparison with the oracle and between backends: measured error, tolerance, verdict."""
     lines = []
-    for row in _of(rows, "check"):
+    for row in matching(rows, "check"):
         where = f", S={row.config['steps']}, eta={row.config['eta']}" if "steps" in row.config else ""
         where += f", {row.config['spacing']}, seed={row.config['seed']}" if row.config.get("spacing") else ""
         where += f", on {row.config['device']}, again in a new process" if row.config.get("stage") == "determinism" else ""
@@ -127,7 +112,7 @@ def check_table(rows: list[Row]) -> pd.DataFrame:
 def disagreements(rows: list[Row]) -> list[str]:
     """One line per failed comparison."""
     return [f"{row.backend}: {name} off by {v['error']:.3g}, tolerance {v['tolerance']:.3g}"
-            for row in _of(rows, "check") for name, v in row.values.items() if not v["ok"]]
+            for row in matching(rows, "check") for name, v in row.values.items() if not v["ok"]]
 
 
 def terminal(rows: list[Row], missing: list[str]) -> str:
@@ -184,10 +169,10 @@ def _machine(environment: dict[str, Any]) -> dict[str, Any]:
 
 
 def _curves(rows: list[Row], folder: Path) -> list[tuple[Path, str]]:
-    samples = _of(rows, "sample")
+    samples = matching(rows, "sample")
     series = sorted({(r.backend, r.config["eta"]) for r in samples}, reverse=True)
     made = []
-    metrics = [r for r in _of(rows, "metric") if r.backend not in ("real", "noise")]
+    metrics = [r for r in matching(rows, "metric") if r.backend not in ("real", "noise")]
     name = metrics[0].values["metric"] if metrics else "FID"
     for file, ylabel, value in (("metric.png", name, "fid"), ("seconds.png", "seconds per image", "seconds")):
         figure, axes = plots.plot("sampling steps S", ylabel)
@@ -207,7 +192,7 @@ def _curves(rows: list[Row], folder: Path) -> list[tuple[Path, str]]:
                       color=COLOURS[i % 6], label=f"{label(backend)}, eta {eta}") if points else None
         if value == "fid":
             for bound, style in (("real", ":"), ("noise", "--")):
-                for r in (r for r in _of(rows, "metric") if r.backend == bound):
+                for r in (r for r in matching(rows, "metric") if r.backend == bound):
                     axes.axhline(r.values["fid"], ls=style, color="black", lw=1,
                                  label={"real": "floor: real images", "noise": "ceiling: noise"}[bound])
         axes.set_xscale("log")
@@ -219,7 +204,7 @@ def _curves(rows: list[Row], folder: Path) -> list[tuple[Path, str]]:
 
 
 def _losses(rows: list[Row], folder: Path) -> list[tuple[Path, str]]:
-    train = _of(rows, "train", stage="train")
+    train = matching(rows, "train", stage="train")
     if not train:
         return []
     figure, axes = plots.plot("training step", "loss")

@@ -14,15 +14,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import html_main, html_report, html_table, report, table
 from bench.files import FileError
-from bench.html_parts import MAIN, TABLE, Table
 from bench.paths import ROOT
 from bench.pictures import svg
 from bench.pictures.svg import Series
 from bench.presets import PRESETS
 from bench.records import rows
 from bench.records.rows import Row
+from bench.report import results, table1_frames
+from bench.report.html import other_sections, table1_sections
+from bench.report.html import page as html_page
+from bench.report.html.parts import MAIN, TABLE, Table
 from bench.sampling import table1
 
 HASH = "c0ffee" * 10
@@ -144,7 +146,7 @@ class Reader(HTMLParser):
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = with_pictures(tmp_path_factory.mktemp("page"))
-    return html_report.render(ROWS, out, "python bench/run.py --table ddim --samples 256")
+    return html_page.render(ROWS, out, "python bench/run.py --table ddim --samples 256")
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +203,7 @@ def test_a_strip_is_of_its_own_cell(tmp_path):
     out = with_pictures(tmp_path)
     drawn = next(r for r in ROWS if r.kind == "sample")
     again = replace(drawn, created="2026-01-01T00:00:00+00:00")
-    found = html_main.samples(table.latest([*ROWS, again]), [], out, TABLE)
+    found = other_sections.samples(table1_frames.latest([*ROWS, again]), [], out, TABLE)
     shown = {figure.title: [name for name, _ in figure.images] for figure in found.figures}
     assert shown["PyTorch, eta = 0"] == ["S = 50", "S = 1000"] and shown["MindSpore, eta = 0"] == ["S = 10", "S = 50"]
 
@@ -221,7 +223,7 @@ def test_checkpoints_stand_beside_the_floor_of_as_many_images(tmp_path):
         "class_shares": [0.93, 0.07], "held_out_class_shares": [0.75, 0.25], "near": 0.0125})
     shown = ("9.98 ± ", "2.49", "4.0", "1: 7.0% (of held-out images 25.0%)", "1.25%")
     for studies, expected in (([of_net, real, near], shown), ([of_net], shown[:1]), ([], ())):
-        s = html_main.checkpoints(studies, tmp_path)
+        s = other_sections.checkpoints(studies, tmp_path)
         line = s.tables[0].frame.set_index("checkpoint")["net"].to_dict()
         assert (line["hours"], line["images"], line["parameters"]) == ("1.50", "288,000", "0.41M")
         assert line["data"] == trained["dataset"]
@@ -229,7 +231,7 @@ def test_checkpoints_stand_beside_the_floor_of_as_many_images(tmp_path):
         assert len(line) == 10 + (2 if studies else 0) + (2 if real in studies else 0) + (2 if near in studies else 0)
     assert line["trainings"] == 1 and "in 1 training," in s.figures[0].caption
     assert [f.title for f in s.figures] == ["Training of net"] and "n = 250 steps" in s.figures[0].caption
-    assert html_main.checkpoints([], tmp_path / "none").missing
+    assert other_sections.checkpoints([], tmp_path / "none").missing
 
 
 def test_a_checkpoint_says_what_all_its_trainings_took(tmp_path):
@@ -239,7 +241,7 @@ def test_a_checkpoint_says_what_all_its_trainings_took(tmp_path):
     (folder / "loss.csv").write_text("step,loss\n" + "".join(f"{n},{1 / (n + 1)}\n" for n in range(250)))
     for before, trainings in (({"weights": "of/someone"}, 1), (record, 2), (record | {"began_with": record}, 3)):
         (folder / "training.json").write_text(json.dumps(record | {"began_with": before}))
-        s = html_main.checkpoints([], tmp_path)
+        s = other_sections.checkpoints([], tmp_path)
         line = s.tables[0].frame.set_index("checkpoint")["net"].to_dict()
         assert (line["trainings"], line["hours"], line["images"]) == (trainings, f"{trainings / 2:.2f}", f"{trainings * 288_000:,}")
         assert f" in {trainings} training" in s.figures[0].caption
@@ -250,7 +252,7 @@ def test_images_of_a_checkpoint_drawn_otherwise_have_lines_of_their_own(tmp_path
     shutil.copytree(trained, tmp_path / "checkpoints" / "net")
     study = main_rows()[-1]
     names = ("net", "net, trailing", "network", "held-out images")
-    s = html_main.checkpoints([replace(study, config=study.config | {"name": name}) for name in names], tmp_path)
+    s = other_sections.checkpoints([replace(study, config=study.config | {"name": name}) for name in names], tmp_path)
     line = s.tables[0].frame.set_index("checkpoint")["net"].to_dict()
     floors = [name for name in line if "floor" in name]
     assert floors == ["floor", "times the floor", "floor, trailing", "times the floor, trailing"]
@@ -259,16 +261,16 @@ def test_images_of_a_checkpoint_drawn_otherwise_have_lines_of_their_own(tmp_path
 
 def test_pictures_that_are_gone_leave_no_trace(tmp_path):
     out = with_pictures(tmp_path)
-    assert len(html_main.samples(table_rows(), ROWS, out, TABLE).figures) == 6
+    assert len(other_sections.samples(table_rows(), ROWS, out, TABLE).figures) == 6
     for file in (*out.glob("work/*/images.npy"), out / "gallery" / "a.gif"):
         file.unlink()
-    left = html_main.samples(table_rows(), ROWS, out, TABLE)
+    left = other_sections.samples(table_rows(), ROWS, out, TABLE)
     assert left.figures == []
     assert left.missing[0] == ("Samples by S and backend are shown where the table's images are at hand.", TABLE)
 
 
 def test_without_rows_the_page_says_which_commands_make_them(tmp_path):
-    page = Reader(html_report.render([], tmp_path))
+    page = Reader(html_page.render([], tmp_path))
     for command in (TABLE, MAIN, "python -m bench.recipe", "python -m bench.noise"):
         assert command in page.text
     assert page.images == {} and PUBLISHED in page.text
@@ -277,7 +279,7 @@ def test_without_rows_the_page_says_which_commands_make_them(tmp_path):
 def test_old_rows_are_read(tmp_path):
     """Rows from before the table had spacing, precision and quantiles: those that the main job has written so far."""
     found = [r for r in rows.read(ROOT / "results" / "rows") if r.preset == "quick"]
-    page = Reader(html_report.render(found, tmp_path))
+    page = Reader(html_page.render(found, tmp_path))
     assert "Training curves" in page.images and "images, S=1000, eta=0.0" in page.text
     older = [replace(r, config={k: v for k, v in r.config.items() if k != "spacing"}, values={
         k: v for k, v in r.values.items() if k not in ("precision", "recall", "fid_inf")}) for r in table_rows()]
@@ -285,37 +287,37 @@ def test_old_rows_are_read(tmp_path):
         for found_values in drawn.values.values():
             if isinstance(found_values, dict):
                 found_values.pop("quantiles", None)
-    grids = html_table.grids(table.latest(older))
-    shown = html_table.cells(grids, TABLE).tables + html_table.limits(older, TABLE).tables
+    grids = table1_sections.grids(table1_frames.latest(older))
+    shown = table1_sections.cells(grids, TABLE).tables + table1_sections.limits(older, TABLE).tables
     assert not any("recision" in "".join((t.title, *t.frame.columns)) for t in shown)
     assert "FID[fmnist-cnn]: PyTorch on cpu, uniform spacing, n = 256" in [t.title for t in shown]
-    assert html_table.pixels(older, TABLE) == ([], [])
+    assert table1_sections.pixels(older, TABLE) == ([], [])
 
 
 def test_one_seed_has_no_deviation():
     alone = [r for r in table_rows() if r.config.get("seed", 0) == 0]
-    grids = html_table.grids(alone)
-    first = html_table.cells(grids, TABLE).tables[0]
+    grids = table1_sections.grids(alone)
+    first = table1_sections.cells(grids, TABLE).tables[0]
     assert "±" not in str(first.lines) and "1 seed a cell" in first.caption
-    assert set(html_table.equivalence(alone, TABLE)[0].frame["verdict"]) == {"cannot say"}
+    assert set(table1_sections.equivalence(alone, TABLE)[0].frame["verdict"]) == {"cannot say"}
 
 
 def test_a_page_is_whole_or_not_there(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(FileError, match="file"):
-        html_report.render([], tmp_path / "file")
+        html_page.render([], tmp_path / "file")
 
 
 def test_the_command_writes_the_page_from_rows_alone(tmp_path, capsys):
     for r in main_rows():
         rows.append(tmp_path / "rows", r)
-    assert html_report.main(["--out", str(tmp_path)]) == 0
+    assert html_page.main(["--out", str(tmp_path)]) == 0
     assert f"page: {tmp_path / 'report.html'}" in capsys.readouterr().out
     written = (tmp_path / "report.html").read_bytes()
-    assert html_report.main(["--out", str(tmp_path)]) == 0
+    assert html_page.main(["--out", str(tmp_path)]) == 0
     assert (tmp_path / "report.html").read_bytes() == written  # nothing of the day or of chance
     (tmp_path / "rows" / "train.jsonl").write_text("no row\n")
-    assert html_report.main(["--out", str(tmp_path)]) == 2
+    assert html_page.main(["--out", str(tmp_path)]) == 2
     assert "train.jsonl:1: not JSON" in capsys.readouterr().err
 
 
@@ -345,15 +347,15 @@ def test_a_table_marks_numbers_and_verdicts():
 
 
 def test_the_etas_of_the_published_table_are_ours():
-    assert table.published().index.tolist() == [str(eta) for eta in table1.ETAS]
+    assert table1_frames.published().index.tolist() == [str(eta) for eta in table1.ETAS]
 
 
 def test_the_readmes_table_is_that_of_the_rows():
     """Every line comes from rows, and every cell of the newest run of the main job, with its own n, has its line."""
-    shown = (ROOT / "README.md").read_text().split(report.BEGIN)[1].split(report.END)[0].strip()
+    shown = (ROOT / "README.md").read_text().split(results.BEGIN)[1].split(results.END)[0].strip()
     n = PRESETS["quick"].samples
     found = [r for r in rows.read(ROOT / "results" / "rows")
              if r.preset == "quick" and r.kind in ("sample", "metric", "check") and r.config.get("samples", n) == n]
     newest = {(r.kind, r.backend, *(r.config.get(k) for k in ("stage", "steps", "eta", "seed"))): r for r in found}.values()
     order = sorted(newest, key=lambda r: (r.config.get("steps", 0), r.config.get("eta", ""), r.backend != "torch"))
-    assert shown == "\n".join([report.sample_table(order).to_markdown(index=False), "", *report.bounds(order)])
+    assert shown == "\n".join([results.sample_table(order).to_markdown(index=False), "", *results.bounds(order)])

@@ -1,0 +1,105 @@
+"""The page of the noise of FID: `results/noise.md`, from rows alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from bench.metric import fid
+from bench.pictures import plots
+from bench.records import rows
+from bench.records.rows import Row
+
+SURE = 1.96 * 2**0.5  # standard deviations of one figure, which two equal ones differ by in 95% of cases
+
+
+def table(row: Row) -> pd.DataFrame:
+    """One line per n: `n`, `parts`, mean and standard deviation of FID and of its extrapolation, whether the parts are disjoint.
+
+    Random parts of N images overlap, and their spread is sqrt(1 - n/N) of that of n new images: it is divided by that. The spread
+    of the whole set, of which there is one, is that of the other sizes by a power law.
+    """
+    lines = []
+    for point in row.values["points"]:
+        n, whole = point["n"], np.array(point["fid"])
+        alike = 1.0 if point["disjoint"] else (1 - n / row.config["samples"]) ** 0.5
+        line: dict[str, Any] = {"n": n, "parts": len(whole), "disjoint": point["disjoint"], "fid": whole.mean(),
+                                "fid_sd": _spread(whole, alike), "inf": np.nan, "inf_sd": np.nan}
+        if point["fid_half"]:
+            beyond = np.array([fid.extrapolate(a, n, b, n // 2) for a, b in zip(whole, point["fid_half"], strict=True)])
+            line |= {"inf": beyond.mean(), "inf_sd": _spread(beyond, alike)}
+        lines.append(line)
+    frame = pd.DataFrame(lines)
+    for name in ("fid_sd", "inf_sd"):
+        known = frame[name] > 0
+        if known.sum() > 1:
+            power = np.polyfit(np.log(frame["n"][known]), np.log(frame[name][known]), 1)
+            frame.loc[frame.index[-1], name] = np.exp(np.polyval(power, np.log(frame["n"].iloc[-1])))
+    return frame
+
+
+def _spread(values: NDArray[np.float64], alike: float) -> float:
+    return float(values.std(ddof=1)) / alike if len(values) > 1 else np.nan
+
+
+def newest(found: list[Row]) -> list[Row]:
+    """The last study of every name."""
+    return list({row.config["name"]: row for row in rows.studies(found, "noise")}.values())
+
+
+def render(studies: list[Row], command: str) -> str:
+    """`noise.md`."""
+    text = ["# Noise of FID", "",
+            f"Made by `{command}`. Raw values: [rows/study.jsonl](rows/study.jsonl).", "",
+            "Each line measures parts of one set of images against the same statistics. *sd* is the standard deviation between "
+            "parts, so that of a figure from other images of the same source. *Differs*: chance alone makes two figures of that n "
+            "differ by more in 5 of 100 cases. *Infinitely many* extrapolates each part from n/2 and n. Parts are disjoint; those "
+            "marked * are random and overlap, with an sd corrected for that; the whole set's is by a power law.", "",
+            "![noise](figures/noise.png)"]
+    for row in studies:
+        frame, c, cost = table(row), row.config, row.values["cost"]
+        shown = pd.DataFrame({
+            "n": [f"{n:,}" for n in frame["n"]],
+            "parts": [f"{line.parts}" + ("" if line.disjoint or line.parts == 1 else "*") for line in frame.itertuples()],
+            f"FID[{c['extractor']}]": _figures(frame["fid"]), "sd": _figures(frame["fid_sd"]),
+            "differs": _figures(SURE * frame["fid_sd"]), "infinitely many": _figures(frame["inf"]),
+            "its sd": _figures(frame["inf_sd"]), "its error": _figures(frame["inf"] - frame["inf"].iloc[-1]),
+        })
+        text += ["", f"## {c['name']}", "",
+                 f"{c['images']}: {c['samples']:,} images, sha256 {c['images_sha256'][:16]}; extractor {c['extractor']}, sha256 "
+                 f"{c['extractor_sha256'][:16]}; reference fashion-mnist {c['reference']}.", "",
+                 shown.to_markdown(index=False, disable_numparse=True), "",
+                 f"*Its error* is the distance from the extrapolation of all {c['samples']:,} images. Features of these took "
+                 f"{cost['features_seconds']:.1f} s, all distances {cost['distances_seconds']:.1f} s, the process "
+                 f"{cost['peak_rss_bytes'] / 2**30:.2f} GiB, on {row.environment['affinity']} cores of {row.environment['cpu']}."]
+    return "\n".join(text) + "\n"
+
+
+def _figures(values: pd.Series[float]) -> list[str]:
+    return ["" if np.isnan(value) else f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}" for value in values]
+
+
+def figure(studies: list[Row], path: Path) -> None:
+    """FID and its extrapolation against n, a panel each set of images, with one standard deviation."""
+    import matplotlib
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    fig, panels = plt.subplots(1, len(studies), squeeze=False, figsize=(4.2 * len(studies), 3.8), layout="constrained")
+    for panel, row in zip(panels[0], studies, strict=True):
+        frame = table(row)
+        for offset, (name, colour, marker, label) in enumerate((("fid", plots.COLOURS[0], "o", "n images"),
+                                                                ("inf", plots.COLOURS[1], "s", "extrapolated from n/2 and n"))):
+            panel.errorbar(frame["n"] * (1 + 0.04 * offset), frame[name], frame[f"{name}_sd"], fmt=f"{marker}-", color=colour,
+                           capsize=3, markersize=4, lw=1, label=label)
+        panel.set(xscale="log", xlabel="images n", ylabel=f"FID[{row.config['extractor']}]")
+        panel.set_title(row.config["name"], fontsize=10)
+        panel.set_xticks(frame["n"], [f"{n:,}" for n in frame["n"]], rotation=60, fontsize=8)
+        panel.minorticks_off()
+        panel.grid(alpha=0.3)
+        panel.legend(fontsize=8)
+    plots.save(fig, path)
