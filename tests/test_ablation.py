@@ -38,6 +38,10 @@ def test_a_variant_changes_what_it_names(name):
     assert len(changed) == (name != ablation_page.AS_IS) + name.count(" + "), changed
 
 
+def test_the_page_knows_the_order_of_all_variants():
+    assert tuple(ablation.VARIANTS) == ablation_page.ORDER
+
+
 def test_each_variant_is_trained_once_and_measured(tiny, tmp_path, monkeypatch, capsys):
     again = [*SHORT, "--only", "as it is", "--only", "flips", "--only", "twice as long", "--out", str(tmp_path)]
     assert ablation.main(again) == 0
