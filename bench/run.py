@@ -24,7 +24,7 @@ if __name__ == "__main__":  # the script's own folder stands first on the path; 
 
 import backends
 from backends.protocol import Spec
-from bench import cost, distributed, speed
+from bench import cost, distributed
 from bench.command_line import exit_code
 from bench.data import datasets
 from bench.job import Job, Run, with_options
@@ -37,6 +37,7 @@ from bench.report import results, table1_frames, table1_page
 from bench.report.html.page import render as render_html
 from bench.sampling import table1
 from bench.sampling.cell import Cell
+from bench.studies import speed
 from bench.training import loop
 from bench.weights import sources
 from bench.workers import ray_cluster

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.data.readers import DataError
+from reference.config import require
 
 CHUNK = 1 << 20  # values converted at once: 50,000 images in float64 would take gigabytes
 
@@ -30,3 +32,15 @@ def to_uint8(images: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
         x = np.clip(flat[start:start + CHUNK].astype(np.float64), -1, 1)
         out[start:start + CHUNK] = np.rint((x + 1) * 127.5)
     return out.reshape(images.shape)
+
+
+def read_samples(path: Path) -> NDArray[np.uint8]:
+    """Images of a .npy file, (n, C, H, W): uint8, or floats in [-1, 1] as a sampling cell keeps them. Raises ConfigError."""
+    try:
+        images = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"--images={str(path)!r}: can't be read as a NumPy array: {error}") from None
+    require(isinstance(images, np.ndarray) and images.ndim == 4 and len(images) > 0 and images.dtype.kind in "uf"
+            and (images.dtype.kind == "f" or images.dtype == np.uint8), "--images", f"{path}, {getattr(images, 'dtype', '')} "
+            f"{getattr(images, 'shape', '')}", "must be uint8 or floats of shape (n, C, H, W)")
+    return np.array(images) if images.dtype == np.uint8 else to_uint8(images)

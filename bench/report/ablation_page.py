@@ -8,7 +8,7 @@ from bench.records.rows import Row
 
 STUDY = "ablation"
 AS_IS = "as it is"
-ORDER = (  # of the lines, by the names of `studies.ablation.VARIANTS`; others come last
+ORDER = (  # of the lines, by the names of `studies.ablation.VARIANTS`
     AS_IS, f"{AS_IS}, second seed", f"{AS_IS}, third seed", "cosine schedule", "v prediction", "min-SNR weighting",
     "v prediction + cosine schedule", "v prediction + batch x 0.5", "batch x 2", "learning rate x 0.3", "learning rate x 3",
     "EMA 0.99", "dropout 0.1", "flips", "half as long", "twice as long",
@@ -20,7 +20,7 @@ def table(studies: list[Row]) -> pd.DataFrame:
     """One line a variant, its last row, in `ORDER`; `studies` from `rows.studies`."""
     last = {row.config["variant"]: row for row in studies}
     lines = []
-    for name in [*(name for name in ORDER if name in last), *(name for name in last if name not in ORDER)]:
+    for name in (name for name in ORDER if name in last):
         c, v = last[name].config, last[name].values
         lines.append({"variant": name, "images": c["batch_size"] * c["optim"]["total_steps"], "batch": c["batch_size"],
                       "loss": v["losses_mean_of_last"], "fid": v["fid"], "fid_inf": v["fid_inf"],

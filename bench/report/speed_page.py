@@ -1,4 +1,4 @@
-"""`results/speed.md`, the speed table of every machine, from the rows of `bench.speed`. All medians and ratios are made here."""
+"""`results/speed.md`, the speed table of every machine, from rows of `bench.studies.speed`. Medians and ratios are made here."""
 
 from __future__ import annotations
 

@@ -271,7 +271,7 @@ def test_pictures_that_are_gone_leave_no_trace(tmp_path):
 
 def test_without_rows_the_page_says_which_commands_make_them(tmp_path):
     page = Reader(html_page.render([], tmp_path))
-    for command in (TABLE, MAIN, "python -m bench.recipe", "python -m bench.noise"):
+    for command in (TABLE, MAIN, "python -m bench.recipe", "python -m bench.studies.noise"):
         assert command in page.text
     assert page.images == {} and PUBLISHED in page.text
 

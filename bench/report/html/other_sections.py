@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench import noise
 from bench.data.pixels import to_uint8
 from bench.pictures import svg
 from bench.pictures.svg import Series
@@ -20,6 +19,7 @@ from bench.report.html import table1_sections
 from bench.report.html.parts import MAIN, Figure, Section, Table, plain
 from bench.report.measures import label
 from bench.sampling import table1
+from bench.studies import noise
 from reference import weights
 from reference.config import ModelConfig
 
@@ -106,15 +106,15 @@ def checkpoints(every: list[Row], out: Path) -> Section:
         frame = pd.DataFrame(lines).fillna("").set_index("checkpoint").T.rename_axis("checkpoint").rename_axis(columns=None)
         s.tables.append(Table("Networks to sample from", frame.reset_index(), "Trainings: one "
                               "after another, each from the weights of the one before; images and hours are of all. Floor: "
-                              "held-out real images, as many. By nearest neighbours in pixel space (bench.neighbours): "
+                              "held-out real images, as many. By nearest neighbours in pixel space (bench.studies.neighbours): "
                               "smallest class, the share of the class that is found least; near, the share of samples nearer "
                               "to a training image than 1% of held-out images are.",
-                              "python -m bench.noise --images NAME=samples.npy"))
+                              "python -m bench.studies.noise --images NAME=samples.npy"))
     else:
         s.missing.append(("No trained network lies beside this page.", "python -m bench.train --steps 9000 --save FOLDER"))
     if tried := rows.studies(every, ablation_page.STUDY):
         s.tables.append(Table("What improves the training", ablation_page.shown(tried), ablation_page.describe(tried),
-                              f"python -m bench.ablation --dtype {tried[-1].config['dtype']}", folded=True))
+                              f"python -m bench.studies.ablation --dtype {tried[-1].config['dtype']}", folded=True))
     return s
 
 
@@ -147,7 +147,7 @@ def _classes(study: Row) -> dict[str, Any]:
 
 def chance(every: list[Row]) -> Section:
     """FID of fixed images against their number: how large chance and bias are."""
-    s, command = Section("How far chance alone moves FID"), "python -m bench.noise"
+    s, command = Section("How far chance alone moves FID"), "python -m bench.studies.noise"
     for row in noise_page.newest(every):
         frame, c = noise_page.table(row), row.config
         name = f"FID[{c['extractor']}]"

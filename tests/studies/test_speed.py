@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import speed
 from bench.presets import Preset
 from bench.records import rows
 from bench.records.rows import Row
 from bench.report import results, speed_page
+from bench.studies import speed
 from bench.timing import blocks
 from reference.config import ConfigError, DiffusionConfig, ModelConfig
 from tests.helpers.tiny import install_backend

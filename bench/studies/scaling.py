@@ -1,4 +1,4 @@
-"""How time and memory grow: `python -m bench.scaling --axes batch,steps,size,width,threads`.
+"""How time and memory grow: `python -m bench.studies.scaling --axes batch,steps,size,width,threads`.
 
 One quantity is varied at a time around the network of `--preset`. Every point is a fresh process, for its peak memory to be its
 own, and a cell: an interrupted study goes on from its finished points. Rows, a figure and `scaling.md` go to `--out`.
@@ -28,7 +28,7 @@ from bench.records import rows
 from bench.records.cells import Cells
 from bench.report import scaling_page
 from bench.run import choose_backends
-from bench.speed import Contender, Speed
+from bench.studies.speed import Contender, Speed
 from bench.timing import blocks
 from bench.workers.errors import WorkerError
 from reference import weights
@@ -147,7 +147,7 @@ def run(args: argparse.Namespace, command: str) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; exit codes as `bench.run`'s."""
-    p = argparse.ArgumentParser(prog="python -m bench.scaling", description=(__doc__ or "").split("\n\n")[0])
+    p = argparse.ArgumentParser(prog="python -m bench.studies.scaling", description=(__doc__ or "").split("\n\n")[0])
     p.add_argument("--axes", default=",".join(AXES), help=f"of {', '.join(AXES)}")
     p.add_argument("--preset", default="quick", help=f"of {', '.join(PRESETS)}")
     p.add_argument("--backends", help="default: all that are installed")
@@ -157,7 +157,7 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--fresh", action="store_true", help="do finished points again")
     argv = sys.argv[1:] if argv is None else argv
     args = p.parse_args(argv)
-    return exit_code(lambda: run(args, shlex.join(["python", "-m", "bench.scaling", *argv])), "the finished points")
+    return exit_code(lambda: run(args, shlex.join(["python", "-m", "bench.studies.scaling", *argv])), "the finished points")
 
 
 if __name__ == "__main__":

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bench import neighbours
 from bench.data import datasets, pixels
 from bench.records import rows
+from bench.studies import neighbours
 from bench.weights import pipeline
 from reference.config import ConfigError, DiffusionConfig
 from reference.weights import initialise

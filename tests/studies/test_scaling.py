@@ -8,15 +8,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bench import scaling
 from bench.presets import PRESETS, Preset
 from bench.records import rows
 from bench.report import scaling_page
+from bench.studies import scaling
 from bench.workers.process import Worker
 from reference import weights
 from reference.config import DiffusionConfig, ModelConfig
-
-from .test_speed import PRESET, backend, row  # noqa: F401  (a fixture)
+from tests.studies.test_speed import (
+    PRESET,
+    row,  # noqa: F401  (a fixture)
+)
 
 SMALL = PRESETS["quick"]
 

@@ -1,4 +1,4 @@
-"""How far chance alone moves FID: `python -m bench.noise`, `python -m bench.noise --images NAME=samples.npy`.
+"""How far chance alone moves FID: `python -m bench.studies.noise`, `python -m bench.studies.noise --images NAME=samples.npy`.
 
 FID of fixed images against their number n: many parts of one set of images are measured, each against the same reference.
 Their spread tells which differences between two figures mean something at that n; their mean, how large the bias is; and the
@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from bench import files, streams
 from bench.command_line import exit_code
 from bench.data import datasets
+from bench.data.pixels import read_samples
 from bench.metric import fid, fmnist_cnn
-from bench.neighbours import read_samples
 from bench.paths import ROOT
 from bench.records import environment, rows
 from bench.records.rows import Row
@@ -99,7 +99,7 @@ def run(args: argparse.Namespace, command: str) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; exit codes as `bench.run`'s."""
-    p = argparse.ArgumentParser(prog="python -m bench.noise", description=(__doc__ or "").split("\n\n")[0])
+    p = argparse.ArgumentParser(prog="python -m bench.studies.noise", description=(__doc__ or "").split("\n\n")[0])
     p.add_argument("--images", action="append", default=[], metavar="NAME=FILE.npy",
                    help="uint8 or floats in [-1, 1], (n, C, H, W), measured beside the held-out images; may be repeated")
     p.add_argument("--seed", type=int, default=0, help="of the parts")
@@ -107,7 +107,7 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--out", type=Path, default=ROOT / "results")
     argv = sys.argv[1:] if argv is None else argv
     args = p.parse_args(argv)
-    return exit_code(lambda: run(args, shlex.join(["python", "-m", "bench.noise", *argv])))
+    return exit_code(lambda: run(args, shlex.join(["python", "-m", "bench.studies.noise", *argv])))
 
 
 if __name__ == "__main__":

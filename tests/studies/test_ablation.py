@@ -6,12 +6,13 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from bench import ablation, presets
+from bench import presets
 from bench.data import datasets, pixels
 from bench.metric import fid, fmnist_cnn
 from bench.presets import Preset, get_preset
 from bench.records import rows
 from bench.report import ablation_page
+from bench.studies import ablation
 from reference.config import DiffusionConfig, OptimConfig
 from tests.helpers.tiny import TINY
 

@@ -1,4 +1,4 @@
-"""What a change of the training is worth: `python -m bench.ablation`, `python -m bench.ablation --only "cosine schedule"`.
+"""What a change of the training is worth: `python -m bench.studies.ablation --only "cosine schedule"`.
 
 Every variant changes one setting of a preset, or two where that is named `A + B`. Each is trained for the same number of images
 from the same initial weights, samples with DDIM from the same x_T, and is measured against the same statistics. The preset as it
@@ -125,7 +125,7 @@ def run(args: argparse.Namespace, command: str) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; exit codes as `bench.run`'s."""
-    p = argparse.ArgumentParser(prog="python -m bench.ablation", description=(__doc__ or "").split("\n\n")[0])
+    p = argparse.ArgumentParser(prog="python -m bench.studies.ablation", description=(__doc__ or "").split("\n\n")[0])
     p.add_argument("--preset", default="quick")
     p.add_argument("--only", action="append", default=[], metavar="VARIANT", help=f"of {', '.join(VARIANTS)}; may be repeated")
     p.add_argument("--images", type=int, default=96000, help="training images of a variant")
@@ -139,7 +139,7 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--out", type=Path, default=ROOT / "results")
     argv = sys.argv[1:] if argv is None else argv
     args = p.parse_args(argv)
-    return exit_code(lambda: run(args, shlex.join(["python", "-m", "bench.ablation", *argv])), "the last state")
+    return exit_code(lambda: run(args, shlex.join(["python", "-m", "bench.studies.ablation", *argv])), "the last state")
 
 
 if __name__ == "__main__":

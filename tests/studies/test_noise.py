@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import noise
 from bench.data import datasets
 from bench.metric import fid
 from bench.records import rows
 from bench.report import noise_page
+from bench.studies import noise
 
 
 @pytest.mark.parametrize("total, n, count, disjoint", [(1000, 300, 3, True), (10_000, 128, noise.PARTS, True),

@@ -1,4 +1,5 @@
-"""Samples among the training images, pixel by pixel: `python -m bench.neighbours --images samples.npy`, or `--weights FOLDER`.
+"""Samples among the training images, pixel by pixel: `python -m bench.studies.neighbours --images samples.npy`,
+or `--weights FOLDER`.
 
 Two questions that no distance of features answers:
 
@@ -29,7 +30,8 @@ from tqdm import trange
 import backends
 from bench import api
 from bench.command_line import exit_code
-from bench.data import datasets, pixels, readers
+from bench.data import datasets, pixels
+from bench.data.pixels import read_samples
 from bench.paths import ROOT
 from bench.pictures import grids
 from bench.records import environment, rows
@@ -111,18 +113,6 @@ def study(samples: Images, train: datasets.Dataset, held_out: datasets.Dataset) 
     return found, ids
 
 
-def read_samples(path: Path) -> Images:
-    """Images of a .npy file, (n, C, H, W): uint8, or floats in [-1, 1] as a sampling cell keeps them. Raises ConfigError."""
-    try:
-        images = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise readers.DataError(f"--images={str(path)!r}: can't be read as a NumPy array: {error}") from None
-    require(isinstance(images, np.ndarray) and images.ndim == 4 and len(images) > 0 and images.dtype.kind in "uf"
-            and (images.dtype.kind == "f" or images.dtype == np.uint8), "--images", f"{path}, {getattr(images, 'dtype', '')} "
-            f"{getattr(images, 'shape', '')}", "must be uint8 or floats of shape (n, C, H, W)")
-    return np.array(images) if images.dtype == np.uint8 else pixels.to_uint8(images)
-
-
 def describe(found: Found, n: int) -> str:
     """For the terminal: distances, and the classes where there are labels."""
     distances = {name: np.sqrt(np.quantile(np.array(squared), QUANTILES)) / 255 for name, squared in found["squared"].items()}
@@ -173,7 +163,7 @@ def run(args: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; exit codes as `bench.run`'s."""
-    p = argparse.ArgumentParser(prog="python -m bench.neighbours", description=(__doc__ or "").split("\n\n")[0])
+    p = argparse.ArgumentParser(prog="python -m bench.studies.neighbours", description=(__doc__ or "").split("\n\n")[0])
     p.add_argument("--images", type=Path, metavar="FILE.npy", help="uint8 or floats in [-1, 1], (n, C, H, W)")
     p.add_argument("--weights", help="draw the samples: a diffusers folder, a checkpoint file or a name on the hub")
     p.add_argument("--name", help="of the row and the picture; default: that of the file or folder")
