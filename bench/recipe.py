@@ -12,12 +12,11 @@ import sys
 from pathlib import Path
 
 import backends
-from bench import gallery
 from bench.command_line import exit_code
 from bench.data import datasets
 from bench.paths import ROOT
-from bench.recipes import RECIPES
-from bench.recipes.common import Experiment
+from bench.recipes import RECIPES, gallery
+from bench.recipes.experiment import Experiment
 from bench.training.trackers import LOGS
 from reference.config import require
 from reference.timesteps import parse_steps

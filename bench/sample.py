@@ -8,46 +8,18 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 import backends
 from bench import api, files
 from bench.command_line import exit_code
 from bench.data.pixels import to_uint8
-from bench.pictures import grids
+from bench.recipes.show import KINDS, show
 from reference.config import ConfigError, require
-from reference.conventions import CONVENTIONS, Plan
+from reference.conventions import CONVENTIONS
 from reference.timesteps import SPACINGS, parse_steps
-
-KINDS = ("grid", "strip", "gif")
-GRID_IMAGES, STRIP_FRAMES, STRIP_IMAGES, GIF_FRAMES = 256, 10, 6, 40
-COLUMNS = 8
-
-
-def show(model: api.Model, plan: Plan, n: int, wanted: Mapping[str, Path], *, seed: int = 0, batch_size: int = 64, title: str = ""
-         ) -> tuple[NDArray[np.float32], dict[str, str]]:
-    """Images 0 .. n - 1 of this seed, and the captions of the pictures drawn: `wanted` gives the file of each kind."""
-    how = f"{plan.sampler.upper()}, S = {plan.steps}"
-    x, captions = model.noise(n, seed), {}
-    images = model.follow(x, plan, seed=seed, batch_size=batch_size, progress="sample")
-    if "grid" in wanted:
-        shown = images[:GRID_IMAGES]
-        captions["grid"] = f"{title}{len(shown)}{'' if len(shown) == n else f' of {n:,}'} samples, {how}"
-        grids.save_grid(wanted["grid"], to_uint8(shown), min(COLUMNS, n), title=captions["grid"])
-    if "strip" in wanted:
-        captions["strip"] = f"{title}from noise to images, {how}"
-        states, t = model.path(x[:STRIP_IMAGES], plan, min(STRIP_FRAMES, plan.steps), seed=seed)
-        by_image = to_uint8(states.swapaxes(0, 1).reshape(-1, *x.shape[1:]))
-        grids.save_grid(wanted["strip"], by_image, len(states), title=captions["strip"], heads=api.describe_timesteps(t))
-    if "gif" in wanted:
-        captions["gif"] = f"{title}the denoising of one image, {how}"
-        states, t = model.path(x[:1], plan, min(GIF_FRAMES, plan.steps), seed=seed)
-        grids.save_gif(wanted["gif"], list(to_uint8(states)), api.describe_timesteps(t), columns=1, scale=8)
-    return images, captions
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -8,6 +8,7 @@ from PIL import Image
 
 from bench import api, sample
 from bench.data.pixels import to_uint8
+from bench.recipes import show
 from reference.config import DiffusionConfig, ModelConfig
 
 TINY = ModelConfig(sample_size=8, block_out_channels=(8, 16), norm_num_groups=4, zero_init=False,
@@ -47,7 +48,7 @@ def test_section_counts_and_the_ddpm_sampler(net, tmp_path):
 def test_a_grid_of_very_many_shows_the_first(net, tmp_path, monkeypatch):
     monkeypatch.setattr(sample, "GRID_IMAGES", 4)
     model = api.load(net)
-    images, captions = sample.show(model, model.plan(2), 9, {"grid": tmp_path / "a.png"})
+    images, captions = show.show(model, model.plan(2), 9, {"grid": tmp_path / "a.png"})
     assert len(images) == 9 and captions == {"grid": "4 of 9 samples, DDIM, S = 2"}
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from bench import streams
 from bench.data.pixels import to_float, to_uint8
-from bench.recipes.common import Experiment, Recipe
+from bench.recipes.experiment import Experiment, Recipe
 from bench.workers import session
 from reference import diffusion, schedules
 from reference.config import ModelConfig, require

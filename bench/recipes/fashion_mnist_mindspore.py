@@ -8,7 +8,7 @@ at 7 x 7, where the tutorial has linear attention at each level) and the mean sq
 
 from __future__ import annotations
 
-from bench.recipes.common import Experiment, Recipe
+from bench.recipes.experiment import Experiment, Recipe
 
 
 def run(e: Experiment) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from bench.data.pixels import to_uint8
-from bench.recipes.common import Experiment, Recipe
+from bench.recipes.experiment import Experiment, Recipe
 
 COLUMNS = 8
 

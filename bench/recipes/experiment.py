@@ -19,13 +19,14 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from backends.protocol import Spec
-from bench import api, sample
+from bench import api
 from bench.data import datasets
 from bench.data.datasets import Dataset
 from bench.data.pixels import to_uint8
 from bench.metric import fid, fmnist_cnn
 from bench.pictures import grids, plots
 from bench.presets import Preset, get_preset
+from bench.recipes import show
 from bench.records import environment, rows
 from bench.records.rows import Row
 from bench.training.trackers import Log
@@ -203,11 +204,11 @@ class Experiment:
 
     def show_samples(self) -> None:
         """Grid, strip and GIF of the recipe's own way to sample, those that it makes and those that were asked for."""
-        wanted = [kind for kind in sample.KINDS if kind in self.recipe.pictures or getattr(self.options, kind)]
+        wanted = [kind for kind in show.KINDS if kind in self.recipe.pictures or getattr(self.options, kind)]
         if not wanted:
             return
         places = {kind: self._file({"gif": "denoising"}.get(kind, kind), ".gif" if kind == "gif" else ".png") for kind in wanted}
-        images, captions = sample.show(self.model, self.plan(), self.samples, places, seed=self.options.seed,
+        images, captions = show.show(self.model, self.plan(), self.samples, places, seed=self.options.seed,
                                        batch_size=self.options.sample_batch,
                                        title=": ".join(filter(None, (self.recipe.name, self.label))) + "\n")
         self.values["samples"] = {"n": len(images), "metric": self.measure(images)}

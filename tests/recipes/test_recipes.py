@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from bench import api, presets, recipe
-from bench.recipes import RECIPES, common, cosine_selfcond, ddim_respaced, ddpm_cifar10
+from bench.recipes import RECIPES, cosine_selfcond, ddim_respaced, ddpm_cifar10, experiment
 from bench.records import rows
 from bench.workers import session
 from reference import diffusion, samplers, schedules, unet, weights
@@ -181,12 +181,12 @@ def test_samples_during_training_are_drawn_at_the_steps_asked_for(images):
 
 def test_an_interrupted_recipe_goes_on_from_its_training(images, monkeypatch):
     whole, = run(images, "mnist-scratch", "--steps", "3", "--batch-size", "4", "--samples", "4", "--seed", "1")
-    follow = common.Experiment.follow
-    monkeypatch.setattr(common.Experiment, "follow", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    follow = experiment.Experiment.follow
+    monkeypatch.setattr(experiment.Experiment, "follow", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
     options = ("--steps", "3", "--batch-size", "4", "--samples", "4", "--seed", "1", "--out", str(images / "again"))
     run(images, "mnist-scratch", *options, code=130)
     assert list((images / "again" / "work").glob("*/states/*")) and not (images / "again" / "rows").exists()
-    monkeypatch.setattr(common.Experiment, "follow", follow)
+    monkeypatch.setattr(experiment.Experiment, "follow", follow)
     from backends.torch.backend import TorchBackend
     monkeypatch.setattr(TorchBackend, "train_step", lambda *_: pytest.fail("trained again"))
     run(images, "mnist-scratch", *options)
@@ -197,10 +197,10 @@ def test_an_interrupted_recipe_goes_on_from_its_training(images, monkeypatch):
 
 def test_a_shortened_run_keeps_the_shape_of_the_learning_rate():
     optim = presets._RECIPES[1].optim
-    assert common.shortened(optim, 800_000, 800_000, None) == optim
-    assert common.shortened(optim, 100, 800_000, None) == replace(optim, warmup_steps=10)
+    assert experiment.shortened(optim, 800_000, 800_000, None) == optim
+    assert experiment.shortened(optim, 100, 800_000, None) == replace(optim, warmup_steps=10)
     decaying = presets._RECIPES[4].optim
-    assert common.shortened(decaying, 50, 37_500, 1e-3) == replace(decaying, total_steps=50, lr=1e-3)
+    assert experiment.shortened(decaying, 50, 37_500, 1e-3) == replace(decaying, total_steps=50, lr=1e-3)
 
 
 @pytest.mark.parametrize("options, message", [
