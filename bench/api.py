@@ -25,7 +25,7 @@ from tqdm import tqdm
 import backends
 from backends.protocol import Backend, Spec
 from bench import streams
-from bench.checks import ORACLE_IMAGES, ORACLE_STEPS
+from bench.job.checks import ORACLE_IMAGES, ORACLE_STEPS
 from bench.oracle import TOLERANCES, loss_error, oracle_network, path_error, relative_error, verdict
 from bench.timing import blocks
 from bench.training import batches, loop

@@ -24,10 +24,11 @@ if __name__ == "__main__":  # the script's own folder stands first on the path; 
 
 import backends
 from backends.protocol import Spec
-from bench import cost, distributed
+from bench import distributed
 from bench.command_line import exit_code
 from bench.data import datasets
-from bench.job import Job, Run, with_options
+from bench.job import forecast
+from bench.job.job import Job, Run, with_options
 from bench.metric import inception
 from bench.paths import ROOT
 from bench.presets import PRESETS, get_preset
@@ -203,7 +204,7 @@ def describe(job: Job, absent: list[str]) -> str:
         cells += [f"{b}: oracle"] + [f"{b}: train {job.preset.train_steps} steps"] * (job.preset.train_steps > 0)
         cells += [f"{b}: time training and sampling"] * (job.preset.blocks > 0)
         cells += [f"{b}: sample and measure {cell} n={job.preset.samples}" for cell in job.cells[b]]
-    return "\n".join([json.dumps(config, indent=2), *cells, *cost.call_lines(job), *absent])
+    return "\n".join([json.dumps(config, indent=2), *cells, *forecast.call_lines(job), *absent])
 
 
 def run(args: argparse.Namespace, command: str) -> int:
@@ -220,7 +221,7 @@ def run(args: argparse.Namespace, command: str) -> int:
             print(describe(job, absent))
         if args.dry_run == "cost" and job.processes == 1:
             with tempfile.TemporaryDirectory(prefix="ddim-bench-") as folder:
-                print("\n" + cost.table(cost.predict(job, Cells(args.out, args.fresh), Path(folder))))
+                print("\n" + forecast.table(forecast.predict(job, Cells(args.out, args.fresh), Path(folder))))
         return 0
     require(args.executor == "local" or job.processes == 1, "--executor", args.executor, "is for one process alone")
     cluster = ray_cluster.connect(args.executor, job.threads, job.device)
@@ -238,7 +239,7 @@ def run(args: argparse.Namespace, command: str) -> int:
         if job.rank > 0:
             this.share()
             return 0
-        this.all(begin=cost.keep_budget if args.table else None)
+        this.all(begin=forecast.keep_budget if args.table else None)
     if cells.reused:
         print(f"{cells.reused} finished cells were used again; --fresh does them again")
     with cells.shared("report"):  # one run writes it at a time

@@ -15,8 +15,9 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 
-from bench import grid, run
+from bench import run
 from bench.data import datasets
+from bench.job import measuring
 from bench.metric import fid, fmnist_cnn, inception
 from bench.metric.torchvision_shim import import_torchvision
 from bench.paths import ROOT
@@ -258,7 +259,7 @@ def test_metric_cells_of_two_extractors_are_two_cells(zeros, weights):
     assert ours.extractor == fmnist_cnn.extractor() and not any("FID" in note for note in resolved()[1])
     other = replace(theirs, preset=ours.preset)
     [cell] = ours.all_cells
-    keys = [grid.metric_key(SimpleNamespace(job=job), "torch", cell) for job in (ours, other)]
+    keys = [measuring.metric_key(SimpleNamespace(job=job), "torch", cell) for job in (ours, other)]
     assert {name for name in keys[0] if keys[0][name] != keys[1][name]} == {"extractor", "extractor_sha256"}
     assert [replace(job, device="cuda:1").metric_device for job in (ours, other)] == ["cpu", "cuda"]
     assert other.metric_device == "cpu"

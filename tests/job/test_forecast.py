@@ -6,7 +6,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from bench import cost
+from bench.job import forecast
 from bench.paths import CHECKPOINTS
 from bench.records import rows
 from tests.helpers import tree
@@ -21,7 +21,7 @@ STEADY = ["--backends", "steady", "--steps", "8,20", "--eta", "0,0.5", "--sample
 
 def test_the_table_has_every_cell_and_the_sum():
     found = [("torch", "train", "60 steps", 12.34, 2**28), ("real", "metric", "", 0.0, None), ("mindspore", "all", "", None, None)]
-    text = cost.table([cost.Prediction(*each) for each in found])
+    text = forecast.table([forecast.Prediction(*each) for each in found])
     lines = [line.split() for line in text.splitlines()]
     assert ["torch", "train", "60", "steps", "12.3", "256"] in lines and ["real", "metric", "0.0"] in lines
     assert ["mindspore", "all", "unknown"] in lines and lines[-1] == ["predicted:", "12", "s", "together"]

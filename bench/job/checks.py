@@ -20,7 +20,7 @@ from bench.weights.tensor_files import weights_hash
 from reference import samplers
 
 if TYPE_CHECKING:
-    from bench.job import Run
+    from bench.job.job import Run
 
 ORACLE_IMAGES, ORACLE_STEPS = 2, 10
 GATED_STEPS = 100  # above it, the images of two backends are compared and reported without a verdict

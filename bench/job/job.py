@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from backends.protocol import Spec
-from bench import checks, files, grid
+from bench import files
 from bench.data import datasets
+from bench.job import checks, measuring, sampling
 from bench.metric import fmnist_cnn
 from bench.metric.extractor import Extractor
 from bench.presets import Preset
@@ -188,7 +189,7 @@ class Run:
     def all(self, begin: Callable[[Run], None] | None = None) -> None:
         """Every stage; `begin` is called once the network to sample from is at hand."""
         if self.job.fit and not self._train_own():
-            return grid.measure(self)  # floor and ceiling
+            return measuring.measure(self)  # floor and ceiling
         if begin:
             begin(self)
         p = self.job.preset
@@ -200,7 +201,7 @@ class Run:
             self._time()
         elif p.blocks:
             self.missing.append("single steps are not timed with several processes")
-        grid.sample(self)
+        sampling.sample(self)
         for cell in self.job.all_cells:
             checks.images(self, cell)
         if self.job.twice:
@@ -208,7 +209,7 @@ class Run:
                 checks.determinism(self, backend)
         for worker in self.workers.values():
             worker.close()
-        grid.measure(self)
+        measuring.measure(self)
 
     def share(self) -> None:
         """What a process does that is not the first one: its share of the trainings and of the images."""
@@ -217,7 +218,7 @@ class Run:
             if key["train_steps"] and not self.cells.done("train", key):
                 self._fit(backend, self.cells.folder("train", key) / SCRATCH, key["train_steps"])
             for cell in self.job.cells[backend]:
-                grid.draw_share(self, backend, cell)
+                sampling.draw_share(self, backend, cell)
 
     def call(self, backend: str, command: str, stage: str, **args: Any) -> dict[str, Any]:
         """Ask a worker, with a bar where it reports progress."""

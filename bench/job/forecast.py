@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench import checks, grid
 from bench.data import datasets
-from bench.job import Job, Run
+from bench.job import checks, measuring, sampling
+from bench.job.job import Job, Run
 from bench.metric import fid
 from bench.records.cells import SCRATCH, Cells
 from bench.records.rows import Row
@@ -142,7 +142,7 @@ def _backend(trial: Run, cells: Cells, backend: str) -> list[Prediction]:
     for cell in job.cells[backend]:
         first, step, overhead = paths[cell.eta]
         add("sample", f"{cell} n={p.samples}", first + p.samples / p.sample_batch * (cell.steps * step + overhead),
-            cells.done("sample", grid.sample_key(trial, backend, cell)))
+            cells.done("sample", sampling.sample_key(trial, backend, cell)))
     return out
 
 
@@ -179,11 +179,11 @@ def _metric(trial: Run, cells: Cells) -> list[Prediction]:
     reference = datasets.load_subset("fashion-mnist", "train") if fid.statistics_ship(job.dataset, by) else job.dataset
     peak = memory.peak_memory()
     bounds = [("real", load + each * len(reference) + again), ("noise", again)]
-    out = [Prediction(name, "metric", "", 0.0 if cells.done("metric", grid.bound_key(trial, name)) else seconds, peak)
+    out = [Prediction(name, "metric", "", 0.0 if cells.done("metric", measuring.bound_key(trial, name)) else seconds, peak)
            for name, seconds in bounds]
     for backend in job.backends:
         for cell in job.cells[backend]:
-            done = cells.done("metric", grid.metric_key(trial, backend, cell))
+            done = cells.done("metric", measuring.metric_key(trial, backend, cell))
             out.append(Prediction(backend, "metric", str(cell), 0.0 if done else again, peak))
     return out
 
