@@ -24,8 +24,8 @@ if __name__ == "__main__":  # the script's own folder stands first on the path; 
 
 import backends
 from backends.protocol import Spec
-from bench import distributed
-from bench.command_line import exit_code
+from bench.cli.launch import launched, serve_as_scheduler
+from bench.cli.main import exit_code
 from bench.data import datasets
 from bench.job import forecast
 from bench.job.job import Job, Run, with_options
@@ -73,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
                    "default: on other data than the preset's and without --weights, the preset's number, else 0")
     p.add_argument("--convention", default="plain", help=f"of {', '.join(CONVENTIONS)}")
     p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--threads", type=int, default=distributed.launched().threads, help="CPU threads of each backend")
+    p.add_argument("--threads", type=int, default=launched().threads, help="CPU threads of each backend")
     p.add_argument("--save-every", type=float, default=loop.SAVE_EVERY, help="seconds between training states")
     p.add_argument("--timeout", type=float, default=900.0, help="seconds without heartbeat or progress, then a worker is ended")
     p.add_argument("--check-determinism", action="store_true", help="run a training and a sampling twice and compare the bits")
@@ -136,7 +136,7 @@ def resolve(args: argparse.Namespace) -> tuple[Job, list[str]]:
     samples = args.samples or inception.paper_n(args)
     preset = with_options(get_preset(args.preset or ("table" if args.table else "quick")), samples=samples,
                           train_steps=args.train_steps, batch_size=args.batch_size, sample_batch=args.sample_batch)
-    launch = distributed.launched()
+    launch = launched()
     require(preset.batch_size % launch.processes == 0, "--batch-size", preset.batch_size,
             f"must be a multiple of the {launch.processes} processes")
     for name in ("fresh", "check_determinism"):
@@ -262,7 +262,7 @@ def run(args: argparse.Namespace, command: str) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Run with a command line; returns the exit code."""
     argv = sys.argv[1:] if argv is None else argv
-    distributed.serve_as_scheduler()
+    serve_as_scheduler()
     return exit_code(lambda: run(parser().parse_args(argv), shlex.join(["python", "bench/run.py", *argv])), "the finished cells")
 
 

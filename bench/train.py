@@ -24,8 +24,8 @@ from tqdm import tqdm
 
 import backends
 from backends.protocol import Spec
-from bench import distributed
-from bench.command_line import exit_code
+from bench.cli.launch import launched, serve_as_scheduler
+from bench.cli.main import exit_code
 from bench.data import datasets
 from bench.paths import ROOT
 from bench.presets import get_preset
@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--log", default="tensorboard", help=f"one or more of {', '.join(LOGS)}, separated by commas; in SAVE.logs")
     parser.add_argument("--save", type=Path, required=True, help="folder of the finished pipeline")
     args = parser.parse_args(argv)
-    distributed.serve_as_scheduler()
+    serve_as_scheduler()
     command = shlex.join(["python", "-m", "bench.train", *(sys.argv[1:] if argv is None else argv)])
     return exit_code(lambda: train(args, command), "the last state")
 
@@ -78,7 +78,7 @@ def train(args: argparse.Namespace, command: str) -> None:
     require(args.steps > preset.optim.warmup_steps, "--steps", args.steps,
             f"must exceed the warm-up's {preset.optim.warmup_steps}")
     optim = replace(preset.optim, total_steps=args.steps)
-    launch = distributed.launched()
+    launch = launched()
     name = launch.backends(args.backend) or "torch"
     spec = Spec(model, process, optim, args.device, args.dtype, args.mode, launch.rank, launch.processes)
     batch_size = args.batch_size or preset.batch_size

@@ -20,7 +20,7 @@ def write(out: Path) -> Path:
     for name, recipe in RECIPES.items():
         of = [row for row in found if row.preset == name]
         text += [f"## {name}", "", f"{recipe.title}. After {recipe.source}.", "",
-                 f"The whole of it: `python -m bench.recipe {name}`", ""]
+                 f"The whole of it: `python -m bench.cli.recipe {name}`", ""]
         text += _shown(of[-1]) if of else ["Not run yet.", ""]
         older = {row.values["command"]: row for row in of[:-1] if row.values["command"] != of[-1].values["command"]}
         text += [f"- Also run: `{command}`: {_linked(row.values['pictures'])}. {' '.join(row.values['notes'])} {_figures(row)}"

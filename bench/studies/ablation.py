@@ -22,7 +22,7 @@ from tqdm import tqdm
 import backends
 from backends.protocol import Spec
 from bench import api, files
-from bench.command_line import exit_code
+from bench.cli.main import exit_code
 from bench.data import datasets, pixels
 from bench.metric import fid, fmnist_cnn
 from bench.paths import ROOT

@@ -29,7 +29,7 @@ from tqdm import trange
 
 import backends
 from bench import api
-from bench.command_line import exit_code
+from bench.cli.main import exit_code
 from bench.data import datasets, pixels
 from bench.data.pixels import read_samples
 from bench.paths import ROOT

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench import files, streams
-from bench.command_line import exit_code
+from bench.cli.main import exit_code
 from bench.data import datasets
 from bench.data.pixels import read_samples
 from bench.metric import fid, fmnist_cnn

@@ -21,7 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from bench import files
-from bench.command_line import exit_code
+from bench.cli.main import exit_code
 from bench.paths import ROOT
 from bench.presets import PRESETS, Preset, get_preset
 from bench.records import rows

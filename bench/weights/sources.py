@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.command_line import exit_code
+from bench.cli.main import exit_code
 from bench.weights import other_codes, pipeline, tensor_files
 from bench.weights.errors import CheckpointError
 from reference.config import SCHEDULES, DiffusionConfig, ModelConfig

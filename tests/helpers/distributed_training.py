@@ -13,14 +13,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import backends  # noqa: E402
 from backends.protocol import Spec  # noqa: E402
-from bench import distributed
+from bench.cli.launch import launched, serve_as_scheduler
 from bench.training import loop
 from reference import weights  # noqa: E402
 from reference.config import DiffusionConfig, ModelConfig, OptimConfig  # noqa: E402
 
 name, folder, steps, pause = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
-distributed.serve_as_scheduler()
-launch = distributed.launched()
+serve_as_scheduler()
+launch = launched()
 model = ModelConfig(sample_size=8, block_out_channels=(8, 16), down_block_types=("DownBlock2D", "AttnDownBlock2D"),
                     up_block_types=("AttnUpBlock2D", "UpBlock2D"), layers_per_block=1, norm_num_groups=4)
 spec = Spec(model, DiffusionConfig(timesteps=100), OptimConfig(lr=1e-3, warmup_steps=5, max_grad_norm=1.0), rank=launch.rank,

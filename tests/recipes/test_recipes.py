@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench import api, presets, recipe
+from bench import api, presets
+from bench.cli import recipe
 from bench.recipes import RECIPES, cosine_selfcond, ddim_respaced, ddpm_cifar10, experiment
 from bench.records import rows
 from bench.workers import session

@@ -74,7 +74,7 @@ def main_rows() -> list[Row]:
     training = {"stage": "train", "train_steps": 60, "batch_size": 64, "seed": 0}
     check = {"forward": {"error": 1e-6, "tolerance": 2e-5, "ok": True}, "loss": {"error": 1.0, "tolerance": 1e-5, "ok": False}}
     recipe = {"pictures": [["a.png", "a grid"], ["a.gif", "the denoising of one image"]], "notes": ["Shortened: 7 steps."],
-              "command": "python -m bench.recipe a --steps 7"}
+              "command": "python -m bench.cli.recipe a --steps 7"}
     points = [{"n": n, "disjoint": n < 512, **{name: [9 + bias / n + i / n for i in range(4 if n < 512 else 1)] for name, bias in
                                                (("fid", 500), ("fid_half", 1000))}} for n in (256, 384, 512)]
     study = {"study": "noise", "name": "held-out <images>", "samples": 512, "seed": 0, "reference": "train",
@@ -183,7 +183,7 @@ def test_every_figure_says_n_seeds_extractor_and_command(whole):
         assert re.search("fmnist-cnn, sha256 c0ffeec0ffeec0ff|no extractor|neither spread nor hash", caption), caption
     assert any("--table ddim --samples 256" in c for c in captions)
     assert any("--preset quick --train-steps 60 --batch-size 64 --seed 0" in c for c in captions)
-    assert any("python -m bench.recipe a --steps 7" in c and "Shortened: 7 steps." in c for c in captions)
+    assert any("python -m bench.cli.recipe a --steps 7" in c and "Shortened: 7 steps." in c for c in captions)
 
 
 def test_every_kind_of_picture_is_there(whole):
@@ -271,7 +271,7 @@ def test_pictures_that_are_gone_leave_no_trace(tmp_path):
 
 def test_without_rows_the_page_says_which_commands_make_them(tmp_path):
     page = Reader(html_page.render([], tmp_path))
-    for command in (TABLE, MAIN, "python -m bench.recipe", "python -m bench.studies.noise"):
+    for command in (TABLE, MAIN, "python -m bench.cli.recipe", "python -m bench.studies.noise"):
         assert command in page.text
     assert page.images == {} and PUBLISHED in page.text
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import distributed
+from bench.cli import launch
 from bench.records import rows
 from bench.sampling import parts
 from bench.sampling.cell import Cell, Draw
@@ -31,17 +31,17 @@ PATIENCE = 500.0  # seconds
 def test_launchers_variables_say_who_a_process_is():
     torchrun = {"TORCHELASTIC_RUN_ID": "x", "RANK": "3", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}
     msrun = {"MS_ROLE": "MS_WORKER", "MS_WORKER_NUM": "8", "RANK_ID": "5"}
-    assert distributed.launched({}) == distributed.Launch(None, 0, 1, 1)
-    assert distributed.launched(torchrun) == distributed.Launch("torch", 3, 4, 2)
-    assert distributed.launched(msrun) == distributed.Launch("mindspore", 5, 8, 8)
+    assert launch.launched({}) == launch.Launch(None, 0, 1, 1)
+    assert launch.launched(torchrun) == launch.Launch("torch", 3, 4, 2)
+    assert launch.launched(msrun) == launch.Launch("mindspore", 5, 8, 8)
     with pytest.raises(ConfigError, match="--node_rank"):
-        distributed.launched({"MS_ROLE": "MS_WORKER", "MS_WORKER_NUM": "8"})
+        launch.launched({"MS_ROLE": "MS_WORKER", "MS_WORKER_NUM": "8"})
 
 
 def test_a_launcher_runs_its_own_framework():
-    torchrun = distributed.Launch("torch", 0, 2, 2)
+    torchrun = launch.Launch("torch", 0, 2, 2)
     assert torchrun.backends(None) == torchrun.backends("torch") == "torch"
-    assert distributed.Launch().backends("torch,mindspore") == "torch,mindspore"
+    assert launch.Launch().backends("torch,mindspore") == "torch,mindspore"
     with pytest.raises(ConfigError, match="--backends='torch,mindspore': .*launcher of torch"):
         torchrun.backends("torch,mindspore")
 

@@ -191,7 +191,7 @@ def samples(found: list[Row], every: list[Row], out: Path, command: str) -> Sect
             f"{label(row.backend)}. {' '.join(row.values['notes'])} n = 1 image, 1 seed; no extractor.", row.values["command"],
             small=True))
     else:
-        s.missing.append(("A denoising path in motion has no row yet.", "python -m bench.recipe fashion-mnist-mindspore"))
+        s.missing.append(("A denoising path in motion has no row yet.", "python -m bench.cli.recipe fashion-mnist-mindspore"))
     return s
 
 

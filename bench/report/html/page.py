@@ -12,7 +12,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from bench import files
-from bench.command_line import exit_code
+from bench.cli.main import exit_code
 from bench.paths import ROOT
 from bench.records import rows
 from bench.records.rows import Row

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench import api, sample
+from bench import api
+from bench.cli import sample
 from bench.data.pixels import to_uint8
 from bench.recipes import show
 from reference.config import DiffusionConfig, ModelConfig

@@ -1,4 +1,4 @@
-"""Run a well-known experiment by name: `python -m bench.recipe mnist-scratch`.
+"""Run a well-known experiment by name: `python -m bench.cli.recipe mnist-scratch`.
 
 Trains, samples, and leaves its pictures in OUT/gallery, a row in OUT/rows and the page OUT/gallery.md. `--steps` or `--epochs`
 shorten the training; picture, row and page then say so. The same command goes on where an interrupted one stopped.
@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import backends
-from bench.command_line import exit_code
+from bench.cli.main import exit_code
 from bench.data import datasets
 from bench.paths import ROOT
 from bench.recipes import RECIPES, gallery
@@ -24,7 +24,7 @@ from reference.timesteps import parse_steps
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = argparse.ArgumentParser(prog="python -m bench.recipe", description=__doc__.splitlines()[0])
+    p = argparse.ArgumentParser(prog="python -m bench.cli.recipe", description=__doc__.splitlines()[0])
     p.add_argument("name", help=f"of {', '.join(RECIPES)}")
     p.add_argument("--backend", help=f"of {', '.join(backends.names())}; default: the recipe's")
     p.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N or ascend")
@@ -78,7 +78,8 @@ def run(args: argparse.Namespace, command: str) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Command line; exit codes as `bench.run`'s."""
     argv = sys.argv[1:] if argv is None else argv
-    return exit_code(lambda: run(parser().parse_args(argv), shlex.join(["python", "-m", "bench.recipe", *argv])), "the last state")
+    command = shlex.join(["python", "-m", "bench.cli.recipe", *argv])
+    return exit_code(lambda: run(parser().parse_args(argv), command), "the last state")
 
 
 if __name__ == "__main__":

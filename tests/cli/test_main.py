@@ -8,8 +8,9 @@ import sys
 
 import pytest
 
-from bench import recipe, run, sample, train
-from bench.command_line import exit_code
+from bench import run, train
+from bench.cli import recipe, sample
+from bench.cli.main import exit_code
 from bench.studies import scaling
 from bench.training.loop import TrainingError
 from bench.weights import sources

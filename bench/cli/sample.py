@@ -1,4 +1,4 @@
-"""Draw images from trained weights: `python -m bench.sample --weights FOLDER --grid samples.png --gif denoising.gif`.
+"""Draw images from trained weights: `python -m bench.cli.sample --weights FOLDER --grid samples.png --gif denoising.gif`.
 
 The grid holds the images (256 at most), the strip some of them on their way from noise, a line each, the GIF one of them moving.
 `--save` keeps the images themselves as a NumPy array, uint8 (N, C, H, W).
@@ -14,7 +14,7 @@ import numpy as np
 
 import backends
 from bench import api, files
-from bench.command_line import exit_code
+from bench.cli.main import exit_code
 from bench.data.pixels import to_uint8
 from bench.recipes.show import KINDS, show
 from reference.config import ConfigError, require
@@ -24,7 +24,7 @@ from reference.timesteps import SPACINGS, parse_steps
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; exit codes as `bench.run`'s."""
-    p = argparse.ArgumentParser(prog="python -m bench.sample", description=__doc__.splitlines()[0])
+    p = argparse.ArgumentParser(prog="python -m bench.cli.sample", description=__doc__.splitlines()[0])
     p.add_argument("--weights", required=True, help="a diffusers folder, a checkpoint file or a name on the hub")
     p.add_argument("--backend", default="torch", help=f"of {', '.join(backends.names())}")
     p.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N or ascend")
