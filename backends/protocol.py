@@ -8,7 +8,7 @@ A backend is a folder here, or an installed package with an entry point in the g
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,6 +19,7 @@ from reference.weights import Weights
 
 Tensor = Any  # the framework's own
 MODES = ("stock", "tuned", "compiled")
+RECORDS: dict[str, Any] = {"model": ModelConfig, "diffusion": DiffusionConfig, "optim": OptimConfig}  # fields of `Spec`
 
 
 class DeviceError(ConfigError):
@@ -47,6 +48,17 @@ class Spec:
         wanted = 2 * channels if self.diffusion.learned_variance else channels
         require(self.model.out_channels == wanted, "out_channels", self.model.out_channels,
                 f"variance {self.diffusion.variance} on {channels} image channels needs {wanted}")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Spec:
+        """From plain JSON types, as `to_dict` gives them. Raises `ConfigError`; also for an unknown name."""
+        unknown = sorted(set(values) - {f.name for f in fields(cls)})
+        require(not unknown, "Spec", unknown, f"unknown keys; known are {', '.join(f.name for f in fields(cls))}")
+        return cls(**{key: RECORDS[key].from_dict(value) if key in RECORDS else value for key, value in values.items()})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; `from_dict` of it gives an equal spec."""
+        return {key: value.to_dict() if key in RECORDS else value for key, value in vars(self).items()}
 
     @property
     def image_channels(self) -> int:

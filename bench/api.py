@@ -12,6 +12,7 @@ image n of a seed is the same whatever the backend and the batch it is drawn in.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -27,10 +28,10 @@ from backends.protocol import Backend, Spec
 from bench import streams
 from bench.job.checks import ORACLE_IMAGES, ORACLE_STEPS
 from bench.oracle import TOLERANCES, loss_error, oracle_network, path_error, relative_error, verdict
+from bench.sampling.loop import draw, time_steps
 from bench.timing import blocks
 from bench.training import batches, loop
 from bench.weights import pipeline, sources
-from bench.workers.session import Session, cut, time_sample
 from reference import samplers
 from reference import weights as names
 from reference.config import DiffusionConfig, ModelConfig, OptimConfig, require
@@ -95,20 +96,14 @@ class Model:
     def follow(self, x: Images, plan: Plan, *, seed: int = 0, batch_size: int = 64, ids: Sequence[int] | None = None,
                progress: str = "") -> Images:
         """Take x (N, C, H, W) along a plan. Row n gets the step noise of image `ids[n]`, by default n. `progress` names a bar."""
-        size, n = min(batch_size, len(x)), len(x)
-        require(size >= 1, "batch_size", batch_size, "must be at least 1")
-        streams_of = np.arange(n) if ids is None else np.asarray(ids)
-        out = np.empty(x.shape, np.float32)
-        with tqdm(total=-(-n // size) * plan.steps, desc=progress, disable=not progress, mininterval=2) as bar:
-            def tick(_: int) -> None:
-                bar.update()
-
-            for start in range(0, n, size):
-                rows = np.arange(start, start + size) % n  # the last batch is filled up: a compiled network sees one shape
-                z = self._z(seed, streams_of[rows])
-                got = self.backend.sample(self.backend.to_device(x[rows].astype(np.float32)), plan, z, on_step=tick)
-                out[start:start + size] = self.backend.to_host(got)[:n - start]
-        return out
+        require(batch_size >= 1, "batch_size", batch_size, "must be at least 1")
+        wanted = np.arange(len(x)) if ids is None else np.asarray(ids)
+        with tqdm(total=len(x) * plan.steps, desc=progress, disable=not progress, mininterval=2) as bar:
+            drawn = draw(self.backend, plan, wanted, x.shape[1:], seed=seed, batch_size=min(batch_size, len(x)), x=x,
+                         on_progress=lambda done, _: bar.update(done - bar.n))
+        for note in drawn.notes:
+            warnings.warn(note, stacklevel=2)
+        return drawn.images
 
     def path(self, x: Images, plan: Plan, frames: int = 10, *, seed: int = 0) -> tuple[Images, list[int]]:
         """States on the way, (frames + 1, N, C, H, W) from x itself to the result, and the timestep of each, -1 for clean."""
@@ -119,7 +114,7 @@ class Model:
             if self.spec.diffusion.self_conditioning:  # the last x0_hat is not part of a state: from the start each time
                 a = 0
             z = self._z(seed, ids, a)
-            got = self.backend.sample(self.backend.to_device(states[0 if a == 0 else -1]), cut(plan, a, b), z)
+            got = self.backend.sample(self.backend.to_device(states[0 if a == 0 else -1]), plan.cut(a, b), z)
             states.append(self.backend.to_host(got).astype(np.float32))
         return np.stack(states), [plan.timesteps[0], *(plan.previous[b - 1] for b in cuts[1:])]
 
@@ -135,14 +130,12 @@ class Model:
         return pipeline.save_pipeline(Path(folder), self.backend.weights(ema=True), self.spec.model, self.spec.diffusion)
 
     def time(self, steps: int = 50, *, batch_size: int = 16, seed: int = 0, **options: Any) -> dict[str, float | bool]:
-        """Seconds of a sampling step, median and quartiles, and images/s at S = `steps`; `options` are `timing.time_blocks`'s.
+        """Seconds of a sampling step, median and quartiles, and images/s at S = `steps`; `options` are `bench.timing.blocks.time_blocks`'s.
 
         For a figure to publish use `bench/run.py`, which gives each backend a process of its own and keeps the raw samples.
         """
-        session = Session(self.name, self.spec, lambda done, total: None, print, self.backend)
-
         def block(units: int) -> float:
-            return time_sample(session, units, batch_size, seed)["seconds"]
+            return time_steps(self.backend, self.spec, units, batch_size, seed)
 
         raw = blocks.time_blocks({"": block}, **options)[""]
         found = blocks.summary(np.array(raw["block_seconds"]) / raw["units_per_block"])

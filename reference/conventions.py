@@ -118,6 +118,12 @@ class Plan:
         """How the network's extra channels give the DDPM variance: "learned", "learned_range" or "" (fixed)."""
         return self.variance if self.sampler == "ddpm" and self.variance in ("learned", "learned_range") else ""
 
+    def cut(self, start: int, stop: int) -> Plan:
+        """Steps start .. stop - 1 of this path, as a plan. Noise of its step i is that of step start + i here."""
+        require(0 <= start < stop <= self.steps, "start, stop", (start, stop), f"must satisfy 0 <= start < stop <= {self.steps}")
+        per_step = ("timesteps", "previous", "network_t", "noise_gate")
+        return replace(self, **{name: getattr(self, name)[start:stop] for name in per_step})
+
 
 def get_convention(name: str) -> Convention:
     """The convention of this name; `ConfigError` lists the valid ones."""

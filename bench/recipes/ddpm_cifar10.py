@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from bench import streams
 from bench.data.pixels import to_float, to_uint8
 from bench.recipes.experiment import Experiment, Recipe
-from bench.workers import session
 from reference import diffusion, schedules
 from reference.config import ModelConfig, require
 from reference.weights import count
@@ -60,7 +59,7 @@ def interpolate(e: Experiment, pair: NDArray[np.float32]) -> tuple[list[NDArray[
         t = plan.timesteps[first]
         a, b = diffusion.q_sample(x0, np.full(len(pair), t), noise, alpha_bars)
         mixed = np.stack([diffusion.mix(a, b, share) for share in SHARES]).astype(np.float32)
-        strips.append(e.follow(mixed, session.cut(plan, first, plan.steps), f"interpolate at t = {t}", ids=[0] * len(SHARES)))
+        strips.append(e.follow(mixed, plan.cut(first, plan.steps), f"interpolate at t = {t}", ids=[0] * len(SHARES)))
         reached.append(t)
     return strips, reached
 

@@ -29,7 +29,6 @@ from bench.records import environment, rows
 from bench.records.rows import Row
 from bench.timing import blocks
 from bench.training import batches
-from bench.workers.session import cut
 from reference import weights
 from reference.conventions import make_plan
 
@@ -160,7 +159,7 @@ def layout_variants(workload: str, dtype: str) -> dict[str, Call]:
 
     preset = get_preset("speed")
     spec = Spec(SPEED, preset.diffusion, preset.optim, dtype=dtype)
-    step = cut(make_plan(preset.diffusion, preset.diffusion.timesteps), 0, 1)
+    step = make_plan(preset.diffusion, preset.diffusion.timesteps).cut(0, 1)
     batch = batches.training_batch(0, np.zeros((BATCH, *spec.image_shape), np.uint8), 0, BATCH, preset.diffusion.timesteps)
 
     def variant(layout: torch.memory_format | None = None) -> tuple[torch.memory_format, Call]:
@@ -263,7 +262,7 @@ def main() -> None:
     """Command line."""
     p = argparse.ArgumentParser(prog="python -m tests.benchmarks.tries", description=(__doc__ or "").split("\n\n")[0])
     p.add_argument("tries", choices=list(TRIES))
-    p.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    p.add_argument("--threads", type=int, default=environment.usable_cores())
     p.add_argument("--blocks", type=int, default=12)
     p.add_argument("--out", type=Path, default=ROOT / "results")
     args = p.parse_args()

@@ -17,7 +17,6 @@ from bench import api, presets
 from bench.cli import recipe
 from bench.recipes import RECIPES, cosine_selfcond, ddim_respaced, ddpm_cifar10, experiment
 from bench.records import rows
-from bench.workers import session
 from reference import diffusion, samplers, schedules, unet, weights
 from reference.config import ConfigError, ModelConfig
 
@@ -119,7 +118,7 @@ def test_the_interpolation_denoises_the_mix_of_two_diffused_images(images, monke
     e, pair, (strips, reached) = kept["e"], kept["pair"].astype(np.float64), kept["strips"]
     assert reached == sorted(set(reached)) and reached[-1] == T - 1
     level, share = 3, 5
-    plan = session.cut(e.plan(), T - 1 - reached[level], T)
+    plan = e.plan().cut(T - 1 - reached[level], T)
     spec, w = e.model.spec, e.model.backend.weights(ema=True)
     a, b = diffusion.q_sample(pair, np.full(2, reached[level]), e.model.noise(2).astype(np.float64),
                               schedules.alpha_bars(schedules.betas(spec.diffusion)))

@@ -331,3 +331,15 @@ def test_encoding_needs_an_eps():
 
 def test_plans_are_hashable_and_equal_by_value():
     assert plan_of("plain") == plan_of("plain") and len({plan_of("plain"), plan_of("plain"), plan_of("plain", eta=0.5)}) == 2
+
+
+def test_a_plan_is_cut_by_steps():
+    """Two parts are the whole path; a part without steps is refused."""
+    plan = make_plan(DiffusionConfig(timesteps=100), 10, eta=1.0)
+    first, second = plan.cut(0, 4), plan.cut(4, 10)
+    for name in ("timesteps", "previous", "network_t", "noise_gate"):
+        assert getattr(first, name) + getattr(second, name) == getattr(plan, name)
+    assert first.steps == 4 and plan.cut(0, 10) == plan
+    for start, stop in ((3, 3), (-1, 2), (0, 11)):
+        with pytest.raises(ConfigError, match="start, stop="):
+            plan.cut(start, stop)
