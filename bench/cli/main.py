@@ -1,7 +1,8 @@
-"""How every command of this package ends."""
+"""The command line: `ddim-bench COMMAND ...`, and how every command ends."""
 
 from __future__ import annotations
 
+import importlib
 import signal
 import sys
 import threading
@@ -11,6 +12,12 @@ from contextlib import contextmanager
 from bench.training.loop import TrainingError
 from bench.workers.errors import WorkerError
 from reference.config import ConfigError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; returns the exit code."""
+    name, *options = sys.argv[1:] if argv is None else argv
+    return importlib.import_module(f"bench.cli.{name}").main(options)
 
 
 def exit_code(command: Callable[[], int | None], goes_on_from: str = "") -> int:

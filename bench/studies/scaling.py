@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import shlex
 import sys
 import tempfile
@@ -20,14 +19,14 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+import backends
 from bench import files
 from bench.cli.main import exit_code
 from bench.paths import ROOT
 from bench.presets import PRESETS, Preset, get_preset
-from bench.records import rows
+from bench.records import environment, rows
 from bench.records.cells import Cells
 from bench.report import scaling_page
-from bench.run import choose_backends
 from bench.studies.speed import Contender, Speed
 from bench.timing import blocks
 from bench.workers.errors import WorkerError
@@ -59,11 +58,11 @@ class Point:
     steps: int = 10
 
 
-def points(axes: list[str], backends: list[str], preset: Preset, device: str, threads: int) -> Iterator[Point]:
+def points(axes: list[str], chosen: list[str], preset: Preset, device: str, threads: int) -> Iterator[Point]:
     """All points of a study; sampling is timed against its steps alone, beside the bare network call."""
     for axis in axes:
         for value in AXES[axis](device.partition(":")[0], threads):
-            for backend in backends:
+            for backend in chosen:
                 point = Point(axis, value, "training step", backend, preset.batch_size, threads, preset)
                 if axis == "batch":
                     point = replace(point, batch=value)
@@ -128,7 +127,7 @@ def run(args: argparse.Namespace, command: str) -> int:
     for axis in axes:
         require(axis in AXES, "--axes", axis, f"must be among {', '.join(AXES)}")
     require(args.threads >= 1, "--threads", args.threads, "must be at least 1")
-    preset, chosen = get_preset(args.preset), list(choose_backends(args.backends)[0])
+    preset, chosen = get_preset(args.preset), list(backends.choose(args.backends)[0])
     wanted = list(points(axes, chosen, preset, args.device, args.threads))
     with tempfile.TemporaryDirectory(prefix="ddim-bench-") as logs:
         study = Study(preset, args.device, args.threads, Cells(args.out, args.fresh), Path(logs))
@@ -152,7 +151,7 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--preset", default="quick", help=f"of {', '.join(PRESETS)}")
     p.add_argument("--backends", help="default: all that are installed")
     p.add_argument("--device", default="cpu")
-    p.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    p.add_argument("--threads", type=int, default=environment.usable_cores())
     p.add_argument("--out", type=Path, default=ROOT / "results")
     p.add_argument("--fresh", action="store_true", help="do finished points again")
     argv = sys.argv[1:] if argv is None else argv

@@ -8,8 +8,7 @@ import sys
 
 import pytest
 
-from bench import run, train
-from bench.cli import recipe, sample
+from bench.cli import recipe, run, sample, train
 from bench.cli.main import exit_code
 from bench.studies import scaling
 from bench.training.loop import TrainingError
@@ -47,7 +46,7 @@ def test_own_code_and_own_mistakes_pass():
 
 FINALISER = """
 import time
-from bench.command_line import exit_code
+from bench.cli.main import exit_code
 
 class Slow:
     def __del__(self):

@@ -47,7 +47,7 @@ def test_section_counts_and_the_ddpm_sampler(net, tmp_path):
 
 
 def test_a_grid_of_very_many_shows_the_first(net, tmp_path, monkeypatch):
-    monkeypatch.setattr(sample, "GRID_IMAGES", 4)
+    monkeypatch.setattr(show, "GRID_IMAGES", 4)
     model = api.load(net)
     images, captions = show.show(model, model.plan(2), 9, {"grid": tmp_path / "a.png"})
     assert len(images) == 9 and captions == {"grid": "4 of 9 samples, DDIM, S = 2"}

@@ -11,7 +11,8 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from bench import presets, run
+from bench import presets
+from bench.cli import run
 from bench.data import datasets
 from bench.metric import fid
 from bench.timing import blocks

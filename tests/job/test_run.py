@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import run
+import backends
+from bench.cli import run
 from bench.paths import ROOT
 from bench.records import rows
 from bench.records.cells import SCRATCH, Cells
@@ -89,11 +90,11 @@ def test_the_whole_job_runs_by_a_convention_without_short_paths(tmp_path):
 
 
 def test_backend_that_is_not_installed_is_named_and_an_error_when_asked_for(monkeypatch, capsys):
-    monkeypatch.setattr(run.importlib.util, "find_spec", lambda name: None if name == "mindspore" else object())
-    chosen, absent = run.choose_backends(None)
+    monkeypatch.setattr(backends.importlib.util, "find_spec", lambda name: None if name == "mindspore" else object())
+    chosen, absent = backends.choose(None)
     assert chosen == ("torch",) and "pip install" in absent[0] and "mindspore" in absent[0]
     with pytest.raises(run.ConfigError, match="mindspore is not installed"):
-        run.choose_backends("mindspore")
+        backends.choose("mindspore")
 
 
 def _row() -> Row:

@@ -15,7 +15,7 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 
-from bench import run
+from bench.cli import run
 from bench.data import datasets
 from bench.job import measuring
 from bench.metric import fid, fmnist_cnn, inception

@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bench import run, streams
+from bench import streams
+from bench.cli import run
 from bench.job import checks
 from bench.records import rows
 from bench.records.cells import SCRATCH

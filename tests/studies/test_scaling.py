@@ -17,6 +17,7 @@ from reference import weights
 from reference.config import DiffusionConfig, ModelConfig
 from tests.studies.test_speed import (
     PRESET,
+    backend,  # noqa: F401  (a fixture)
     row,  # noqa: F401  (a fixture)
 )
 
@@ -65,7 +66,7 @@ def test_the_study_end_to_end(backend,  # noqa: F811
                               tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(scaling.AXES, "steps", lambda device, threads: (1, 3, 6))
     monkeypatch.setitem(scaling.PRESETS, "tiny", PRESET)
-    monkeypatch.setattr(scaling, "choose_backends", lambda asked: ((asked,), []))
+    monkeypatch.setattr(scaling.backends, "choose", lambda asked: ((asked,), []))
     monkeypatch.setattr(scaling, "WORK", {**scaling.WORK, "network call": "time_sample"})  # the fake has no forward
     command = ["--axes", "steps", "--preset", "tiny", "--backends", backend, "--threads", "1", "--out", str(tmp_path / "out")]
     assert scaling.main(command) == 0, capsys.readouterr()

@@ -253,7 +253,7 @@ def test_the_main_job_under_torchrun_goes_on_when_a_process_is_killed(tmp_path, 
 
 
 def test_one_process_options_are_refused_under_a_launcher(tmp_path, monkeypatch, capsys):
-    from bench import run as main_job
+    from bench.cli import run as main_job
 
     for name, value in {"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "WORLD_SIZE": "3", "LOCAL_WORLD_SIZE": "3"}.items():
         monkeypatch.setenv(name, value)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import backends
-from bench import presets, train
+from bench import presets
 from bench.api import load
+from bench.cli import train
 from bench.data import datasets
 from bench.training import loop
 from bench.weights import pipeline

@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from safetensors.numpy import load_file
 
-from bench import run
+from bench.cli import run
 from bench.weights import pipeline, sources
 from bench.weights.errors import CheckpointError
 from reference.config import DiffusionConfig

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 import backends
 from backends.protocol import Spec
-from bench import run
+from bench.cli import run
 from bench.metric.torchvision_shim import import_torchvision
 from bench.weights import sources
 from bench.weights.errors import CheckpointError

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import run
+from bench.cli import run
 from bench.records import rows
 from bench.workers import ray_cluster
 from bench.workers.errors import WorkerError
@@ -33,7 +33,7 @@ def test_without_ray_its_executor_says_how_to_install_it(monkeypatch, capsys, tm
 
 
 def test_ray_is_loaded_only_when_asked_for():
-    code = "import sys, bench.run, bench.workers.ray_cluster; sys.exit('ray' in sys.modules)"
+    code = "import sys, bench.cli.run, bench.workers.ray_cluster; sys.exit('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
