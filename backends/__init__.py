@@ -1,19 +1,22 @@
-"""Backends by name. Importing this loads no framework: one is imported when it is asked for, so that a machine with one of
-them installed runs that one, and a timed process holds no other.
+"""Backends by name: folders of this package, and installed packages with an entry point in the group `ddim_bench.backends`.
+
+Importing this loads no framework, nor NumPy: a framework is imported when it is asked for, so that a machine with one of them
+installed runs that one, and a timed process holds no other.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 
-from reference.config import ConfigError, require
+from backends.facts import About
+from reference.errors import ConfigError, require
 
 GROUP = "ddim_bench.backends"
-INSTALL = {"torch": 'pip install -e ".[torch]"', "mindspore": 'pip install -e ".[mindspore]"'}
 
 
 class NotInstalled(ConfigError):
@@ -21,24 +24,53 @@ class NotInstalled(ConfigError):
 
 
 def names() -> list[str]:
-    """Folders of this package, then entry points of the group `ddim_bench.backends`."""
-    here = sorted((p.parent.name for p in Path(__file__).parent.glob("*/backend.py")), reverse=True)  # torch first
-    return here + sorted({e.name for e in entry_points(group=GROUP)} - set(here))
+    """The folders of this package by `About.order`, then the entry points by name."""
+    return [*sorted(_folders(), key=order), *sorted(set(_outside()) - _folders())]
+
+
+@functools.cache
+def about(name: str) -> About:
+    """The facts of this backend, for which no framework is loaded. A package without them, or a name that is not known here (old
+    rows may have one), gets the defaults with the name as label."""
+    package = _package(name)
+    try:
+        found = getattr(importlib.import_module(package), "ABOUT", None) if package else None
+    except ImportError:  # of the outside package's own imports: `load` says what is missing
+        found = None
+    require(found is None or isinstance(found, About), "backend", name, f"ABOUT of {package} must be a `backends.protocol.About`")
+    return found or About(name)
+
+
+def order(name: str) -> tuple[int, str]:
+    """The key by which reports sort backends."""
+    return about(name).order, name
 
 
 def load(name: str) -> ModuleType:
     """The module of this backend, which exports `create(spec)`. Raises `ConfigError` for an unknown name, `NotInstalled`
     where its framework is missing or broken."""
-    if name not in names():
-        raise ConfigError(f"backend={name!r}: must be one of {', '.join(names())}")
+    require(name in names(), "backend", name, f"must be one of {', '.join(names())}")
     try:
-        for entry in entry_points(group=GROUP):
-            if entry.name == name:
-                return entry.load()
-        return importlib.import_module(f"{__name__}.{name}.backend")
+        outside = _outside().get(name)
+        return outside.load() if outside else importlib.import_module(f"{__name__}.{name}.backend")
     except ImportError as error:
-        how = INSTALL.get(name, "see its own documentation")
-        raise NotInstalled(f"backend={name!r}: {error}; to install: {how}") from error
+        raise NotInstalled(f"backend={name!r}: {error}; to install: {about(name).install}") from error
+
+
+def roofline(name: str) -> ModuleType:
+    """The backend's kernels that reach the machine's best rate: `protocol.Roofline`. Raises as `load`, also where it has none."""
+    return _part(name, "roofline")
+
+
+def weight_files(name: str) -> ModuleType:
+    """The reader of the framework's own files of weights: `protocol.WeightFiles`. Raises as `load`, also where it has none."""
+    return _part(name, "weight_files")
+
+
+def installed(name: str) -> bool:
+    """Whether Python finds the backend's framework, which is not loaded; True where `About.module` does not name it."""
+    module = about(name).module
+    return module is None or importlib.util.find_spec(module) is not None
 
 
 def choose(asked: str | None) -> tuple[tuple[str, ...], list[str]]:
@@ -49,12 +81,37 @@ def choose(asked: str | None) -> tuple[tuple[str, ...], list[str]]:
     chosen, absent = [], []
     for name in names() if asked is None else asked.split(","):
         require(name in names(), "--backends", name, f"must be one of {', '.join(names())}")
-        if name not in INSTALL or importlib.util.find_spec(name) is not None:
+        if installed(name):
             chosen.append(name)
             continue
-        line = f"{name} is not installed and was not run; to install it: {INSTALL[name]}"
+        line = f"{name} is not installed and was not run; to install it: {about(name).install}"
         require(asked is None, "--backends", name, line)
         absent.append(line)
     require(len(chosen) > 0, "--backends", asked, "no backend is installed: " + "; ".join(absent))
     require(len(set(chosen)) == len(chosen), "--backends", asked, "every backend must appear once")
     return tuple(chosen), absent
+
+
+@functools.cache
+def _folders() -> frozenset[str]:
+    return frozenset(path.parent.name for path in Path(__file__).parent.glob("*/backend.py"))
+
+
+def _outside() -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=GROUP)}
+
+
+def _package(name: str) -> str:
+    """The package with the backend's files, "" where there is none: a module outside of every package, or an unknown name."""
+    if outside := _outside().get(name):
+        return outside.module.rpartition(".")[0]
+    return f"{__name__}.{name}" if name in _folders() else ""
+
+
+def _part(name: str, part: str) -> ModuleType:
+    require(bool(getattr(about(name), part)), "backend", name, f"has no {part}.py, says its ABOUT")
+    load(name)  # says how to install the framework where it is missing
+    return importlib.import_module(f"{_package(name)}.{part}")
+
+
+DEFAULT = min(_folders(), key=order)  # where the caller names no backend

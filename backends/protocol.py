@@ -1,18 +1,20 @@
 """The narrow interface between the harness and a framework.
 
-A backend is a folder here, or an installed package with an entry point in the group `ddim_bench.backends`, whose module exports
-`create(spec: Spec) -> Backend`. NumPy arrays cross into the framework in `to_device`, `load_weights`, `load_state` and
-`train_step`, and nowhere else.
+A backend is a folder here, or an installed package with an entry point in the group `ddim_bench.backends`. Its module exports
+`create(spec: Spec) -> Backend`, and its package exports `ABOUT: About`. NumPy arrays cross into the framework in `to_device`,
+`load_weights`, `load_state` and `train_step`, and nowhere else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from backends.facts import About as About
 from reference.config import ConfigError, DiffusionConfig, ModelConfig, OptimConfig, require
 from reference.conventions import Plan
 from reference.weights import Weights
@@ -148,3 +150,22 @@ class Backend(Sampler, Protocol):
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
         """Continue bit for bit from `state()`."""
+
+
+class Roofline(Protocol):
+    """The file roofline.py of a backend whose `About.roofline` is true: kernels whose best rate is the machine's, by which a
+    network's rate is judged. Each function returns the kernel, to be called again and again, and its floating point operations."""
+
+    def gemm(self, n: int, device: str, dtype: str) -> tuple[Callable[[], Tensor], int]:
+        """The product of two n x n matrices."""
+
+    def convolution(self, n: int, device: str, dtype: str) -> tuple[Callable[[], Tensor], int]:
+        """A 3x3 convolution of 16 images, 56 x 56, with n channels in and out."""
+
+
+class WeightFiles(Protocol):
+    """The file weight_files.py of a backend whose `About.weight_files` says how such a file begins. Where users need files for the
+    framework's own loader it also has `write(path, arrays)`."""
+
+    def read(self, path: Path) -> list[Weights]:
+        """Each dictionary of arrays in the file, without running code in it. Raises `ConfigError` where it is damaged."""

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from . import schedules
+from .errors import ConfigError as ConfigError
+from .errors import require
 
 SCHEDULES = tuple(schedules.BETAS)
 OBJECTIVES = ("eps", "x0", "v")
@@ -22,16 +24,6 @@ VARIANCES = ("small", "large", "learned", "learned_range")
 DOWN_BLOCKS = ("DownBlock2D", "AttnDownBlock2D")
 UP_BLOCKS = ("UpBlock2D", "AttnUpBlock2D")
 SMALLEST_ALPHA_BAR = 2.0**-252  # its root is the smallest normal float32
-
-
-class ConfigError(ValueError):
-    """A user's mistake: one line that names the argument, its value and the rule."""
-
-
-def require(condition: bool, name: str, value: object, rule: str) -> None:
-    """Raise `ConfigError` unless `condition` holds."""
-    if not condition:
-        raise ConfigError(f"{name}={value!r}: {rule}")
 
 
 def _choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -17,7 +17,7 @@ from reference import weights as names
 from reference.conventions import Plan
 from reference.weights import Weights
 
-from . import processes, samplers
+from . import distributed, samplers
 from .training import Optimiser, Process
 from .unet import UNet
 
@@ -72,7 +72,7 @@ class MindSporeBackend:
         if spec.dtype not in DTYPES:
             raise DeviceError(f"dtype={spec.dtype!r}: the mindspore backend has {', '.join(DTYPES)}: its CPU has no float64 and no "
                               "bfloat16 convolution")
-        processes.join(spec)
+        distributed.join(spec)
         self.network = UNet(spec.model, self.tuned)
         # `view` draws with the current weights: a network whose methods were compiled for inference can't be compiled for
         # training any more.
@@ -95,7 +95,7 @@ class MindSporeBackend:
         # Two graphs: as one, the main thread waits busily for it and takes the kernels' core.
         self.train_gradient = ms.jit(self._gradient) if self.compiled else self._gradient
         self.update = ms.jit(self._update) if self.compiled else self._update
-        self.average = processes.Average([p.shape for p in self.network.get_parameters()], spec.processes)
+        self.average = distributed.Average([p.shape for p in self.network.get_parameters()], spec.processes)
 
     def to_device(self, array: np.ndarray) -> Tensor:
         """Copy to the device; 64-bit floats become 32-bit."""

@@ -16,7 +16,7 @@ from reference import weights as names
 from reference.conventions import Plan
 from reference.weights import Weights
 
-from . import processes, samplers
+from . import distributed, samplers
 from .training import Optimiser, Process
 from .unet import UNet
 
@@ -43,10 +43,10 @@ class TorchBackend:
     """`backends.protocol.Backend` in torch. Weights, optimiser and samples are float32 (float64 where spec.dtype is)."""
 
     def __init__(self, spec: Spec) -> None:
-        self.spec, self.device, self.tuned = spec, find_device(processes.own_device(spec)), spec.mode != "stock"
+        self.spec, self.device, self.tuned = spec, find_device(distributed.own_device(spec)), spec.mode != "stock"
         if spec.dtype not in DTYPES:
             raise DeviceError(f"dtype={spec.dtype!r}: the torch backend has {', '.join(DTYPES)}")
-        processes.join(spec, self.device)
+        distributed.join(spec, self.device)
         self.dtype = torch.float64 if spec.dtype == "float64" else torch.float32
         # CUDA: launch-bound without compiling. CPU: it takes a minute; sampling batches of 64 and more gains up to 6% in
         # float32 and 14% in bfloat16, a single image a third; training loses 4% and 12% (results/speed.md).
@@ -60,7 +60,7 @@ class TorchBackend:
         self.network = UNet(spec.model).to(self.device, self.dtype)
         self.network.to(memory_format=self.layout)  # type: ignore[call-overload]
         self.ema = copy.deepcopy(self.network).eval().requires_grad_(False)
-        trained = processes.averaged(self.network, spec)
+        trained = distributed.averaged(self.network, spec)
         self.trained = self._compile(trained) if self.execution == "compiled" else trained
         self.process = Process(spec.diffusion, self.device)
         self.optimiser = Optimiser(spec.optim, self.network, self.ema, self.tuned, spec.dtype == "float16")
@@ -147,11 +147,11 @@ class TorchBackend:
         loss = self._backward(batch, self.trained, self._loss_scale())
         self.optimiser.step(batch.step)
         self.step_count = batch.step + 1
-        return processes.mean(loss, self.spec.processes)
+        return distributed.mean(loss, self.spec.processes)
 
     def mean(self, value: float) -> float:
         """The mean over the processes; waits for all."""
-        return float(processes.mean(torch.tensor(value, dtype=torch.float64, device=self.device), self.spec.processes))
+        return float(distributed.mean(torch.tensor(value, dtype=torch.float64, device=self.device), self.spec.processes))
 
     def sample(self, x: Tensor, plan: Plan, noise: Callable[[int], np.ndarray] | None = None, *, ema: bool = True,
                on_step: Callable[[int], None] | None = None) -> Tensor:

@@ -38,18 +38,23 @@ class Launch:
 
 
 def launched(variables: Mapping[str, str] = os.environ) -> Launch:
-    """Who this process is, by the variables that `torchrun` and `msrun` set."""
+    """Who this process is, by the variables that the launchers set; the backend is the one whose `About.launcher` it is."""
     if "TORCHELASTIC_RUN_ID" in variables:
         rank, processes, local = (int(variables[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"))
-        return Launch("torch", rank, processes, local)
+        return Launch(_backend_of("torchrun"), rank, processes, local)
     if variables.get("MS_ROLE") == "MS_WORKER":
         processes = int(variables["MS_WORKER_NUM"])
         require("RANK_ID" in variables, "RANK_ID", None, "msrun sets it on several machines only with --node_rank")
-        return Launch("mindspore", int(variables["RANK_ID"]), processes, processes)
+        return Launch(_backend_of("msrun"), int(variables["RANK_ID"]), processes, processes)
     return Launch()
 
 
 def serve_as_scheduler() -> None:
     """`msrun` starts the program once more as the scheduler, where its workers meet: return at once if this is not it."""
     if os.environ.get("MS_ROLE") == "MS_SCHED":
-        backends.load("mindspore").create(Spec(ModelConfig()))  # stays there until the workers are gone, then ends the process
+        # It stays there until the workers are gone, then it ends the process.
+        backends.load(_backend_of("msrun")).create(Spec(ModelConfig()))
+
+
+def _backend_of(launcher: str) -> str:
+    return next(name for name in backends.names() if backends.about(name).launcher == launcher)

@@ -12,10 +12,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import backends
 from bench.paths import ROOT
 from reference.config import require
 
-PACKAGES = ("numpy", "scipy", "torch", "torchvision", "mindspore", "torch-fidelity", "diffusers", "safetensors", "pandas")
 FLAGS = ("sse4_2", "avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8",
          "asimd", "sve", "sve2", "bf16", "hypervisor")
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
@@ -43,9 +43,15 @@ def describe() -> dict[str, Any]:
         "load_average": [round(x, 2) for x in os.getloadavg()], "gpu": _gpu(),
         "os": f"{platform.system()} {platform.release()}", "libc": " ".join(platform.libc_ver()),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
-        "versions": {name: _version(name) for name in PACKAGES}, "commit": commit(),
+        "versions": {name: _version(name) for name in packages()}, "commit": commit(),
         "variables": {name: os.environ[name] for name in (*THREADS, *ALLOCATOR) if name in os.environ},
     }
+
+
+def packages() -> tuple[str, ...]:
+    """The distributions whose versions decide a result or a time: those of the backends, of the metric, and what they share."""
+    frameworks = [package for name in backends.names() for package in backends.about(name).packages]
+    return "numpy", "scipy", *frameworks, "torch-fidelity", "diffusers", "safetensors", "pandas"
 
 
 def commit() -> str:

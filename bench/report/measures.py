@@ -7,14 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+import backends
 from bench.records.rows import Row
-
-LABELS = {"torch": "PyTorch", "mindspore": "MindSpore"}
 
 
 def label(backend: str) -> str:
     """The name to show."""
-    return LABELS.get(backend, backend)
+    return backends.about(backend).label
 
 
 def matching(rows: list[Row], kind: str, **config: Any) -> list[Row]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.util
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -23,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from backends import NotInstalled
+from backends import NotInstalled, about
 from backends.protocol import Spec
 from bench import files, streams
 from bench.presets import Preset
@@ -42,7 +41,6 @@ from reference.config import ConfigError, require
 IMAGES = 512  # random ones: what is timed does not depend on what they show
 ROOFS = {"cpu": {"gemm": 2048, "convolution": 128}, "cuda": {"gemm": 8192, "convolution": 512},
          "ascend": {"gemm": 8192, "convolution": 512}}
-REDUCED = {"torch": ("bfloat16",), "mindspore": ("float16",)}  # the fast ones of each; another backend may have both
 
 
 @dataclass(frozen=True)
@@ -75,9 +73,9 @@ def contenders(backends: Sequence[str], with_peers: bool, device: str = "cpu") -
     out = []
     for backend in backends:
         out += [Contender(backend, "stock", "float32"), Contender(backend, "tuned", "float32")]
-        out += [Contender(backend, "tuned", dtype) for dtype in REDUCED.get(backend, ("bfloat16", "float16"))]
-        if backend == "torch" and device == "cpu":  # elsewhere tuned is compiled
-            out += [Contender(backend, "compiled", dtype) for dtype in ("float32", "bfloat16")]
+        out += [Contender(backend, "tuned", dtype) for dtype in about(backend).reduced]
+        if device.partition(":")[0] in about(backend).compiled_apart:
+            out += [Contender(backend, "compiled", dtype) for dtype in ("float32", *about(backend).reduced)]
     if with_peers:
         out += [Contender("diffusers", "stock", "float32"), Contender("diffusers", "tuned", "float32"),
                 Contender("diffusers", "tuned", "bfloat16"), Contender("lucidrains", "stock", "float32")]
@@ -217,7 +215,7 @@ def run(preset: Preset, backends: Sequence[str], args: argparse.Namespace) -> in
         this = Speed(preset, args.device, args.threads, Cells(args.out, args.fresh), Path(logs), args.timeout)
         who = this.able(wanted)
         for c in {(c.backend, c.dtype): replace(c, again=False) for c in who}.values():
-            if importlib.util.find_spec(f"backends.{c.backend}") is not None:  # one of ours, with a roof.py
+            if about(c.backend).roofline:
                 this.roof(c)
         for workload in workloads(preset):
             this.race(workload, who)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib
 import json
 import os
 import pickletools
@@ -16,7 +15,6 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import IO, Any
 
 import numpy as np
@@ -58,23 +56,22 @@ def read(path: Path, largest: int = MAX_FILE) -> list[Arrays]:
     check_size(path, size, largest)
     if start.startswith(b"PK"):
         _check_zip(path)
-        framework = "torch"
     elif start.startswith(b"\x80"):
         with path.open("rb") as file:
             _check_pickles(path, file)
-        framework = "torch"
-    elif start.startswith(b"\n"):
-        framework = "mindspore"
-    else:
-        raise CheckpointError(f"{path}: empty, corrupt, or of neither safetensors, PyTorch nor MindSpore")
-    with named(path):
-        return _files_of(framework).read(path)
+    readers = [name for name in backends.names() if backends.about(name).weight_files]
+    for name in readers:
+        if start.startswith(backends.about(name).weight_files):
+            with named(path):
+                return backends.weight_files(name).read(path)
+    *others, last = ("safetensors", *(backends.about(name).label for name in readers))
+    raise CheckpointError(f"{path}: empty, corrupt, or of neither {', '.join(others)} nor {last}")
 
 
 def write_mindspore(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write a file that `mindspore.load_checkpoint` reads, atomically. Raises `CheckpointError`, also without MindSpore."""
     with named(path):
-        files = _files_of("mindspore")
+        files = backends.weight_files("mindspore")
     part = path.with_name(f"{path.stem}.part.ckpt")
     try:
         files.write(part, arrays)
@@ -83,11 +80,6 @@ def write_mindspore(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
         raise CheckpointError(f"{path}: can't be written: {str(error).splitlines()[0]}") from error
     finally:
         part.unlink(missing_ok=True)
-
-
-def _files_of(framework: str) -> ModuleType:
-    backends.load(framework)  # says how to install it where it is absent
-    return importlib.import_module(f"backends.{framework}.files")
 
 
 def check_size(path: Path, size: int, largest: int) -> None:

@@ -6,13 +6,13 @@ end and returns the `seconds` between.
 
 from __future__ import annotations
 
-import importlib
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+import backends
 from bench import streams
 from reference.config import require
 from reference.conventions import make_plan
@@ -67,7 +67,7 @@ def time_kernel(session: Session, units: int) -> dict[str, Any]:
 def time_roof(session: Session, units: int, kernel: str, n: int, dtype: str) -> dict[str, Any]:
     """Runs of the framework's `gemm` or `convolution` of size n, with the FLOPs of one as `flops`."""
     require(kernel in ("gemm", "convolution"), "kernel", kernel, "must be gemm or convolution")
-    run, flops = getattr(importlib.import_module(f"backends.{session.name}.roof"), kernel)(n, session.spec.device, dtype)
+    run, flops = getattr(backends.roofline(session.name), kernel)(n, session.spec.device, dtype)
     return _block(session, units, run) | {"flops": flops}
 
 

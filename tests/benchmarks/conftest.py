@@ -29,12 +29,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     subjects = []
     for name in metafunc.config.getoption("--backend") or backends.names():
         try:
-            offered = getattr(backends.load(name), "DTYPES", ("float32",))
+            backends.load(name)
         except backends.NotInstalled:
             continue  # the comparison then names its benchmarks as not run
-        subjects += [(name, mode, dtype) for dtype in DTYPES if dtype in offered for mode in MODES]
+        subjects += [(name, mode, dtype) for dtype in DTYPES if dtype in backends.about(name).dtypes for mode in MODES]
     if "mode" not in metafunc.fixturenames:
-        metafunc.parametrize("backend", sorted({name for name, *_ in subjects}, reverse=True))
+        metafunc.parametrize("backend", sorted({name for name, *_ in subjects}, key=backends.order))
     else:
         metafunc.parametrize(("backend", "mode", "dtype"), subjects)
 

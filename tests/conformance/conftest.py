@@ -34,14 +34,14 @@ def pytest_configure(config: pytest.Config) -> None:
         except backends.NotInstalled as error:
             notes.append(f"NOT CHECKED: {error}")
             continue
-        dtypes = [dtype for dtype in rows if dtype in getattr(module, "DTYPES", ("float32",))]
+        dtypes = [dtype for dtype in rows if dtype in backends.about(name).dtypes]
         if not dtypes:
             raise pytest.UsageError(f"backend={name!r}: has none of the dtypes {', '.join(rows)} of tolerances.toml")
         modes = config.getoption("--mode") or ["stock", "tuned"]
         found = [Subject(name, module, device, dtype, mode) for dtype, mode in product(dtypes, modes)]
         unknown = set(found[0].levels) - set(LEVELS)
         if unknown:
-            raise pytest.UsageError(f"backend={name!r}: LEVELS={found[0].levels}: must be among {', '.join(LEVELS)}")
+            raise pytest.UsageError(f"backend={name!r}: ABOUT.levels={found[0].levels}: must be among {', '.join(LEVELS)}")
         subjects += found if found[0].trains else found[len(modes) - 1::len(modes)]  # without a network the modes are one
         notes.append(f"{name} on {device}: {', '.join(found[0].levels)} in {', '.join(dtypes)}")
     if not subjects:

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+import backends
+from backends.facts import LEVELS as LEVELS
 from backends.protocol import Backend, Batch, Spec
 from bench import streams
 from reference import weights as reference_weights
@@ -18,7 +20,6 @@ from reference.config import DiffusionConfig, ModelConfig, OptimConfig
 
 from .cases import TINY
 
-LEVELS = ("L0", "L1", "L2", "L3", "L4", "L5", "L6")
 SAMPLER_LEVELS = ("L0", "L1", "L5")  # what `backends.protocol.Sampler` alone is enough for
 TOLERANCES = tomllib.loads((Path(__file__).parent / "tolerances.toml").read_text())
 DEFERRED: list[str] | None = None  # with --record, the comparisons that failed in this test
@@ -45,8 +46,8 @@ class Subject:
 
     @property
     def levels(self) -> tuple[str, ...]:
-        """What the backend claims; all levels unless its module says otherwise."""
-        return getattr(self.module, "LEVELS", LEVELS)
+        """What the backend claims."""
+        return backends.about(self.name).levels
 
     @property
     def trains(self) -> bool:

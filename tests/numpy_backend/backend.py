@@ -13,8 +13,8 @@ from backends.protocol import DeviceError, Spec
 from reference.config import ConfigError, DiffusionConfig
 from reference.conventions import CLEAN, PURE_NOISE, Plan
 
-LEVELS = ("L0", "L1", "L5")
-DTYPES = ("float64", "float32")
+from . import ABOUT
+
 TINY = 1e-20
 
 
@@ -115,8 +115,8 @@ class NumpySampler:
     """`backends.protocol.Sampler` on arrays."""
 
     def __init__(self, spec: Spec) -> None:
-        if spec.device != "cpu" or spec.dtype not in DTYPES:
-            raise DeviceError(f"device={spec.device!r}, dtype={spec.dtype!r}: must be cpu with {' or '.join(DTYPES)}")
+        if spec.device != "cpu" or spec.dtype not in ABOUT.dtypes:
+            raise DeviceError(f"device={spec.device!r}, dtype={spec.dtype!r}: must be cpu with {' or '.join(ABOUT.dtypes)}")
 
     def to_device(self, array: np.ndarray) -> np.ndarray:
         return np.array(array)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-
 import numpy as np
 import pytest
 
+import backends
 from backends.protocol import Spec
 from bench.workers import timed
 from bench.workers.session import COMMANDS, Session
@@ -76,9 +74,9 @@ def test_the_metric(session):
     assert timed.time_metric(session, units=1, samples=128)["seconds"] > 0
 
 
-@pytest.mark.parametrize("framework", [name for name in ("torch", "mindspore") if importlib.util.find_spec(name)])
+@pytest.mark.parametrize("framework", [name for name in backends.names() if backends.installed(name)])
 def test_the_roofs_kernels_do_their_flops(framework):
-    roof = importlib.import_module(f"backends.{framework}.roof")
+    roof = backends.roofline(framework)
     run, flops = roof.gemm(16, "cpu", "float32")
     out = np.array(run())
     assert out.shape == (16, 16) and (out == 16).all() and flops == 16 * 16 * 16 * 2

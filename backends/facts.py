@@ -1,0 +1,28 @@
+"""`About`: what others may know of a backend without loading its framework. The standard library is enough here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+LEVELS = ("L0", "L1", "L2", "L3", "L4", "L5", "L6")  # of the conformance kit
+
+@dataclass(frozen=True)
+class About:
+    """The facts of one backend: `ABOUT` in the `__init__.py` of its folder, which loads no framework.
+
+    An outside package exports it from the package of the module that its entry point names: `ABOUT` of `my_port` for the entry
+    point `my_port.backend`. Without one, the backend is described by these defaults, its name as the label.
+    """
+
+    label: str  # what reports call it: "PyTorch"
+    install: str = "see its own documentation"  # a command
+    module: str | None = None  # the framework's: where Python finds no such module, the backend is not installed
+    packages: tuple[str, ...] = ()  # distributions whose versions every row names
+    order: int = 100  # the place among the backends in tables and pictures; the first one is the default
+    levels: tuple[str, ...] = LEVELS  # that it passes: all, or L0, L1 and L5 for a sampler without a network
+    dtypes: tuple[str, ...] = ("float32",)  # of the network, on the CPU
+    reduced: tuple[str, ...] = ("bfloat16", "float16")  # dtypes worth timing beside float32, on any device
+    compiled_apart: tuple[str, ...] = ()  # kinds of device on which the mode "compiled" differs from "tuned"
+    launcher: str | None = None  # which starts it on many processes; `bench/cli/launch.py` knows torchrun and msrun
+    roofline: bool = False  # has roofline.py: `backends.protocol.Roofline`
+    weight_files: tuple[bytes, ...] = ()  # how the framework's own files of weights begin; weight_files.py reads them
