@@ -30,11 +30,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """What `-n auto` means: a few processes for the whole suite on a CPU; this one for tests that are named, for benchmarks and for
     --record, which keeps its errors in memory."""
+    from bench.records.environment import usable_cores
     from tests.benchmarks import gate
 
     whole = config.args_source == pytest.Config.ArgsSource.TESTPATHS
     alone = gate.wanted(config) or config.getoption("--record") or config.getoption("--device") != "cpu"
-    return min(MOST_PROCESSES, len(os.sched_getaffinity(0))) if whole and not alone else 0
+    return min(MOST_PROCESSES, usable_cores()) if whole and not alone else 0
 
 
 def pytest_configure(config: pytest.Config) -> None:

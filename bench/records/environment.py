@@ -19,8 +19,17 @@ from reference.config import require
 FLAGS = ("sse4_2", "avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8",
          "asimd", "sve", "sve2", "bf16", "hypervisor")
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+CGROUP = "/sys/fs/cgroup"  # in a container: its own limits
 # glibc returns large blocks to the system after each use and faults them in again, which costs big batches up to 1.7x.
 ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "4294967296", "MALLOC_TOP_PAD_": "268435456"}
+
+
+def usable_cores() -> int:
+    """CPU cores that this process may use, at least 1: its affinity where the system has one (macOS has none), else every core;
+    at most the whole cores of the container's CPU quota, so that a quota of 1.5 cores gives 1."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota, _, period = (_cpu_quota() or "").partition(" ")  # microseconds of CPU time in each period; "max" or -1: no limit
+    return max(1, min(cores, int(quota) // int(period)) if quota.isdigit() and period.isdigit() else cores)
 
 
 def worker_env(threads: int) -> dict[str, str]:
@@ -35,13 +44,15 @@ def describe() -> dict[str, Any]:
     info = {key.strip(): value.strip() for key, value in info.items()}
     flags = (info.get("flags") or info.get("Features") or "").split()
     return {
-        "cpu": info.get("model name") or platform.processor() or None, "machine": platform.machine(),
+        "cpu": info.get("model name") or _output("sysctl", "-n", "machdep.cpu.brand_string") or platform.processor() or None,
+        "machine": platform.machine(),
         "cpu_flags": [flag for flag in FLAGS if flag in flags], "cores": os.cpu_count(),
         "affinity": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "usable_cores": usable_cores(),
         "governor": _text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"), "quota": _quota(),
         "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         "load_average": [round(x, 2) for x in os.getloadavg()], "gpu": _gpu(),
-        "os": f"{platform.system()} {platform.release()}", "libc": " ".join(platform.libc_ver()),
+        "os": f"{platform.system()} {platform.release()}", "libc": " ".join(platform.libc_ver()).strip() or None,
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "versions": {name: _version(name) for name in packages()}, "commit": commit(),
         "variables": {name: os.environ[name] for name in (*THREADS, *ALLOCATOR) if name in os.environ},
@@ -64,11 +75,14 @@ def commit() -> str:
 
 
 def _quota() -> dict[str, Any]:
-    """The container's limits as the kernel writes them: cgroup v2, else v1."""
-    old = "/sys/fs/cgroup/cpu/cpu.cfs_"
-    period = _text(f"{old}quota_us"), _text(f"{old}period_us")
-    return {"cpu": _text("/sys/fs/cgroup/cpu.max") or (" ".join(period) if all(period) else None),  # type: ignore[arg-type]
-            "memory": _text("/sys/fs/cgroup/memory.max") or _text("/sys/fs/cgroup/memory/memory.limit_in_bytes")}
+    """The container's limits as the kernel writes them."""
+    return {"cpu": _cpu_quota(), "memory": _text(f"{CGROUP}/memory.max") or _text(f"{CGROUP}/memory/memory.limit_in_bytes")}
+
+
+def _cpu_quota() -> str | None:
+    """The container's CPU quota and its period in microseconds, "QUOTA PERIOD": cgroup v2, else v1."""
+    quota, period = (_text(f"{CGROUP}/cpu/cpu.cfs_{name}_us") for name in ("quota", "period"))
+    return _text(f"{CGROUP}/cpu.max") or (f"{quota} {period}" if quota and period else None)
 
 
 def _gpu() -> list[str] | None:

@@ -27,10 +27,15 @@ def seconds_per_image(row: Row) -> float:
     return max(sum(row.values["batch_seconds"][rank::processes]) for rank in range(processes)) / row.values["images"]
 
 
+def cores(environment: dict[str, Any]) -> int | None:
+    """The cores that the process may use; rows from before they were written down have its affinity."""
+    return environment.get("usable_cores", environment.get("affinity"))
+
+
 def hardware(row: Row) -> str:
     """The GPU, or the CPU and the cores that the process may use."""
     e = row.environment
-    return ", ".join(e["gpu"]) if row.config["device"] != "cpu" and e.get("gpu") else f"{e['cpu']}, {e['affinity']} cores"
+    return ", ".join(e["gpu"]) if row.config["device"] != "cpu" and e.get("gpu") else f"{e['cpu']}, {cores(e)} cores"
 
 
 def unit_seconds(row: Row) -> NDArray[np.float64]:

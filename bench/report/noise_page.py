@@ -13,6 +13,7 @@ from bench.metric import fid
 from bench.pictures import plots
 from bench.records import rows
 from bench.records.rows import Row
+from bench.report.measures import cores
 
 SURE = 1.96 * 2**0.5  # standard deviations of one figure, which two equal ones differ by in 95% of cases
 
@@ -75,7 +76,7 @@ def render(studies: list[Row], command: str) -> str:
                  shown.to_markdown(index=False, disable_numparse=True), "",
                  f"*Its error* is the distance from the extrapolation of all {c['samples']:,} images. Features of these took "
                  f"{cost['features_seconds']:.1f} s, all distances {cost['distances_seconds']:.1f} s, the process "
-                 f"{cost['peak_rss_bytes'] / 2**30:.2f} GiB, on {row.environment['affinity']} cores of {row.environment['cpu']}."]
+                 f"{cost['peak_rss_bytes'] / 2**30:.2f} GiB, on {cores(row.environment)} cores of {row.environment['cpu']}."]
     return "\n".join(text) + "\n"
 
 

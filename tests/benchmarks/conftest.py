@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 
 import backends
 from bench.presets import PRESETS
+from bench.records import environment
 from bench.workers.process import Worker
 from reference import weights
 from reference.config import ConfigError
@@ -53,7 +53,7 @@ def start(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     running: dict[tuple[str, ...], tuple[Worker, dict[str, Any]]] = {}
     folder: Path = tmp_path_factory.mktemp("workers")
     np.savez(folder / "weights.npz", **weights.initialise(PRESET.model, 0))
-    threads = len(os.sched_getaffinity(0))
+    threads = environment.usable_cores()
 
     def begin(backend: str, mode: str = "tuned", dtype: str = "float32") -> tuple[Worker, dict[str, Any]]:
         key = backend, mode, dtype

@@ -17,7 +17,7 @@ from bench.records.rows import Row
 from bench.report import ablation_page, noise_page, results, table1_frames
 from bench.report.html import table1_sections
 from bench.report.html.parts import MAIN, Figure, Section, Table, plain
-from bench.report.measures import label
+from bench.report.measures import cores, label
 from bench.sampling import table1
 from bench.studies import noise
 from reference import weights
@@ -87,7 +87,7 @@ def checkpoints(every: list[Row], out: Path) -> Section:
                 "data": about["dataset"], "trainings": len(stages),
                 "images": f"{sum(x['config']['optim']['total_steps'] * x['config']['batch_size'] for x in stages):,}",
                 "batch": c["batch_size"], "dtype": c["dtype"], "hours": f"{sum(x['seconds'] for x in stages) / 3600:.2f}",
-                "on": f"{where['affinity']} cores of {where['cpu']}" if not where["gpu"]
+                "on": f"{cores(where)} cores of {where['cpu']}" if not where["gpu"]
                 else about["device"]["name"]}
         for drawn in (name, *(other for other in studies if other.startswith(f"{name}, "))):  # "NAME, HOW"
             about_images = _distance(studies[drawn], studies.get(noise.HELD_OUT)) if drawn in studies else {}
@@ -223,7 +223,7 @@ def cost(found: list[Row], every: list[Row], command: str) -> Section:
 
 def _machine(row: Row) -> dict[str, str]:
     e = row.environment
-    found = {"CPU": e.get("cpu"), "GPU": "; ".join(e.get("gpu") or []), "cores": e.get("affinity"),
+    found = {"CPU": e.get("cpu"), "GPU": "; ".join(e.get("gpu") or []), "cores": cores(e),
              "memory": f"{e['memory_bytes'] / 2**30:.0f} GiB" if e.get("memory_bytes") else None, "system": e.get("os"),
              "Python": e.get("python"), **e.get("versions", {})}
     return {name: str(value) for name, value in found.items() if value}

@@ -1,0 +1,86 @@
+"""How many cores a process may use, on systems and in containers that this machine is not."""
+
+import json
+import os
+
+import pytest
+
+from bench.cli.launch import Launch
+from bench.records import environment
+
+
+@pytest.fixture
+def cgroup(tmp_path, monkeypatch):
+    """write(path, text): a file among the container's limits, of which there are none at first."""
+    monkeypatch.setattr(environment, "CGROUP", str(tmp_path))
+
+    def write(path, text):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text(text)
+
+    return write
+
+
+def of_affinity(monkeypatch, cores):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores)), raising=False)
+
+
+def test_the_affinity_counts(cgroup, monkeypatch):
+    of_affinity(monkeypatch, 3)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    assert environment.usable_cores() == 3
+
+
+@pytest.mark.parametrize("count, cores", [(10, 10), (None, 1)])
+def test_without_affinity_every_core_counts(cgroup, monkeypatch, count, cores):
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)  # as on macOS
+    monkeypatch.setattr(os, "cpu_count", lambda: count)
+    assert environment.usable_cores() == cores
+    about = environment.describe()
+    assert about["usable_cores"] == cores and about["affinity"] is None
+    assert Launch("torch", 0, 2, 2).threads == max(1, cores // 2)
+
+
+@pytest.mark.parametrize("text, cores", [
+    ("max 100000\n", 8), ("150000 100000\n", 1), ("400000 100000\n", 4), ("50000 100000\n", 1), ("399999 100000\n", 3),
+    ("100000 50000\n", 2), ("1600000 100000\n", 8), ("", 8), ("max\n", 8),
+])
+def test_a_quota_of_cgroup_v2_caps_them(cgroup, monkeypatch, text, cores):
+    of_affinity(monkeypatch, 8)
+    cgroup("cpu.max", text)
+    assert environment.usable_cores() == cores
+
+
+@pytest.mark.parametrize("quota, period, cores", [
+    ("-1\n", "100000\n", 8), ("150000\n", "100000\n", 1), ("250000\n", "100000\n", 2), ("20000\n", "100000\n", 1),
+    ("400000\n", None, 8),
+])
+def test_a_quota_of_cgroup_v1_caps_them(cgroup, monkeypatch, quota, period, cores):
+    of_affinity(monkeypatch, 8)
+    cgroup("cpu/cpu.cfs_quota_us", quota)
+    if period:
+        cgroup("cpu/cpu.cfs_period_us", period)
+    assert environment.usable_cores() == cores
+
+
+def test_a_quota_caps_where_there_is_no_affinity(cgroup, monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    cgroup("cpu.max", "300000 100000\n")
+    assert environment.usable_cores() == 3
+
+
+def test_the_row_holds_cores_affinity_and_quota(cgroup, monkeypatch):
+    of_affinity(monkeypatch, 4)
+    cgroup("cpu.max", "250000 100000\n")
+    about = json.loads(json.dumps(environment.describe()))
+    assert (about["usable_cores"], about["affinity"], about["quota"]["cpu"]) == (2, 4, "250000 100000")
+
+
+def test_a_system_without_proc_and_nvidia_still_has_a_description(cgroup, monkeypatch):
+    monkeypatch.setattr(environment, "_text", lambda path: None)
+    monkeypatch.setattr(environment, "_output", lambda *command: "Apple M3" if command[0] == "sysctl" else None)
+    monkeypatch.setattr("platform.libc_ver", lambda: ("", ""))
+    about = environment.describe()
+    assert about["cpu"] == "Apple M3" and about["cpu_flags"] == [] and about["libc"] is None and about["commit"] == "unknown"
+    assert about["memory_bytes"] > 0 and about["usable_cores"] >= 1
