@@ -6,6 +6,7 @@ Field names of `ModelConfig` are the keys of diffusers' `UNet2DModel` config, be
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -204,9 +205,7 @@ class DiffusionConfig(_Record):
 class OptimConfig(_Record):
     """Adam (Kingma & Ba 2015) with global-norm clipping, linear warm-up, cosine decay and an EMA of the weights.
 
-    The learning rate of step n = 0, 1, .. is `lr * min(1, (n + 1) / warmup_steps)`, then falls from `lr` to `min_lr` on a
-    half cosine that ends at `total_steps` (0: stays constant). The EMA's decay at step n is
-    `min(ema_decay, (1 + n) / (10 + n))`, so that the average forgets the initial weights.
+    Every backend takes the rate and the decay of a step from here: they are plain Python numbers.
     """
 
     lr: float = 2e-4
@@ -230,3 +229,17 @@ class OptimConfig(_Record):
         require(0 <= self.min_lr <= self.lr, "min_lr", self.min_lr, "must be between 0 and lr")
         require(self.total_steps == 0 or self.total_steps > self.warmup_steps, "total_steps", self.total_steps,
                 f"must exceed warmup_steps={self.warmup_steps}")
+
+    def learning_rate(self, step: int) -> float:
+        """Rate of step 0, 1, ..: linear warm-up to `lr`, then constant where `total_steps` is 0, else a half cosine that reaches
+        `min_lr` at `total_steps` and stays there."""
+        if step < self.warmup_steps:
+            return self.lr * (step + 1) / self.warmup_steps
+        if self.total_steps == 0:
+            return self.lr
+        progress = min((step - self.warmup_steps) / (self.total_steps - self.warmup_steps), 1.0)
+        return self.min_lr + (self.lr - self.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
+
+    def ema_decay_at(self, step: int) -> float:
+        """Decay of the moving average after step 0, 1, ..: it begins low, so that the average forgets the initial weights."""
+        return min(self.ema_decay, (1 + step) / (10 + step))

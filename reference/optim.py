@@ -1,4 +1,4 @@
-"""One optimiser step in float64: gradient clipping, Adam, the learning rate of a step, the moving average of weights."""
+"""One optimiser step in float64: gradient clipping, Adam, the moving average of weights. `OptimConfig` has the rate of a step."""
 
 from __future__ import annotations
 
@@ -12,16 +12,6 @@ from .config import OptimConfig
 Arrays = Mapping[str, np.ndarray]
 
 
-def learning_rate(config: OptimConfig, step: int) -> float:
-    """Rate of step 0, 1, ..: linear warm-up, then constant or a half cosine down to `min_lr` at `total_steps`."""
-    if step < config.warmup_steps:
-        return config.lr * (step + 1) / config.warmup_steps
-    if config.total_steps == 0:
-        return config.lr
-    progress = min((step - config.warmup_steps) / (config.total_steps - config.warmup_steps), 1.0)
-    return config.min_lr + (config.lr - config.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
-
-
 def clip_scale(config: OptimConfig, gradients: Arrays) -> float:
     """Factor that brings the global norm down to `max_grad_norm`; the 1e-6 is torch's `clip_grad_norm_`'s."""
     if config.max_grad_norm == 0:
@@ -30,15 +20,10 @@ def clip_scale(config: OptimConfig, gradients: Arrays) -> float:
     return min(1.0, config.max_grad_norm / (norm + 1e-6))
 
 
-def ema_decay(config: OptimConfig, step: int) -> float:
-    """Decay of the moving average after step 0, 1, .."""
-    return min(config.ema_decay, (1 + step) / (10 + step))
-
-
 def adam_step(config: OptimConfig, step: int, weights: Arrays, gradients: Arrays, m: Arrays, v: Arrays, ema: Arrays
               ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, np.ndarray], dict[str, np.ndarray]]:
     """(weights, m, v, ema) after step 0, 1, .. (Kingma & Ba 2015, arXiv:1412.6980, algorithm 1; eps outside the root)."""
-    lr, scale, decay = learning_rate(config, step), clip_scale(config, gradients), ema_decay(config, step)
+    lr, scale, decay = config.learning_rate(step), clip_scale(config, gradients), config.ema_decay_at(step)
     new_w, new_m, new_v, new_ema = {}, {}, {}, {}
     for name, w in weights.items():
         g = gradients[name] * scale

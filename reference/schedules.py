@@ -8,16 +8,30 @@ Discrete time is t = 0..T-1, where t = 0 already carries one noising step. `alph
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from .config import DiffusionConfig  # which checks itself by these tables
-
 Array = NDArray[np.float64]
 MAX_BETA = 0.999  # IDDPM, section 3.2: keeps the last steps of the cosine schedule from being singular
+
+
+class Process(Protocol):
+    """What the tables need of a `config.DiffusionConfig`, which checks itself by them."""
+
+    @property
+    def schedule(self) -> str: ...
+    @property
+    def timesteps(self) -> int: ...
+    @property
+    def beta_start(self) -> float: ...
+    @property
+    def beta_end(self) -> float: ...
+    @property
+    def beta_scaling(self) -> bool: ...
+    @property
+    def zero_terminal_snr(self) -> bool: ...
 
 
 def _sigmoid(x: Array) -> Array:
@@ -103,7 +117,7 @@ def zero_terminal_snr(betas: Array) -> Array:
     return 1 - alpha_bars / np.concatenate(([1.0], alpha_bars[:-1]))
 
 
-def betas(config: DiffusionConfig) -> Array:
+def betas(config: Process) -> Array:
     """Betas of a diffusion config, shape (T,), float64 in (0, 1) (the last is 1 with zero terminal SNR)."""
     scale = 1000 / config.timesteps if config.beta_scaling else 1.0
     out = BETAS[config.schedule](config.timesteps, scale * config.beta_start, scale * config.beta_end)
@@ -146,6 +160,6 @@ class Schedule:
                         np.sqrt(prev) * betas / (1 - bars), np.sqrt(alphas) * (1 - prev) / (1 - bars))
 
     @staticmethod
-    def from_config(config: DiffusionConfig) -> Schedule:
+    def from_config(config: Process) -> Schedule:
         """Tables of a diffusion config."""
         return Schedule.from_betas(betas(config))

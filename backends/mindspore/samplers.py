@@ -133,21 +133,6 @@ def _sigma(variance: Tensor, i: int, plan: Plan, c: Coefficients) -> Tensor:
     return c["noise_gate"][i] * ops.exp(0.5 * variance)
 
 
-def slerp(a: Tensor, b: Tensor, share: float) -> Tensor:
-    """Spherical interpolation between two latents (C, H, W) (DDIM equation 67); share 0 gives a, 1 gives b."""
-    u, v = a.astype(ms.float64).flatten(), b.astype(ms.float64).flatten()
-    theta = ops.acos(((u * v).sum() / ops.sqrt((u * u).sum() * (v * v).sum())).clamp(-1, 1))
-    if ops.sin(theta) < 1e-12:
-        return (1 - share) * a + share * b
-    first, second = (ops.sin(f64(s) * theta) / ops.sin(theta) for s in (1 - share, share))
-    return (first * a + second * b).astype(a.dtype)
-
-
-def mix(a: Tensor, b: Tensor, share: float) -> Tensor:
-    """DDPM's interpolation of two images diffused to the same t (section 4.3, appendix D.3): (1 - share) a + share b."""
-    return (1 - share) * a + share * b
-
-
 def sample(network: Callable[[Tensor, int, Tensor], Tensor], x: Tensor, plan: Plan, c: Coefficients,
            noise: Callable[[int], Tensor] | None = None, on_step: Callable[[int], None] | None = None) -> Tensor:
     """Run the whole path from x = x_T (or from x0, for an encoding plan).

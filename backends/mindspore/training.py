@@ -145,21 +145,6 @@ def discretised_nll(x0: Tensor, mean: Tensor, log_scale: Tensor, cdf: Callable[[
     return -(upper - lower).clamp(min=1e-12).log()
 
 
-def learning_rate(config: OptimConfig, step: int) -> float:
-    """Rate of step 0, 1, ..: linear warm-up, then constant or a half cosine down to `min_lr` at `total_steps`."""
-    if step < config.warmup_steps:
-        return config.lr * (step + 1) / config.warmup_steps
-    if config.total_steps == 0:
-        return config.lr
-    progress = min((step - config.warmup_steps) / (config.total_steps - config.warmup_steps), 1.0)
-    return config.min_lr + (config.lr - config.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def ema_decay(config: OptimConfig, step: int) -> float:
-    """Decay of the moving average after step 0, 1, .."""
-    return min(config.ema_decay, (1 + step) / (10 + step))
-
-
 square_sum, update = ops.MultitypeFuncGraph("square_sum"), ops.MultitypeFuncGraph("update")
 
 
@@ -198,7 +183,7 @@ class Optimiser(nn.Cell):
         """
         config = self.config
         power1, power2 = config.beta1 ** (n + 1), config.beta2 ** (n + 1)
-        values = power1, power2, learning_rate(config, n), config.eps * math.sqrt(1 - power2), 1 - ema_decay(config, n)
+        values = power1, power2, config.learning_rate(n), config.eps * math.sqrt(1 - power2), 1 - config.ema_decay_at(n)
         return tuple(Tensor(value, ms.float32) for value in values)
 
     def construct(self, gradients: tuple[Tensor, ...], power1: Tensor, power2: Tensor, rate: Tensor, eps: Tensor,

@@ -137,21 +137,6 @@ def discretised_nll(x0: Tensor, mean: Tensor, log_scale: Tensor, cdf: Callable[[
     return -(upper - lower).clamp(min=1e-12).log()
 
 
-def learning_rate(config: OptimConfig, step: int) -> float:
-    """Rate of step 0, 1, ..: linear warm-up, then constant or a half cosine down to `min_lr` at `total_steps`."""
-    if step < config.warmup_steps:
-        return config.lr * (step + 1) / config.warmup_steps
-    if config.total_steps == 0:
-        return config.lr
-    progress = min((step - config.warmup_steps) / (config.total_steps - config.warmup_steps), 1.0)
-    return config.min_lr + (config.lr - config.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def ema_decay(config: OptimConfig, step: int) -> float:
-    """Decay of the moving average after step 0, 1, .."""
-    return min(config.ema_decay, (1 + step) / (10 + step))
-
-
 class LossScaler:
     """Keeps float16 gradients from underflow by a factor on the loss (Micikevicius et al. 2018, arXiv:1710.03740, section 3.2),
     which grows while gradients are finite and halves when one overflows. The constants are those of `torch.amp.GradScaler`."""
@@ -195,12 +180,12 @@ class Optimiser:
             return
         if self.config.max_grad_norm:
             nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
-        self.adam.param_groups[0]["lr"] = learning_rate(self.config, n)
+        self.adam.param_groups[0]["lr"] = self.config.learning_rate(n)
         for moments in self.adam.state.values():
             moments["step"].fill_(n)
         self.adam.step()
         with torch.no_grad():
-            torch._foreach_lerp_(self.ema, self.parameters, 1 - ema_decay(self.config, n))
+            torch._foreach_lerp_(self.ema, self.parameters, 1 - self.config.ema_decay_at(n))
 
     def state(self) -> dict[str, np.ndarray]:
         """First and second moments by parameter name; in float16 the loss scaler too."""

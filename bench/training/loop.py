@@ -16,7 +16,6 @@ from bench.timing.memory import out_of_memory
 from bench.training.batches import batch_of, batches
 from bench.training.states import load_state, save_state
 from reference.config import require
-from reference.optim import learning_rate
 
 COLLECT_EVERY = 50  # steps between looks at the losses, which wait for the device
 SAVE_EVERY = 120.0  # seconds between states
@@ -106,7 +105,7 @@ def fit(backend: Backend, spec: Spec, images: NDArray[np.uint8], *, seed: int, s
 
 def _diverged(step: int, loss: float, spec: Spec, good: str) -> str:
     what = "is not finite" if not np.isfinite(loss) else "is finite, but the weights are not any more,"
-    return (f"loss={loss:g}: {what} at step {step}, learning rate {learning_rate(spec.optim, step):g}, {spec.dtype}; "
+    return (f"loss={loss:g}: {what} at step {step}, learning rate {spec.optim.learning_rate(step):g}, {spec.dtype}; "
             f"last good state: {good}; lower the learning rate" + ("" if spec.dtype == "float32" else " or use float32"))
 
 

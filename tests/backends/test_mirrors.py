@@ -1,5 +1,5 @@
 """What the backends mirror of the reference beyond the conformance kit's reach: the variational bound of every variance, bits per
-dimension, what the network is told in training, and interpolation of latents."""
+dimension, and what the network is told in training."""
 
 from __future__ import annotations
 
@@ -31,19 +31,17 @@ class Mirror:
     tolerance: float
     tensor: Callable[[np.ndarray], Any]
     process: Callable[[DiffusionConfig], Any]
-    samplers: Any
 
 
 @pytest.fixture(scope="module", params=[name for name in ("torch", "mindspore") if importlib.util.find_spec(name)])
 def mirror(request) -> Mirror:
     name = request.param
     framework, training = importlib.import_module(name), importlib.import_module(f"backends.{name}.training")
-    samplers = importlib.import_module(f"backends.{name}.samplers")
     importlib.import_module(f"backends.{name}.backend").find_device("cpu")  # MindSpore wants it named before it computes
     if name == "torch":
-        return Mirror(name, "float64", 1e-10, framework.tensor, lambda c: training.Process(c, framework.device("cpu")), samplers)
+        return Mirror(name, "float64", 1e-10, framework.tensor, lambda c: training.Process(c, framework.device("cpu")))
     return Mirror(name, "float32", 2e-4, lambda a: framework.Tensor(a.astype(np.int32 if a.dtype.kind == "i" else np.float32)),
-                  lambda c: training.Process(c, None), samplers)
+                  lambda c: training.Process(c, None))
 
 
 def host(tensor: Any) -> np.ndarray:
@@ -87,13 +85,3 @@ def test_the_network_is_told_rescaled_timesteps_in_training(mirror):
     assert got == pytest.approx(loss(diffusion.network_t(config, t)), rel=max(1e-9, mirror.tolerance / 10))
     assert abs(loss(t) / got - 1) > 1e-3
     assert diffusion.network_t(replace(config, rescale_timesteps=False), t).tolist() == t.tolist()
-
-
-def test_interpolation(mirror):
-    a, b = np.random.default_rng(0).standard_normal((2, 1, 4, 4)).astype(np.float32)
-    for share in (0.0, 0.3, 1.0):
-        for name in ("slerp", "mix"):
-            got = getattr(mirror.samplers, name)(mirror.tensor(a), mirror.tensor(b), share)
-            expected = getattr(diffusion, name)(a.astype(np.float64), b.astype(np.float64), share)
-            np.testing.assert_allclose(host(got), expected, rtol=1e-6, atol=1e-6, err_msg=f"{name} {share}")
-    np.testing.assert_allclose(host(mirror.samplers.slerp(mirror.tensor(a), mirror.tensor(a), 0.3)), a, rtol=1e-6)

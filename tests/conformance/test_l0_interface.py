@@ -23,7 +23,7 @@ METHODS = {
 
 def test_declared_levels(subject: Subject) -> None:
     """A backend claims all levels, or as a sampler those that need no network; nothing between."""
-    assert set(subject.levels) in (set(LEVELS), set(SAMPLER_LEVELS)), f"ABOUT.levels={subject.levels} must be all or {SAMPLER_LEVELS}"
+    assert set(subject.levels) in (set(LEVELS), set(SAMPLER_LEVELS)), f"levels={subject.levels} must be all or {SAMPLER_LEVELS}"
 
 
 def test_methods(subject: Subject) -> None:

@@ -23,7 +23,8 @@ class Mutant(NamedTuple):
 QKV = "project(tokens).reshape(n, h * w, self.heads, -1).transpose(1, 2)"
 ATTEND = "F.scaled_dot_product_attention(q, k, v)"
 ADAM_STEP = "        self.adam.step()\n"
-LERP = "torch._foreach_lerp_(self.ema, self.parameters, 1 - ema_decay(self.config, n))"
+LERP = "torch._foreach_lerp_(self.ema, self.parameters, 1 - self.config.ema_decay_at(n))"
+RATE = "= self.config.learning_rate(n)"  # every backend has the rate and the decay from there: these mistakes are those of a port of its own
 
 MUTANTS = [Mutant(*m) for m in (
     # Interface and state.
@@ -237,18 +238,20 @@ MUTANTS = [Mutant(*m) for m in (
     ("L4", "Adam betas at their defaults", "training", "betas=(config.beta1, config.beta2)", "betas=(0.9, 0.999)"),
     ("L4", "AdamW's weight decay", "training", "torch.optim.Adam(", "torch.optim.AdamW("),
     ("L4", "AMSGrad", "training", "eps=config.eps,", "eps=config.eps, weight_decay=1e-4,"),
-    ("L4", "warm-up from 0", "training", "config.lr * (step + 1) / config.warmup_steps", "config.lr * step / config.warmup_steps"),
-    ("L4", "cosine decay to 0", "training", "config.min_lr + (config.lr - config.min_lr) * 0.5", "config.lr * 0.5"),
-    ("L4", "cosine counted from step 0", "training", "(step - config.warmup_steps) / (config.total_steps - config.warmup_steps)",
-     "step / config.total_steps"),
-    ("L4", "rate goes on past its end", "training", "(config.total_steps - config.warmup_steps), 1.0)", "(config.total_steps - config.warmup_steps), 9.0)"),
-    ("L4", "rate one step late", "training", "= learning_rate(self.config, n)", "= learning_rate(self.config, max(n - 1, 0))"),
-    ("L4", "EMA off by one step", "training", "ema_decay(self.config, n)", "ema_decay(self.config, n + 1)"),
+    ("L4", "warm-up from 0", "training", RATE, RATE + " * (n / (n + 1) if n < self.config.warmup_steps else 1)"),
+    ("L4", "cosine decay to 0", "training", RATE, "= __import__(\"dataclasses\").replace(self.config, min_lr=0.0).learning_rate(n)"),
+    ("L4", "cosine counted from step 0", "training", RATE,
+     "= __import__(\"dataclasses\").replace(self.config, warmup_steps=0 if n >= self.config.warmup_steps else self.config.warmup_steps).learning_rate(n)"),
+    ("L4", "rate goes on past its end", "training", RATE,
+     RATE + " if not 0 < self.config.total_steps < n else self.config.min_lr + (self.config.lr - self.config.min_lr) * 0.5 * (1 + "
+     "math.cos(math.pi * (n - self.config.warmup_steps) / (self.config.total_steps - self.config.warmup_steps)))"),
+    ("L4", "rate one step late", "training", RATE, "= self.config.learning_rate(max(n - 1, 0))"),
+    ("L4", "EMA off by one step", "training", "ema_decay_at(n)", "ema_decay_at(n + 1)"),
     ("L4", "EMA of the weights before the step", "training", ADAM_STEP + "        with torch.no_grad():\n            " + LERP,
      "        with torch.no_grad():\n            " + LERP + "\n" + ADAM_STEP),
-    ("L4", "EMA without its warm-up", "training", "min(config.ema_decay, (1 + step) / (10 + step))", "config.ema_decay"),
-    ("L4", "EMA never reaches its decay", "training", "min(config.ema_decay, (1 + step) / (10 + step))", "(1 + step) / (10 + step)"),
-    ("L4", "EMA's shares exchanged", "training", "1 - ema_decay(", "ema_decay("),
+    ("L4", "EMA without its warm-up", "training", "self.config.ema_decay_at(n)", "self.config.ema_decay"),
+    ("L4", "EMA never reaches its decay", "training", "self.config.ema_decay_at(n)", "(1 + n) / (10 + n)"),
+    ("L4", "EMA's shares exchanged", "training", "1 - self.config.ema_decay_at(", "self.config.ema_decay_at("),
     # Sampling paths.
     ("L5", "the network told t + 1 in sampling", "backend", "torch.tensor(plan.network_t, dtype", "torch.tensor([t + 1 for t in plan.network_t], dtype"),
     ("L5", "the network told the step's number", "backend", "torch.tensor(plan.network_t, dtype",

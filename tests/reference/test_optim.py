@@ -75,13 +75,13 @@ def test_global_norm_clipping():
 ])
 def test_learning_rate_by_hand(step, rate):
     config = OptimConfig(lr=1.0, warmup_steps=4, total_steps=8, min_lr=0.2)
-    assert optim.learning_rate(config, step) == pytest.approx(rate, rel=1e-15)
+    assert config.learning_rate(step) == pytest.approx(rate, rel=1e-15)
 
 
 def test_learning_rate_without_decay_or_warm_up():
-    assert [optim.learning_rate(OptimConfig(lr=0.5), n) for n in (0, 10**6)] == [0.5, 0.5]
+    assert [OptimConfig(lr=0.5).learning_rate(n) for n in (0, 10**6)] == [0.5, 0.5]
     config = OptimConfig(lr=1.0, warmup_steps=2)
-    assert [optim.learning_rate(config, n) for n in (0, 1, 2, 9)] == [0.5, 1, 1, 1]
+    assert [config.learning_rate(n) for n in (0, 1, 2, 9)] == [0.5, 1, 1, 1]
 
 
 def test_adam_uses_the_rate_of_its_step():
@@ -92,7 +92,7 @@ def test_adam_uses_the_rate_of_its_step():
 def test_ema_by_hand():
     """Decay (1 + n) / (10 + n) = 1/10, 2/11, 3/12 until it meets ema_decay; the average takes the new weights."""
     config = OptimConfig(lr=1.0, eps=1e-20, max_grad_norm=0, ema_decay=0.2)
-    assert [optim.ema_decay(config, n) for n in (0, 1, 2, 3)] == pytest.approx([1 / 10, 2 / 11, 0.2, 0.2])
+    assert [config.ema_decay_at(n) for n in (0, 1, 2, 3)] == pytest.approx([1 / 10, 2 / 11, 0.2, 0.2])
     averages = [ema for _, ema in run(config, [1.0] * 3, w=1.0)]  # weights 1, 0, -1, -2
     expected = [0.1 * 1 + 0.9 * 0]
     expected.append(2 / 11 * expected[-1] + 9 / 11 * -1)
