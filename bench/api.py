@@ -40,7 +40,8 @@ from reference.conventions import CLEAN, Plan, make_encode_plan, make_plan
 Images = NDArray[np.float32]
 
 
-def load(source: str | Path, backend: str = "torch", *, device: str = "cpu", dtype: str = "float32", mode: str = "tuned") -> Model:
+def load(source: str | Path, backend: str = backends.DEFAULT, *, device: str = "cpu", dtype: str = "float32", mode: str = "tuned"
+         ) -> Model:
     """A trained network on a backend (`backends.names()`): a diffusers folder, a file or a name on the hub, see `convert.load`.
 
     Raises `CheckpointError` for the source, `NotInstalled` for the backend, `DeviceError` for the device or dtype, all of them
@@ -50,8 +51,9 @@ def load(source: str | Path, backend: str = "torch", *, device: str = "cpu", dty
     return _make(backend, Spec(model, process, OptimConfig(), device, dtype, mode), weights)
 
 
-def new(model: ModelConfig, process: DiffusionConfig | None = None, optim: OptimConfig | None = None, backend: str = "torch", *,
-        seed: int = 0, device: str = "cpu", dtype: str = "float32", mode: str = "tuned") -> Model:
+def new(model: ModelConfig, process: DiffusionConfig | None = None, optim: OptimConfig | None = None,
+        backend: str = backends.DEFAULT, *, seed: int = 0, device: str = "cpu", dtype: str = "float32", mode: str = "tuned"
+        ) -> Model:
     """A network with seeded initial weights, to be trained. Raises as `load`."""
     spec = Spec(model, process or DiffusionConfig(), optim or OptimConfig(), device, dtype, mode)
     return _make(backend, spec, names.initialise(model, seed))

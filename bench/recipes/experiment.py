@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+import backends
 from backends.protocol import Spec
 from bench import api
 from bench.data import datasets
@@ -49,7 +50,7 @@ class Recipe:
     samples: int
     sampling: Mapping[str, Any]  # arguments of `Model.plan` for the pictures of samples
     run: Callable[[Experiment], None]
-    backend: str = "torch"
+    backend: str = backends.DEFAULT
     pictures: tuple[str, ...] = ()  # of grid, strip and gif, those made without being asked for
     flip: bool | None = None  # None: as the data set allows
     takes_weights: bool = True  # False: it compares trainings

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from backends import order
 from bench import files
 from bench.data.pixels import to_uint8
 from bench.pictures import plots
@@ -170,7 +171,7 @@ def _machine(environment: dict[str, Any]) -> dict[str, Any]:
 
 def _curves(rows: list[Row], folder: Path) -> list[tuple[Path, str]]:
     samples = matching(rows, "sample")
-    series = sorted({(r.backend, r.config["eta"]) for r in samples}, reverse=True)
+    series = sorted(sorted({(r.backend, r.config["eta"]) for r in samples}, reverse=True), key=lambda line: order(line[0]))
     made = []
     metrics = [r for r in matching(rows, "metric") if r.backend not in ("real", "noise")]
     name = metrics[0].values["metric"] if metrics else "FID"
@@ -221,7 +222,7 @@ def _grids(images: Images, folder: Path) -> list[tuple[Path, str]]:
     import matplotlib
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
-    names = sorted({k[0] for k in images}, reverse=True)
+    names = sorted({k[0] for k in images}, key=order)
     cells = sorted({cell for _, cell in images}, key=lambda cell: (cell.steps, str(cell.eta)))
     figure, axes = plt.subplots(len(cells), len(names), squeeze=False, layout="constrained",
                                 figsize=(4.2 * len(names), 2.3 * len(cells)))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from backends import order
 from bench import files
 from bench.pictures.plots import COLOURS
 from bench.presets import PRESETS
@@ -56,7 +57,7 @@ def line_fit(found: list[Row], axis: str, workload: str, backend: str) -> tuple[
 def findings(found: list[Row], axis: str) -> list[str]:
     """What the points of an axis say."""
     out = []
-    for backend in sorted({r.backend for r in found}, reverse=True):
+    for backend in sorted({r.backend for r in found}, key=order):
         here = [r for r in found if r.backend == backend and r.config["axis"] == axis]
         call = [seconds(r) for r in here if r.config["workload"] == "network call"]
         if axis == "steps" and len(call) == 1 and len(here) > 3:
@@ -82,7 +83,7 @@ def figure(found: list[Row], path: Path) -> None:
 
     axes = [axis for axis in UNITS if any(r.config["axis"] == axis for r in found)]
     fig, panels = plt.subplots(2, len(axes), squeeze=False, figsize=(3.6 * len(axes), 6), layout="constrained")
-    series = sorted({(r.backend, r.config["workload"]) for r in found}, reverse=True)
+    series = sorted(sorted({(r.backend, r.config["workload"]) for r in found}, reverse=True), key=lambda line: order(line[0]))
     for column, axis in enumerate(axes):
         for row, (quantity, value) in enumerate((("ms", lambda r: 1e3 * seconds(r)),
                                               ("peak memory, MB", lambda r: peak_memory(r) / 1e6))):
@@ -182,7 +183,7 @@ def _extrapolation(rows: list[Row]) -> list[str]:
         if row.kind == "sample" and row.config["steps"] >= 50:
             where = "cpu" if row.config["device"] == "cpu" else str(row.environment.get("gpu") or row.config["device"])
             found.setdefault((row.backend, f"{where}, {row.preset}"), []).append(seconds_per_image(row) / row.config["steps"])
-    for (backend, where), each in sorted(found.items(), reverse=True):
+    for (backend, where), each in sorted(sorted(found.items(), reverse=True), key=lambda item: order(item[0][0])):
         seconds = float(np.median(each))
         text.append(f"- measured, {label(backend)} on {where}: {1e3 * seconds:.3g} ms for an image and a step, in the median of "
                     f"the sampling cells with S of 50 or more; {seconds * IMAGES * STEPS / 3600:.3g} hours for all on that machine")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from backends import DEFAULT
 from bench.records import rows
 from bench.records.rows import Row
 from bench.report.measures import hardware, peak_memory, unit_seconds
@@ -91,7 +92,7 @@ def table(group: Group, roof: dict[tuple[str, str], tuple[float, str]]) -> pd.Da
             "x own stock": speed_up(r, by_name.get(f"{r.backend} stock float32")) if c["mode"] != "stock" else "",
             "x diffusers eager": speed_up(r, by_name.get("diffusers eager float32")),
             "x diffusers tuned": speed_up(r, by_name.get(f"diffusers tuned {c['dtype']}")),
-            "x torch tuned": speed_up(r, by_name.get(f"torch tuned {c['dtype']}")),
+            f"x {DEFAULT} tuned": speed_up(r, by_name.get(f"{DEFAULT} tuned {c['dtype']}")),
             "roof": f"{100 * rate / top[0]:.0f}%" if top else "", "first call s": f"{v['first_seconds']:.3g}",
             "peak MB": f"{peak_memory(r) / 1e6:.0f}", "M parameters": f"{v['parameters'] / 1e6:.2f}",
             "GFLOP/image": f"{v['flops_per_image'] / 1e9:.3f}",

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from backends import order
 from bench.data.pixels import to_uint8
 from bench.pictures import svg
 from bench.pictures.svg import Series
@@ -174,7 +175,7 @@ def samples(found: list[Row], every: list[Row], out: Path, command: str) -> Sect
         c = row.config
         if c["seed"] == seed and c["spacing"] == table1.UNIFORM:
             lines.setdefault((c["eta"], row.backend), {})[c["steps"]] = path
-    for (eta, backend), paths in sorted(lines.items(), key=lambda line: (line[0][0], line[0][1] != "torch")):
+    for (eta, backend), paths in sorted(lines.items(), key=lambda line: (line[0][0], order(line[0][1]))):
         strips = [(f"S = {steps}", svg.strip(to_uint8(np.load(paths[steps], mmap_mode="r")[:SHOWN]), SHOWN))
                   for steps in sorted(paths)]
         s.figures.append(Figure(f"{label(backend)}, eta = {plain(eta)}", strips, f"The first n = {SHOWN} images of 1 seed "
