@@ -1,7 +1,7 @@
 """Backends by name: folders of this package, and installed packages with an entry point in the group `ddim_bench.backends`.
 
-Importing this loads no framework, nor NumPy: a framework is imported when it is asked for, so that a machine with one of them
-installed runs that one, and a timed process holds no other.
+Importing this loads no framework, nor NumPy: a framework is imported by `load` alone. A machine with one of them installed
+runs that one, and a timed process holds no other.
 """
 
 from __future__ import annotations

@@ -25,12 +25,12 @@ RECORDS: dict[str, Any] = {"model": ModelConfig, "diffusion": DiffusionConfig, "
 
 
 class DeviceError(ConfigError):
-    """A device or dtype was asked for that this machine or framework does not have."""
+    """This machine or framework does not have the device or dtype."""
 
 
 @dataclass(frozen=True)
 class Spec:
-    """All that a backend is told, once."""
+    """Everything that `create` needs to build a backend."""
 
     model: ModelConfig
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
@@ -121,7 +121,7 @@ class Backend(Sampler, Protocol):
         """Canonical arrays."""
 
     def forward(self, x: Tensor, t: Tensor, self_cond: Tensor | None = None, *, ema: bool = False) -> Tensor:
-        """The network in inference mode: x (N, C, H, W), t (N,) as the network is told it, output (N, out_channels, H, W)."""
+        """The network in inference mode: x (N, C, H, W), t (N,) as `Plan.network_t` has it, output (N, out_channels, H, W)."""
 
     def activations(self, x: Tensor, t: Tensor) -> Weights:
         """Each block's output by canonical module name, for conformance: `time_embedding`, `conv_in`,

@@ -1,4 +1,4 @@
-"""What every room is told: the network, the diffusion process and the optimiser, as frozen records that check themselves.
+"""Configuration of the network, the diffusion process and the optimiser: frozen dataclasses that validate themselves.
 
 Field names of `ModelConfig` are the keys of diffusers' `UNet2DModel` config, because that layout is what the field exchanges.
 """

@@ -1,6 +1,6 @@
 """Where public implementations differ, as data, and `Plan`: one sampling path with every such choice resolved.
 
-A plan is all that a sampler is told. Its choices compile into one array of coefficients per term of the update
+A sampler needs nothing beside its plan. Its choices compile into one array of coefficients per term of the update
 (`samplers.coefficients`, in the reference and in each backend), so that one loop without branches runs every convention.
 """
 
@@ -46,7 +46,7 @@ class Convention:
     float32_schedules: tuple[str, ...] = ()  # schedules of which the code has the variant `..._float32`
     gate_ddim: str = "list_end"  # no noise on the last step of the list, or "clean": on a step to alpha_bar = 1 only
     gate_ddpm: str = "list_end"  # the same, or "t_positive": none at t = 0 only
-    rescale_timesteps: bool = False  # the network is told t x 1000/T, a float32 product
+    rescale_timesteps: bool = False  # the network's input is t x 1000/T, a float32 product
     encode: str = "paper"  # `make_encode_plan` says what "paper", "shifted" and "destination" are
     # The network: fields of `ModelConfig`. All codes have 32 groups, which is the width's affair.
     flip_sin_to_cos: bool = False
@@ -82,7 +82,7 @@ CONVENTIONS = {c.name: c for c in (
 class Plan:
     """One sampling path, everything resolved. Hashable. Build it with `make_plan` or `make_encode_plan`.
 
-    Step i moves from `timesteps[i]` to `previous[i]`, both indices into the schedule or `CLEAN`, telling the network
+    Step i moves from `timesteps[i]` to `previous[i]`, both indices into the schedule or `CLEAN`, giving the network
     `network_t[i]` and adding noise where `noise_gate[i]` is 1.
     """
 
@@ -216,10 +216,10 @@ def make_encode_plan(diffusion: DiffusionConfig, steps: int | tuple[int, ...], *
                      convention: str = "plain") -> Plan:
     """DDIM's ODE run from x0 to x_T (DDIM section 4.3), eta = 0.
 
-    The first step leaves the clean image, alpha_bar = 1, for which no timestep exists: the network is told the first timestep
+    The first step leaves the clean image, alpha_bar = 1, for which no timestep exists: the network gets the first timestep
     of the path there. Nothing is clipped, because at alpha_bar = 1 eps can't be derived from x0. Two codes differ:
     `nichol2021` takes the image for a sample at the path's first timestep, clips, and its last step goes to alpha_bar = 0;
-    `diffusers` tells the network the timestep that each step goes to, and clips.
+    `diffusers` gives the network the timestep that each step goes to, and clips.
     """
     decode = make_plan(diffusion, steps, spacing=spacing, convention=convention)
     c = get_convention(convention)

@@ -22,7 +22,7 @@ def _at(table: Array, t: Index) -> Array:
 
 
 def network_t(config: DiffusionConfig, t: Index) -> Array:
-    """What the network is told of t, float64: t itself, or with `config.rescale_timesteps` t x 1000/T in float32, as IDDPM does."""
+    """The network's input for t, float64: t itself, or with `config.rescale_timesteps` t x 1000/T in float32, as IDDPM does."""
     scale = np.float32(1000 / config.timesteps if config.rescale_timesteps else 1)
     return (t.astype(np.float32) * scale).astype(np.float64)
 

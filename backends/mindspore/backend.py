@@ -1,4 +1,4 @@
-"""The MindSpore backend: `create(spec)`. What "tuned" adds to "stock" is here and in layers.py, named where it stands."""
+"""The MindSpore backend: `create(spec)`. README.md of backends lists what "tuned" adds to "stock"."""
 
 from __future__ import annotations
 
@@ -236,7 +236,7 @@ class MindSporeBackend:
 
 
 def set_weights(network: nn.Cell, weights: Weights) -> None:
-    """Copy canonical arrays into a network, in place: a compiled graph goes on using the storage it was compiled with."""
+    """Copy canonical arrays into a network, in place: a compiled graph keeps using the storage that it was compiled with."""
     for name, parameter in network.parameters_and_names():
         ops.assign(parameter, Tensor(np.array(weights[name])))
 

@@ -1,4 +1,4 @@
-"""The two kernels whose best rate is taken for the machine's matrix rate, the roof that a network's rate is held against."""
+"""Two kernels that reach the machine's best rate of arithmetic. A network's rate is reported as a share of it."""
 
 from __future__ import annotations
 

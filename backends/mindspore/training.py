@@ -59,7 +59,7 @@ class Process(nn.Cell):
         return noise if self.config.objective == "eps" else self.at(self.signal, t) * noise - self.at(self.noise, t) * x0
 
     def network_t(self, t: Tensor) -> Tensor:
-        """What the network is told of t: t itself, or t x 1000/T in float32."""
+        """The network's input for t: t itself, or t x 1000/T in float32."""
         return t.astype(ms.float32) * (1000 / self.config.timesteps) if self.config.rescale_timesteps else t
 
     def model_log_variance(self, variance: Tensor, t: Tensor) -> Tensor:

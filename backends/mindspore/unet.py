@@ -130,5 +130,5 @@ class UNet(nn.Cell):
         return self.conv_out(ops.silu(self.conv_norm_out(h)))
 
     def construct(self, x: Tensor, t: Tensor, step: Tensor | int = 0) -> Tensor:
-        """Output (N, out_channels, H, W) for x (N, in_channels, H, W) and t (N,) as the network is told it."""
+        """Output (N, out_channels, H, W) for x (N, in_channels, H, W) and t (N,), which may be fractional."""
         return self.denoise(x, self.time_shifts(t), step)

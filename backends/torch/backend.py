@@ -1,4 +1,4 @@
-"""The torch backend: `create(spec)`. What "tuned" adds to "stock" is in this file and named where it stands."""
+"""The torch backend: `create(spec)`. README.md of backends lists what "tuned" adds to "stock"."""
 
 from __future__ import annotations
 

@@ -69,7 +69,10 @@ def _group_mean(x: Tensor, groups: int) -> Tensor:
 
 
 class ChannelsLastNormSiLU(torch.autograd.Function):
-    """The same with its gradient: for u = w x_hat + b, dx = scale (w du - mean(w du) - x_hat mean(w du x_hat)) within a group."""
+    """`_channels_last_norm` followed by SiLU, for autograd.
+
+    For u = w x_hat + b the gradient is dx = scale (w du - mean(w du) - x_hat mean(w du x_hat)) within a group.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:

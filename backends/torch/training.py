@@ -57,7 +57,7 @@ class Process:
         return noise if self.config.objective == "eps" else self.at("signal", t, x0) * noise - self.at("noise", t, x0) * x0
 
     def network_t(self, t: Tensor) -> Tensor:
-        """What the network is told of t: t itself, or t x 1000/T in float32."""
+        """The network's input for t: t itself, or t x 1000/T in float32."""
         return t.float() * (1000 / self.config.timesteps) if self.config.rescale_timesteps else t
 
     def model_log_variance(self, variance: Tensor, t: Tensor) -> Tensor:

@@ -112,5 +112,5 @@ class UNet(nn.Module):
         return self.conv_out(self.conv_norm_out(h))
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """Output (N, out_channels, H, W) for x (N, in_channels, H, W) and t (N,) as the network is told it."""
+        """Output (N, out_channels, H, W) for x (N, in_channels, H, W) and t (N,), which may be fractional."""
         return self.denoise(x, self.time_shifts(t))
