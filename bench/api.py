@@ -25,14 +25,11 @@ from tqdm import tqdm
 
 import backends
 from backends.protocol import Backend, Spec
-from bench import streams
-from bench.job.checks import ORACLE_IMAGES, ORACLE_STEPS
-from bench.oracle import TOLERANCES, loss_error, oracle_network, path_error, relative_error, verdict
+from bench import oracle, streams
 from bench.sampling.loop import draw, time_steps
 from bench.timing import blocks
 from bench.training import batches, loop
 from bench.weights import pipeline, sources
-from reference import samplers
 from reference import weights as names
 from reference.config import DiffusionConfig, ModelConfig, OptimConfig, require
 from reference.conventions import CLEAN, Plan, make_encode_plan, make_plan
@@ -132,7 +129,7 @@ class Model:
         return pipeline.save_pipeline(Path(folder), self.backend.weights(ema=True), self.spec.model, self.spec.diffusion)
 
     def time(self, steps: int = 50, *, batch_size: int = 16, seed: int = 0, **options: Any) -> dict[str, float | bool]:
-        """Seconds of a sampling step, median and quartiles, and images/s at S = `steps`; `options` are `bench.timing.blocks.time_blocks`'s.
+        """Seconds of a sampling step, median and quartiles, and images/s at S = `steps`; `options` are `time_blocks`'s.
 
         For a figure to publish use `bench/run.py`, which gives each backend a process of its own and keeps the raw samples.
         """
@@ -149,21 +146,17 @@ class Model:
         """Largest errors against the float64 oracle, each with its tolerance and verdict: tables, one forward pass, the loss of
         one batch, and a DDIM path of 10 steps."""
         shape, T, backend = self.spec.image_shape, self.spec.diffusion.timesteps, self.backend
-        plan = self.plan(min(ORACLE_STEPS, T))
-        tables = backend.tables(plan)
-        errors = {"tables": max(relative_error(tables[k], v) for k, v in samplers.coefficients(plan).items())}
-        network = oracle_network(backend.weights(ema=True), self.spec)
+        plan = self.plan(min(oracle.STEPS, T))
         x, t = streams.normal(seed, "check", np.arange(4), shape), np.linspace(0, T - 1, 4).round()
-        found = backend.to_host(backend.forward(backend.to_device(x), backend.to_device(t.astype(np.float32)), ema=True))
-        errors["forward"] = float(np.abs(found - network(x, t)).max())
+        output = backend.to_host(backend.forward(backend.to_device(x), backend.to_device(t), ema=True))
         batch = batches.training_batch(seed, np.zeros((1, *shape), np.uint8), 0, 8, T)
         if self.spec.diffusion.self_conditioning:
             batch = replace(batch, coin=np.zeros(8, bool))
         loss = float(backend.to_host(backend.loss_and_gradients(batch)[0]))
-        errors["loss"] = loss_error(loss, self.spec, oracle_network(backend.weights(), self.spec), batch)
-        x_T = self.noise(ORACLE_IMAGES, seed)
-        errors["sampling"] = path_error(self.follow(x_T, plan), network, x_T, plan)
-        return {name: verdict(error, TOLERANCES[self.spec.dtype][name]) for name, error in errors.items()}
+        x_T = self.noise(oracle.IMAGES, seed)
+        found = oracle.Answers([(plan, backend.tables(plan))], x, t, output, batch, loss, x_T, plan, self.follow(x_T, plan))
+        errors = oracle.errors(found, self.spec, backend.weights(), backend.weights(ema=True))
+        return {name: oracle.verdict(error, oracle.TOLERANCES[self.spec.dtype][name]) for name, error in errors.items()}
 
     def _z(self, seed: int, ids: NDArray[np.int64], first: int = 0) -> Callable[[int], Images]:
         return lambda i: streams.normal(seed, "z", ids, self.spec.image_shape, step=first + i)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,38 @@ TOLERANCES: dict[str, dict[str, float]] = {
     "bfloat16": {"tables": 1e-10, "forward": 1e-1, "loss": 2e-2, "sampling": 5e-1, "images": 2.0, "losses": 5e-2},
     "float16": {"tables": 1e-10, "forward": 1e-2, "loss": 2e-3, "sampling": 1e-1, "images": 1.0, "losses": 1e-2},
 }
+IMAGES, STEPS = 2, 10  # of the sampling path that is compared
 Network = Callable[..., NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a backend computed, beside its inputs: tables of plans, one forward pass, the loss of one batch, one sampling path.
+
+    Arrays: x, output (N, C, H, W), t (N,); x_T, images (N, C, H, W) of `plan`. With self-conditioning the batch's coins are 0.
+    """
+
+    tables: Sequence[tuple[Plan, Mapping[str, NDArray[Any]]]]
+    x: NDArray[Any]
+    t: NDArray[Any]
+    output: NDArray[Any]
+    batch: Batch
+    loss: float
+    x_T: NDArray[Any]
+    plan: Plan
+    images: NDArray[Any]
+
+
+def errors(found: Answers, spec: Spec, weights: names.Weights, ema: names.Weights) -> dict[str, float]:
+    """Largest errors of the answers. The loss is that of `weights`, all else of `ema`, the weights that sampling uses."""
+    network = oracle_network(ema, spec)
+    return {
+        "tables": max(relative_error(tables[name], expected) for plan, tables in found.tables
+                      for name, expected in samplers.coefficients(plan).items()),
+        "forward": float(np.abs(found.output - network(found.x, found.t)).max()),
+        "loss": loss_error(found.loss, spec, oracle_network(weights, spec), found.batch),
+        "sampling": path_error(found.images, network, found.x_T, found.plan),
+    }
 
 
 def oracle_network(weights: names.Weights, spec: Spec) -> Network:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,10 @@ class Preset:
     samples: int = 128
     sample_batch: int = 128
     blocks: int = 10  # timed blocks per contender; 0: steps are not timed
+
+    def changed(self, **options: Any) -> Preset:
+        """The preset with these fields; None leaves a field alone."""
+        return replace(self, **{name: value for name, value in options.items() if value is not None})
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, for rows and `--dry-run`."""

@@ -23,19 +23,19 @@ import numpy as np
 import pandas as pd
 
 from bench.data import datasets
-from bench.job import checks, measuring, sampling
-from bench.job.job import Job, Run
+from bench.job import checks
+from bench.job.job import Job
 from bench.metric import fid
 from bench.records.cells import SCRATCH, Cells
+from bench.records.notebook import Notebook
 from bench.records.rows import Row
-from bench.sampling import parts
 from bench.timing import blocks, memory
-from bench.weights.tensor_files import weights_hash
+from bench.workers.crew import Crew
 from bench.workers.errors import WorkerError
 
 TRAIN_STEPS = 8
 SHORT, LONG = 2, 12  # sampling steps of the two paths whose difference is the time of a step
-WARM_UP_BLOCKS = 8  # of a timing, beside those that count; `timing.warm_up` takes 6 at least, seldom more than 9
+WARM_UP_BLOCKS = 8  # of a timing, beside those that count; `blocks.warm_up` takes 6 at least, seldom more than 9
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,14 @@ class Prediction:
 def predict(job: Job, cells: Cells, folder: Path) -> list[Prediction]:
     """Every cell of the job, in order. `folder` is empty and for the calibration's files; `cells` are looked up only."""
     out: list[Prediction] = []
-    with Run(job, Cells(folder, fresh=True), folder) as trial:
+    trial = Notebook(Cells(folder, fresh=True), job.preset.name, survives=(WorkerError,))
+    with Crew(job.spec, job.threads, folder, job.timeout) as crew:
         for backend in job.backends:
             try:
-                out += _backend(trial, cells, backend)
+                out += _backend(job, crew, trial, cells, backend)
             except WorkerError:
                 out.append(Prediction(backend, "all", "", None, None))
-    return out + _metric(trial, cells)
+    return out + _metric(job, cells)
 
 
 def table(predictions: list[Prediction]) -> str:
@@ -88,70 +89,70 @@ def call_lines(job: Job) -> list[str]:
             for backend, by_seed in calls(job).items()]
 
 
-def keep_budget(run: Run) -> None:
+def keep_budget(job: Job, book: Notebook) -> None:
     """Keep and print what the whole job costs, finished cells too, by a calibration before the first cell is drawn."""
-    job = run.job
-    key = job.key(" ".join(job.backends), stage="budget", weights=weights_hash(job.trained), samples=job.preset.samples,
+    key = job.key(" ".join(job.backends), stage="budget", weights=job.trained_hash, samples=job.preset.samples,
                   batch_size=job.preset.sample_batch, extractor_sha256=job.extractor.sha256,
                   cells={b: [str(cell) for cell in drawn] for b, drawn in job.cells.items()})
 
     def compute(folder: Path) -> Row:
         predictions = predict(job, Cells(folder, fresh=True), folder / SCRATCH) if job.processes == 1 else []
-        return run.row("budget", key["backend"], key, {"calls": calls(job), "cells": [asdict(p) for p in predictions]})
+        return book.row("budget", key["backend"], key, {"calls": calls(job), "cells": [asdict(p) for p in predictions]})
 
-    if row := run.cell("budget", key, compute):
+    if row := book.cell("budget", key, compute):
         seconds = sum(cell["seconds"] or 0.0 for cell in row.values["cells"])
         print("\n".join([*call_lines(job), f"predicted for the whole job: {seconds:.0f} s"]), flush=True)
 
 
-def _backend(trial: Run, cells: Cells, backend: str) -> list[Prediction]:
-    job, p = trial.job, trial.job.preset
+def _backend(job: Job, crew: Crew, trial: Notebook, cells: Cells, backend: str) -> list[Prediction]:
+    p, images = job.preset, crew.logs / "images.npy"
     out: list[Prediction] = []
-    call = partial(trial.call, backend)
+    call = partial(crew.call, backend)
 
     def timed(command: str, **args: Any) -> float:
-        """As `timing.time_blocks` will: a single block says little, since the first ones are slow."""
+        """As `time_blocks` will: a single block says little, since the first ones are slow."""
         def block(units: int) -> float:
-            return call(command, "calibrate", units=units, seed=job.seed, **args)["seconds"]
+            return call(command, units=units, seed=job.seed, **args)["seconds"]
 
         units = blocks.calibrate(block)
         return (p.blocks + WARM_UP_BLOCKS) * float(np.median([block(units) for _ in range(blocks.GROUP)]))
 
     def add(stage: str, cell: str, seconds: float, done: bool = False) -> None:
-        out.append(Prediction(backend, stage, cell, 0.0 if done else seconds, call("info", "info")["peak_rss_bytes"]))
+        out.append(Prediction(backend, stage, cell, 0.0 if done else seconds, call("info")["peak_rss_bytes"]))
 
-    add("start", "", _seconds(lambda: trial.start(backend)))
+    add("start", "", _seconds(lambda: crew.start(backend)))
     if fitted := {job.fit if backend == job.backends[0] else 0, p.train_steps} - {0}:
-        loading = _seconds(lambda: np.save(trial.logs / "images.npy", job.dataset.images))
-        loading += _seconds(lambda: trial.load(backend, trial.logs, job.initial))
+        loading = _seconds(lambda: np.save(images, job.dataset.images)) + _seconds(lambda: crew.load(backend, job.initial))
         steps = min(TRAIN_STEPS, max(fitted))
-        found = call("train", "calibrate", images=str(trial.logs / "images.npy"), seed=job.seed, steps=steps,
-                     batch_size=p.batch_size, flip=job.dataset.flip)
+        found = call("train", "calibrate", images=str(images), seed=job.seed, steps=steps, batch_size=p.batch_size,
+                     flip=job.dataset.flip)
         train_step = found["seconds"] / max(1, steps - 1)
         for n in sorted(fitted, reverse=True):
             add("train", f"{n} steps", loading + found["first_seconds"] + (n - 1) * train_step,
                 n == p.train_steps and cells.done("train", job.train_key(backend)))
         if p.blocks:
-            add("time", "the training step", timed("time_train", images=str(trial.logs / "images.npy"), batch_size=p.batch_size))
-    add("oracle", "", _seconds(lambda: checks.oracle(trial, backend)))
+            add("time", "the training step", timed("time_train", images=str(images), batch_size=p.batch_size))
+    add("oracle", "", _seconds(lambda: checks.oracle(job, crew, trial, backend)))
 
-    parts.load(call, trial.logs / "weights.npz", job.trained)
-    paths = {eta: _sampling(job, call, eta, trial.logs / "drawn.npy") for eta in dict.fromkeys(c.eta for c in job.cells[backend])}
+    crew.load(backend, job.trained)
+    paths = {eta: _sampling(job, crew, backend, eta) for eta in dict.fromkeys(c.eta for c in job.cells[backend])}
     if p.blocks:
         add("time", "the sampling step", timed("time_sample", batch_size=p.sample_batch))
     for cell in job.cells[backend]:
-        first, step, overhead = paths[cell.eta]
-        add("sample", f"{cell} n={p.samples}", first + p.samples / p.sample_batch * (cell.steps * step + overhead),
-            cells.done("sample", sampling.sample_key(trial, backend, cell)))
+        (first, step, overhead), wanted = paths[cell.eta], job.draw(cell)
+        add("sample", f"{cell} n={p.samples}", first + len(wanted.parts(Path())) * (cell.steps * step + overhead),
+            cells.done("sample", job.sample_key(backend, cell)))
     return out
 
 
-def _sampling(job: Job, call: Callable[..., dict[str, Any]], eta: float | str, out: Path) -> tuple[float, float, float]:
+def _sampling(job: Job, crew: Crew, backend: str, eta: float | str) -> tuple[float, float, float]:
     """(seconds before the first batch, of a step of a batch, of a batch beside its steps)."""
+    batch, out = min(job.preset.sample_batch, job.preset.samples), crew.logs / "calibrated.npy"
+
     def draw(steps: int) -> float:
         plan = {"steps": min(steps, job.preset.diffusion.timesteps), "eta": eta}  # plain: not every convention has short paths
-        return call("sample", "calibrate", ids=[0, job.preset.sample_batch], plan=plan, batch_size=job.preset.sample_batch,
-                    seed=job.seed, out=str(out))["seconds"]
+        return crew.call(backend, "sample", "calibrate", ids=[0, batch], plan=plan, batch_size=batch, seed=job.seed, out=str(out),
+                         at=0, total=batch)["seconds"]
 
     draw(SHORT)  # compiles
     first, short, long = draw(SHORT), draw(SHORT), draw(LONG)
@@ -159,10 +160,10 @@ def _sampling(job: Job, call: Callable[..., dict[str, Any]], eta: float | str, o
     return first, step, max(0.0, short - SHORT * step)
 
 
-def _metric(trial: Run, cells: Cells) -> list[Prediction]:
+def _metric(job: Job, cells: Cells) -> list[Prediction]:
     """Features take a time for each image, distances of noise that of any features; the first cell imports the libraries, loads
     the network and takes the features of the reference."""
-    job, n, by = trial.job, trial.job.preset.samples, trial.job.extractor
+    n, by = job.preset.samples, job.extractor
     images = by.convert(job.held_out.images[:min(by.batch, n)])[0]
     size = max(2 * by.width, min(n, fid.KID_SUBSET_SIZE))
     noise = np.random.default_rng(0).standard_normal((size, by.width), np.float32)
@@ -179,11 +180,11 @@ def _metric(trial: Run, cells: Cells) -> list[Prediction]:
     reference = datasets.load_subset("fashion-mnist", "train") if fid.statistics_ship(job.dataset, by) else job.dataset
     peak = memory.peak_memory()
     bounds = [("real", load + each * len(reference) + again), ("noise", again)]
-    out = [Prediction(name, "metric", "", 0.0 if cells.done("metric", measuring.bound_key(trial, name)) else seconds, peak)
+    out = [Prediction(name, "metric", "", 0.0 if cells.done("metric", job.bound_key(name)) else seconds, peak)
            for name, seconds in bounds]
     for backend in job.backends:
         for cell in job.cells[backend]:
-            done = cells.done("metric", measuring.metric_key(trial, backend, cell))
+            done = cells.done("metric", job.metric_key(backend, cell))
             out.append(Prediction(backend, "metric", str(cell), 0.0 if done else again, peak))
     return out
 

@@ -6,9 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from reference.weights import Weights
 
 
@@ -45,7 +42,12 @@ class Draw:
     samples: int
     batch_size: int
 
-    def parts(self, scratch: Path) -> dict[Path, NDArray[np.int64]]:
-        """The sample ids of each batch, by the file that it goes to."""
-        return {scratch / f"images-{start:06d}.npz": np.arange(start, min(start + self.batch_size, self.samples))
-                for start in range(0, self.samples, self.batch_size)}
+    @property
+    def batch(self) -> int:
+        """The size of every batch: a compiled network sees one shape."""
+        return min(self.batch_size, self.samples)
+
+    def parts(self, scratch: Path) -> dict[Path, range]:
+        """The sample ids of each part, by the file of its record."""
+        return {scratch / f"images-{start:06d}.json": range(start, min(start + self.batch, self.samples))
+                for start in range(0, self.samples, self.batch)}

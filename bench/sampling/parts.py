@@ -1,13 +1,14 @@
-"""The images of one cell, drawn batch by batch. Each batch is a file until the cell is finished, so that none is drawn twice.
+"""The images of one cell, drawn part by part into one file. A part that is finished has a record, and is not drawn again.
 
-A batch holds the same sample ids whoever draws it, and processes share out whole batches: the images are the same bits for any
-number of processes on the same kind of device.
+A part is a batch of the cell and holds the same sample ids whoever draws it. Processes share out whole parts: the images are
+the same bits for any number of processes on the same kind of device. The process that draws an image writes it, once.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import time
-import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -21,52 +22,70 @@ from bench.sampling.cell import Draw
 from reference.weights import Weights
 
 POLL_SECONDS = 0.2
+IMAGES = "images.npy"
 Call = Callable[..., dict[str, Any]]  # command, stage, **arguments: a worker's reply
 
 
 def load(call: Call, path: Path, weights: Weights) -> None:
     """Give a worker its weights; `path` is a file to use for it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    files.folder(path.parent)
     files.savez(path, **weights)
     call("load", "load", weights=str(path))
     path.unlink()
 
 
-def draw(call: Call, drawing: Draw, scratch: Path, rank: int = 0, processes: int = 1,
+def draw(call: Call, wanted: Draw, scratch: Path, rank: int = 0, processes: int = 1,
          finished: Callable[[], bool] = lambda: False) -> None:
-    """Draw this process's batches, those aside whose file is there. `finished` says that the cell needs no files any more."""
+    """Draw this process's parts into `scratch`/images.npy, those aside that have their record. `finished` says that the cell
+    needs no files any more."""
     first, notes = None, []
-    plan = drawing.cell.plan(drawing.convention)
-    args = {"plan": plan, "batch_size": drawing.batch_size, "seed": drawing.cell.seed}
-    out = scratch / f"drawn-{rank}.npy"
-    for part, ids in list(drawing.parts(scratch).items())[rank::processes]:
+    args = {"plan": wanted.cell.plan(wanted.convention), "batch_size": wanted.batch, "seed": wanted.cell.seed}
+    for part, ids in list(wanted.parts(scratch).items())[rank::processes]:
         if part.exists() or finished():
             continue
         if first is None:  # compiles, and is left out of the times
-            load(call, scratch / f"weights-{rank}.npz", drawing.weights)
-            short = {"steps": min(2, drawing.cell.steps), "eta": 0.0}  # plain: not every convention has short paths
-            first = call("sample", "first call", ids=[0, drawing.batch_size], out=str(out), **{**args, "plan": short})
+            load(call, scratch / f"weights-{rank}.npz", wanted.weights)
+            short = {"steps": min(2, wanted.cell.steps), "eta": 0.0}  # plain: not every convention has short paths
+            warm_up = scratch / f"first-{rank}.npy"
+            first = call("sample", "first call", ids=[0, wanted.batch], out=str(warm_up), at=0, total=wanted.batch,
+                         **{**args, "plan": short})
+            warm_up.unlink()
             notes += first["notes"]
-        reply = call("sample", f"sample {drawing.cell}", ids=[int(ids[0]), int(ids[-1]) + 1], out=str(out), **args)
-        files.savez(part, **{**reply, "notes": notes + reply["notes"]}, images=np.load(out), first_seconds=first["seconds"])
+        reply = call("sample", f"sample {wanted.cell}", ids=[ids.start, ids.stop], out=str(scratch / IMAGES), at=ids.start,
+                     total=wanted.samples, **args)
+        record = {"seconds": reply["seconds"], "calls": reply["calls"], "first_seconds": first["seconds"],
+                  "notes": notes + reply["notes"], "crc32": _crc(scratch / IMAGES, ids)}
+        with files.replacing(part) as file:
+            file.write(json.dumps(record).encode())
         notes = []
 
 
-def collect(drawing: Draw, scratch: Path) -> tuple[dict[str, Any], NDArray[np.float32]]:
-    """(values of the row, images (n, C, H, W)) once every process has drawn its batches."""
-    paths = drawing.parts(scratch)
-    while not all(path.exists() for path in paths):
+def collect(wanted: Draw, scratch: Path, out: Path | None = None) -> dict[str, Any]:
+    """The values of the row once every process has drawn its parts; the images are checked, and moved to `out`.
+
+    Raises `FileError` for a part that is not what was written.
+    """
+    parts = wanted.parts(scratch)
+    while not all(path.exists() for path in parts):
         time.sleep(POLL_SECONDS)
-    parts = [_read(path) for path in paths]
-    values = {"batch_seconds": [float(part["seconds"]) for part in parts], "calls": sum(int(part["calls"]) for part in parts),
-              "images": drawing.samples, "first_seconds": float(parts[-1]["first_seconds"]),
-              "notes": [note for part in parts for note in part["notes"].tolist()]}
-    return values, np.concatenate([part["images"] for part in parts])
+    records = []
+    for path, ids in parts.items():
+        try:
+            records.append(json.loads(path.read_text()))
+            intact = records[-1]["crc32"] == _crc(scratch / IMAGES, ids)
+        except (OSError, ValueError, KeyError) as error:
+            raise files.FileError(f"{path}: damaged: {error}; remove it to draw its images again") from None
+        if not intact:
+            raise files.FileError(f"{scratch / IMAGES}: damaged in images {ids.start} to {ids.stop - 1}; remove {path.name} to draw "
+                                  "them again")
+    if out is not None:
+        os.replace(scratch / IMAGES, out)
+        files.sync(out.parent)
+    return {"batch_seconds": [record["seconds"] for record in records], "calls": sum(record["calls"] for record in records),
+            "images": wanted.samples, "first_seconds": records[-1]["first_seconds"],
+            "notes": [note for record in records for note in record["notes"]]}
 
 
-def _read(path: Path) -> dict[str, NDArray[Any]]:
-    try:
-        with np.load(path) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise files.FileError(f"{path}: damaged: {error}; remove it to draw its images again") from None
+def _crc(path: Path, ids: range) -> int:
+    rows: NDArray[np.float32] = np.load(path, mmap_mode="r")[ids.start:ids.stop]
+    return zlib.crc32(np.ascontiguousarray(rows).data)

@@ -6,31 +6,26 @@ own, and a cell: an interrupted study goes on from its finished points. Rows, a 
 
 from __future__ import annotations
 
-import argparse
 import math
-import shlex
-import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
-import backends
+from backends.protocol import Spec
 from bench import files
-from bench.cli.main import exit_code
-from bench.paths import ROOT
-from bench.presets import PRESETS, Preset, get_preset
-from bench.records import environment, rows
+from bench.presets import Preset
+from bench.records import rows
 from bench.records.cells import Cells
+from bench.records.notebook import Notebook
 from bench.report import scaling_page
-from bench.studies.speed import Contender, Speed
+from bench.studies.speed import Contender, Race
 from bench.timing import blocks
+from bench.workers.crew import Crew
 from bench.workers.errors import WorkerError
-from reference import weights
 from reference.config import ConfigError, require
 
 POWERS = tuple(2**n for n in range(14))
@@ -58,7 +53,7 @@ class Point:
     steps: int = 10
 
 
-def points(axes: list[str], chosen: list[str], preset: Preset, device: str, threads: int) -> Iterator[Point]:
+def points(axes: Sequence[str], chosen: Sequence[str], preset: Preset, device: str, threads: int) -> Iterator[Point]:
     """All points of a study; sampling is timed against its steps alone, beside the bare network call."""
     for axis in axes:
         for value in AXES[axis](device.partition(":")[0], threads):
@@ -89,75 +84,55 @@ def varied(preset: Preset, axis: str, value: int) -> Preset:
     return replace(preset, model=replace(model, block_out_channels=widths, norm_num_groups=math.gcd(value // 2, groups)))
 
 
-class Study(Speed):
-    """The points of one command."""
-
-    def point(self, p: Point) -> None:
-        """Time one point, or read it back."""
-        self.preset, self.threads = p.preset, p.threads
-        c = Contender(p.backend, "tuned", "float32")
-        key = self.key(c, p.workload, p.batch, axis=p.axis, value=p.value, steps=p.steps) | {"stage": "scaling"}
-        try:
-            self._keep(c, key, {} if self.cells.done("speed", key) else self._time_point(c, p))
-        except (WorkerError, ConfigError) as error:
-            self.missing.append(f"missing: {p.backend}, {p.workload}, {p.axis} = {p.value}: {error}")
-
-    def _time_point(self, c: Contender, p: Point) -> dict[str, Any]:
-        args: dict[str, Any] = {"batch_size": p.batch, "seed": 0}
-        with tempfile.TemporaryDirectory(prefix="ddim-bench-") as folder, self.worker(c) as worker:
-            np.savez(f"{folder}/weights.npz", **weights.initialise(p.preset.model, 0))
-            worker.call("load", weights=f"{folder}/weights.npz", timeout=self.timeout)
-            idle = worker.call("info")["peak_rss_bytes"]
-            if p.workload == "training step":
-                np.save(f"{folder}/images.npy", self._images())
-                args["images"] = f"{folder}/images.npy"
-            if p.workload == "sampling":
-                args["steps"] = p.steps
-
-            def block(units: int) -> float:
-                return worker.call(WORK[p.workload], units=units, timeout=self.timeout, **args)["seconds"]
-
-            raw = blocks.time_blocks({"": block}, cap_seconds=20)[""]
-            return raw | {"idle_rss_bytes": idle} | worker.call("info")
+def measure(p: Point, crew: Crew, book: Notebook) -> None:
+    """Time one point, or read it back."""
+    race, c = Race(p.preset, crew, book), Contender(p.backend, "tuned", "float32")
+    crew.threads, book.preset = p.threads, p.preset.name
+    key = race.key(c, p.workload, p.batch, axis=p.axis, value=p.value, steps=p.steps) | {"stage": "scaling"}
+    try:
+        book.keep("speed", "timing", key, {} if book.cells.done("speed", key) else _time(race, c, p))
+    except (WorkerError, ConfigError) as error:
+        book.missing.append(f"missing: {p.backend}, {p.workload}, {p.axis} = {p.value}: {error}")
+    finally:
+        crew.close()  # every point is a process of its own
 
 
-def run(args: argparse.Namespace, command: str) -> int:
-    """The study; returns the exit code."""
-    axes = args.axes.split(",")
+def _time(race: Race, c: Contender, p: Point) -> dict[str, Any]:
+    crew = race.crew
+    race.start(c)
+    crew.load(c.name, race.weights)
+    idle = crew.call(c.name, "info")["peak_rss_bytes"]
+    args: dict[str, Any] = {"batch_size": p.batch, "seed": 0}
+    if p.workload == "training step":
+        args["images"] = str(race.images())
+    if p.workload == "sampling":
+        args["steps"] = p.steps
+
+    def block(units: int) -> float:
+        return crew.call(c.name, WORK[p.workload], units=units, **args)["seconds"]
+
+    raw = blocks.time_blocks({"": block}, cap_seconds=20)[""]
+    return raw | {"idle_rss_bytes": idle} | crew.call(c.name, "info")
+
+
+def run(axes: Sequence[str], preset: Preset, backends: Sequence[str], *, device: str, threads: int, out: Path, fresh: bool,
+        command: str, timeout: float = 900.0) -> int:
+    """The study, into the results folder `out`, whose page names `command`. Returns the exit code."""
     for axis in axes:
         require(axis in AXES, "--axes", axis, f"must be among {', '.join(AXES)}")
-    require(args.threads >= 1, "--threads", args.threads, "must be at least 1")
-    preset, chosen = get_preset(args.preset), list(backends.choose(args.backends)[0])
-    wanted = list(points(axes, chosen, preset, args.device, args.threads))
-    with tempfile.TemporaryDirectory(prefix="ddim-bench-") as logs:
-        study = Study(preset, args.device, args.threads, Cells(args.out, args.fresh), Path(logs))
+    require(threads >= 1, "--threads", threads, "must be at least 1")
+    wanted = list(points(axes, backends, preset, device, threads))
+    book = Notebook(Cells(out, fresh), preset.name)
+    spec = Spec(preset.model, preset.diffusion, preset.optim, device)
+    with tempfile.TemporaryDirectory(prefix="ddim-bench-") as logs, Crew(spec, threads, Path(logs), timeout, quiet=True) as crew:
         for p in tqdm(wanted, desc="points", leave=False):
-            study.point(p)
-    print("\n".join(study.missing))
-    require(len(study.rows) > 0, "points", len(wanted), "none could be measured")
-    (args.out / "figures").mkdir(exist_ok=True)
-    scaling_page.figure(study.rows, args.out / "figures" / "scaling.png")
-    with files.replacing(args.out / "scaling.md") as file:
-        text = [scaling_page.render(study.rows, command), *scaling_page.extrapolation(rows.read(args.out / "rows"))]
+            measure(p, crew, book)
+    print("\n".join(book.missing))
+    require(len(book.rows) > 0, "points", len(wanted), "none could be measured")
+    (out / "figures").mkdir(exist_ok=True)
+    scaling_page.figure(book.rows, out / "figures" / "scaling.png")
+    with files.replacing(out / "scaling.md") as file:
+        text = [scaling_page.render(book.rows, command), *scaling_page.extrapolation(rows.read(out / "rows"))]
         file.write("\n".join(text).encode() + b"\n")
-    print(f"report: {args.out / 'scaling.md'}")
-    return 3 if study.missing else 0
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Command line; exit codes as `bench.run`'s."""
-    p = argparse.ArgumentParser(prog="python -m bench.studies.scaling", description=(__doc__ or "").split("\n\n")[0])
-    p.add_argument("--axes", default=",".join(AXES), help=f"of {', '.join(AXES)}")
-    p.add_argument("--preset", default="quick", help=f"of {', '.join(PRESETS)}")
-    p.add_argument("--backends", help="default: all that are installed")
-    p.add_argument("--device", default="cpu")
-    p.add_argument("--threads", type=int, default=environment.usable_cores())
-    p.add_argument("--out", type=Path, default=ROOT / "results")
-    p.add_argument("--fresh", action="store_true", help="do finished points again")
-    argv = sys.argv[1:] if argv is None else argv
-    args = p.parse_args(argv)
-    return exit_code(lambda: run(args, shlex.join(["python", "-m", "bench.studies.scaling", *argv])), "the finished points")
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    print(f"report: {out / 'scaling.md'}")
+    return 3 if book.missing else 0

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
 
+from bench import files
 from bench.weights.errors import CheckpointError
 from bench.weights.tensor_files import read_safetensors, write_safetensors
 
@@ -21,7 +21,7 @@ def save_state(folder: Path, step: int, state: Mapping[str, np.ndarray], config:
     """Write the training state after `step` steps, atomically, and keep the last two; returns the file.
 
     `config` is all that must agree for training to go on, plain JSON. A kill at any moment leaves the earlier states as they
-    were. Raises `CheckpointError` where the file can't be written, or where the folder holds a later step.
+    were. Raises `FileError` where the file can't be written, and `CheckpointError` where the folder holds a later step.
     """
     folder = Path(folder)
     later = [path.name for path in _states(folder) if _step(path) > step]
@@ -29,13 +29,9 @@ def save_state(folder: Path, step: int, state: Mapping[str, np.ndarray], config:
         raise CheckpointError(f"{folder}: holds {later[0]}, which is later than step {step}; use another folder or remove it")
     path = folder / f"state-{step:08d}.safetensors"
     metadata = {"step": str(step), "config": json.dumps(config, sort_keys=True, allow_nan=False)}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_safetensors(path, state, metadata)
-        for old in (*_states(folder)[KEEP:], *folder.glob("state-*.safetensors.part")):  # a killed writer's leftovers too
-            old.unlink()
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: can't be written: {error}") from error
+    write_safetensors(files.folder(folder) / path.name, state, metadata)
+    for old in (*_states(folder)[KEEP:], *folder.glob("state-*.safetensors.part")):  # a killed writer's leftovers too
+        old.unlink()
     return path
 
 

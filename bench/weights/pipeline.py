@@ -8,14 +8,12 @@ from __future__ import annotations
 import json
 import math
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
 
-from bench.files import sync
+from bench import files
 from bench.weights import tensor_files
 from bench.weights.diffusers_config import read_scheduler, read_unet, scheduler_json, unet_json
 from bench.weights.errors import CheckpointError, named
@@ -34,36 +32,24 @@ def save_pipeline(folder: Path, weights: Weights, model: ModelConfig, diffusion:
                   extra: Mapping[str, str] | None = None) -> str:
     """Write a folder that `load_pipeline` and diffusers' `DDPMPipeline.from_pretrained` read; returns the weights' SHA-256.
 
-    `extra` holds further text files by name. The folder appears whole, and replaces an older one. Raises `CheckpointError`.
+    `extra` holds further text files by name. The folder appears whole, and replaces an older one. Raises `CheckpointError`, and
+    `FileError` where it can't be written.
     """
     folder = Path(folder).absolute()
-    part, old = folder.with_name(folder.name + ".part"), folder.with_name(folder.name + ".old")
     check(weights, model, str(folder))
     if folder.exists() and not (folder / "model_index.json").exists():
         raise CheckpointError(f"{folder}: exists and is no pipeline folder; it is not overwritten")
     index = {"_class_name": "DDPMPipeline", "scheduler": ["diffusers", "DDPMScheduler"], "unet": ["diffusers", "UNet2DModel"]}
-    files = {"model_index.json": index, "unet/config.json": unet_json(model),
+    texts = {"model_index.json": index, "unet/config.json": unet_json(model),
              "scheduler/scheduler_config.json": scheduler_json(diffusion)}
-    try:
-        for leftover in (part, old):
-            shutil.rmtree(leftover, ignore_errors=True)
-        (part / "unet").mkdir(parents=True)
+    with files.replacing_folder(folder) as part:
+        (part / "unet").mkdir()
         (part / "scheduler").mkdir()
         sha256 = write_safetensors(part / "unet" / WEIGHTS, weights, {"format": "pt"})
-        texts = {name: json.dumps(values, indent=2, sort_keys=True) + "\n" for name, values in files.items()}
-        for name, text in {**texts, **(extra or {})}.items():
+        for name, values in texts.items():
+            (part / name).write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
+        for name, text in (extra or {}).items():
             (part / name).write_text(text)
-            sync(part / name)
-        for written in (part / "unet", part / "scheduler", part):
-            sync(written)
-        if folder.exists():
-            folder.rename(old)
-        part.rename(folder)
-        sync(folder.parent)
-        shutil.rmtree(old, ignore_errors=True)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(part, ignore_errors=True)
-        raise CheckpointError(f"{folder}: can't be written: {error}") from error
     return sha256
 
 

@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 import backends
-from bench.files import sync
+from bench import files
 from bench.weights.errors import CheckpointError, named, read_object
 from reference.weights import Weights
 
@@ -71,15 +71,12 @@ def read(path: Path, largest: int = MAX_FILE) -> list[Arrays]:
 def write_mindspore(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write a file that `mindspore.load_checkpoint` reads, atomically. Raises `CheckpointError`, also without MindSpore."""
     with named(path):
-        files = backends.weight_files("mindspore")
-    part = path.with_name(f"{path.stem}.part.ckpt")
+        framework = backends.weight_files("mindspore")
     try:
-        files.write(part, arrays)
-        os.replace(part, path)
-    except (OSError, RuntimeError, ValueError) as error:
+        with files.replacing_path(path, ".ckpt") as part:
+            framework.write(part, arrays)
+    except (RuntimeError, ValueError) as error:
         raise CheckpointError(f"{path}: can't be written: {str(error).splitlines()[0]}") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def check_size(path: Path, size: int, largest: int) -> None:
@@ -187,18 +184,14 @@ def _check_pickles(path: Path, file: IO[bytes]) -> None:
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: dict[str, str]) -> str:
-    """Write a safetensors file, atomically; returns the SHA-256 of `digest`, which its metadata has too."""
+    """Write a safetensors file, atomically; returns the SHA-256 of `digest`, which its metadata has too. Raises `FileError`."""
     arrays = {name: np.asarray(value, order="C") for name, value in tensors.items()}
     sha256 = digest(arrays, metadata)
-    part = path.with_name(path.name + ".part")
     try:
-        save_file(arrays, part, {**metadata, "sha256": sha256})
-        sync(part)
-        os.replace(part, path)
-        sync(path.parent)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+        with files.replacing_path(path) as part:
+            save_file(arrays, part, {**metadata, "sha256": sha256})
+    except SafetensorError as error:
+        raise files.FileError(f"{path}: can't be written: {error}") from error
     return sha256
 
 

@@ -11,14 +11,22 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 from backends import NotInstalled
-from bench.workers.session import COMMANDS, Session, make_spec
-from reference.config import ConfigError
+from backends.protocol import Spec
+from bench.workers import session as commands
+from bench.workers import timed
+from reference.config import ConfigError, require
 
 BEAT_SECONDS = 1.0
 PROGRESS_SECONDS = 0.2  # at most one message in this time
+COMMANDS: dict[str, Callable[..., dict[str, Any]]] = {f.__name__: f for f in (
+    commands.info, commands.load, commands.weights, commands.tables, commands.forward, commands.loss, commands.train,
+    commands.sample, timed.time_train, timed.time_sample, timed.time_forward, timed.time_step, timed.time_path,
+    timed.time_tables, timed.time_metric, timed.time_kernel, timed.time_roof,
+)}
 
 
 def _die_with_parent() -> None:
@@ -30,7 +38,7 @@ def _die_with_parent() -> None:
 def serve(pipe: int) -> None:
     """The child's side: answer commands until stdin ends or the parent is gone."""
     lock, busy = threading.Lock(), threading.Event()
-    session: Session | None = None
+    session: commands.Session | None = None
 
     def send(message: dict[str, Any]) -> None:
         with lock:
@@ -56,9 +64,11 @@ def serve(pipe: int) -> None:
     def answer(message: dict[str, Any]) -> dict[str, Any]:
         nonlocal session
         try:
-            if session is None:
-                session = Session(first["backend"], make_spec(first["spec"]), progress,
-                                           lambda line: print(line, file=sys.stderr))
+            if message["command"] == "create":
+                session = commands.create(first["backend"], Spec.from_dict(first["spec"]), progress,
+                                          lambda line: print(line, file=sys.stderr))
+                return {"reply": commands.info(session)}
+            require(session is not None, "backend", first["backend"], "is not created yet: the first command is create")
             return {"reply": COMMANDS[message["command"]](session, **message["args"])}
         except NotInstalled as error:
             return {"error": "NotInstalled", "message": str(error)}

@@ -44,7 +44,8 @@ def draw_cell(backend: str, spec: dict[str, Any], threads: int, timeout: float, 
 
         call("create", "create")
         parts.draw(call, cell, Path(folder))
-        return *parts.collect(cell, Path(folder)), _machine(began)
+        values = parts.collect(cell, Path(folder))
+        return values, np.load(Path(folder) / parts.IMAGES), _machine(began)
 
 
 def measure_cell(images: NDArray[np.uint8], dataset: Dataset, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:

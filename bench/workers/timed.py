@@ -1,6 +1,6 @@
-"""What else a worker can be asked to time, beside `commands.time_train` and `time_sample`: blocks of one kind of work.
+"""What a worker can be asked to time: blocks of one kind of work.
 
-Each command takes a `commands.Session`, prepares its inputs untimed, runs `units` of its work, waits for the device once at the
+Each command takes a `Session`, prepares its inputs untimed, runs `units` of its work, waits for the device once at the
 end and returns the `seconds` between.
 """
 
@@ -8,17 +8,36 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 import backends
 from bench import streams
+from bench.sampling.loop import time_steps
+from bench.training.batches import batch_of
+from bench.workers.session import Session
 from reference.config import require
 from reference.conventions import make_plan
 
-if TYPE_CHECKING:
-    from bench.workers.session import Session
+TIMED_BATCHES = 8  # distinct batches that a timed training block goes round
+
+
+def time_train(session: Session, units: int, images: str, seed: int, batch_size: int, flip: bool = False) -> dict[str, Any]:
+    """Training steps; the batches are made beforehand."""
+    key = f"{images} {seed} {batch_size} {flip}"
+    if key not in session.timed:
+        data = np.load(images)
+        session.timed = {key: [batch_of(session.spec, data, seed, n, batch_size, flip) for n in range(TIMED_BATCHES)]}
+    steps = iter([replace(session.timed[key][n % TIMED_BATCHES], step=session.steps_trained + n) for n in range(units)])
+    session.steps_trained += units
+    return _block(session, units, lambda: session.backend.train_step(next(steps)))
+
+
+def time_sample(session: Session, units: int, batch_size: int, seed: int) -> dict[str, Any]:
+    """Sampling steps: a network call and a DDIM update with eta = 0 for each."""
+    return {"seconds": time_steps(session.backend, session.spec, units, batch_size, seed)}
 
 
 def time_forward(session: Session, units: int, batch_size: int, seed: int) -> dict[str, Any]:
@@ -83,7 +102,3 @@ def _block(session: Session, units: int, run: Callable[[], Any], wait: bool = Tr
         out = run()
     session.backend.synchronize(*([out] if wait else []))
     return {"seconds": time.perf_counter() - began}
-
-
-WORKLOADS: dict[str, Callable[..., dict[str, Any]]] = {
-    f.__name__: f for f in (time_forward, time_step, time_path, time_tables, time_metric, time_kernel, time_roof)}

@@ -127,7 +127,7 @@ def test_a_full_disk_leaves_the_file_as_it_was(tmp_path):
     script = f"""
 import resource, signal
 from pathlib import Path
-from bench.rows import RowError, append, read
+from bench.records.rows import RowError, append, read
 from dataclasses import replace
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 folder = Path({str(tmp_path)!r})

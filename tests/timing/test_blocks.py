@@ -128,7 +128,7 @@ def test_paired_ratio_is_repeatable_and_seeded():
 def test_peak_memory_counts_what_the_process_itself_touched():
     here = b"x" * (300 << 20)  # a child must not inherit this
     script = """
-from bench.timing import peak_memory
+from bench.timing.memory import peak_memory
 before = peak_memory()
 block = bytearray(b"x") * (100 << 20)
 print(peak_memory() - before)
@@ -147,7 +147,7 @@ def test_the_environment_is_plain_json_without_names_of_people_or_places():
 
 
 def test_describing_imports_no_framework():
-    script = "import sys; from bench import environment; environment.describe(); print({'torch', 'mindspore'} & {*sys.modules})"
+    script = "import sys; from bench.records import environment; environment.describe(); print({'torch', 'mindspore'} & {*sys.modules})"
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bench import files
 from bench.cli import launch
 from bench.records import rows
 from bench.sampling import parts
@@ -66,7 +67,8 @@ def test_processes_draw_each_batch_once(tmp_path, processes):
     def call(command, stage, **args):
         if command == "sample":
             start, stop = args["ids"]
-            np.save(args["out"], np.arange(start, stop, dtype=np.float32)[:, None, None, None])
+            assert args["batch_size"] == 5, "the last part is filled up: a compiled network sees one shape"
+            files.write_rows(Path(args["out"]), np.arange(start, stop, dtype=np.float32)[:, None, None, None], args["at"], args["total"])
             if stage != "first call":
                 calls.append(args["ids"])
         return {"seconds": 1.0, "calls": 2, "notes": []}
@@ -74,14 +76,19 @@ def test_processes_draw_each_batch_once(tmp_path, processes):
     job = Draw({}, Cell(2, 0.0, None, 0), "plain", samples=22, batch_size=5)
     for rank in reversed(range(processes)):
         parts.draw(call, job, tmp_path, rank, processes)
-    values, images = parts.collect(job, tmp_path)
+    values = parts.collect(job, tmp_path)
+    images = np.load(tmp_path / parts.IMAGES)
     assert np.array_equal(images.ravel(), np.arange(22))
     assert sorted(calls) == [[0, 5], [5, 10], [10, 15], [15, 20], [20, 22]]
     assert values["calls"] == 10 and values["batch_seconds"] == [1.0] * 5
     for rank in range(processes):
         parts.draw(call, job, tmp_path, rank, processes)
     assert len(calls) == 5, "what is drawn is not drawn again"
-    next(tmp_path.glob("images-*.npz")).unlink()
+    images[7] += 1
+    np.save(tmp_path / parts.IMAGES, images)
+    with pytest.raises(files.FileError, match=r"images.npy: damaged in images 5 to 9; remove images-000005.json"):
+        parts.collect(job, tmp_path)
+    next(tmp_path.glob("images-*.json")).unlink()
     parts.draw(call, job, tmp_path, 0, 1, finished=lambda: True)
     assert len(calls) == 5, "nor is a part of a cell that another process finished meanwhile"
 
@@ -253,13 +260,13 @@ def test_the_main_job_under_torchrun_goes_on_when_a_process_is_killed(tmp_path, 
 
 
 def test_one_process_options_are_refused_under_a_launcher(tmp_path, monkeypatch, capsys):
-    from bench.cli import run as main_job
+    from bench.cli.main import main
 
     for name, value in {"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "WORLD_SIZE": "3", "LOCAL_WORLD_SIZE": "3"}.items():
         monkeypatch.setenv(name, value)
     for options, said in ((["--batch-size", "64"], "--batch-size=64: must be a multiple of the 3 processes"),
                           (["--batch-size", "63", "--fresh"], "--fresh=True: is for one process alone"),
                           (["--batch-size", "63", "--backends", "mindspore"], "launcher of torch")):
-        assert main_job.main(["--out", str(tmp_path / "out"), *options]) == 2
+        assert main(["run", "--out", str(tmp_path / "out"), *options]) == 2
         assert said in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

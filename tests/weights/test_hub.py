@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from safetensors.numpy import load_file
 
-from bench.cli import run
+from bench.cli.main import main
 from bench.weights import pipeline, sources
 from bench.weights.errors import CheckpointError
 from reference.config import DiffusionConfig
@@ -97,6 +97,6 @@ def test_a_hub_repository_with_a_pickle_alone_goes_through_weights_only(hub, fol
 def test_no_network_is_one_line_that_says_what_to_do(hub, capsys):
     hub.shutdown()
     hub.server_close()
-    assert run.main(["--weights", "google/ddpm-cifar10-32", "--dry-run=plan"]) == 2
+    assert main(["run", "--weights", "google/ddpm-cifar10-32", "--dry-run=plan"]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "put its config.json, scheduler_config.json and diffusion_pytorch_model.safetensors" in said

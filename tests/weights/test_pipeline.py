@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from bench.files import FileError
 from bench.metric.torchvision_shim import import_torchvision
 from bench.presets import get_preset
 from bench.training.states import load_state, save_state
@@ -434,8 +435,9 @@ def test_a_full_disk_keeps_the_earlier_state(tmp_path):
 import resource, signal
 import numpy as np
 from pathlib import Path
-from bench.checkpoint import save_pipeline, save_state
-from bench.diffusers_json import CheckpointError
+from bench.files import FileError
+from bench.training.states import save_state
+from bench.weights.pipeline import save_pipeline
 from reference.config import DiffusionConfig, ModelConfig
 from reference.weights import initialise
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -445,7 +447,7 @@ for save in (lambda: save_state(folder, 2, {{"x": np.zeros(100_000)}}, {CONFIG!r
              lambda: save_pipeline(folder / "p", initialise(ModelConfig(), 0), ModelConfig(), DiffusionConfig())):
     try:
         save()
-    except CheckpointError as error:
+    except FileError as error:
         print(error)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
@@ -457,9 +459,9 @@ for save in (lambda: save_state(folder, 2, {{"x": np.zeros(100_000)}}, {CONFIG!r
 
 def test_an_unwritable_place_is_one_clear_error(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(CheckpointError, match="can't be written"):
+    with pytest.raises(FileError, match="states: can't be made"):
         save_state(tmp_path / "file" / "states", 1, STATE, CONFIG)
-    with pytest.raises(CheckpointError, match="can't be written"):
+    with pytest.raises(FileError, match="pipeline: can't be written"):
         save_pipeline(tmp_path / "file" / "pipeline", initialise(TINY, 0), TINY, DiffusionConfig())
 
 

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 import backends
 from backends.protocol import Spec
-from bench.cli import run
+from bench.cli.main import main
 from bench.metric.torchvision_shim import import_torchvision
 from bench.weights import sources
 from bench.weights.errors import CheckpointError
@@ -164,11 +164,11 @@ def test_one_command_takes_a_ddim_code_checkpoint_to_a_plan_or_a_folder(tmp_path
     song2021(state, X, T)
     torch.save(dict(state), tmp_path / "ckpt.pth")
     np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(0, 256, (400, 32, 32, 3), np.uint8))
-    assert run.main(["--weights", str(tmp_path / "ckpt.pth"), "--data", str(tmp_path / "images.npy"), "--dry-run=plan",
+    assert main(["run", "--weights", str(tmp_path / "ckpt.pth"), "--data", str(tmp_path / "images.npy"), "--dry-run=plan",
                      "--samples", "128", "--backends", "torch"]) == 0
     assert '"block_out_channels": [\n      64,\n      128,\n      128' in capsys.readouterr().out
 
-    assert sources.main([str(tmp_path / "ckpt.pth"), str(tmp_path / "out"), "--schedule", "cosine", "--timesteps", "400"]) == 0
+    assert main(["convert", str(tmp_path / "ckpt.pth"), str(tmp_path / "out"), "--schedule", "cosine", "--timesteps", "400"]) == 0
     assert "parameters" in capsys.readouterr().out
     weights, model, diffusion = load_pipeline(tmp_path / "out")
     assert diffusion == DiffusionConfig(schedule="cosine", timesteps=400) and model.sample_size == 32
@@ -178,11 +178,11 @@ def test_one_command_takes_a_ddim_code_checkpoint_to_a_plan_or_a_folder(tmp_path
 def test_heads_that_no_folder_can_hold_are_one_line_and_write_nothing(tmp_path, capsys):
     torch.save(built(nichol2021, mult=(1, 2), layers=1, attends=(0, 1)), tmp_path / "a.pt")
     assert sources.load(tmp_path / "a.pt")[1].num_attention_heads == 4  # in memory they are no trouble
-    assert sources.main([str(tmp_path / "a.pt"), str(tmp_path / "out")]) == 2
+    assert main(["convert", str(tmp_path / "a.pt"), str(tmp_path / "out")]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "num_attention_heads=4: diffusers' layout has one head width" in said
-    assert sources.main([str(tmp_path / "a.pt"), str(tmp_path / "out"), "--heads", "1"]) == 2  # widths differ, so do heads
-    assert sources.main([str(tmp_path / "a.pt"), str(tmp_path / "out"), "--heads", "7"]) == 2
+    assert main(["convert", str(tmp_path / "a.pt"), str(tmp_path / "out"), "--heads", "1"]) == 2  # widths differ, so do heads
+    assert main(["convert", str(tmp_path / "a.pt"), str(tmp_path / "out"), "--heads", "7"]) == 2
     assert "num_attention_heads=7: must divide" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 

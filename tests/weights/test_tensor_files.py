@@ -11,6 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import backends
+from bench.cli.main import main
 from bench.weights import sources, tensor_files
 from bench.weights.errors import CheckpointError
 from bench.weights.pipeline import save_pipeline
@@ -144,7 +145,7 @@ needs_mindspore = pytest.mark.skipif(importlib.util.find_spec("mindspore") is No
 
 @needs_mindspore
 def test_mindspore_checkpoints_go_both_ways(folder, tmp_path):
-    assert sources.main([str(folder), str(tmp_path / "out"), "--mindspore"]) == 0
+    assert main(["convert", str(folder), str(tmp_path / "out"), "--mindspore"]) == 0
     import mindspore as ms
     backends.load("mindspore")
     from backends.mindspore.unet import UNet

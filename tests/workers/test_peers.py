@@ -15,7 +15,7 @@ from bench import streams
 from bench.presets import PRESETS
 from bench.timing import flops
 from bench.training import batches
-from bench.workers import peers, session
+from bench.workers import peers, session, timed
 from reference import samplers, unet, weights
 from reference.config import ConfigError, DiffusionConfig, ModelConfig, OptimConfig
 from reference.conventions import make_plan
@@ -27,9 +27,7 @@ STEPS = {"batch_size": 4, "seed": 0}
 
 
 def opened(name: str, spec: Spec = SPEC) -> session.Session:
-    out = session.Session(name, spec, lambda *_: None, print)
-    session.create(out)
-    return out
+    return session.create(name, spec, lambda *_: None, print)
 
 
 HEADS = replace(TINY, attention_head_dim=8, flip_sin_to_cos=True, freq_shift=0, downsample_padding=1)
@@ -103,9 +101,9 @@ def test_every_peer_takes_the_commands_of_the_speed_table(name, dtype, tmp_path)
     np.save(tmp_path / "images.npy", np.zeros((4, 1, 8, 8), np.uint8))
     session.load(worker, str(tmp_path / "w.npz"))
     before = [p.detach().clone() for p in worker.backend.network.parameters()]
-    assert session.time_train(worker, units=2, images=str(tmp_path / "images.npy"), **STEPS)["seconds"] > 0
+    assert timed.time_train(worker, units=2, images=str(tmp_path / "images.npy"), **STEPS)["seconds"] > 0
     assert any((a != b).any() for a, b in zip(before, worker.backend.network.parameters(), strict=True))
-    assert session.time_sample(worker, units=23, **STEPS)["seconds"] > 0
+    assert timed.time_sample(worker, units=23, **STEPS)["seconds"] > 0
 
 
 @pytest.mark.slow
@@ -132,7 +130,8 @@ def test_a_peer_that_is_absent_says_how_to_install_it(monkeypatch):
 
 
 def test_peers_import_nothing_until_one_is_created():
-    script = "import sys; from bench import peers; print({'torch', 'diffusers', 'denoising_diffusion_pytorch'} & {*sys.modules})"
+    script = ("import sys; from bench.workers import peers; "
+              "print({'torch', 'diffusers', 'denoising_diffusion_pytorch'} & {*sys.modules})")
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 

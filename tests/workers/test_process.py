@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from backends import NotInstalled
-from backends.protocol import Spec
 from bench import streams
+from bench.timing.memory import out_of_memory
 from bench.training import batches
-from bench.workers import session
+from bench.workers import process
 from bench.workers.errors import WorkerDied, WorkerError
 from bench.workers.process import Worker
 from reference import samplers, unet, weights
@@ -65,11 +65,6 @@ def gone(pid):
     return Path(f"/proc/{pid}/stat").read_text().split(") ")[1][0] == "Z"
 
 
-def test_the_spec_round_trips():
-    assert session.make_spec(SPEC) == Spec(TINY, DiffusionConfig(timesteps=20))
-    assert session.make_spec(session.plain_spec(session.make_spec(SPEC))) == session.make_spec(SPEC)
-
-
 def test_create_sets_threads_and_allocator_before_anything_is_imported(start):
     reply = start(create=False).call("create")
     assert reply["device"] == {"framework": "fake", "threads": "1", "allocator": "0"}
@@ -108,7 +103,9 @@ def test_commands_against_the_reference(start, tmp_path, images):
 
 
 def draw(worker, tmp_path, ids, batch_size, plan=GENTLE, **args):
-    reply = worker.call("sample", ids=ids, plan=plan, batch_size=batch_size, seed=3, out=str(tmp_path / "s.npy"), **args)
+    (tmp_path / "s.npy").unlink(missing_ok=True)
+    reply = worker.call("sample", ids=ids, plan=plan, batch_size=batch_size, seed=3, out=str(tmp_path / "s.npy"), at=0,
+                        total=ids[1] - ids[0], **args)
     return np.load(tmp_path / "s.npy"), reply
 
 
@@ -143,7 +140,7 @@ def test_out_of_memory_halves_the_batch_and_says_so(start, tmp_path):
     ("shape mismatch", False), ("invalid memory format", False),
 ])
 def test_out_of_memory_is_told_from_other_errors(text, expected):
-    assert session.out_of_memory(RuntimeError(text)) is expected
+    assert out_of_memory(RuntimeError(text)) is expected
 
 
 def test_chatter_on_stdout_breaks_nothing(start, tmp_path):
@@ -273,7 +270,7 @@ def test_closing_ends_a_busy_worker_and_its_children(start, tmp_path, images):
 
 SCRIPT = """
 import sys, time
-from bench.worker import Worker
+from bench.workers.process import Worker
 from tests_spec import SPEC
 with Worker("fake", SPEC, 1, sys.argv[1]) as worker:
     worker.call("create")
@@ -286,7 +283,7 @@ with Worker("fake", SPEC, 1, sys.argv[1]) as worker:
 def test_no_worker_outlives_its_parent(start, tmp_path, images, number, monkeypatch):
     monkeypatch.setenv("FAKE_HARM", "")
     (tmp_path / "site/tests_spec.py").write_text(f"SPEC = {SPEC!r}\n")
-    root = str(Path(session.__file__).parents[2])
+    root = str(Path(process.__file__).parents[2])
     monkeypatch.setenv("PYTHONPATH", os.environ["PYTHONPATH"] + os.pathsep + root)
     parent = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path / "log"), images], stdout=subprocess.PIPE, text=True,
                               stderr=subprocess.DEVNULL, preexec_fn=heed_ctrl_c)

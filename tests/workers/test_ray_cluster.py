@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.cli import run
+from bench.cli.main import main
 from bench.records import rows
 from bench.workers import ray_cluster
 from bench.workers.errors import WorkerError
@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_without_ray_its_executor_says_how_to_install_it(monkeypatch, capsys, tmp_path):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "ray" else find(name, *rest))
-    assert run.main(["--executor", "ray", "--out", str(tmp_path / "out")]) == 2
+    assert main(["run", "--executor", "ray", "--out", str(tmp_path / "out")]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and 'pip install -e ".[ray]"' in said and not (tmp_path / "out").exists()
     assert ray_cluster.connect("local", 1, "cpu") is None

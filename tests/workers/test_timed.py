@@ -8,7 +8,8 @@ import pytest
 import backends
 from backends.protocol import Spec
 from bench.workers import timed
-from bench.workers.session import COMMANDS, Session
+from bench.workers.child import COMMANDS
+from bench.workers.session import Session
 from reference.config import ConfigError, DiffusionConfig, ModelConfig
 
 TINY = ModelConfig(sample_size=8, block_out_channels=(8, 16), norm_num_groups=4,
@@ -45,9 +46,7 @@ class Counter:
 
 @pytest.fixture
 def session():
-    out = Session("torch", Spec(TINY, DiffusionConfig(timesteps=20)), lambda *_: None, print)
-    out.backend = Counter()
-    return out
+    return Session("torch", Spec(TINY, DiffusionConfig(timesteps=20)), Counter(), lambda *_: None, print)
 
 
 SHAPE = (3, 1, 8, 8)

@@ -1,0 +1,58 @@
+"""The stages of the main job, in their order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bench.job import checks, measuring, sampling, timing, training
+from bench.job.job import Images, Job
+from bench.records.notebook import Notebook
+from bench.workers.crew import Crew
+from bench.workers.errors import WorkerError
+from bench.workers.ray_cluster import Ray
+
+
+def start(job: Job, crew: Crew, book: Notebook) -> None:
+    """Start every worker; one that dies leaves all its cells missing. Raises `ConfigError` for a device that is absent."""
+    for backend in job.backends:
+        try:
+            crew.start(backend)
+        except WorkerError as error:
+            if job.processes > 1:
+                raise
+            book.missing.append(f"missing: all cells of {backend}: {error}")
+
+
+def run(job: Job, crew: Crew, book: Notebook, cluster: Ray | None = None,
+        begin: Callable[[Job, Notebook], None] | None = None) -> Images:
+    """Every stage; the files of the images that were drawn. `begin` is called once the network to sample from is there."""
+    if job.fit:
+        fitted = training.own_network(job, crew, book)
+        if fitted is None:
+            measuring.measure(job, book, {}, cluster)  # floor and ceiling
+            return {}
+        job = fitted
+    if begin:
+        begin(job, book)
+    # All trainings come first: other processes of a launcher must not wait long for their share.
+    trained = [training.compare(job, crew, book, backend) for backend in crew if job.preset.train_steps]
+    for backend in crew:
+        checks.oracle(job, crew, book, backend)
+    checks.losses(job, book, [row for row in trained if row is not None])
+    timing.steps(job, crew, book)
+    images = sampling.draw(job, crew, book, cluster)
+    checks.images(job, book, images)
+    if job.twice:
+        for backend in crew:
+            checks.determinism(job, crew, book, backend)
+    crew.close()
+    measuring.measure(job, book, images, cluster)
+    return images
+
+
+def share(job: Job, crew: Crew, book: Notebook) -> None:
+    """What a process of a launcher does that is not the first one: its share of the trainings and of the images."""
+    for backend in crew:
+        training.share(job, crew, book, backend)
+        for cell in job.cells[backend]:
+            sampling.share(job, crew, book, backend, cell)

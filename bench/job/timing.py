@@ -1,0 +1,74 @@
+"""The timing cells: a training step and a sampling step, blocks of all backends in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from bench import files
+from bench.job.job import Job
+from bench.records.notebook import Notebook
+from bench.timing import blocks
+from bench.workers.crew import Crew
+from bench.workers.errors import Left, in_turn
+
+IMAGES = 4096  # of the data, that training steps are timed on
+
+
+def steps(job: Job, crew: Crew, book: Notebook) -> None:
+    """Both workloads. A backend that dies is left out, and the others are timed again."""
+    if not job.preset.blocks:
+        return
+    if job.processes > 1:
+        book.missing.append("single steps are not timed with several processes")
+        return
+    for workload, batch in (("training step", job.preset.batch_size), ("sampling step", job.preset.sample_batch)):
+        _race(job, crew, book, workload, batch)
+
+
+def _race(job: Job, crew: Crew, book: Notebook, workload: str, batch: int) -> None:
+    p, who = job.preset, list(crew)
+    while who:
+        keys = {b: job.key(b, stage="timing", workload=workload, batch_size=batch, blocks=p.blocks, beside=who,
+                           optim=p.optim.to_dict()) for b in who}
+        raw: dict[str, dict[str, Any]] = {b: {} for b in who}
+        try:
+            if not all(book.cells.done("timing", key) for key in keys.values()):
+                raw = _time(job, crew, book, workload, batch, who)
+        except Left as left:
+            book.missing.append(f"missing: timing of the {workload} {left.who}: {left}")
+            who.remove(left.who)
+            continue
+        for backend, key in keys.items():
+            book.keep("timing", "timing", key, raw[backend])
+        return
+
+
+def _time(job: Job, crew: Crew, book: Notebook, workload: str, batch: int, who: list[str]) -> dict[str, dict[str, Any]]:
+    training = workload == "training step"
+    args: dict[str, Any] = {"batch_size": batch, "seed": job.seed}
+    with book.cells.shared("timing") as folder, tqdm(desc=f"time the {workload}", leave=False, mininterval=1) as bar:
+        if training:
+            args["images"] = str(folder / "images.npy")
+            with files.replacing(folder / "images.npy") as file:
+                np.save(file, job.dataset.images[:IMAGES])
+        contenders: dict[str, Callable[[int], float]] = {}
+        for backend in who:
+            in_turn(backend, crew.load, backend, job.initial if training else job.trained)
+            contenders[backend] = partial(_block, crew, backend, "time_train" if training else "time_sample", args)
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        raw = blocks.time_blocks(contenders, blocks=job.preset.blocks, on_progress=progress)
+        (folder / "images.npy").unlink(missing_ok=True)
+    return {b: values | in_turn(b, crew.call, b, "info") for b, values in raw.items()}
+
+
+def _block(crew: Crew, backend: str, command: str, args: dict[str, Any], units: int) -> float:
+    return in_turn(backend, crew.call, backend, command, units=units, **args)["seconds"]

@@ -1,0 +1,60 @@
+"""Rows of one run, and what is missing from it. The only place that stamps a row with machine, load and commit."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bench.records import environment
+from bench.records.cells import Cells
+from bench.records.rows import Row
+
+Key = dict[str, Any]
+Values = dict[str, Any]
+
+
+def stamped(kind: str, backend: str, preset: str, config: Key, values: Values, machine: dict[str, Any] | None = None) -> Row:
+    """A row made now, on this machine (by default as `environment.describe` finds it)."""
+    machine = machine or environment.describe()
+    return Row(kind, backend, preset, config, values, machine | {"load": list(os.getloadavg())}, machine["commit"])
+
+
+class Notebook:
+    """What one run found: its rows so far, and a line for each thing that is missing.
+
+    A cell whose computation raises one of `survives` is left missing, and the run goes on.
+    """
+
+    def __init__(self, cells: Cells, preset: str, survives: tuple[type[Exception], ...] = ()) -> None:
+        self.cells, self.preset, self.survives = cells, preset, survives
+        self.rows: list[Row] = []
+        self.missing: list[str] = []
+        self.machine = environment.describe()
+
+    def row(self, kind: str, backend: str, key: Key, values: Values) -> Row:
+        """A row of this run."""
+        return stamped(kind, backend, self.preset, key, values, self.machine)
+
+    def cell(self, name: str, key: Key, compute: Callable[[Path], Row]) -> Row | None:
+        """Run one cell, see `Cells.run`; its row carries its seconds. None where it is left missing."""
+        def timed(folder: Path) -> Row:
+            began = time.perf_counter()
+            row = compute(folder)
+            return replace(row, environment={"cell_seconds": round(time.perf_counter() - began, 3)} | row.environment)
+
+        try:
+            row = self.cells.run(name, key, timed)
+        except self.survives as error:
+            self.missing.append(f"missing: {name} {key['backend']}: {error}")
+            return None
+        self.rows.append(row)
+        self.missing += row.values.get("notes", [])
+        return row
+
+    def keep(self, name: str, kind: str, key: Key, values: Values) -> None:
+        """A cell whose values were computed already."""
+        self.cell(name, key, lambda folder: self.row(kind, key["backend"], key, values))

@@ -1,0 +1,96 @@
+"""The workers of one run, each a process that holds one backend. Knows nothing of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from backends.protocol import Spec
+from bench import files
+from bench.workers.process import Worker
+from reference.weights import Weights
+
+
+class Crew:
+    """A context manager, which ends the workers. Iterating gives their names, in the order of their start.
+
+    `spec` is what each backend is given; `logs` a folder for logs and for arrays on their way; `timeout` seconds without
+    heartbeat or progress, after which a worker is ended; `quiet` shows no progress.
+    """
+
+    def __init__(self, spec: Spec, threads: int, logs: Path, timeout: float, quiet: bool = False) -> None:
+        self.spec, self.threads, self.logs, self.timeout, self.quiet = spec, threads, logs, timeout, quiet
+        self._workers: dict[str, Worker] = {}
+
+    def __enter__(self) -> Crew:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(list(self._workers))
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._workers
+
+    def start(self, backend: str, name: str | None = None, **changes: Any) -> None:
+        """Start a backend's worker, in place of the one of that name; `changes` are of the spec. Raises as `Worker.call`."""
+        name = name or backend
+        self.stop(name)
+        spec = replace(self.spec, **changes)
+        self._workers[name] = Worker(backend, spec.to_dict(), self.threads, self.logs / f"{name}.log", silence=self.timeout)
+        try:
+            self._workers[name].call("create", timeout=self.timeout)
+        except BaseException:
+            self.stop(name)
+            raise
+
+    def stop(self, name: str) -> None:
+        """End the worker of this name where there is one."""
+        if name in self._workers:
+            self._workers.pop(name).close()
+
+    def close(self) -> None:
+        """End all."""
+        for name in self:
+            self.stop(name)
+
+    def call(self, name: str, command: str, stage: str = "", **args: Any) -> dict[str, Any]:
+        """A command of `bench.workers.session`, with a bar where `stage` names one and the worker reports progress."""
+        bar = None
+
+        def progress(done: int, total: int) -> None:
+            nonlocal bar
+            bar = bar or tqdm(total=total, desc=f"{stage} {name}", leave=False, mininterval=1, disable=self.quiet or not stage)
+            bar.update(done - bar.n)
+
+        try:
+            return self._workers[name].call(command, on_progress=progress, timeout=self.timeout, **args)
+        finally:
+            if bar is not None:
+                bar.close()
+
+    def load(self, name: str, weights: Weights) -> None:
+        """Give a worker its weights."""
+        path = self.logs / f"{name}-weights.npz"
+        files.savez(path, **weights)
+        self.call(name, "load", weights=str(path))
+        path.unlink()
+
+    def draw(self, name: str, ids: range, plan: dict[str, Any], batch_size: int, seed: int, stage: str = "sample"
+             ) -> NDArray[np.float32]:
+        """Images of these sample ids by the loaded weights, (n, C, H, W); `plan` are the arguments of `make_plan`."""
+        path = self.logs / f"{name}-drawn.npy"
+        path.unlink(missing_ok=True)
+        self.call(name, "sample", stage, ids=[ids.start, ids.stop], plan=plan, batch_size=batch_size, seed=seed, out=str(path),
+                  at=0, total=len(ids))
+        images = np.load(path)
+        path.unlink()
+        return images
