@@ -1,9 +1,31 @@
-"""Where the repository keeps what it ships."""
+"""Where the repository keeps what it ships, and what a user types to run it."""
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 CHECKPOINTS = ROOT / "results" / "checkpoints"
 ASSETS = Path(__file__).parent / "assets"
+
+
+STUDIES = ("noise", "neighbours", "ablation", "scaling", "extractor")
+MOVED = {  # options of older commands
+    "train": {"--steps": "--train-steps"}, "recipe": {"--steps": "--train-steps", "--sampling-steps": "--steps"},
+    "sample": {"--batch-size": "--sample-batch"}, "neighbours": {"--batch-size": "--sample-batch"}}
+
+
+def command_line(name: str, *options: str) -> str:
+    """What a user types for a command of `bench.cli`: rows record it, pages and messages show it."""
+    return shlex.join([*(["python", "bench/run.py"] if name == "run" else ["ddim-bench", name]), *options])
+
+
+def renamed(recorded: str) -> str:
+    """The present form of a command that a row or a checkpoint recorded as `python -m bench.NAME ...`; any other as it is."""
+    match recorded.split(" -m bench."):
+        case ["python", rest]:
+            name, *options = shlex.split(rest)
+            options = [MOVED.get(name, {}).get(word, word) for word in options]
+            return command_line(*(("study", name) if name in STUDIES else (name,)), *options)
+    return recorded

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 
 
@@ -33,4 +34,6 @@ def main(device: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    parser = argparse.ArgumentParser(prog="python -m tests.require_device", description=__doc__)
+    parser.add_argument("device", help="cuda or ascend")
+    sys.exit(main(parser.parse_args().device))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import backends
 from backends.protocol import Spec
+from bench.records.environment import usable_cores
 from reference.config import ModelConfig, require
 
 
@@ -28,7 +29,7 @@ class Launch:
     @property
     def threads(self) -> int:
         """CPU threads for this process."""
-        return max(1, len(os.sched_getaffinity(0)) // self.local_processes)
+        return max(1, usable_cores() // self.local_processes)
 
     def backends(self, asked: str | None) -> str | None:
         """The backends to run: a launcher starts processes for its own framework alone."""

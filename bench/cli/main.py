@@ -1,4 +1,4 @@
-"""The command line: `ddim-bench COMMAND ...`, and how every command ends."""
+"""The command line, `ddim-bench COMMAND ...`: which file does the work, and how every command ends."""
 
 from __future__ import annotations
 
@@ -9,35 +9,50 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from bench.training.loop import TrainingError
-from bench.workers.errors import WorkerError
-from reference.config import ConfigError
+from bench.cli import commands
+from bench.paths import command_line
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; returns the exit code."""
-    name, *options = sys.argv[1:] if argv is None else argv
-    return importlib.import_module(f"bench.cli.{name}").main(options)
+    """Run a command, by default that of this process; returns its exit code.
+
+    The file of `bench.cli` that the parsed `body` names is imported only then: `run(args, command)` does the work.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["run"] and "--speed" in words:
+        words = ["speed", *(word for word in words[1:] if word != "--speed")]
+    try:
+        args = commands.parser().parse(words)
+    except SystemExit as end:  # --help and --version, or a mistake that was printed
+        return int(end.code or 0)
+    return exit_code(lambda: importlib.import_module(f"bench.cli.{args.body}").run(args, command_line(*words)), args.goes_on_from)
 
 
-def exit_code(command: Callable[[], int | None], goes_on_from: str = "") -> int:
-    """Run a command, and print what ends it as one line in place of a traceback.
+def exit_code(work: Callable[[], int | None], goes_on_from: str = "") -> int:
+    """Do the work of a command, and print what ends it as one line in place of a traceback.
 
     2: the user's mistake, or a file that can't be read or written. 3: work that failed. 130: interrupted; `goes_on_from` says
-    what the same command would start from. Else what the command returns, None as 0.
+    what the same command would start from. Else what the work returns, None as 0.
     """
     try:
         with _interrupts_kept():
-            return command() or 0
-    except (ConfigError, OSError) as error:  # OSError: a full disk, a folder that is gone
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (TrainingError, WorkerError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 3
+            return work() or 0
     except KeyboardInterrupt:
         print("interrupted" + (f"; the same command goes on from {goes_on_from}" if goes_on_from else ""), file=sys.stderr)
         return 130
+    except Exception as error:
+        # Imported only now: --help must not wait for NumPy.
+        from bench.training.loop import TrainingError
+        from bench.workers.errors import WorkerError
+        from reference.errors import ConfigError
+
+        if isinstance(error, ConfigError | OSError):  # OSError: a full disk, a folder that is gone
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        if isinstance(error, TrainingError | WorkerError):
+            print(f"error: {error}", file=sys.stderr)
+            return 3
+        raise
 
 
 @contextmanager

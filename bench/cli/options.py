@@ -1,10 +1,141 @@
-"""What several commands' options have in common: how their texts are read."""
+"""What the commands have in common: the parser, the options that several of them share, how values are read.
+
+Nothing here takes time to load: `--help` needs neither NumPy nor a framework.
+"""
 
 from __future__ import annotations
 
+import argparse
+import difflib
+import inspect
 import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from reference.config import ConfigError, require
+import backends
+from bench.paths import ROOT
+from reference.errors import ConfigError, require
+
+if TYPE_CHECKING:
+    from bench.data.datasets import Choice
+
+NAMED = "`ddim-bench run --list` names them"
+MOVED = {"--batch-size": "--sample-batch", "--sampling-steps": "--steps", "--steps": "--train-steps"}  # what was meant, most likely
+
+
+class Help(argparse.RawDescriptionHelpFormatter):
+    """Keeps the lines of the example, and adds its default to each option whose text names none."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        text = action.help or ""
+        known = action.default is not None and action.default is not False and action.default not in ([], argparse.SUPPRESS)
+        return f"{text}; default: %(default)s" if known and "default" not in text else text
+
+
+class Parser(argparse.ArgumentParser):
+    """Takes options in full only, and ends with one line and exit code 2 where something does not fit."""
+
+    def __init__(self, *, text: str | None = None, example: str = "", **more: Any) -> None:
+        """`text` is the description, a docstring."""
+        super().__init__(description=inspect.cleandoc(text or "").replace("`", ""), epilog=example and f"example: {example}",
+                         formatter_class=Help, allow_abbrev=False, **more)
+        self.commands: dict[str, Parser] = {}
+        self._kinds: Any = None
+
+    def command(self, name: str, text: str | None, example: str, parents: tuple[Parser, ...] = (), **defaults: Any) -> Parser:
+        """A sub-command; `defaults` are further attributes of the parsed arguments."""
+        self._kinds = self._kinds or self.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
+        p: Parser = self._kinds.add_parser(name, help=(text or "").splitlines()[0], text=text, example=example, parents=parents)
+        p.set_defaults(**defaults)
+        self.commands[name] = p
+        return p
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message.removeprefix('argument ')}\n")
+
+    def parse(self, words: list[str]) -> argparse.Namespace:
+        """`parse_args`, after a look for what argparse would report at length or not at all. Raises SystemExit."""
+        self._check(words, self)
+        return self.parse_args(words)
+
+    def having(self, option: str) -> list[str]:
+        """The commands that have this option, of this one and those below it."""
+        return [self.prog] * (option in self._option_string_actions) + [c for p in self.commands.values() for c in p.having(option)]
+
+    def _check(self, words: list[str], whole: Parser) -> None:
+        first = words[0] if words else ""
+        if first in self.commands:
+            return self.commands[first]._check(words[1:], whole)
+        if self.commands and not first.startswith("-"):
+            near = difflib.get_close_matches(first, self.commands, 1)
+            self.error(f"{self.prog}: {repr(first) + ' is no command' if words else 'a command is missing'}; "
+                       + (f"did you mean {near[0]}?" if near else f"choose from {', '.join(self.commands)}"))
+        before = ""
+        for word in words:
+            name, given, value = word.partition("=")
+            if word == "" or (name.startswith("--") and given and not value):
+                self.error(f"{name or before}='': must not be empty")
+            if name.startswith("--") and name != "--" and name not in self._option_string_actions:
+                self._unknown(name, whole.having(name))
+            before = name
+        return None
+
+    def _unknown(self, name: str, having: list[str]) -> NoReturn:
+        own = [option for option in self._option_string_actions if option.startswith("--")]
+        near = [MOVED[name]] if MOVED.get(name) in own else difflib.get_close_matches(name, own, 1)
+        if having and MOVED.get(name) not in own:
+            hint = f"it is an option of {', '.join(having)}"
+        else:
+            hint = f"did you mean {near[0]}?" if near else "--help lists its options"
+        self.error(f"{name}: {'does not apply to' if having else 'is no option of'} {self.prog}; {hint}")
+
+
+def _parent(*options: tuple[str, dict[str, Any]]) -> Parser:
+    p = Parser(add_help=False)
+    for name, how in options:
+        p.add_argument(name, **how)
+    return p
+
+
+BACKENDS = _parent(("--backends", {"metavar": "A,B", "help": f"of {', '.join(backends.names())}; default: all that are installed"}))
+BACKEND = _parent(("--backend", {"metavar": "NAME", "default": backends.DEFAULT, "help": f"of {', '.join(backends.names())}"}))
+DEVICE = _parent(("--device", {"default": "cpu", "help": "cpu, cuda, cuda:N or ascend"}))
+DTYPE = _parent(("--dtype", {"default": "float32", "help": "of the network: float32, bfloat16, float16 or float64"}))
+MODE = _parent(("--mode", {"default": "tuned", "help": "of the backend: tuned, stock or compiled"}))
+DATA = _parent(
+    ("--dataset", {"metavar": "NAME", "help": f"{NAMED}; default: the preset's, or images where --data has no file of it"}),
+    ("--data", {"type": Path, "metavar": "PATH", "help": "folder of the data set's files; or images of your own: a folder of them, "
+                "a .npz or a .npy file; default: $DDIM_BENCH_DATA, the download cache or the subset that ships"}),
+    ("--download", {"action": "store_true", "help": "fetch the data set where no file of it is found"}),
+    ("--pad", {"action": "store_true", "help": "surround images that are smaller than the network's with black"}))
+SEED = _parent(("--seed", {"type": int, "default": 0, "help": "of weights, batches and samples"}))
+THREADS = _parent(("--threads", {"type": int, "help": "CPU threads of each backend; default: the cores that this process may use"}))
+OUT = _parent(("--out", {"type": Path, "metavar": "FOLDER", "default": ROOT / "results",
+                         "help": "of rows, figures and pages; default: results"}))
+FRESH = _parent(("--fresh", {"action": "store_true", "help": "do finished work again"}))
+SPACING = _parent(("--spacing", {"metavar": "NAME", "help": "how timesteps are chosen: leading (uniform), linspace, trailing or "
+                                 "quad; default: the convention's"}))
+
+
+def data_choice(args: argparse.Namespace) -> Choice:
+    """The options of DATA as a record."""
+    from bench.data.datasets import Choice
+
+    return Choice(args.dataset, args.data, args.download, args.pad)
+
+
+def at_least(args: argparse.Namespace, least: float, *names: str) -> None:
+    """Raise ConfigError where an option that was given is below `least`."""
+    for name in names:
+        value = getattr(args, name)
+        require(value is None or value >= least, f"--{name.replace('_', '-')}", value, f"must be at least {least:g}")
+
+
+def unused(args: argparse.Namespace, why: str, *names: str) -> None:
+    """Raise ConfigError where one of these options was given, though it changes nothing here; `why` says when it would not."""
+    for name in names:
+        value = getattr(args, name)
+        require(value is None or value is False, f"--{name.replace('_', '-')}", value, f"does not apply {why}")
 
 
 def parse_eta(text: str) -> tuple[float | str, ...]:
@@ -25,3 +156,15 @@ def parse_seeds(text: str) -> tuple[int, int]:
     up_to, full = ([int(n) for n in text.split(",")] * 2)[:2]
     require(up_to >= 1 and full >= 1, "--seeds", text, "must be at least 1")
     return up_to, full
+
+
+def parse_sections(text: str) -> tuple[int, ...]:
+    """IDDPM's section counts, "10,15,20" as (10, 15, 20); a count may repeat. Raises ConfigError."""
+    require(re.fullmatch(r"\d{1,9}(,\d{1,9})+", text) is not None, "--sections", text,
+            "must be two or more whole numbers separated by commas, such as 10,15,20; one count is --steps")
+    return tuple(int(count) for count in text.split(","))
+
+
+def parse_log(text: str) -> tuple[str, ...]:
+    """ "tensorboard,wandb" as names of `training.trackers.LOGS`; "none" as no name at all."""
+    return () if text == "none" else tuple(text.split(","))

@@ -5,7 +5,6 @@ The named sets and their files are in `catalogue`, the readers in `readers` and 
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import os
 from dataclasses import dataclass, replace
@@ -48,20 +47,20 @@ class Dataset:
         return len(self.images)
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """--dataset, --data, --download and --pad, which `from_options` reads."""
-    parser.add_argument("--dataset", help=f"of {', '.join((*RECORDS, IMAGES))}; default: the preset's, or {IMAGES} where --data "
-                                          "has no file of it")
-    parser.add_argument("--data", type=Path, metavar="PATH",
-                        help="folder of the data set's files; or images of your own: a folder of them, a .npz or a .npy file")
-    parser.add_argument("--download", action="store_true", help="fetch the data set where no file of it is found")
-    parser.add_argument("--pad", action="store_true", help="surround images that are smaller than the network's with black")
+@dataclass(frozen=True)
+class Choice:
+    """Which data set a user names: by its name, by the place of its files, by both or by neither. The rest as in `load`."""
 
+    name: str | None = None
+    path: Path | None = None
+    download: bool = False
+    pad: bool = False
 
-def from_options(args: argparse.Namespace, default: str, shape: tuple[int, int, int], split: str) -> Dataset:
-    """The split that the command line asks for, for a network of image shape (C, H, W); `default` is the preset's data set."""
-    name = args.dataset or (default if args.data is None or _holds(RECORDS[default], args.data) else IMAGES)
-    return load(name, split, args.data, shape=shape, pad=args.pad, download=args.download)
+    def load(self, default: str, shape: tuple[int, int, int], split: str) -> Dataset:
+        """One split for a network of image shape (C, H, W). `default` is the name where none was asked for and `path` does not
+        hold other images. Raises DataError as `load`."""
+        name = self.name or (default if self.path is None or _holds(RECORDS[default], self.path) else IMAGES)
+        return load(name, split, self.path, shape=shape, pad=self.pad, download=self.download)
 
 
 def load(name: str, split: str, folder: str | os.PathLike[str] | None = None, *, download: bool = False,

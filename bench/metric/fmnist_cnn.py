@@ -17,7 +17,7 @@ import numpy as np
 
 from bench.data.readers import DataError
 from bench.metric.extractor import Extractor, Images, Statistics
-from bench.paths import ASSETS
+from bench.paths import ASSETS, command_line
 from reference.config import require
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def stored_statistics(reference: str) -> Statistics:
     except (OSError, SafetensorError) as error:
         raise DataError(f"{STATISTICS}: cannot be read: {error}") from error
     if owner != sha256():
-        raise DataError(f"{STATISTICS}: made by extractor {owner}, not by {sha256()}; run python -m bench.metric.make_fmnist_cnn")
+        raise DataError(f"{STATISTICS}: made by extractor {owner}, not by {sha256()}; run {command_line('study', 'extractor')}")
     return stored
 
 

@@ -11,7 +11,6 @@ The weights (95 MB) do not ship. They are read as tensors alone, so that a file 
 
 from __future__ import annotations
 
-import argparse
 import functools
 import pickle
 from pathlib import Path
@@ -22,7 +21,6 @@ import numpy as np
 from bench.data.datasets import Dataset
 from bench.metric import fmnist_cnn
 from bench.metric.extractor import Extractor, Images
-from bench.metric.fmnist_cnn import NAME as FMNIST_CNN
 from bench.metric.fmnist_cnn import sha256
 from bench.metric.torchvision_shim import import_torchvision
 from reference.config import ConfigError, require
@@ -64,25 +62,15 @@ def load(weights: Path | None = None, download: bool = False) -> Extractor:
     return Extractor(NAME, WIDTH, sha256(path), (3, None, None), BATCH, functools.partial(_network, path), convert)
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """--metric and --inception-weights, which `from_options` reads beside the data set's --download."""
-    parser.add_argument("--metric", choices=(FMNIST_CNN, "inception"), default=FMNIST_CNN,
-                        help="what the features of FID come from: the network that ships, or that of papers, by default for "
-                        f"{PAPER_N:,} samples")
-    parser.add_argument("--inception-weights", type=Path, metavar="FILE",
-                        help="a file in torch-fidelity's format; default: torch-fidelity's own, which --download fetches")
+def choose(metric: str, weights: Path | None, download: bool) -> Extractor:
+    """The extractor of --metric, "fmnist-cnn" or "inception"; the others are `load`'s. Raises ConfigError."""
+    require(metric == "inception" or weights is None, "--inception-weights", weights, "goes with --metric inception")
+    return load(weights, download) if metric == "inception" else fmnist_cnn.extractor()
 
 
-def from_options(args: argparse.Namespace) -> Extractor:
-    """The extractor that the command line asks for. Raises ConfigError."""
-    require(args.metric == "inception" or args.inception_weights is None, "--inception-weights", args.inception_weights,
-            "goes with --metric inception")
-    return load(args.inception_weights, args.download) if args.metric == "inception" else fmnist_cnn.extractor()
-
-
-def paper_n(args: argparse.Namespace) -> int | None:
+def paper_n(metric: str) -> int | None:
     """The number of samples where none is asked for; None leaves it to the preset."""
-    return PAPER_N if args.metric == "inception" else None
+    return PAPER_N if metric == "inception" else None
 
 
 def check(extractor: Extractor, samples: int, train: Dataset, held_out: Dataset) -> list[str]:

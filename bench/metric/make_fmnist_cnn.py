@@ -1,13 +1,13 @@
-"""Trains the extractor behind `FID[fmnist-cnn]` again and rewrites `bench/assets/`: `python -m bench.metric.make_fmnist_cnn`.
+"""Trains the extractor behind `FID[fmnist-cnn]` again and rewrites `bench/assets/`: `ddim-bench study extractor`.
 
 Needs the full data set; takes minutes on two cores.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +15,8 @@ import numpy as np
 from bench.data.datasets import Dataset, load, load_subset
 from bench.metric import fmnist_cnn
 from bench.metric.fmnist_cnn import RECORD, REFERENCES, STATISTICS, TRAINED_ON, WEIGHTS, network, scale, sha256
+from bench.paths import command_line
+from reference.config import require
 from reference.frechet import statistics
 
 if TYPE_CHECKING:
@@ -51,28 +53,24 @@ def train(data: Dataset, test: Dataset, seed: int, epochs: int, batch: int = 128
     return net, float((logits.argmax(1).numpy() == test.labels).mean())
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Train, then write weights, record and reference statistics to `bench/assets/`."""
-    parser = argparse.ArgumentParser(prog="python -m bench.metric.make_fmnist_cnn", description=__doc__.splitlines()[0])
-    parser.add_argument("--data", help="folder with the four Fashion-MNIST files")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--threads", type=int, default=2)
-    args = parser.parse_args(argv)
+def run(data_folder: Path | None, seed: int, epochs: int, threads: int) -> None:
+    """Train, then write weights, record and reference statistics to `bench/assets/`.
 
+    Raises ConfigError where the full data set is not found, in `data_folder` or else the download cache.
+    """
     import torch
     from safetensors.numpy import save_file
     from safetensors.torch import save_file as save_tensors
 
     from bench.metric.fid import features
 
-    torch.set_num_threads(args.threads)
+    torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
-    data, test = load("fashion-mnist", "train", args.data), load("fashion-mnist", "test", args.data)
-    if len(data) != REFERENCES["train"].stop:
-        parser.error(f"training needs the full data set, found {data.provenance}")
+    data, test = (load("fashion-mnist", split, data_folder) for split in ("train", "test"))
+    require(len(data) == REFERENCES["train"].stop, "--data", data_folder,
+            f"training needs the full data set, and this is {data.provenance}")
     start = time.perf_counter()
-    net, accuracy = train(data, test, args.seed, args.epochs)
+    net, accuracy = train(data, test, seed, epochs)
     seconds = time.perf_counter() - start
     save_tensors(net.state_dict(), WEIGHTS)
     sha256.cache_clear()
@@ -85,16 +83,13 @@ def main(argv: list[str] | None = None) -> None:
     metadata = {"extractor_sha256": sha256(), "data": data.provenance, "data_sha256": data.sha256}
     save_file(arrays, STATISTICS, metadata)
     RECORD.write_text(json.dumps({
-        "name": fmnist_cnn.NAME, "width": fmnist_cnn.WIDTH, "test_accuracy": accuracy, "test_images": len(test), "seed": args.seed,
-        "epochs": args.epochs, "threads": args.threads, "train_split": "train[:30000]",
+        "name": fmnist_cnn.NAME, "width": fmnist_cnn.WIDTH, "test_accuracy": accuracy, "test_images": len(test), "seed": seed,
+        "epochs": epochs, "threads": threads, "train_split": "train[:30000]",
         "train_seconds": round(seconds),
-        "command": f"python -m bench.metric.make_fmnist_cnn --seed {args.seed} --epochs {args.epochs} --threads {args.threads}",
+        "command": command_line("study", "extractor", "--seed", str(seed), "--epochs", str(epochs), "--threads", str(threads)),
         "torch": torch.__version__, "data": data.provenance, "data_sha256": data.sha256,
         "test_sha256": test.sha256, "weights_sha256": sha256(), "statistics_sha256": sha256(STATISTICS),
         "subset_sha256": load_subset("fashion-mnist", "train").sha256,
     }, indent=1) + "\n")
     print(RECORD.read_text())
 
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""The experiments that papers and tutorials teach, by name: `python -m bench.cli.recipe NAME`.
+"""The experiments that papers and tutorials teach, by name: `ddim-bench recipe NAME`.
 
 Each module is one of them: its docstring says what it follows and where it departs from it, its numbers are a preset.
 """

@@ -67,4 +67,4 @@ def run(e: Experiment) -> None:
 RECIPE = Recipe(
     "cosine-selfcond", "Schedules, targets, losses and self-conditioning compared",
     "lucidrains' denoising-diffusion-pytorch and the papers behind its options", steps=10_000, samples=1024,
-    sampling={"steps": 50, "convention": "lucidrains"}, run=run, takes_weights=False)
+    sampling={"steps": 50, "convention": "lucidrains"}, run=run, takes_weights=False, shows=False)

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-from argparse import Namespace
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -54,6 +53,7 @@ class Recipe:
     pictures: tuple[str, ...] = ()  # of grid, strip and gif, those made without being asked for
     flip: bool | None = None  # None: as the data set allows
     takes_weights: bool = True  # False: it compares trainings
+    shows: bool = True  # it calls `Experiment.show_samples`, which draws the pictures that are asked for
 
     @property
     def preset(self) -> Preset:
@@ -61,12 +61,37 @@ class Recipe:
         return get_preset(self.name)
 
 
+@dataclass(frozen=True)
+class Options:
+    """What a user chose for one run of a recipe; None leaves it to the recipe."""
+
+    backend: str
+    device: str
+    dtype: str
+    mode: str
+    train_steps: int | None
+    epochs: float | None  # in place of `train_steps`
+    batch_size: int | None  # of training
+    lr: float | None
+    weights: str | None  # of a trained network, in place of training
+    samples: int | None
+    steps: int | None  # of sampling
+    sample_batch: int
+    seed: int
+    seeds: int  # trainings per choice, where the recipe compares
+    data: datasets.Choice
+    pictures: tuple[str, ...]  # of `show.KINDS`, beside the recipe's own
+    log: tuple[str, ...]  # of `trackers.LOGS`
+    sample_at: tuple[int, ...]  # training steps after which samples are drawn
+    out: Path
+
+
 @dataclass
 class Experiment:
     """One run of a recipe: what was asked for, and what came of it."""
 
     recipe: Recipe
-    options: Namespace
+    options: Options
     command: str
     values: dict[str, Any] = field(default_factory=dict)  # measured, for the row
     made: list[tuple[str, str]] = field(default_factory=list)  # pictures: file in the gallery's folder, caption
@@ -89,7 +114,7 @@ class Experiment:
     def steps(self) -> int:
         """Training steps of this run."""
         batches = len(self.dataset) / self.batch_size
-        return self.options.steps or (round(self.options.epochs * batches) if self.options.epochs else self.recipe.steps)
+        return self.options.train_steps or (round(self.options.epochs * batches) if self.options.epochs else self.recipe.steps)
 
     @property
     def batch_size(self) -> int:
@@ -172,7 +197,7 @@ class Experiment:
     def plan(self, model: api.Model | None = None, **choices: Any) -> Plan:
         """The recipe's way to sample, with the command line's steps, and `choices` in place of its own."""
         model = model or self.model
-        asked = {**self.recipe.sampling, **({"steps": self.options.sampling_steps} if self.options.sampling_steps else {})}
+        asked = {**self.recipe.sampling, **({"steps": self.options.steps} if self.options.steps else {})}
         asked["steps"] = min(asked["steps"], model.spec.diffusion.timesteps)
         return model.plan(**{**asked, **choices})
 
@@ -205,7 +230,7 @@ class Experiment:
 
     def show_samples(self) -> None:
         """Grid, strip and GIF of the recipe's own way to sample, those that it makes and those that were asked for."""
-        wanted = [kind for kind in show.KINDS if kind in self.recipe.pictures or getattr(self.options, kind)]
+        wanted = [kind for kind in show.KINDS if kind in self.recipe.pictures or kind in self.options.pictures]
         if not wanted:
             return
         places = {kind: self._file({"gif": "denoising"}.get(kind, kind), ".gif" if kind == "gif" else ".png") for kind in wanted}
@@ -222,7 +247,7 @@ class Experiment:
         return {"model": p.model.to_dict(), "diffusion": p.diffusion.to_dict(), "dataset": self.dataset.sha256,
                 "optim": shortened(p.optim, self.steps, self.recipe.steps, o.lr).to_dict(), "provenance": self.dataset.provenance,
                 "steps": self.steps, "batch_size": self.batch_size, "samples": self.samples, "seed": o.seed, "seeds": o.seeds,
-                "backend": o.backend, "device": o.device, "dtype": o.dtype, "mode": o.mode, "sampling_steps": o.sampling_steps,
+                "backend": o.backend, "device": o.device, "dtype": o.dtype, "mode": o.mode, "sampling_steps": o.steps,
                 "weights": None if o.weights is None else Path(o.weights).name}
 
     def row(self) -> Row:
@@ -254,12 +279,12 @@ class Experiment:
 
     def _data(self, split: str) -> Dataset:
         o, name, (channels, *size) = self.options, self.recipe.preset.dataset, self.shape
-        if channels == 3 and o.dataset in ("mnist", "fashion-mnist"):  # stand-ins for photographs
-            grey = datasets.from_options(o, name, (1, size[0], size[1]), split)
+        if channels == 3 and o.data.name in ("mnist", "fashion-mnist"):  # stand-ins for photographs
+            grey = o.data.load(name, (1, size[0], size[1]), split)
             images = np.repeat(grey.images, 3, axis=1)
             return replace(grey, images=images, provenance=f"{grey.provenance}, grey as RGB",
                            sha256=hashlib.sha256(images.tobytes()).hexdigest())
-        return datasets.from_options(o, name, self.shape, split)
+        return o.data.load(name, self.shape, split)
 
 
 def shortened(optim: OptimConfig, steps: int, full: int, lr: float | None) -> OptimConfig:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.files import replacing
+from bench.paths import command_line, renamed
 from bench.recipes import RECIPES
 from bench.records import rows
 from bench.records.rows import Row
@@ -20,11 +21,12 @@ def write(out: Path) -> Path:
     for name, recipe in RECIPES.items():
         of = [row for row in found if row.preset == name]
         text += [f"## {name}", "", f"{recipe.title}. After {recipe.source}.", "",
-                 f"The whole of it: `python -m bench.cli.recipe {name}`", ""]
+                 f"The whole of it: `{command_line('recipe', name)}`", ""]
         text += _shown(of[-1]) if of else ["Not run yet.", ""]
-        older = {row.values["command"]: row for row in of[:-1] if row.values["command"] != of[-1].values["command"]}
-        text += [f"- Also run: `{command}`: {_linked(row.values['pictures'])}. {' '.join(row.values['notes'])} {_figures(row)}"
-                 for command, row in older.items()]
+        last = {renamed(row.values["command"]): row for row in of}
+        older = {typed: row for typed, row in last.items() if row is not of[-1]}
+        text += [f"- Also run: `{typed}`: {_linked(row.values['pictures'])}. {' '.join(row.values['notes'])} {_figures(row)}"
+                 for typed, row in older.items()]
         text += [""] if older else []
     page = out / "gallery.md"
     with replacing(page) as file:
@@ -36,8 +38,9 @@ def _shown(row: Row) -> list[str]:
     (first, caption), *others = row.values["pictures"]
     notes = " ".join(row.values["notes"])
     figures = _figures(row)
-    return ["```sh", row.values["command"], "```", "", f"![{caption}](gallery/{first})", "", *([notes, ""] if notes else []),
-            *([figures, ""] if figures else []), *([f"More: {_linked(others)}.", ""] if others else [])]
+    return ["```sh", renamed(row.values["command"]), "```", "", f"![{caption}](gallery/{first})", "",
+            *([notes, ""] if notes else []), *([figures, ""] if figures else []),
+            *([f"More: {_linked(others)}.", ""] if others else [])]
 
 
 def _linked(made: list[list[str]]) -> str:

@@ -30,4 +30,4 @@ def run(e: Experiment) -> None:
 
 RECIPE = Recipe(
     "mnist-scratch", "DDPM from scratch on MNIST", "Ho et al. 2020 (arXiv:2006.11239) as tutorials simplify it", steps=9375,
-    samples=32, sampling={"steps": 1000, "sampler": "ddpm", "variance": "large", "clip": "none"}, run=run)
+    samples=32, sampling={"steps": 1000, "sampler": "ddpm", "variance": "large", "clip": "none"}, run=run, shows=False)

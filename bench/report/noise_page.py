@@ -17,6 +17,8 @@ from bench.report.measures import cores
 
 SURE = 1.96 * 2**0.5  # standard deviations of one figure, which two equal ones differ by in 95% of cases
 
+HELD_OUT = "held-out images"  # name of the study that is always made
+
 
 def table(row: Row) -> pd.DataFrame:
     """One line per n: `n`, `parts`, mean and standard deviation of FID and of its extrapolation, whether the parts are disjoint.

@@ -19,7 +19,7 @@ Group = list[Row]  # the contenders of one workload that were timed in turn
 KERNELS = ("gemm", "convolution")
 HEAD = """# Speed
 
-Written by `python bench/run.py --speed --peers`, from the raw block times in [rows/timing.jsonl](rows/timing.jsonl). Every
+Written by `ddim-bench speed --peers`, from the raw block times in [rows/timing.jsonl](rows/timing.jsonl). Every
 contender is a process of its own with the same threads and allocator; blocks of all contenders alternate A B B A. "stock" is the
 framework's plain layers, "tuned" the backend's default, "compiled" adds `torch.compile` where that is not the default (CPU).
 diffusers' `UNet2DModel` computes the same function with the same weights, as its examples use it (eager), and compiled in

@@ -1,4 +1,4 @@
-"""What a change of the training is worth: `python -m bench.studies.ablation --only "cosine schedule"`.
+"""What a change of the training is worth: `ddim-bench study ablation --only "cosine schedule"`.
 
 Every variant changes one setting of a preset, or two where that is named `A + B`. Each is trained for the same number of images
 from the same initial weights, samples with DDIM from the same x_T, and is measured against the same statistics. The preset as it
@@ -8,24 +8,18 @@ is not trained again, one that was interrupted goes on from its last state. `abl
 
 from __future__ import annotations
 
-import argparse
 import os
-import shlex
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-import backends
 from backends.protocol import Spec
 from bench import api, files
-from bench.cli.main import exit_code
 from bench.data import datasets, pixels
 from bench.metric import fid, fmnist_cnn
-from bench.paths import ROOT
 from bench.presets import Preset, get_preset
 from bench.records import environment, rows
 from bench.records.rows import Row
@@ -77,70 +71,65 @@ VARIANTS = {
 }
 
 
-def measure(name: str, args: argparse.Namespace, dataset: datasets.Dataset) -> Row | None:
+@dataclass(frozen=True)
+class Settings:
+    """What all variants of a study have in common."""
+
+    preset: str
+    images: int  # of training, for each variant
+    samples: int
+    steps: int  # S of DDIM
+    backend: str
+    device: str
+    dtype: str
+    seed: int
+
+
+def measure(name: str, asked: Settings, dataset: datasets.Dataset, out: Path) -> Row | None:
     """Train one variant, sample from it and measure; its row, or None where there is one of the same settings."""
     variant = VARIANTS[name]
-    preset = variant.change(get_preset(args.preset))
-    steps = round(args.images * variant.longer / preset.batch_size)
-    require(steps > preset.optim.warmup_steps, "--images", args.images,
+    preset = variant.change(get_preset(asked.preset))
+    steps = round(asked.images * variant.longer / preset.batch_size)
+    require(steps > preset.optim.warmup_steps, "--images", asked.images,
             f"must be above {preset.optim.warmup_steps * preset.batch_size / variant.longer:.0f}, the warm-up of {name!r}")
     preset = replace(preset, optim=replace(preset.optim, total_steps=steps))
-    by, seed = fmnist_cnn.extractor(), args.seed + variant.seed
+    by, seed = fmnist_cnn.extractor(), asked.seed + variant.seed
     config = {
         "study": STUDY, "variant": name, "model": preset.model.to_dict(), "diffusion": preset.diffusion.to_dict(),
-        "optim": preset.optim.to_dict(), "batch_size": preset.batch_size, "flip": variant.flip, "seed": seed, "dtype": args.dtype,
-        "dataset": dataset.provenance, "dataset_sha256": dataset.sha256, "samples": args.samples, "sampling_steps": args.steps,
-        "eta": "0.0", "sample_seed": args.seed, "reference": fid.DEFAULT_REFERENCE, "extractor": by.name,
+        "optim": preset.optim.to_dict(), "batch_size": preset.batch_size, "flip": variant.flip, "seed": seed, "dtype": asked.dtype,
+        "dataset": dataset.provenance, "dataset_sha256": dataset.sha256, "samples": asked.samples, "sampling_steps": asked.steps,
+        "eta": "0.0", "sample_seed": asked.seed, "reference": fid.DEFAULT_REFERENCE, "extractor": by.name,
         "extractor_sha256": by.sha256,
     }
-    if any(row.config == config for row in rows.studies(rows.read(args.out / "rows"), STUDY)):
+    if any(row.config == config for row in rows.studies(rows.read(out / "rows"), STUDY)):
         return None
-    model = api.new(preset.model, preset.diffusion, preset.optim, args.backend, seed=seed, device=args.device, dtype=args.dtype)
-    folder = args.out / "work" / f"ablation-{args.preset}-{name.replace(' ', '-').replace(',', '')}"
+    model = api.new(preset.model, preset.diffusion, preset.optim, asked.backend, seed=seed, device=asked.device, dtype=asked.dtype)
+    folder = out / "work" / f"ablation-{asked.preset}-{name.replace(' ', '-').replace(',', '')}"
     with tqdm(total=steps, desc=f"train {name}", mininterval=2) as bar:
         fit = model.train(dataset.images, steps, batch_size=preset.batch_size, seed=seed, flip=variant.flip, states=folder,
                           config={"dataset": dataset.sha256}, on_step=lambda n, _: bar.update(n - bar.n))
-    images = model.follow(model.noise(args.samples, args.seed), model.plan(args.steps), seed=args.seed, progress=f"sample {name}")
-    values = {**fid.evaluate(pixels.to_uint8(images), seed=args.seed), "last": min(LAST, steps),
+    images = model.follow(model.noise(asked.samples, asked.seed), model.plan(asked.steps), seed=asked.seed,
+                          progress=f"sample {name}")
+    values = {**fid.evaluate(pixels.to_uint8(images), seed=asked.seed), "last": min(LAST, steps),
               "losses_mean_of_last": float(fit.losses[-LAST:].mean()), "train_seconds": fit.seconds + fit.first_seconds,
               "starts": fit.starts}
     about = environment.describe()
-    return Row("study", args.backend, args.preset, config, values, about | {"load": list(os.getloadavg())}, about["commit"])
+    return Row("study", asked.backend, asked.preset, config, values, about | {"load": list(os.getloadavg())}, about["commit"])
 
 
-def run(args: argparse.Namespace, command: str) -> None:
-    """Measure the variants that have no row yet, and write the report."""
-    require(args.samples >= 4 * fmnist_cnn.WIDTH, "--samples", args.samples, f"must be at least {4 * fmnist_cnn.WIDTH}")
-    for name in args.only:
+def run(asked: Settings, only: Sequence[str], data: datasets.Choice, out: Path, command: str) -> None:
+    """Measure the variants `only`, by default all, that have no row in `out`/rows yet, and write the page after each.
+
+    Raises ConfigError for an unknown variant, and for too few samples or images.
+    """
+    require(asked.samples >= 4 * fmnist_cnn.WIDTH, "--samples", asked.samples, f"must be at least {4 * fmnist_cnn.WIDTH}")
+    for name in only:
         require(name in VARIANTS, "--only", name, f"must be one of {', '.join(VARIANTS)}")
-    preset = get_preset(args.preset)
-    dataset = datasets.from_options(args, "fashion-mnist", Spec(preset.model, preset.diffusion).image_shape, "train")
-    for name in args.only or VARIANTS:
-        if (row := measure(name, args, dataset)) is not None:
-            rows.append(args.out / "rows", row)
-        with files.replacing(args.out / "ablation.md") as file:
-            file.write(ablation_page.render(rows.studies(rows.read(args.out / "rows"), STUDY), command).encode())
-    print(f"report: {args.out / 'ablation.md'}")
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Command line; exit codes as `bench.run`'s."""
-    p = argparse.ArgumentParser(prog="python -m bench.studies.ablation", description=(__doc__ or "").split("\n\n")[0])
-    p.add_argument("--preset", default="quick")
-    p.add_argument("--only", action="append", default=[], metavar="VARIANT", help=f"of {', '.join(VARIANTS)}; may be repeated")
-    p.add_argument("--images", type=int, default=96000, help="training images of a variant")
-    p.add_argument("--backend", default="torch", help=f"of {', '.join(backends.names())}")
-    p.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N or ascend")
-    p.add_argument("--dtype", default="float32", help="of training and sampling")
-    p.add_argument("--samples", type=int, default=1024)
-    p.add_argument("--steps", type=int, default=50, help="S of DDIM")
-    p.add_argument("--seed", type=int, default=0)
-    datasets.add_options(p)
-    p.add_argument("--out", type=Path, default=ROOT / "results")
-    argv = sys.argv[1:] if argv is None else argv
-    args = p.parse_args(argv)
-    return exit_code(lambda: run(args, shlex.join(["python", "-m", "bench.studies.ablation", *argv])), "the last state")
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    preset = get_preset(asked.preset)
+    dataset = data.load("fashion-mnist", Spec(preset.model, preset.diffusion).image_shape, "train")
+    for name in only or VARIANTS:
+        if (row := measure(name, asked, dataset, out)) is not None:
+            rows.append(out / "rows", row)
+        with files.replacing(out / "ablation.md") as file:
+            file.write(ablation_page.render(rows.studies(rows.read(out / "rows"), STUDY), command).encode())
+    print(f"report: {out / 'ablation.md'}")

@@ -1,5 +1,4 @@
-"""Samples among the training images, pixel by pixel: `python -m bench.studies.neighbours --images samples.npy`,
-or `--weights FOLDER`.
+"""Samples among the training images, pixel by pixel: `ddim-bench study neighbours --images samples.npy`, or `--weights FOLDER`.
 
 Two questions that no distance of features answers:
 
@@ -15,10 +14,9 @@ Distances are Euclidean, exact, of pixels in [0, 1]. The row of kind "study" kee
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import os
-import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -27,12 +25,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm import trange
 
-import backends
 from bench import api
-from bench.cli.main import exit_code
 from bench.data import datasets, pixels
-from bench.data.pixels import read_samples
-from bench.paths import ROOT
 from bench.pictures import grids
 from bench.records import environment, rows
 from reference.config import require
@@ -130,54 +124,31 @@ def describe(found: Found, n: int) -> str:
     return "\n".join(text)
 
 
-def run(args: argparse.Namespace) -> None:
-    """The study: prints it, appends its row and draws the samples that come nearest to a training image."""
-    require((args.images is None) != (args.weights is None), "--images, --weights", (args.images, args.weights),
-            "exactly one must be given")
-    require(args.samples >= 1, "--samples", args.samples, "must be at least 1")
-    how: dict[str, Any] = {}
-    if args.images:
-        samples, name, backend = read_samples(args.images), args.name or args.images.stem, "images"
-    else:
-        model = api.load(args.weights, args.backend, device=args.device)
-        samples = pixels.to_uint8(model.follow(model.noise(args.samples, args.seed), model.plan(args.steps), seed=args.seed,
-                                             batch_size=args.batch_size, progress="sample"))
-        name, backend = args.name or Path(args.weights).name, args.backend
-        how = {"steps": args.steps, "eta": "0.0", "seed": args.seed}
+def draw(weights: str, backend: str, device: str, n: int, steps: int, batch_size: int, seed: int) -> Images:
+    """Images 0 .. n - 1 of this seed, (n, C, H, W), from weights by DDIM with eta = 0."""
+    model = api.load(weights, backend, device=device)
+    return pixels.to_uint8(model.follow(model.noise(n, seed), model.plan(steps), seed=seed, batch_size=batch_size,
+                                        progress="sample"))
+
+
+def run(samples: Images, name: str, data: datasets.Choice, out: Path, backend: str = "images",
+        how: Mapping[str, Any] | None = None) -> None:
+    """The study of samples (n, C, H, W): prints it, appends its row and draws those that come nearest to a training image.
+
+    `name` and `backend` are those of the row; `how` is what it says of the way in which the samples were drawn.
+    """
     shape = (samples.shape[1], samples.shape[2], samples.shape[3])
-    train, held_out = (datasets.from_options(args, "fashion-mnist", shape, split) for split in datasets.SPLITS)
+    train, held_out = (data.load("fashion-mnist", shape, split) for split in datasets.SPLITS)
     found, ids = study(samples, train, held_out)
     print(describe(found, len(samples)))
     about = environment.describe()
-    config = how | {"study": "neighbours", "name": name, "samples": len(samples), "k": K,
+    config = {**(how or {}), "study": "neighbours", "name": name, "samples": len(samples), "k": K,
                     "images_sha256": hashlib.sha256(samples.tobytes()).hexdigest(), "train": train.provenance,
                     "train_sha256": train.sha256, "held_out": held_out.provenance, "held_out_sha256": held_out.sha256}
-    rows.append(args.out / "rows", rows.Row("study", backend, "neighbours", config, dict(found),
+    rows.append(out / "rows", rows.Row("study", backend, "neighbours", config, dict(found),
                                             about | {"load": list(os.getloadavg())}, about["commit"]))
     closest = np.argsort(found["squared"]["samples"], kind="stable")[:SHOWN]
-    path = grids.save_grid(args.out / "figures" / f"neighbours-{name.replace(', ', '-')}.png",
+    path = grids.save_grid(out / "figures" / f"neighbours-{name.replace(', ', '-')}.png",
                               np.concatenate((samples[closest], train.images[ids[closest, 0]])), len(closest),
                               title="The samples that come nearest to a training image", rows=("sample", "training image"))
     print(f"\nwrote {path}")
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Command line; exit codes as `bench.run`'s."""
-    p = argparse.ArgumentParser(prog="python -m bench.studies.neighbours", description=(__doc__ or "").split("\n\n")[0])
-    p.add_argument("--images", type=Path, metavar="FILE.npy", help="uint8 or floats in [-1, 1], (n, C, H, W)")
-    p.add_argument("--weights", help="draw the samples: a diffusers folder, a checkpoint file or a name on the hub")
-    p.add_argument("--name", help="of the row and the picture; default: that of the file or folder")
-    p.add_argument("--backend", default="torch", help=f"of {', '.join(backends.names())}")
-    p.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N or ascend")
-    p.add_argument("--samples", type=int, default=1000, help="to draw")
-    p.add_argument("--steps", type=int, default=50, help="of DDIM, eta = 0")
-    p.add_argument("--batch-size", type=int, default=64)
-    p.add_argument("--seed", type=int, default=0)
-    datasets.add_options(p)
-    p.add_argument("--out", type=Path, default=ROOT / "results")
-    args = p.parse_args(argv)
-    return exit_code(lambda: run(args))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

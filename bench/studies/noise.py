@@ -1,4 +1,4 @@
-"""How far chance alone moves FID: `python -m bench.studies.noise`, `python -m bench.studies.noise --images NAME=samples.npy`.
+"""How far chance alone moves FID: `ddim-bench study noise`, `ddim-bench study noise --images NAME=samples.npy`.
 
 FID of fixed images against their number n: many parts of one set of images are measured, each against the same reference.
 Their spread tells which differences between two figures mean something at that n; their mean, how large the bias is; and the
@@ -9,12 +9,10 @@ show the last of every name.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import os
-import shlex
-import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench import files, streams
-from bench.cli.main import exit_code
 from bench.data import datasets
 from bench.data.pixels import read_samples
 from bench.metric import fid, fmnist_cnn
-from bench.paths import ROOT
 from bench.records import environment, rows
 from bench.records.rows import Row
 from bench.report import noise_page
@@ -34,7 +30,6 @@ from bench.timing import memory
 from reference.config import require
 
 SIZES = (128, 256, 512, 1024, 2048, 4096, 8192)
-HELD_OUT = "held-out images"  # name of the study that is always made
 PARTS = 64  # of one size, at most
 DRAWN = 16  # random parts of a size that fits only once
 
@@ -78,37 +73,23 @@ def study(name: str, images: fid.Images, provenance: str, seed: int) -> Row:
                about | {"load": list(os.getloadavg())}, about["commit"])
 
 
-def run(args: argparse.Namespace, command: str) -> None:
-    """Measure what was asked for and write the report."""
-    test = datasets.from_options(args, "fashion-mnist", fmnist_cnn.SHAPE, "test")
-    sets = {HELD_OUT: (test.images, test.provenance)}
-    for text in args.images:
+def run(images: Sequence[str], data: datasets.Choice, seed: int, out: Path, command: str) -> None:
+    """Measure the held-out images and those of every NAME=FILE.npy in `images`, append their rows to `out`/rows and write the page.
+
+    Raises ConfigError for a file that can't be measured; nothing is written then.
+    """
+    test = data.load("fashion-mnist", fmnist_cnn.SHAPE, "test")
+    sets = {noise_page.HELD_OUT: (test.images, test.provenance)}
+    for text in images:
         name, _, path = text.rpartition("=")
         require(bool(name and path) and name not in sets, "--images", text, "must be NAME=FILE.npy, every name once")
-        images, least = read_samples(Path(path)), 2 * fmnist_cnn.WIDTH
-        require(len(images) >= least, "--images", f"{text}, {len(images)} images", f"must be at least {least}")
-        sets[name] = images, Path(path).name
-    for name, (images, provenance) in sets.items():
-        rows.append(args.out / "rows", study(name, images, provenance, args.seed))
-    studies = noise_page.newest(rows.read(args.out / "rows"))
-    noise_page.figure(studies, args.out / "figures" / "noise.png")
-    with files.replacing(args.out / "noise.md") as file:
+        read, least = read_samples(Path(path)), 2 * fmnist_cnn.WIDTH
+        require(len(read) >= least, "--images", f"{text}, {len(read)} images", f"must be at least {least}")
+        sets[name] = read, Path(path).name
+    for name, (measured, provenance) in sets.items():
+        rows.append(out / "rows", study(name, measured, provenance, seed))
+    studies = noise_page.newest(rows.read(out / "rows"))
+    noise_page.figure(studies, out / "figures" / "noise.png")
+    with files.replacing(out / "noise.md") as file:
         file.write(noise_page.render(studies, command).encode())
-    print(f"report: {args.out / 'noise.md'}")
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Command line; exit codes as `bench.run`'s."""
-    p = argparse.ArgumentParser(prog="python -m bench.studies.noise", description=(__doc__ or "").split("\n\n")[0])
-    p.add_argument("--images", action="append", default=[], metavar="NAME=FILE.npy",
-                   help="uint8 or floats in [-1, 1], (n, C, H, W), measured beside the held-out images; may be repeated")
-    p.add_argument("--seed", type=int, default=0, help="of the parts")
-    datasets.add_options(p)
-    p.add_argument("--out", type=Path, default=ROOT / "results")
-    argv = sys.argv[1:] if argv is None else argv
-    args = p.parse_args(argv)
-    return exit_code(lambda: run(args, shlex.join(["python", "-m", "bench.studies.noise", *argv])))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    print(f"report: {out / 'noise.md'}")

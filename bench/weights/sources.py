@@ -1,4 +1,4 @@
-"""Weights of other projects as a pipeline folder: `python -m bench.weights.sources SOURCE FOLDER`.
+"""Weights of other projects as a pipeline folder: `ddim-bench convert SOURCE FOLDER`.
 
 SOURCE is what `bench/run.py --weights` takes too: a diffusers pipeline or UNet2DModel folder, the name of one on the Hugging Face
 hub, a checkpoint of the DDIM code or of improved-diffusion, or a file of canonical names (safetensors, PyTorch, MindSpore) with
@@ -7,20 +7,16 @@ its `config.json` beside it.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import os
 import re
-import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from bench.cli.main import exit_code
 from bench.weights import other_codes, pipeline, tensor_files
 from bench.weights.errors import CheckpointError
-from reference.config import SCHEDULES, DiffusionConfig, ModelConfig
+from reference.config import DiffusionConfig, ModelConfig
 
 HUB_NAME = re.compile(r"(?P<name>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?")  # owner/name, owner/name@revision
 HEADS = 4  # improved-diffusion's default, which its files don't hold
@@ -86,33 +82,3 @@ def fetch(name: str, revision: str | None = None) -> Path:
                 if hashlib.file_digest(file, "sha256").hexdigest() != kept_as:
                     raise CheckpointError(f"{path}: does not match its SHA-256 on the hub; remove it to fetch it again")
     return folder
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Command line; exit codes as `bench.run`'s."""
-    p = argparse.ArgumentParser(prog="python -m bench.weights.sources", description=(__doc__ or "").split("\n\n")[0])
-    p.add_argument("source", help="folder, file or name on the hub")
-    p.add_argument("folder", type=Path, help="pipeline folder to write")
-    p.add_argument("--sample-size", type=int, help="image size, where the source does not say it; "
-                   "default: that whose first attention is at 16 x 16")
-    p.add_argument("--heads", type=int, default=HEADS, help="attention heads of improved-diffusion")
-    p.add_argument("--schedule", choices=SCHEDULES, help="noise schedule, where the source does not say it; default: linear")
-    p.add_argument("--timesteps", type=int, help="T, where the source does not say it; default: 1000")
-    p.add_argument("--mindspore", action="store_true", help="also write unet/diffusion_pytorch_model.ckpt for MindSpore")
-    args = p.parse_args(argv)
-    return exit_code(lambda: run(args))
-
-
-def run(args: argparse.Namespace) -> None:
-    """Read the source and write the folder."""
-    weights, model, diffusion = load(args.source, args.sample_size, args.heads)
-    given = {key: value for key in ("schedule", "timesteps") if (value := getattr(args, key)) is not None}
-    diffusion = replace(diffusion, **given)
-    pipeline.save_pipeline(args.folder, weights, model, diffusion)
-    if args.mindspore:
-        tensor_files.write_mindspore(args.folder / "unet" / pipeline.FILES[3], weights)
-    print(f"wrote {args.folder}: {sum(value.size for value in weights.values())} parameters, {diffusion}")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

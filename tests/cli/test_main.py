@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
+import importlib
 import signal
 import subprocess
 import sys
 
 import pytest
 
-from bench.cli import recipe, run, sample, train
-from bench.cli.main import exit_code
-from bench.studies import scaling
+from bench.cli import commands, listing
+from bench.cli.main import exit_code, main
 from bench.training.loop import TrainingError
-from bench.weights import sources
 from bench.workers.errors import WorkerDied, WorkerError
 from reference.config import ConfigError
 from tests.helpers import tree
 
 
 def fails(error: BaseException):
-    def command(*_):
+    def work(*_, **__):
         raise error
 
-    return command
+    return work
 
 
 @pytest.mark.parametrize(("error", "code", "line"), [
@@ -71,12 +70,102 @@ def test_ctrl_c_in_a_finaliser_is_not_lost():
         assert process.stderr.read().endswith("\ninterrupted\n")
 
 
-@pytest.mark.parametrize(("module", "inner", "options"), [
-    (run, "run", ""), (train, "train", "--steps 9 --save x"), (recipe, "run", "mnist-scratch"), (scaling, "run", ""),
-    (sample, "run", "--weights x"), (sources, "load", "a b"),
-])
-def test_every_command_ends_this_way(module, inner, options, monkeypatch, capsys):
+BODIES = {  # a command line of each command, and the file of `bench.cli` that does its work
+    "run": "run", "run --speed": "speed", "speed": "speed", "run --list": "listing", "train --train-steps 9 --save x": "train",
+    "sample --weights x": "sample", "convert a b": "convert", "recipe mnist-scratch": "recipe", "report": "report",
+    "study noise": "study", "study neighbours": "study", "study ablation": "study", "study scaling": "study",
+    "study extractor": "study"}
+
+
+@pytest.mark.parametrize("words", BODIES)
+def test_every_command_ends_this_way(words, monkeypatch, capsys):
     for error, code in ((OSError(28, "No space left on device"), 2), (WorkerError("out of memory"), 3), (KeyboardInterrupt(), 130)):
-        monkeypatch.setattr(module, inner, fails(error))
-        assert module.main(options.split()) == code
+        monkeypatch.setattr(importlib.import_module(f"bench.cli.{BODIES[words]}"), "run", fails(error))
+        assert main(words.split()) == code
         assert capsys.readouterr().err.count("\n") == 1
+
+
+def leaves(parser):
+    """The commands that have no sub-commands."""
+    return [leaf for below in parser.commands.values() for leaf in leaves(below)] if parser.commands else [parser]
+
+
+def test_the_list_above_has_all_commands():
+    assert {p.prog.removeprefix("ddim-bench ") for p in leaves(commands.parser())} == {
+        " ".join(words.split()[:2 if words.startswith("study") else 1]) for words in BODIES}
+
+
+@pytest.mark.parametrize(("words", "line"), [
+    ("run --step 10", "--step: is no option of ddim-bench run; did you mean --steps?"),  # was accepted as an abbreviation
+    ("run --back torch", "--back: is no option of ddim-bench run; did you mean --backends?"),
+    ("run --stesp=10", "--stesp: is no option of ddim-bench run; did you mean --steps?"),
+    ("run --xyzzy", "--xyzzy: is no option of ddim-bench run; --help lists its options"),
+    ("sample --weihgts x --grid a.png", "--weihgts: is no option of ddim-bench sample; did you mean --weights?"),
+    ("train --steps 3 --save x", "--steps: does not apply to ddim-bench train; did you mean --train-steps?"),
+    ("recipe mnist-scratch --sampling-steps 3", "--sampling-steps: is no option of ddim-bench recipe; did you mean --steps?"),
+    ("rum --steps 10", "ddim-bench: 'rum' is no command; did you mean run?"),
+    ("study nois", "ddim-bench study: 'nois' is no command; did you mean noise?"),
+    ("", "ddim-bench: a command is missing; choose from run, speed, train, sample, convert, recipe, study, report"),
+    ("run --samples many", "--samples: invalid int value: 'many'"),
+    ("run --peers", "--peers: does not apply to ddim-bench run; it is an option of ddim-bench speed"),
+    ("run 10", "unrecognized arguments: 10"),
+    ("run --list --seed 3", "--list='python bench/run.py --list --seed 3': goes without other options"),
+    ("run --sampler heun", "--sampler='heun': must be ddim, ddpm or both, separated by a comma"),
+    ("run --sampler ddpm --eta 0", "--eta='0': does not apply to the sampler ddpm"),
+    ("run --sampler ddim --eta 0,ddpm", "--eta='0,ddpm': goes without ddpm where --sampler is given"),
+    ("run --table ddim --sampler ddpm", "--sampler='ddpm': does not apply with --table, which has both samplers"),
+    ("study neighbours --images a.npy --seed 3", "--seed=3: does not apply with --images, which are drawn already"),
+    ("convert results/checkpoints/fmnist-small x --heads 2", "--heads=2: does not apply to a folder or a name on the hub"),
+    ("convert results/checkpoints/fmnist-small x --schedule fast", "--schedule='fast': must be one of linear"),
+])
+def test_a_mistyped_command_is_one_line(words, line, capsys, monkeypatch):
+    monkeypatch.chdir(tree.ROOT)
+    assert main(words.split()) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {line}") and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("option", ["table", "seeds", "steps", "sampler", "eta", "spacing", "dataset", "data", "metric", "dtype",
+                                    "inception-weights", "samples", "train-steps", "sample-batch", "weights", "fit",
+                                    "convention", "seed", "save-every", "executor"])
+def test_speed_takes_no_option_that_changes_nothing_there(option, capsys):
+    """All of these were ignored."""
+    for words in (["run", "--speed", f"--{option}", "nonsense"], ["speed", f"--{option}=nonsense"]):
+        assert main(words) == 2
+        error = capsys.readouterr().err
+        assert error == f"error: --{option}: does not apply to ddim-bench speed; it is an option of " + error.partition(" of ")[2]
+
+
+@pytest.mark.parametrize("flag", ["download", "pad", "check-determinism"])
+def test_speed_takes_no_flag_that_changes_nothing_there(flag, capsys):
+    assert main(["run", "--speed", f"--{flag}"]) == 2 and "does not apply to ddim-bench speed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["run", "--data", ""], ["run", "--backends="], ["run", "--backends", ""], ["run", "--out", ""],
+                                   ["train", "--train-steps", "300", "--save", ""], ["report", "--out="]])
+def test_an_empty_value_is_refused(words, capsys):
+    assert main(words) == 2
+    name = next(word for word in words if word.startswith("--") and word != "--train-steps").rstrip("=")
+    assert capsys.readouterr().err == f"error: {name}='': must not be empty\n"
+
+
+def test_sampler_and_eta_name_the_same_cells(capsys):
+    plans = []
+    for words in (["--eta", "0,ddpm"], ["--sampler", "ddim,ddpm"], ["--sampler", "ddpm"], ["--eta", "ddpm"]):
+        assert main(["run", "--dry-run=plan", "--backends", "torch", "--steps", "10", *words]) == 0
+        plans.append([line for line in capsys.readouterr().out.splitlines() if "sample and measure" in line])
+    assert plans[0] == plans[1] and len(plans[0]) == 2 and plans[2] == plans[3] == plans[0][1:]
+
+
+def test_the_list_names_what_a_command_can_name(capsys):
+    assert main(["run", "--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["presets", "conventions", "data sets", "backends"]
+    for kind, names in zip(lines, (listing.PRESETS, listing.CONVENTIONS, listing.RECORDS, ("torch", "mindspore")), strict=True):
+        assert all(name in kind for name in names)
+
+
+def test_the_list_says_what_is_not_installed(monkeypatch, capsys):
+    monkeypatch.setattr(listing.backends, "installed", lambda name: name == "torch")
+    assert main(["run", "--list"]) == 0
+    assert 'backends: torch, mindspore (not installed: pip install -e ".[mindspore]"' in capsys.readouterr().out

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from bench import api
-from bench.cli import sample
+from bench.cli.main import main
 from bench.data.pixels import to_uint8
 from bench.recipes import show
 from reference.config import DiffusionConfig, ModelConfig
@@ -26,7 +26,7 @@ def test_every_picture_and_the_array_show_the_apis_images(net, tmp_path, capsys)
     files = {kind: tmp_path / f"a.{'gif' if kind == 'gif' else 'png'}" for kind in ("gif", "grid")} | {"strip": tmp_path / "s.png"}
     options = [word for kind, path in files.items() for word in (f"--{kind}", str(path))]
     options += ["--samples", "3", "--steps", "5", "--eta", "1", "--seed", "2", "--convention", "diffusers"]
-    assert sample.main(["--weights", str(net), *options, "--save", str(tmp_path / "a.npy")]) == 0
+    assert main(["sample", "--weights", str(net), *options, "--save", str(tmp_path / "a.npy")]) == 0
     expected = to_uint8(api.load(net).sample(3, 5, 1.0, seed=2, convention="diffusers"))
     saved = np.load(tmp_path / "a.npy")
     assert saved.dtype == np.uint8 and np.abs(saved.astype(int) - expected).max() <= 1
@@ -39,8 +39,14 @@ def test_every_picture_and_the_array_show_the_apis_images(net, tmp_path, capsys)
     assert capsys.readouterr().out.count("wrote") == 4
 
 
+def test_an_npz_file_holds_the_same_array(net, tmp_path):
+    for name in ("a.npy", "a.npz"):
+        assert main(["sample", "--weights", str(net), "--samples", "2", "--steps", "3", "--save", str(tmp_path / name)]) == 0
+    assert np.array_equal(np.load(tmp_path / "a.npz")["images"], np.load(tmp_path / "a.npy"))
+
+
 def test_section_counts_and_the_ddpm_sampler(net, tmp_path):
-    assert sample.main(["--weights", str(net), "--samples", "2", "--steps", "2,3", "--sampler", "ddpm", "--save",
+    assert main(["sample", "--weights", str(net), "--samples", "2", "--sections", "2,3", "--sampler", "ddpm", "--save",
                         str(tmp_path / "a.npy")]) == 0
     expected = to_uint8(api.load(net).sample(2, (2, 3), sampler="ddpm"))
     assert np.abs(np.load(tmp_path / "a.npy").astype(int) - expected).max() <= 1
@@ -54,7 +60,7 @@ def test_a_grid_of_very_many_shows_the_first(net, tmp_path, monkeypatch):
 
 
 def test_the_spacing(net, tmp_path):
-    assert sample.main(["--weights", str(net), "--samples", "2", "--steps", "3", "--spacing", "trailing", "--save",
+    assert main(["sample", "--weights", str(net), "--samples", "2", "--steps", "3", "--spacing", "trailing", "--save",
                         str(tmp_path / "a.npy")]) == 0
     trailing, uniform = (to_uint8(api.load(net).sample(2, 3, spacing=spacing)).astype(int) for spacing in ("trailing", None))
     found = np.load(tmp_path / "a.npy")
@@ -62,14 +68,24 @@ def test_the_spacing(net, tmp_path):
 
 
 @pytest.mark.parametrize("options, message", [
-    (["--save", "{out}", "--spacing", "even"], "spacing='even': convention plain has"),
+    (["--save", "{out}.npy", "--spacing", "even"], "spacing='even': convention plain has"),
     ([], "at least one must name a file"),
-    (["--save", "{out}", "--eta", "big"], "--eta='big': must be a number"),
-    (["--save", "{out}", "--steps", "0"], "every step count must be at least 1"),
-    (["--save", "{out}", "--steps", "5", "--samples", "0"], "n=0: must be at least 1"),
+    (["--save", "{out}.npy", "--eta", "big"], "--eta='big': must be a number"),
+    (["--save", "{out}.npy", "--steps", "0"], "--steps=0: must be at least 1"),
+    (["--save", "{out}.npy", "--steps", "5", "--samples", "0"], "n=0: must be at least 1"),
     (["--grid", "{out}/there.png"], "there.png': its folder must exist"),
+    (["--grid", "{out}.xyz"], "missing.xyz': must end in .png"), (["--gif", "{out}.png"], "missing.png': must end in .gif"),
+    (["--save", "{out}"], "missing': must end in .npy or .npz"), (["--save", ""], "--save='': must not be empty"),
+    (["--save", "{out}.npy", "--sections", "2,3", "--steps", "5"], "--steps=5: does not apply with --sections"),
+    (["--save", "{out}.npy", "--sections", "2,3", "--spacing", "quad"], "--spacing='quad': does not apply with --sections"),
+    (["--save", "{out}.npy", "--sections", "5"], "--sections='5': must be two or more whole numbers"),
+    (["--save", "{out}.npy", "--sampler", "ddpm", "--eta", "0.5"], "--eta='0.5': does not apply to the sampler ddpm"),
+    (["--save", "{out}.npy", "--steps", "2,3"], "--steps: invalid int value: '2,3'"),
+    (["--save", "{out}.npy", "--batch-size", "2"],
+     "--batch-size: does not apply to ddim-bench sample; did you mean --sample-batch?"),
 ])
-def test_a_mistake_is_one_line(net, tmp_path, capsys, options, message):
-    assert sample.main(["--weights", str(net), *(word.format(out=tmp_path / "missing") for word in options)]) == 2
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("error: ") and message in error
+def test_a_mistake_is_one_line_before_anything_is_drawn(net, tmp_path, capsys, monkeypatch, options, message):
+    monkeypatch.setattr(show, "show", lambda *_, **__: pytest.fail("drew images"))
+    assert main(["sample", "--weights", str(net), *(word.format(out=tmp_path / "missing") for word in options)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and message in error and len(list(tmp_path.iterdir())) == 1

@@ -7,6 +7,8 @@ written.
 
 from __future__ import annotations
 
+import argparse
+
 import numpy as np
 
 import backends
@@ -53,4 +55,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(prog="python -m tests.conformance.make_golden", description=__doc__).parse_args()
     main()

@@ -1,6 +1,5 @@
 """A person's own images: folders and arrays become what the network takes, or one line says which file is wrong."""
 
-import argparse
 import os
 import struct
 import subprocess
@@ -305,22 +304,20 @@ def test_zip_bomb_and_other_compressions_are_refused(tmp_path):
 # The command line
 
 
-def options(*arguments):
-    parser = argparse.ArgumentParser()
-    datasets.add_options(parser)
-    return parser.parse_args([str(a) for a in arguments])
+def choice(path=None, **more):
+    return datasets.Choice(path=path, **more)
 
 
 def test_data_alone_is_enough(folder, tmp_path):
     """--data names the preset's set where its files are there, and else images."""
-    assert datasets.from_options(options("--data", folder), "fashion-mnist", GREY, "train").name == "images"
+    assert choice(folder).load("fashion-mnist", GREY, "train").name == "images"
     np.save(tmp_path / "x.npy", picture(0, (4, 8, 8)))
-    assert len(datasets.from_options(options("--data", tmp_path / "x.npy"), "cifar10", GREY, "train")) == 2
+    assert len(choice(tmp_path / "x.npy").load("cifar10", GREY, "train")) == 2
     with pytest.raises(readers.DataError, match="train-images-idx3-ubyte.gz: header says shape"):  # a part only
-        datasets.from_options(options("--data", ASSETS / "fashion-mnist"), "fashion-mnist", (1, 28, 28), "train")
+        choice(ASSETS / "fashion-mnist").load("fashion-mnist", (1, 28, 28), "train")
     with pytest.raises(readers.DataError, match="needs --data PATH"):
-        datasets.from_options(options("--dataset", "images"), "mnist", GREY, "train")
-    padded = datasets.from_options(options("--data", folder, "--pad"), "mnist", (1, 12, 12), "test")
+        choice(name="images").load("mnist", GREY, "train")
+    padded = choice(folder, pad=True).load("mnist", (1, 12, 12), "test")
     assert padded.images.shape[1:] == (1, 12, 12)
 
 

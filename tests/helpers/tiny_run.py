@@ -12,7 +12,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from bench import presets
-from bench.cli import run
+from bench.cli.main import main
 from bench.data import datasets
 from bench.metric import fid
 from bench.timing import blocks
@@ -40,4 +40,4 @@ blocks.time_blocks = partial(blocks.time_blocks, least=LEAST, cap_seconds=1.0)
 blocks.calibrate = partial(blocks.calibrate, least=LEAST)
 
 if __name__ == "__main__":
-    sys.exit(run.main(["--preset", "tiny", "--threads", "1", *sys.argv[1:]]))
+    sys.exit(main(["run", "--preset", "tiny", "--threads", "1", *sys.argv[1:]]))

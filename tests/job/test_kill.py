@@ -79,7 +79,7 @@ def test_killed_at_20_random_moments_a_job_ends_with_the_bits_of_an_uninterrupte
 @pytest.mark.parametrize("backend", REAL)
 def test_a_training_killed_at_random_moments_ships_the_same_files(code, tmp_path, backend):
     choose, out = random.Random(2), {name: tmp_path / name for name in ("killed", "straight")}
-    args = ["bench/train.py", "--preset", "smoke", "--backend", backend, "--steps", 240, "--batch-size", 2,
+    args = ["bench/train.py", "--preset", "smoke", "--backend", backend, "--train-steps", 240, "--batch-size", 2,
             "--save-every", 0, "--save"]
     kills = 0
     for _ in range(4):

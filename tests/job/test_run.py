@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 
 import backends
-from bench.cli import run
+from bench.cli.main import main
 from bench.paths import ROOT
 from bench.records import rows
 from bench.records.cells import SCRATCH, Cells
 from bench.records.rows import Row
 from bench.report import results
-from reference.config import DiffusionConfig
+from reference.config import ConfigError, DiffusionConfig
 from reference.conventions import CONVENTIONS
 
 MISTAKES = [
@@ -39,7 +39,7 @@ MISTAKES = [
 
 @pytest.mark.parametrize(("arguments", "word"), MISTAKES)
 def test_mistakes_are_one_line_exit_2_and_write_nothing(arguments, word, tmp_path, capsys):
-    assert run.main([*arguments.split(), "--out", str(tmp_path / "out")]) == 2
+    assert main(["run", *arguments.split(), "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and word in error
     assert not (tmp_path / "out").exists()
@@ -52,14 +52,14 @@ def test_corrupt_weights_name_file_and_reason(tmp_path, capsys):
     shutil.copytree(ROOT / "results" / "checkpoints" / "fmnist-small", folder)
     file = folder / "unet" / "diffusion_pytorch_model.safetensors"
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    assert run.main(["--weights", str(folder), "--out", str(tmp_path / "out")]) == 2
+    assert main(["run", "--weights", str(folder), "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert file.name in error and error.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 
 def test_dry_run_prints_config_and_cells_and_writes_nothing(tmp_path, capsys):
-    assert run.main(["--dry-run=plan", "--backends", "torch", "--steps", "10,50", "--out", str(tmp_path / "out")]) == 0
+    assert main(["run", "--dry-run=plan", "--backends", "torch", "--steps", "10,50", "--out", str(tmp_path / "out")]) == 0
     out = capsys.readouterr().out
     assert '"name": "quick"' in out and "sample and measure S=50" in out
     assert not (tmp_path / "out").exists()
@@ -73,7 +73,7 @@ def test_dry_run_prints_config_and_cells_and_writes_nothing(tmp_path, capsys):
 def test_dry_run_shows_what_a_convention_changes(name, changed, capsys):
     """The process that is trained and sampled, every choice of the sampler, and both samplers' cells."""
     steps = "1000" if name == "ho2020" else "10"
-    assert run.main(["--dry-run=plan", "--backends", "torch", "--steps", steps, "--eta", "0,ddpm", "--convention", name]) == 0
+    assert main(["run", "--dry-run=plan", "--backends", "torch", "--steps", steps, "--eta", "0,ddpm", "--convention", name]) == 0
     out = capsys.readouterr().out
     config = json.JSONDecoder().raw_decode(out)[0]
     assert config["diffusion"] == DiffusionConfig().to_dict() | changed
@@ -93,7 +93,7 @@ def test_backend_that_is_not_installed_is_named_and_an_error_when_asked_for(monk
     monkeypatch.setattr(backends.importlib.util, "find_spec", lambda name: None if name == "mindspore" else object())
     chosen, absent = backends.choose(None)
     assert chosen == ("torch",) and "pip install" in absent[0] and "mindspore" in absent[0]
-    with pytest.raises(run.ConfigError, match="mindspore is not installed"):
+    with pytest.raises(ConfigError, match="mindspore is not installed"):
         backends.choose("mindspore")
 
 

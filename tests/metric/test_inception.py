@@ -9,15 +9,13 @@ import subprocess
 import sys
 import textwrap
 from dataclasses import replace
-from types import SimpleNamespace
 from urllib.error import URLError
 
 import numpy as np
 import pytest
 
-from bench.cli import run
+from bench.cli import commands, run
 from bench.data import datasets
-from bench.job import measuring
 from bench.metric import fid, fmnist_cnn, inception
 from bench.metric.torchvision_shim import import_torchvision
 from bench.paths import ROOT
@@ -239,7 +237,7 @@ def zeros(monkeypatch):
 
 
 def resolved(*arguments):
-    return run.resolve(run.parser().parse_args(["--backends", "torch", "--steps", "10", *arguments]))
+    return run.resolve(commands.parser().parse(["run", "--backends", "torch", "--steps", "10", *arguments]))
 
 
 def test_command_line_asks_for_what_papers_have(zeros, weights):
@@ -259,7 +257,7 @@ def test_metric_cells_of_two_extractors_are_two_cells(zeros, weights):
     assert ours.extractor == fmnist_cnn.extractor() and not any("FID" in note for note in resolved()[1])
     other = replace(theirs, preset=ours.preset)
     [cell] = ours.all_cells
-    keys = [measuring.metric_key(SimpleNamespace(job=job), "torch", cell) for job in (ours, other)]
+    keys = [job.metric_key("torch", cell) for job in (ours, other)]
     assert {name for name in keys[0] if keys[0][name] != keys[1][name]} == {"extractor", "extractor_sha256"}
     assert [replace(job, device="cuda:1").metric_device for job in (ours, other)] == ["cpu", "cuda"]
     assert other.metric_device == "cpu"
@@ -287,15 +285,15 @@ def test_splits_without_a_covariance_are_refused_before_anything_is_drawn(monkey
 def test_main_job_measures_by_it(weights, tmp_path):
     program = f"""
         import sys
-        from tests import tiny_run
-        from bench import inception
-        from bench.torchvision_shim import import_torchvision
+        from tests.helpers import tiny_run
+        from bench.metric import inception
+        from bench.metric.torchvision_shim import import_torchvision
         import_torchvision()
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
         FeatureExtractorInceptionV3.INPUT_IMAGE_SIZE, inception.LAYER, inception.WIDTH = 75, "64", 64
-        sys.exit(tiny_run.run.main(
-            ["--preset", "tiny", "--threads", "1", "--backends", "torch", "--steps", "3", "--spacing", "quad", "--samples", "128",
-             "--metric", "inception", "--inception-weights", {str(weights)!r}, "--out", {str(tmp_path)!r}]))
+        sys.exit(tiny_run.main(
+            ["run", "--preset", "tiny", "--threads", "1", "--backends", "torch", "--steps", "3", "--spacing", "quad",
+             "--samples", "128", "--metric", "inception", "--inception-weights", {str(weights)!r}, "--out", {str(tmp_path)!r}]))
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr

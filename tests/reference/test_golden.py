@@ -6,6 +6,7 @@ with the derivation, so that they can't rot, and the reference with them.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import math
@@ -410,4 +411,5 @@ def test_encoding(name):
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(prog="python -m tests.reference.test_golden", description=__doc__).parse_args()
     write()

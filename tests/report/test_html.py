@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bench.cli.main import main
 from bench.files import FileError
 from bench.paths import ROOT
 from bench.pictures import svg
@@ -74,7 +75,7 @@ def main_rows() -> list[Row]:
     training = {"stage": "train", "train_steps": 60, "batch_size": 64, "seed": 0}
     check = {"forward": {"error": 1e-6, "tolerance": 2e-5, "ok": True}, "loss": {"error": 1.0, "tolerance": 1e-5, "ok": False}}
     recipe = {"pictures": [["a.png", "a grid"], ["a.gif", "the denoising of one image"]], "notes": ["Shortened: 7 steps."],
-              "command": "python -m bench.cli.recipe a --steps 7"}
+              "command": "ddim-bench recipe a --train-steps 7"}
     points = [{"n": n, "disjoint": n < 512, **{name: [9 + bias / n + i / n for i in range(4 if n < 512 else 1)] for name, bias in
                                                (("fid", 500), ("fid_half", 1000))}} for n in (256, 384, 512)]
     study = {"study": "noise", "name": "held-out <images>", "samples": 512, "seed": 0, "reference": "train",
@@ -174,7 +175,7 @@ def test_claims_equivalence_parity_budget_and_machine_are_told(whole):
 
 
 def test_every_figure_says_n_seeds_extractor_and_command(whole):
-    captions = [c for c in whole.captions if "python" in c]
+    captions = [c for c in whole.captions if "python" in c or "ddim-bench" in c]
     no_metric = [c for c in captions if c.startswith(("Largest errors", "Predicted by", "Of the rows"))]
     figures = [c for c in captions if c not in no_metric]
     assert len(figures) > 20 and len(no_metric) == 3
@@ -183,7 +184,7 @@ def test_every_figure_says_n_seeds_extractor_and_command(whole):
         assert re.search("fmnist-cnn, sha256 c0ffeec0ffeec0ff|no extractor|neither spread nor hash", caption), caption
     assert any("--table ddim --samples 256" in c for c in captions)
     assert any("--preset quick --train-steps 60 --batch-size 64 --seed 0" in c for c in captions)
-    assert any("python -m bench.cli.recipe a --steps 7" in c and "Shortened: 7 steps." in c for c in captions)
+    assert any("ddim-bench recipe a --train-steps 7" in c and "Shortened: 7 steps." in c for c in captions)
 
 
 def test_every_kind_of_picture_is_there(whole):
@@ -271,7 +272,7 @@ def test_pictures_that_are_gone_leave_no_trace(tmp_path):
 
 def test_without_rows_the_page_says_which_commands_make_them(tmp_path):
     page = Reader(html_page.render([], tmp_path))
-    for command in (TABLE, MAIN, "python -m bench.cli.recipe", "python -m bench.studies.noise"):
+    for command in (TABLE, MAIN, "ddim-bench recipe", "ddim-bench study noise"):
         assert command in page.text
     assert page.images == {} and PUBLISHED in page.text
 
@@ -311,13 +312,13 @@ def test_a_page_is_whole_or_not_there(tmp_path):
 def test_the_command_writes_the_page_from_rows_alone(tmp_path, capsys):
     for r in main_rows():
         rows.append(tmp_path / "rows", r)
-    assert html_page.main(["--out", str(tmp_path)]) == 0
+    assert main(["report", "--out", str(tmp_path)]) == 0
     assert f"page: {tmp_path / 'report.html'}" in capsys.readouterr().out
     written = (tmp_path / "report.html").read_bytes()
-    assert html_page.main(["--out", str(tmp_path)]) == 0
+    assert main(["report", "--out", str(tmp_path)]) == 0
     assert (tmp_path / "report.html").read_bytes() == written  # nothing of the day or of chance
     (tmp_path / "rows" / "train.jsonl").write_text("no row\n")
-    assert html_page.main(["--out", str(tmp_path)]) == 2
+    assert main(["report", "--out", str(tmp_path)]) == 2
     assert "train.jsonl:1: not JSON" in capsys.readouterr().err
 
 

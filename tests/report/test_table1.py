@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from bench import streams
-from bench.cli import run
+from bench.cli.main import main
 from bench.job import checks
 from bench.records import rows
 from bench.records.cells import SCRATCH
@@ -47,16 +47,16 @@ def test_sample_seeds_share_no_number():
 
 def test_the_plan_names_every_cell_and_the_network_calls(capsys, tmp_path):
     out = ["--out", str(tmp_path / "out")]
-    assert run.main(["--table", "ddim", "--dry-run=plan", "--backends", "torch", *out]) == 0
+    assert main(["run", "--table", "ddim", "--dry-run=plan", "--backends", "torch", *out]) == 0
     said = capsys.readouterr().out
     assert '"name": "table"' in said and said.count("sample and measure") == 123 and "train 60" not in said
     assert "torch: sample and measure S=10 eta=0.2 quad seed=2 n=256" in said
     assert "torch: network calls for one image of every cell: 4,800 (seed 0), 1,800 (seed 1), 1,800 (seed 2)" in said
     assert f"for 256 images of each: {256 * 8400:,}" in said
-    assert run.main(["--table", "ddim", "--dry-run=plan", "--steps", "10,1000", "--eta", "0", "--seeds", "2", *out]) == 0
+    assert main(["run", "--table", "ddim", "--dry-run=plan", "--steps", "10,1000", "--eta", "0", "--seeds", "2", *out]) == 0
     said = capsys.readouterr().out
     assert said.count("torch: sample") == 6 and said.count("mindspore: sample") in (0, 2)  # 0: it is not installed
-    assert run.main(["--table", "ddim", "--dry-run=plan", "--steps", "100", "--backends", "torch,mindspore", *out]) in (0, 2)
+    assert main(["run", "--table", "ddim", "--dry-run=plan", "--steps", "100", "--backends", "torch,mindspore", *out]) in (0, 2)
     said = capsys.readouterr()
     assert "mindspore: draws none of the cells asked for" in said.out or "mindspore is not installed" in said.err
     assert not (tmp_path / "out").exists()

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from bench import presets
+from bench.cli.main import main
 from bench.data import datasets, pixels
 from bench.metric import fid, fmnist_cnn
 from bench.presets import Preset, get_preset
@@ -45,7 +46,7 @@ def test_the_page_knows_the_order_of_all_variants():
 
 def test_each_variant_is_trained_once_and_measured(tiny, tmp_path, monkeypatch, capsys):
     again = [*SHORT, "--only", "as it is", "--only", "flips", "--only", "twice as long", "--out", str(tmp_path)]
-    assert ablation.main(again) == 0
+    assert main(["study", "ablation", *again]) == 0
     found = {row.config["variant"]: row for row in rows.read(tmp_path / "rows")}
     assert [*found] == ["as it is", "flips", "twice as long"]
     assert [row.config["optim"]["total_steps"] for row in found.values()] == [4, 4, 8]
@@ -55,12 +56,12 @@ def test_each_variant_is_trained_once_and_measured(tiny, tmp_path, monkeypatch, 
     assert "one training seed" in text and all(re.search(rf"\| {name} +\| {n} ", text) for name, n in (
         ("as it is", 16), ("flips", 16), ("twice as long", 32)))
     monkeypatch.setattr(ablation.api, "new", lambda *_, **__: pytest.fail("a variant that has its row was trained again"))
-    assert ablation.main(again) == 0 and len(rows.read(tmp_path / "rows")) == 3
+    assert main(["study", "ablation", *again]) == 0 and len(rows.read(tmp_path / "rows")) == 3
 
 
 def test_figures_are_those_of_the_trained_network(tiny, tmp_path):
     """The same training and sampling by the library's own functions."""
-    assert ablation.main([*SHORT, "--only", "as it is, second seed", "--out", str(tmp_path)]) == 0
+    assert main(["study", "ablation", *SHORT, "--only", "as it is, second seed", "--out", str(tmp_path)]) == 0
     [row] = rows.read(tmp_path / "rows")
     model = ablation.api.new(PRESET.model, PRESET.diffusion, replace(PRESET.optim, total_steps=4), seed=1)
     fit = model.train(datasets.load().images, 4, batch_size=4, seed=1)
@@ -71,7 +72,7 @@ def test_figures_are_those_of_the_trained_network(tiny, tmp_path):
 
 
 def test_the_spread_between_seeds_is_stated(tiny, tmp_path):
-    assert ablation.main([*SHORT, "--only", "as it is", "--out", str(tmp_path)]) == 0
+    assert main(["study", "ablation", *SHORT, "--only", "as it is", "--out", str(tmp_path)]) == 0
     [row] = rows.read(tmp_path / "rows")
     for name, value in (("as it is, second seed", 4.0), ("as it is", 1.0), ("flips", 100.0)):  # the newest row counts
         rows.append(tmp_path / "rows", replace(row, created="2999-01-01T00:00:00+00:00", config=row.config | {"variant": name},
@@ -89,6 +90,6 @@ def test_the_spread_between_seeds_is_stated(tiny, tmp_path):
     (["--preset", "none"], "--preset='none': must be one of"),
 ])
 def test_mistakes_are_one_line(tiny, tmp_path, capsys, arguments, message):
-    assert ablation.main([*SHORT, *arguments, "--out", str(tmp_path / "out")]) == 2
+    assert main(["study", "ablation", *SHORT, *arguments, "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1 and not (tmp_path / "out").exists()

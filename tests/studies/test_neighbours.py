@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from bench.cli.main import main
 from bench.data import datasets, pixels
 from bench.records import rows
 from bench.studies import neighbours
@@ -82,7 +83,7 @@ def test_command_keeps_a_row_and_a_picture(tmp_path, capsys, monkeypatch):
     splits = {"train": part("train", 8), "test": part("test", 8)}
     monkeypatch.setattr(datasets, "load", lambda name, split, *_, **__: splits[split])
     np.save(tmp_path / "mine.npy", pixels.to_float(part("test", 20).images))
-    assert neighbours.main(["--images", str(tmp_path / "mine.npy"), "--out", str(tmp_path)]) == 0
+    assert main(["study", "neighbours", "--images", str(tmp_path / "mine.npy"), "--out", str(tmp_path)]) == 0
     (row,) = rows.read(tmp_path / "rows")
     assert (row.kind, row.backend, row.config["study"], row.config["name"]) == ("study", "images", "neighbours", "mine")
     assert row.config["samples"] == 100 == len(row.values["squared"]["samples"])
@@ -99,7 +100,8 @@ def test_samples_are_drawn_from_weights(tmp_path, monkeypatch):
     splits = {"train": part("train", 40), "test": part("test", 40)}
     monkeypatch.setattr(datasets, "load", lambda name, split, *_, **__: splits[split])
     pipeline.save_pipeline(tmp_path / "net", initialise(network, 0), network, DiffusionConfig(timesteps=20))
-    assert neighbours.main(["--weights", str(tmp_path / "net"), "--samples", "9", "--steps", "2", "--out", str(tmp_path)]) == 0
+    assert main(["study", "neighbours", "--weights", str(tmp_path / "net"), "--samples", "9", "--steps", "2", "--out",
+                 str(tmp_path)]) == 0
     (row,) = rows.read(tmp_path / "rows")
     assert (row.backend, row.config["name"], row.config["steps"], row.values["near"]) == ("torch", "net", 2, 0)
 
@@ -120,6 +122,6 @@ def test_mistakes_are_one_line(tmp_path, capsys, monkeypatch, arguments, message
     for name, array in (("integers", np.zeros((2, 1, 28, 28), np.int64)), ("flat", np.zeros((2, 784), np.uint8)),
                         ("nan", np.full((2, 1, 28, 28), np.nan)), ("large", np.zeros((2, 1, 32, 32), np.uint8))):
         np.save(f"{name}.npy", array)
-    assert neighbours.main([*arguments, "--out", str(tmp_path / "out")]) == 2
+    assert main(["study", "neighbours", *arguments, "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert re.search(message, error) and error.count("\n") == 1 and not (tmp_path / "out").exists()

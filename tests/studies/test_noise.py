@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bench.cli.main import main
 from bench.data import datasets
 from bench.metric import fid
 from bench.records import rows
@@ -73,7 +74,7 @@ def test_command_keeps_rows_and_renders_them(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets, "load", lambda name, split, *_, **__: datasets.load_subset(name, split))
     test = datasets.load_subset("fashion-mnist", "test").images
     np.save(tmp_path / "mine.npy", datasets.load_subset("fashion-mnist", "train").images[::16])
-    assert noise.main(["--images", f"mine={tmp_path / 'mine.npy'}", "--out", str(tmp_path)]) == 0
+    assert main(["study", "noise", "--images", f"mine={tmp_path / 'mine.npy'}", "--out", str(tmp_path)]) == 0
     found = rows.read(tmp_path / "rows")
     assert [row.config["name"] for row in found] == ["held-out images", "mine"]
     assert [row.config["images"] for row in found] == ["fashion-mnist shipped subset test (2000)", "mine.npy"]
@@ -92,6 +93,6 @@ def test_mistakes_are_one_line(tmp_path, capsys, monkeypatch, images, message):
     monkeypatch.chdir(tmp_path)
     np.save("few.npy", datasets.load_subset("fashion-mnist", "test").images[:127])
     monkeypatch.setattr(datasets, "load", lambda name, split, *_, **__: datasets.load_subset(name, split))
-    assert noise.main(["--images", images, "--out", "out"]) == 2
+    assert main(["study", "noise", "--images", images, "--out", "out"]) == 2
     error = capsys.readouterr().err
     assert re.search(message, error) and error.count("\n") == 1 and not Path("out").exists()

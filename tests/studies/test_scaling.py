@@ -8,6 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import backends
+from bench.cli.main import main
 from bench.presets import PRESETS, Preset
 from bench.records import rows
 from bench.report import scaling_page
@@ -65,11 +67,11 @@ def test_the_line_and_its_overhead_by_hand():
 def test_the_study_end_to_end(backend,  # noqa: F811
                               tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(scaling.AXES, "steps", lambda device, threads: (1, 3, 6))
-    monkeypatch.setitem(scaling.PRESETS, "tiny", PRESET)
-    monkeypatch.setattr(scaling.backends, "choose", lambda asked: ((asked,), []))
+    monkeypatch.setitem(PRESETS, "tiny", PRESET)
+    monkeypatch.setattr(backends, "choose", lambda asked: ((asked,), []))
     monkeypatch.setattr(scaling, "WORK", {**scaling.WORK, "network call": "time_sample"})  # the fake has no forward
     command = ["--axes", "steps", "--preset", "tiny", "--backends", backend, "--threads", "1", "--out", str(tmp_path / "out")]
-    assert scaling.main(command) == 0, capsys.readouterr()
+    assert main(["study", "scaling", *command]) == 0, capsys.readouterr()
     found = rows.read(tmp_path / "out" / "rows")
     assert sorted((r.config["workload"], r.config["value"]) for r in found) == [
         ("network call", 1), ("sampling", 1), ("sampling", 3), ("sampling", 6)]
@@ -78,8 +80,8 @@ def test_the_study_end_to_end(backend,  # noqa: F811
     text = (tmp_path / "out" / "scaling.md").read_text()
     assert "## Steps" in text and "sleep: S steps take" in text
     assert (tmp_path / "out" / "figures" / "scaling.png").stat().st_size > 5000
-    assert scaling.main(command) == 0 and len(rows.read(tmp_path / "out" / "rows")) == len(found)  # goes on
-    assert scaling.main(["--axes", "depth"]) == 2 and "--axes='depth'" in capsys.readouterr().err
+    assert main(["study", "scaling", *command]) == 0 and len(rows.read(tmp_path / "out" / "rows")) == len(found)  # goes on
+    assert main(["study", "scaling", "--axes", "depth"]) == 2 and "--axes='depth'" in capsys.readouterr().err
 
 
 WIDE = Preset("wide", ModelConfig(sample_size=32, in_channels=3, out_channels=3, block_out_channels=(4, 8), norm_num_groups=2,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import functools
 from dataclasses import replace
 from pathlib import Path
@@ -67,14 +66,13 @@ def backend(tmp_path, monkeypatch):
     return "sleep"
 
 
-def options(out: Path, **more) -> argparse.Namespace:
-    return argparse.Namespace(**{"device": "cpu", "threads": 1, "out": out, "fresh": False, "peers": False, "timeout": 60.0,
-                                 "dry_run": False, **more})
+def options(out: Path, **more) -> dict:
+    return {"device": "cpu", "threads": 1, "out": out, "fresh": False, "peers": False, "timeout": 60.0, "dry_run": False, **more}
 
 
 def test_the_table_end_to_end(backend, tmp_path, capsys, monkeypatch):
     out = tmp_path / "out"
-    assert speed.run(PRESET, [backend], options(out)) == 0
+    assert speed.run(PRESET, [backend], **options(out)) == 0
     told = capsys.readouterr().out
     assert "not run: sleep tuned float16: dtype='float16': not here" in told
     found = rows.read(out / "rows")
@@ -92,7 +90,7 @@ def test_the_table_end_to_end(backend, tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(speed.Speed, "able", lambda self, wanted: [c for c in wanted if c.name in names])
     monkeypatch.setattr(speed.Speed, "worker", None)  # goes on from finished cells: none is started
-    assert speed.run(PRESET, [backend], options(out)) == 0
+    assert speed.run(PRESET, [backend], **options(out)) == 0
     assert len(rows.read(out / "rows")) == len(found)
 
 
@@ -100,14 +98,14 @@ def test_a_contender_that_dies_is_left_out_and_named(backend, tmp_path, capsys, 
     monkeypatch.setenv("SLEEP_HARM", "yes")
     few = [speed.Contender("sleep", "tuned", dtype) for dtype in ("float32", "bfloat16")]
     monkeypatch.setattr(speed, "contenders", lambda *_: few)
-    assert speed.run(PRESET, [backend], options(tmp_path / "out")) == 3
+    assert speed.run(PRESET, [backend], **options(tmp_path / "out")) == 3
     assert "missing: training step, batch 4: sleep tuned bfloat16: worker sleep ended" in capsys.readouterr().out
     [left] = rows.read(tmp_path / "out" / "rows")
     assert left.config["contender"] == "sleep tuned float32" == left.config["beside"][0] and len(left.config["beside"]) == 1
 
 
 def test_a_dry_run_names_all_and_writes_nothing(tmp_path, capsys):
-    assert speed.run(PRESET, ["torch"], options(tmp_path / "out", dry_run=True, peers=True)) == 0
+    assert speed.run(PRESET, ["torch"], **options(tmp_path / "out", dry_run=True, peers=True)) == 0
     told = capsys.readouterr().out.splitlines()
     assert told[:4] == ["training step, batch 4", "sampling step, batch 2", "sampling step, batch 8", "sampling step, batch 1"]
     assert {"diffusers eager float32", "diffusers tuned float32", "diffusers tuned bfloat16", "lucidrains eager float32",
@@ -118,7 +116,7 @@ def test_a_dry_run_names_all_and_writes_nothing(tmp_path, capsys):
 def test_nobody_who_can_run_is_a_mistake(backend, tmp_path, monkeypatch):
     monkeypatch.setattr(speed, "contenders", lambda *_: [speed.Contender("nobody", "tuned", "float32")])
     with pytest.raises(ConfigError, match="none can run here"):
-        speed.run(PRESET, ["nobody"], options(tmp_path / "out"))
+        speed.run(PRESET, ["nobody"], **options(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 

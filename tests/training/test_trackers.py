@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from bench import presets, train
+from bench import presets
+from bench.cli.main import main
 from bench.files import FileError
 from bench.training.trackers import Log
 from reference.config import ConfigError, DiffusionConfig, ModelConfig
@@ -100,8 +101,8 @@ def test_training_logs_every_loss(tmp_path, monkeypatch):
                         up_block_types=("UpBlock2D",))
     monkeypatch.setitem(presets.PRESETS, "tiny", presets.Preset("tiny", model, None, DiffusionConfig(timesteps=5)))
     np.save(tmp_path / "images.npy", np.zeros((300, 8, 8), np.uint8))
-    assert train.main(["--preset", "tiny", "--steps", "4", "--batch-size", "2", "--data", str(tmp_path / "images.npy"), "--save",
-                       str(tmp_path / "net")]) == 0
+    assert main(["train", "--preset", "tiny", "--train-steps", "4", "--batch-size", "2", "--data", str(tmp_path / "images.npy"),
+                 "--save", str(tmp_path / "net")]) == 0
     found = [(e.step, e.value) for e in read(tmp_path / "net.logs").Scalars("train/loss")]
     written = [line.split(",") for line in (tmp_path / "net" / "loss.csv").read_text().splitlines()[1:]]
     assert found == [(int(n) + 1, pytest.approx(float(loss), rel=1e-4)) for n, loss in written] and len(found) == 4
@@ -111,7 +112,7 @@ def test_writing_loads_no_framework_and_leaves_them_importable(tmp_path):
     code = """
 import sys
 from pathlib import Path
-from bench.logs import Log
+from bench.training.trackers import Log
 with Log(Path(sys.argv[1]), "try", {}) as log:
     log.scalar("a", 1.0, 0)
 assert not {"torch", "mindspore", "tensorflow", "tensorboard"} & set(sys.modules), sys.modules.keys()

@@ -1,4 +1,4 @@
-"""`python -m bench.train`: what it begins with, and what it keeps of that."""
+"""`ddim-bench train`: what it begins with, and what it keeps of that."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import backends
 from bench import presets
 from bench.api import load
-from bench.cli import train
+from bench.cli.main import main
 from bench.data import datasets
 from bench.training import loop
 from bench.weights import pipeline
@@ -28,7 +28,7 @@ def run(tmp_path, monkeypatch):
     np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(0, 256, (30, 8, 8), np.uint8))
 
     def run(preset, name, *options):
-        return train.main(["--preset", preset, "--steps", "4", "--batch-size", "2", "--data", str(tmp_path / "images.npy"),
+        return main(["train", "--preset", preset, "--train-steps", "4", "--batch-size", "2", "--data", str(tmp_path / "images.npy"),
                            "--save", str(tmp_path / name), *map(str, options)])
     return run
 

@@ -11,6 +11,7 @@ import pandas as pd
 
 from backends import order
 from bench.data.pixels import to_uint8
+from bench.paths import command_line, renamed
 from bench.pictures import svg
 from bench.pictures.svg import Series
 from bench.records import rows
@@ -20,7 +21,6 @@ from bench.report.html import table1_sections
 from bench.report.html.parts import MAIN, Figure, Section, Table, plain
 from bench.report.measures import cores, label
 from bench.sampling import table1
-from bench.studies import noise
 from reference import weights
 from reference.config import ModelConfig
 
@@ -43,8 +43,8 @@ def backends(found: list[Row], every: list[Row], command: str) -> Section:
             "Training curves", [("", svg.losses({label(row.backend): row.values["losses"] for row in train}))],
             f"The same weights, batches, timesteps and noise: the losses differ by {apart:.1e} of their size at most. "
             f"n = {len(losses[0]):,} steps of batch {c['batch_size']}, each pale, 1 seed ({c['seed']}); no extractor.",
-            f"python bench/run.py --preset {train[0].preset} --train-steps {c['train_steps']} --batch-size {c['batch_size']} "
-            f"--seed {c['seed']}"))
+            command_line("run", "--preset", train[0].preset, "--train-steps", str(c["train_steps"]), "--batch-size",
+                         str(c["batch_size"]), "--seed", str(c["seed"]))))
     else:
         s.missing.append(("Training curves need a training on both backends.", MAIN))
     if checks := _newest_checks(every):
@@ -91,7 +91,7 @@ def checkpoints(every: list[Row], out: Path) -> Section:
                 "on": f"{cores(where)} cores of {where['cpu']}" if not where["gpu"]
                 else about["device"]["name"]}
         for drawn in (name, *(other for other in studies if other.startswith(f"{name}, "))):  # "NAME, HOW"
-            about_images = _distance(studies[drawn], studies.get(noise.HELD_OUT)) if drawn in studies else {}
+            about_images = _distance(studies[drawn], studies.get(noise_page.HELD_OUT)) if drawn in studies else {}
             about_images |= _classes(seen[drawn]) if drawn in seen else {}
             line |= {key + drawn.removeprefix(name): value for key, value in about_images.items()}
         lines.append(line)
@@ -102,20 +102,21 @@ def checkpoints(every: list[Row], out: Path) -> Section:
         s.figures.append(Figure(f"Training of {name}", [("", svg.curves([curve], "training step", "loss", log="y"))],
                                 f"n = {len(losses):,} steps of batch {c['batch_size']} in {len(stages)} "
                                 f"training{'s' * (len(stages) > 1)}, means of {k}, 1 seed each, {c['backend']} in {c['dtype']}; no "
-                                "extractor.", about["command"]))
+                                "extractor.", renamed(about["command"])))
     if lines:
         frame = pd.DataFrame(lines).fillna("").set_index("checkpoint").T.rename_axis("checkpoint").rename_axis(columns=None)
         s.tables.append(Table("Networks to sample from", frame.reset_index(), "Trainings: one "
                               "after another, each from the weights of the one before; images and hours are of all. Floor: "
-                              "held-out real images, as many. By nearest neighbours in pixel space (bench.studies.neighbours): "
+                              "held-out real images, as many. By nearest neighbours in pixel space (study neighbours): "
                               "smallest class, the share of the class that is found least; near, the share of samples nearer "
                               "to a training image than 1% of held-out images are.",
-                              "python -m bench.studies.noise --images NAME=samples.npy"))
+                              command_line("study", "noise", "--images", "NAME=samples.npy")))
     else:
-        s.missing.append(("No trained network lies beside this page.", "python -m bench.train --steps 9000 --save FOLDER"))
+        s.missing.append(("No trained network lies beside this page.",
+                          command_line("train", "--train-steps", "9000", "--save", "FOLDER")))
     if tried := rows.studies(every, ablation_page.STUDY):
         s.tables.append(Table("What improves the training", ablation_page.shown(tried), ablation_page.describe(tried),
-                              f"python -m bench.studies.ablation --dtype {tried[-1].config['dtype']}", folded=True))
+                              command_line("study", "ablation", "--dtype", tried[-1].config["dtype"]), folded=True))
     return s
 
 
@@ -148,7 +149,7 @@ def _classes(study: Row) -> dict[str, Any]:
 
 def chance(every: list[Row]) -> Section:
     """FID of fixed images against their number: how large chance and bias are."""
-    s, command = Section("How far chance alone moves FID"), "python -m bench.studies.noise"
+    s, command = Section("How far chance alone moves FID"), command_line("study", "noise")
     for row in noise_page.newest(every):
         frame, c = noise_page.table(row), row.config
         name = f"FID[{c['extractor']}]"
@@ -189,10 +190,10 @@ def samples(found: list[Row], every: list[Row], out: Path, command: str) -> Sect
         row, path, caption = moving[-1]
         s.figures.append(Figure(
             "From noise to an image", [("", svg.data_uri(path.read_bytes(), "image/gif"))], f"{caption}; "
-            f"{label(row.backend)}. {' '.join(row.values['notes'])} n = 1 image, 1 seed; no extractor.", row.values["command"],
-            small=True))
+            f"{label(row.backend)}. {' '.join(row.values['notes'])} n = 1 image, 1 seed; no extractor.",
+            renamed(row.values["command"]), small=True))
     else:
-        s.missing.append(("A denoising path in motion has no row yet.", "python -m bench.cli.recipe fashion-mnist-mindspore"))
+        s.missing.append(("A denoising path in motion has no row yet.", command_line("recipe", "fashion-mnist-mindspore")))
     return s
 
 

@@ -1,20 +1,17 @@
 """`results/report.html`: the table, its curves and images as one page that needs no other file and no script, from rows.
 
-`python -m bench.report.html.page` writes it again. What has no rows is left out, with one line that says which command makes them;
+`ddim-bench report` writes it again. What has no rows is left out, with one line that says which command makes them;
 images are shown where the folders of their cells are at hand.
 """
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from bench import files
-from bench.cli.main import exit_code
-from bench.paths import ROOT
-from bench.records import rows
+from bench.paths import ROOT, command_line
 from bench.records.rows import Row
 from bench.report import table1_frames, table1_page
 from bench.report.html import other_sections, table1_sections
@@ -43,7 +40,8 @@ def render(found: list[Row], out: Path, command: str = TABLE, begun: Row | None 
     environment = Environment(loader=FileSystemLoader(TEMPLATE.parent), autoescape=True, undefined=StrictUndefined)
     page = environment.get_template(TEMPLATE.name).render(
         title="FID against the number of DDIM steps, with error bars", kicker="ddim-bench: DDPM and DDIM on PyTorch and MindSpore",
-        lead=lead(grids), tiles=tiles(grids), sections=sections, command=command)
+        lead=lead(grids), tiles=tiles(grids), sections=sections, command=command,
+        rewrite=command_line("report"))
     path = files.folder(out) / "report.html"
     with files.replacing(path) as file:
         file.write(page.encode())
@@ -75,15 +73,3 @@ def tiles(grids: list[Grid]) -> list[tuple[str, str, str]]:
                             (f"Time per image, {label(backend)}", f"{1e3 * cell['seconds_mean']:.3g} ms", f"S = 50, {g.device}")]
         out += [(name.capitalize(), f"{value:.2f}", f"{g.metric}, n = {g.n:,}") for name, value in g.bounds.items()]
     return out
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Command line; exit codes as `bench.run`'s."""
-    p = argparse.ArgumentParser(prog="python -m bench.report.html.page", description=__doc__.splitlines()[0])
-    p.add_argument("--out", type=Path, default=ROOT / "results", help="folder of rows and page")
-    args = p.parse_args(argv)
-    return exit_code(lambda: print(f"page: {render(rows.read(args.out / 'rows'), args.out)}"))
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

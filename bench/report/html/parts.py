@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
+from bench.paths import command_line
 from bench.report import table1_claims
 
-TABLE, MAIN = "python bench/run.py --table ddim", "python bench/run.py --steps 10,50,1000"
+TABLE, MAIN = command_line("run", "--table", "ddim"), command_line("run", "--steps", "10,50,1000")
 BARS = "Bars and ±: standard deviation between seeds; a cell of one seed has none."
 LONG = 24  # characters of a cell that may take several lines
 BADGES = {text: kind for kind, texts in {

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from bench.paths import command_line
 from bench.pictures import svg
 from bench.pictures.svg import Series
 from bench.records.rows import Row
@@ -171,7 +172,7 @@ def curves(found: list[Grid], command: str) -> Section:
     picture = svg.curves(series, "sampling steps S", "FID (Inception, CIFAR-10)", ticks=S)
     s.figures.append(Figure("The paper's curves, for their shape", [("", picture)], "Song, Meng & Ermon 2021, table 1: CIFAR-10, "
                             "quad spacing, n = 50,000, 1 seed, Inception features; neither spread nor hash was published.",
-                            "python -m bench.report.html.page"))
+                            command_line("report")))
     return s
 
 

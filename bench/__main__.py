@@ -1,0 +1,8 @@
+"""`python -m bench COMMAND ...` is `ddim-bench COMMAND ...`."""
+
+import sys
+
+from bench.cli.main import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,267 @@
+"""Every command with its options, as `--help` shows them: the docstring of each function here is its command's description.
+
+What a command does is in the file of its name. Presets, conventions and data sets are not listed here but by `run --list`: to know
+them takes time to load.
+"""
+
+from __future__ import annotations
+
+import argparse
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from bench.cli.options import BACKEND, BACKENDS, DATA, DEVICE, DTYPE, FRESH, MODE, NAMED, OUT, SEED, SPACING, THREADS, Parser
+
+WEIGHTS = "a diffusers folder, a checkpoint of the DDIM code or of improved-diffusion, or a name on the Hugging Face hub"
+SAVE_EVERY = 120.0  # seconds
+TIMEOUT = 900.0  # seconds
+
+
+def parser() -> Parser:
+    """Is a DDPM/DDIM implementation right, how fast is it, and how does image quality fall with the number of steps?
+
+    ddim-bench COMMAND --help explains a command.
+
+    Exit codes: 0 all well; 2 a mistake in the command, or a file that can't be read or written; 3 work that failed (a worker
+    died or hung, a loss was not finite, memory ran out); 4 backends or oracle disagree; 130 interrupted.
+    """
+    try:
+        installed = version("ddim-bench")
+    except PackageNotFoundError:
+        installed = "(not installed)"
+    p = Parser(prog="ddim-bench", text=parser.__doc__, example="ddim-bench run --steps 10,50,1000")
+    p.add_argument("--version", action="version", version=f"ddim-bench {installed}")
+    for add in (_run, _speed, _train, _sample, _convert, _recipe, _study, _report):
+        add(p)
+    return p
+
+
+def _run(commands: Parser) -> None:
+    """The main job: train, time, sample, measure and compare all backends.
+
+    Checks every stage against the NumPy oracle, prints one table, appends rows to OUT/rows and writes OUT/README.md. The same
+    command goes on from its finished cells. `python bench/run.py` is the same command.
+    """
+    p = commands.command("run", _run.__doc__, "ddim-bench run --steps 10,50,1000",
+                         (BACKENDS, DATA, DEVICE, DTYPE, SEED, SPACING, THREADS, OUT, FRESH), body="run",
+                         goes_on_from="the finished cells")
+    p.add_argument("--list", dest="body", action="store_const", const="listing", default=argparse.SUPPRESS,
+                   help="print presets, conventions, data sets and backends, one line each, and stop")
+    p.add_argument("--table", choices=("ddim",), help="draw and measure the grid of the DDIM paper's table 1, and write table.md; "
+                   "default: only the cells of --steps and --eta")
+    p.add_argument("--seeds", metavar="N[,M]", help="with --table: sample seeds of a cell, and of one at S = 1000; default: 3,1")
+    p.add_argument("--steps", metavar="S[,S]", help="sampling steps; default: 10,50,1000, with --table all of the table's")
+    p.add_argument("--sampler", metavar="A[,B]", help="ddim, ddpm or both; default: ddim, with --table both")
+    p.add_argument("--eta", metavar="X[,X]", help="of the sampler ddim: one or more of [0, 1] or sigma_hat; ddpm among them adds "
+                   "that sampler; default: 0, with --table all of the table's")
+    p.add_argument("--preset", metavar="NAME", help=f"{NAMED}; default: quick, with --table table")
+    p.add_argument("--convention", metavar="NAME", default="plain", help=f"details of process and sampler; {NAMED}")
+    p.add_argument("--metric", choices=("fmnist-cnn", "inception"), default="fmnist-cnn",
+                   help="what the features of FID come from: the network that ships, or that of papers, then for 50,000 samples "
+                   "where --samples is not given")
+    p.add_argument("--inception-weights", type=Path, metavar="FILE", help="a file in torch-fidelity's format; default: "
+                   "torch-fidelity's own, which --download fetches")
+    p.add_argument("--samples", type=int, help="images per sampling cell; default: the preset's")
+    p.add_argument("--train-steps", type=int, help="optimiser steps per backend; default: the preset's")
+    p.add_argument("--batch-size", type=int, help="of training, all processes together; default: the preset's")
+    p.add_argument("--sample-batch", type=int, help="images drawn at once; processes share out whole batches; default: the "
+                   "preset's")
+    p.add_argument("--weights", metavar="SOURCE", help=f"what to sample from: {WEIGHTS}; default: the preset's")
+    p.add_argument("--fit", type=int, metavar="STEPS", help="first train the network that is sampled from, for so many steps; "
+                   "default: on other data than the preset's and without --weights, the preset's number, else 0")
+    p.add_argument("--save-every", type=float, default=SAVE_EVERY, help="seconds between training states")
+    p.add_argument("--timeout", type=float, default=TIMEOUT, help="seconds without heartbeat or progress, then a worker is ended")
+    p.add_argument("--check-determinism", action="store_true", help="run a training and a sampling twice and compare the bits")
+    p.add_argument("--executor", default="local", help="where cells are drawn and measured: local, ray or ray=HOST:PORT")
+    p.add_argument("--dry-run", nargs="?", const="cost", choices=("cost", "plan"), help="print the resolved config and the cells, "
+                   "with what each will cost by a short calibration (plan: without), and stop; default: run them")
+
+
+def _speed(commands: Parser) -> None:
+    """Time the backends, stock and tuned, and write OUT/speed.md.
+
+    The same command goes on from its finished races. `python bench/run.py --speed` is the same command.
+    """
+    p = commands.command("speed", _speed.__doc__, "ddim-bench speed --peers", (BACKENDS, DEVICE, THREADS, OUT, FRESH),
+                         body="speed", goes_on_from="the finished cells")
+    p.add_argument("--peers", action="store_true", help="also time diffusers and lucidrains")
+    p.add_argument("--preset", metavar="NAME", default="quick", help=f"whose network is timed; {NAMED}")
+    p.add_argument("--batch-size", type=int, help="of training; default: the preset's")
+    p.add_argument("--timeout", type=float, default=TIMEOUT, help="seconds without heartbeat or progress, then a worker is ended")
+    p.add_argument("--dry-run", nargs="?", const="cost", choices=("cost", "plan"), help="print what will be timed, and stop; cost "
+                   "and plan are the same here; default: time it")
+
+
+def _train(commands: Parser) -> None:
+    """Train a network and save it as a diffusers pipeline.
+
+    The folder holds the EMA weights, loss.csv, and training.json with command, seed, time and machine; where the training began
+    with other weights, also their record and their losses. The same command goes on from its last good state. On several
+    processes:
+      torchrun --nproc-per-node N --max-restarts 3 bench/train.py ...
+      msrun --worker_num=N --local_worker_num=N --join=True bench/train.py ...
+    """
+    p = commands.command("train", _train.__doc__, "ddim-bench train --preset base --train-steps 20000 --save my-checkpoint",
+                         (DATA, DEVICE, DTYPE, MODE, SEED), body="train", goes_on_from="the last state")
+    p.add_argument("--train-steps", type=int, required=True, help="optimiser steps; the learning rate decays over them")
+    p.add_argument("--save", type=Path, required=True, metavar="FOLDER", help="of the finished pipeline")
+    p.add_argument("--preset", metavar="NAME", default="quick", help=NAMED)
+    p.add_argument("--weights", metavar="SOURCE", help=f"start from these, with their network and process: {WEIGHTS}; default: the "
+                   "preset's network, seeded")
+    p.add_argument("--backend", metavar="NAME", help="default: torch, or that of the launcher")
+    p.add_argument("--batch-size", type=int, help="all processes together; default: the preset's")
+    p.add_argument("--convention", metavar="NAME", default="plain", help=f"details of network and process; {NAMED}")
+    p.add_argument("--save-every", type=float, default=SAVE_EVERY, help="seconds between states")
+    p.add_argument("--log", metavar="A[,B]", default="tensorboard", help="tensorboard, wandb, mlflow or none; in SAVE.logs")
+
+
+def _sample(commands: Parser) -> None:
+    """Draw images from trained weights.
+
+    The grid holds the images (256 at most), the strip some of them on their way from noise, a line each, the GIF one of them
+    moving. --save keeps the images themselves as a NumPy array, uint8 (N, C, H, W).
+    """
+    p = commands.command("sample", _sample.__doc__, "ddim-bench sample --weights results/checkpoints/fmnist-small --grid a.png",
+                         (BACKEND, DEVICE, DTYPE, SEED, SPACING), body="sample", goes_on_from="")
+    p.add_argument("--weights", metavar="SOURCE", required=True, help=WEIGHTS)
+    p.add_argument("--grid", type=Path, metavar="FILE.png", help="where to draw the grid; default: nowhere")
+    p.add_argument("--strip", type=Path, metavar="FILE.png", help="where to draw the strip; default: nowhere")
+    p.add_argument("--gif", type=Path, metavar="FILE.gif", help="where to draw the GIF; default: nowhere")
+    p.add_argument("--save", type=Path, metavar="FILE.npy", help="where to keep the images; FILE.npz: as its array images; "
+                   "default: nowhere")
+    p.add_argument("--samples", type=int, default=64, help="images to draw")
+    p.add_argument("--sample-batch", type=int, default=64, help="images drawn at once")
+    p.add_argument("--steps", type=int, metavar="S", help="sampling steps; default: 50")
+    p.add_argument("--sections", metavar="N,M[,K]", help="IDDPM's section counts, such as 10,15,20; default: --steps")
+    p.add_argument("--sampler", default="ddim", help="ddim or ddpm")
+    p.add_argument("--eta", metavar="X", help="of the sampler ddim: a number in [0, 1] or sigma_hat; default: 0")
+    p.add_argument("--convention", metavar="NAME", default="plain", help=f"details of process and sampler; {NAMED}")
+
+
+def _convert(commands: Parser) -> None:
+    """Write weights of other projects as a diffusers pipeline folder.
+
+    SOURCE is what --weights takes elsewhere: a diffusers pipeline or UNet2DModel folder, the name of one on the Hugging Face hub,
+    a checkpoint of the DDIM code or of improved-diffusion, or a file of canonical names (safetensors, PyTorch, MindSpore) with
+    its config.json beside it.
+    """
+    p = commands.command("convert", _convert.__doc__, "ddim-bench convert google/ddpm-cifar10-32 my-folder", body="convert",
+                         goes_on_from="")
+    p.add_argument("source", metavar="SOURCE", help="folder, file or name on the hub")
+    p.add_argument("folder", metavar="FOLDER", type=Path, help="pipeline folder to write")
+    p.add_argument("--sample-size", type=int, help="image size, where a checkpoint file does not say it; default: that whose first "
+                   "attention is at 16 x 16")
+    p.add_argument("--heads", type=int, help="attention heads of a checkpoint file of improved-diffusion; default: 4")
+    p.add_argument("--schedule", metavar="NAME", help="noise schedule, where the source does not say it; default: linear")
+    p.add_argument("--timesteps", type=int, metavar="T", help="where the source does not say it; default: 1000")
+    p.add_argument("--mindspore", action="store_true", help="also write unet/diffusion_pytorch_model.ckpt for MindSpore")
+
+
+def _recipe(commands: Parser) -> None:
+    """Run a well-known experiment by name.
+
+    Trains, samples, and leaves its pictures in OUT/gallery, a row in OUT/rows and the page OUT/gallery.md. --train-steps or
+    --epochs shorten the training; picture, row and page then say so. The same command goes on from its last state.
+    """
+    p = commands.command("recipe", _recipe.__doc__, "ddim-bench recipe mnist-scratch --epochs 1",
+                         (DATA, DEVICE, DTYPE, MODE, SEED, OUT), body="recipe", goes_on_from="the last state")
+    p.add_argument("name", metavar="NAME", help="mnist-scratch, ddpm-cifar10, ddim-respaced, cosine-selfcond or "
+                   "fashion-mnist-mindspore")
+    p.add_argument("--backend", metavar="NAME", help="default: the recipe's")
+    p.add_argument("--train-steps", type=int, help="optimiser steps; default: the recipe's")
+    p.add_argument("--epochs", type=float, help="the same in passes over the data; default: --train-steps")
+    p.add_argument("--batch-size", type=int, help="of training; default: the recipe's")
+    p.add_argument("--lr", type=float, help="learning rate; default: the source's")
+    p.add_argument("--weights", metavar="SOURCE", help=f"a trained network: {WEIGHTS}; default: train one")
+    p.add_argument("--samples", type=int, help="images per set of samples; default: the recipe's")
+    p.add_argument("--steps", type=int, metavar="S", help="sampling steps of the recipe's sampler; default: the recipe's")
+    p.add_argument("--sample-batch", type=int, default=64, help="images drawn at once")
+    p.add_argument("--seeds", type=int, help="trainings per choice, where the recipe compares; default: 3")
+    p.add_argument("--grid", action="store_true", help="also a grid of samples")
+    p.add_argument("--strip", action="store_true", help="also a strip from noise to images")
+    p.add_argument("--gif", action="store_true", help="also the denoising of one image, moving")
+    p.add_argument("--log", metavar="A[,B]", help="tensorboard, wandb, mlflow or none; default: tensorboard")
+    p.add_argument("--sample-at", metavar="N[,N]", help="optimiser steps after which samples are drawn, such as 100,500; "
+                   "default: none")
+
+
+def _study(commands: Parser) -> None:
+    """Measure another question than the main job's."""
+    studies = commands.command("study", _study.__doc__, "ddim-bench study noise --images NAME=samples.npy")
+    for add in (_noise, _neighbours, _ablation, _scaling, _extractor):
+        add(studies)
+
+
+def _noise(studies: Parser) -> None:
+    """How far chance alone moves FID, by the number of images.
+
+    Appends a row of kind "study" for each set of images and writes OUT/noise.md.
+    """
+    p = studies.command("noise", _noise.__doc__, "ddim-bench study noise --images NAME=samples.npy", (DATA, SEED, OUT),
+                        body="study", study="noise", goes_on_from="")
+    p.add_argument("--images", action="append", default=[], metavar="NAME=FILE.npy",
+                   help="uint8 or floats in [-1, 1], (n, C, H, W), measured beside the held-out images; may be repeated; "
+                   "default: those alone")
+
+
+def _neighbours(studies: Parser) -> None:
+    """Are samples copies of training images, and which classes do they show?
+
+    Compares pixel by pixel, prints what it finds, appends a row of kind "study" and draws the nearest pairs.
+    """
+    p = studies.command("neighbours", _neighbours.__doc__, "ddim-bench study neighbours --images samples.npy", (DATA, OUT),
+                        body="study", study="neighbours", goes_on_from="")
+    p.add_argument("--images", type=Path, metavar="FILE.npy", help="uint8 or floats in [-1, 1], (n, C, H, W); default: --weights")
+    p.add_argument("--weights", metavar="SOURCE", help=f"draw them from {WEIGHTS}; default: --images")
+    p.add_argument("--name", help="of the row and the picture; default: that of the file or folder")
+    p.add_argument("--backend", metavar="NAME", help="with --weights; default: torch")
+    p.add_argument("--device", help="with --weights: cpu, cuda, cuda:N or ascend; default: cpu")
+    p.add_argument("--samples", type=int, help="with --weights: images to draw; default: 1000")
+    p.add_argument("--steps", type=int, metavar="S", help="with --weights: sampling steps of DDIM, eta = 0; default: 50")
+    p.add_argument("--sample-batch", type=int, help="with --weights: images drawn at once; default: 64")
+    p.add_argument("--seed", type=int, help="with --weights: of the samples; default: 0")
+
+
+def _ablation(studies: Parser) -> None:
+    """What a change of the training is worth.
+
+    Trains every variant of a preset, samples from it and measures; writes OUT/ablation.md. A variant that has its row is not
+    trained again, one that was interrupted goes on from its last state.
+    """
+    p = studies.command("ablation", _ablation.__doc__, "ddim-bench study ablation --only 'cosine schedule'",
+                        (BACKEND, DATA, DEVICE, DTYPE, SEED, OUT), body="study", study="ablation", goes_on_from="the last state")
+    p.add_argument("--preset", metavar="NAME", default="quick", help=NAMED)
+    p.add_argument("--only", action="append", default=[], metavar="VARIANT",
+                   help="may be repeated; a name that does not exist lists them; default: all")
+    p.add_argument("--images", type=int, default=96000, help="training images of a variant")
+    p.add_argument("--samples", type=int, default=1024, help="images to measure")
+    p.add_argument("--steps", type=int, metavar="S", default=50, help="sampling steps of DDIM")
+
+
+def _scaling(studies: Parser) -> None:
+    """How time and memory grow with batch, steps, image size, width and threads.
+
+    Every point is a fresh process. Writes rows, a figure and OUT/scaling.md. The same command goes on from its finished points.
+    """
+    p = studies.command("scaling", _scaling.__doc__, "ddim-bench study scaling --axes batch,steps",
+                        (BACKENDS, DEVICE, THREADS, OUT, FRESH), body="study", study="scaling", goes_on_from="the finished points")
+    p.add_argument("--axes", metavar="A[,B]", default="batch,steps,size,width,threads", help="what to vary, one at a time")
+    p.add_argument("--preset", metavar="NAME", default="quick", help=NAMED)
+
+
+def _extractor(studies: Parser) -> None:
+    """For maintainers: train the network behind FID[fmnist-cnn] again.
+
+    Rewrites its weights, record and reference statistics in bench/assets. Needs the full Fashion-MNIST; takes minutes.
+    """
+    p = studies.command("extractor", _extractor.__doc__, "ddim-bench study extractor --data FOLDER", body="study",
+                        study="extractor", goes_on_from="")
+    p.add_argument("--data", type=Path, metavar="FOLDER", help="with the four Fashion-MNIST files; default: the download cache")
+    p.add_argument("--seed", type=int, default=0, help="of weights and batches")
+    p.add_argument("--epochs", type=int, default=8, help="passes over the data")
+    p.add_argument("--threads", type=int, default=2, help="CPU threads")
+
+
+def _report(commands: Parser) -> None:
+    """Write OUT/report.html again, from the rows in OUT/rows."""
+    commands.command("report", _report.__doc__, "ddim-bench report", (OUT,), body="report", goes_on_from="")

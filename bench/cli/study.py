@@ -1,0 +1,52 @@
+"""`ddim-bench study NAME`: the questions beside the main job's."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import backends
+from bench.cli.launch import launched
+from bench.cli.options import at_least, data_choice, unused
+from bench.data.pixels import read_samples
+from bench.metric import make_fmnist_cnn
+from bench.presets import get_preset
+from bench.studies import ablation, neighbours, noise, scaling
+from reference.config import require
+
+DRAWING = ("backend", "device", "samples", "steps", "sample_batch", "seed")  # options of `neighbours` that --images leaves unused
+
+
+def run(args: argparse.Namespace, command: str) -> int:
+    """The study that `args.study` names; returns its exit code."""
+    for name, least in (("seed", 0), ("steps", 1), ("sample_batch", 1), ("threads", 1), ("epochs", 1)):
+        if hasattr(args, name):
+            at_least(args, least, name)
+    if args.study == "scaling":
+        return scaling.run(args.axes.split(","), get_preset(args.preset), backends.choose(args.backends)[0], device=args.device,
+                           threads=args.threads or launched().threads, out=args.out, fresh=args.fresh, command=command)
+    if args.study == "noise":
+        noise.run(args.images, data_choice(args), args.seed, args.out, command)
+    elif args.study == "neighbours":
+        _neighbours(args)
+    elif args.study == "ablation":
+        asked = ablation.Settings(args.preset, args.images, args.samples, args.steps, args.backend, args.device, args.dtype,
+                                  args.seed)
+        ablation.run(asked, args.only, data_choice(args), args.out, command)
+    else:
+        make_fmnist_cnn.run(args.data, args.seed, args.epochs, args.threads)
+    return 0
+
+
+def _neighbours(args: argparse.Namespace) -> None:
+    require((args.images is None) != (args.weights is None), "--images, --weights", (args.images, args.weights),
+            "exactly one must be given")
+    if args.images:
+        unused(args, "with --images, which are drawn already", *DRAWING)
+        return neighbours.run(read_samples(args.images), args.name or args.images.stem, data_choice(args), args.out)
+    at_least(args, 1, "samples")
+    backend, steps, seed = args.backend or backends.DEFAULT, args.steps or 50, args.seed or 0
+    samples = neighbours.draw(args.weights, backend, args.device or "cpu", args.samples or 1000, steps, args.sample_batch or 64,
+                              seed)
+    return neighbours.run(samples, args.name or Path(args.weights).name, data_choice(args), args.out, backend,
+                          {"steps": steps, "eta": "0.0", "seed": seed})
