@@ -76,8 +76,8 @@ def collect(wanted: Draw, scratch: Path, out: Path | None = None) -> dict[str, A
         except (OSError, ValueError, KeyError) as error:
             raise files.FileError(f"{path}: damaged: {error}; remove it to draw its images again") from None
         if not intact:
-            raise files.FileError(f"{scratch / IMAGES}: damaged in images {ids.start} to {ids.stop - 1}; remove {path.name} to draw "
-                                  "them again")
+            raise files.FileError(f"{scratch / IMAGES}: damaged in images {ids.start} to {ids.stop - 1}; remove {path.name} to "
+                                  "draw them again")
     if out is not None:
         os.replace(scratch / IMAGES, out)
         files.sync(out.parent)

@@ -147,7 +147,8 @@ def test_the_environment_is_plain_json_without_names_of_people_or_places():
 
 
 def test_describing_imports_no_framework():
-    script = "import sys; from bench.records import environment; environment.describe(); print({'torch', 'mindspore'} & {*sys.modules})"
+    script = ("import sys; from bench.records import environment; environment.describe(); "
+              "print({'torch', 'mindspore'} & {*sys.modules})")
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 

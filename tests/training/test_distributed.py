@@ -68,7 +68,8 @@ def test_processes_draw_each_batch_once(tmp_path, processes):
         if command == "sample":
             start, stop = args["ids"]
             assert args["batch_size"] == 5, "the last part is filled up: a compiled network sees one shape"
-            files.write_rows(Path(args["out"]), np.arange(start, stop, dtype=np.float32)[:, None, None, None], args["at"], args["total"])
+            drawn = np.arange(start, stop, dtype=np.float32)[:, None, None, None]
+            files.write_rows(Path(args["out"]), drawn, args["at"], args["total"])
             if stage != "first call":
                 calls.append(args["ids"])
         return {"seconds": 1.0, "calls": 2, "notes": []}
