@@ -141,15 +141,18 @@ def test_too_few_images_for_its_width(weights):
         fid.features(np.zeros((2, 1, 8, 8), np.uint8), extractor=found)
 
 
-@pytest.mark.slow
-def test_all_2048_features_of_the_fewest_images_that_are_measured(weights, monkeypatch):
+@pytest.mark.parametrize("layer", ["64", pytest.param("2048", marks=[pytest.mark.slow, pytest.mark.recorded])])
+def test_the_fewest_images_that_are_measured(weights, monkeypatch, layer):
+    n = 2 * int(layer)
     monkeypatch.setattr(network_class(), "INPUT_IMAGE_SIZE", 75)
+    monkeypatch.setattr(inception, "LAYER", layer)
+    monkeypatch.setattr(inception, "WIDTH", int(layer))
     inception._pretrained.cache_clear()
     found = inception.load(weights)
-    reference = own(colour(4096))
-    same, darker = (fid.evaluate(images, reference, extractor=found) for images in (colour(4096, seed=1), colour(4096) // 2))
+    reference = own(colour(n))
+    same, darker = (fid.evaluate(images, reference, extractor=found) for images in (colour(n, seed=1), colour(n) // 2))
     inception._pretrained.cache_clear()
-    assert 0 < same["fid"] < darker["fid"] / 2 and same["n"] == same["reference_n"] == 4096 and same["fid_half"] is None
+    assert 0 < same["fid"] < darker["fid"] / 2 and same["n"] == same["reference_n"] == n and same["fid_half"] is None
 
 
 # The file
