@@ -1,4 +1,4 @@
-"""How time and memory grow: `python -m bench.studies.scaling --axes batch,steps,size,width,threads`.
+"""How time and memory grow: `ddim-bench study scaling --axes batch,steps,size,width,threads`.
 
 One quantity is varied at a time around the network of `--preset`. Every point is a fresh process, for its peak memory to be its
 own, and a cell: an interrupted study goes on from its finished points. Rows, a figure and `scaling.md` go to `--out`.

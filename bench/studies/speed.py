@@ -1,4 +1,4 @@
-"""The speed table: `python bench/run.py --speed --peers`.
+"""The speed table: `ddim-bench speed --peers`.
 
 Contenders are the backends, stock and tuned, and peers (`bench.workers.peers`), each in a worker process of its own, started
 with the same threads and allocator. Blocks of all contenders are interleaved A B B A, and one contender runs twice, for the

@@ -101,7 +101,7 @@ def test_sampling_many_images_costs_the_memory_of_one_batch(tmp_path):
         peaks = [worker.call("info")["peak_rss_bytes"]]
         for n in range(32):
             worker.call("sample", ids=[128 * n, 128 * n + 128], plan={"steps": 1, "eta": 0.0}, batch_size=128, seed=0,
-                        out=str(tmp_path / f"{n}.npy"))
+                        out=str(tmp_path / f"{n}.npy"), at=0, total=128)
             peaks.append(worker.call("info")["peak_rss_bytes"])
     assert peaks[1] - peaks[0] > 20 << 20  # one batch: there is something to see
     assert peaks[32] - peaks[4] < 20 << 20  # 28 batches: 42 MB of images, 1.4 GB of activations

@@ -88,8 +88,8 @@ def test_the_table_end_to_end(backend, tmp_path, capsys, monkeypatch):
     ratio = float(speed_page.table(group, {}).set_index("contender").loc["sleep tuned float32", "x own stock"].split()[0])
     assert 1.4 < ratio < 2.4
 
-    monkeypatch.setattr(speed.Speed, "able", lambda self, wanted: [c for c in wanted if c.name in names])
-    monkeypatch.setattr(speed.Speed, "worker", None)  # goes on from finished cells: none is started
+    monkeypatch.setattr(speed.Race, "able", lambda self, wanted: [c for c in wanted if c.name in names])
+    monkeypatch.setattr(speed.Race, "start", None)  # goes on from finished cells: none is started
     assert speed.run(PRESET, [backend], **options(out)) == 0
     assert len(rows.read(out / "rows")) == len(found)
 
