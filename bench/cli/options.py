@@ -19,6 +19,7 @@ from reference.errors import ConfigError, require
 if TYPE_CHECKING:
     from bench.data.datasets import Choice
 
+WEIGHTS = "a diffusers folder, a checkpoint of the DDIM code or of improved-diffusion, or a name on the Hugging Face hub"
 NAMED = "`ddim-bench run --list` names them"
 MOVED = {"--batch-size": "--sample-batch", "--sampling-steps": "--steps", "--steps": "--train-steps"}  # what was meant, most likely
 

@@ -99,7 +99,7 @@ def load_subset(name: str, split: str) -> Dataset:
 def load_images(path: Path, split: str, shape: tuple[int, int, int], *, pad: bool = False) -> Dataset:
     """A person's own images, for a network of image shape (C, H, W).
 
-    A folder: every file in it and its subfolders is one image, cropped and scaled (`data_images.read_image`). A .npy or .npz
+    A folder: every file in it and its subfolders is one image, cropped and scaled (`image_files.read_image`). A .npy or .npz
     file: uint8 (N, H, W), (N, H, W, C) or (N, C, H, W) of the network's size. A folder with the subfolders train and test, or
     a .npz file with x_train and x_test (or train_images and test_images), says itself what is held out; else a .npz file has
     one array, or one called images or arr_0, and of n images max(n // 10, min(128, n // 2)) are held out: the first ones of a

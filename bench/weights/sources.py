@@ -27,7 +27,7 @@ Loaded = tuple[dict[str, np.ndarray], ModelConfig, DiffusionConfig]
 def load(source: str | Path, sample_size: int | None = None, heads: int = HEADS) -> Loaded:
     """(weights, model, diffusion) of a folder, a file or a name on the hub.
 
-    `sample_size` and `heads` are for checkpoints that don't say them, see `layouts`. Raises
+    `sample_size` and `heads` are for checkpoints that don't say them, see `other_codes`. Raises
     `CheckpointError`, also where the file needs a framework that is not installed.
     """
     path = Path(source)

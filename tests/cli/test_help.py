@@ -6,6 +6,7 @@ import importlib.metadata
 import re
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
@@ -74,6 +75,11 @@ def test_both_scripts_and_the_module_are_the_same_program(tmp_path):
         done = subprocess.run([sys.executable, *start, "--train-steps", "1", "--save", str(tmp_path / "x")], cwd=ROOT,
                               capture_output=True, text=True, timeout=120)
         assert (done.returncode, done.stderr) == (2, "error: --train-steps=1: must exceed the warm-up's 200\n")
+
+
+def test_the_console_script_is_the_same_program():
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"] == {"ddim-bench": "bench.cli.main:main"}
+    assert main.__module__ == "bench.cli.main"
 
 
 def test_version(capsys):

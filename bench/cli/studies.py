@@ -1,0 +1,84 @@
+"""The options of `ddim-bench study NAME`, beside those in `commands`; the work is in `study`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bench.cli.options import BACKEND, BACKENDS, DATA, DEVICE, DTYPE, FRESH, NAMED, OUT, SEED, THREADS, WEIGHTS, Parser
+
+
+def add(commands: Parser) -> None:
+    """Measure another question than the main job's."""
+    studies = commands.command("study", add.__doc__, "ddim-bench study noise --images NAME=samples.npy")
+    for study in (_noise, _neighbours, _ablation, _scaling, _extractor):
+        study(studies)
+
+
+def _noise(studies: Parser) -> None:
+    """How far chance alone moves FID, by the number of images.
+
+    Appends a row of kind "study" for each set of images and writes OUT/noise.md.
+    """
+    p = studies.command("noise", _noise.__doc__, "ddim-bench study noise --images NAME=samples.npy", (DATA, SEED, OUT),
+                        body="study", study="noise", goes_on_from="")
+    p.add_argument("--images", action="append", default=[], metavar="NAME=FILE.npy",
+                   help="uint8 or floats in [-1, 1], (n, C, H, W), measured beside the held-out images; may be repeated; "
+                   "default: those alone")
+
+
+def _neighbours(studies: Parser) -> None:
+    """Are samples copies of training images, and which classes do they show?
+
+    Compares pixel by pixel, prints what it finds, appends a row of kind "study" and draws the nearest pairs.
+    """
+    p = studies.command("neighbours", _neighbours.__doc__, "ddim-bench study neighbours --images samples.npy", (DATA, OUT),
+                        body="study", study="neighbours", goes_on_from="")
+    p.add_argument("--images", type=Path, metavar="FILE.npy", help="uint8 or floats in [-1, 1], (n, C, H, W); default: --weights")
+    p.add_argument("--weights", metavar="SOURCE", help=f"draw them from {WEIGHTS}; default: --images")
+    p.add_argument("--name", help="of the row and the picture; default: that of the file or folder")
+    p.add_argument("--backend", metavar="NAME", help="with --weights; default: torch")
+    p.add_argument("--device", help="with --weights: cpu, cuda, cuda:N or ascend; default: cpu")
+    p.add_argument("--samples", type=int, help="with --weights: images to draw; default: 1000")
+    p.add_argument("--steps", type=int, metavar="S", help="with --weights: sampling steps of DDIM, eta = 0; default: 50")
+    p.add_argument("--sample-batch", type=int, help="with --weights: images drawn at once; default: 64")
+    p.add_argument("--seed", type=int, help="with --weights: of the samples; default: 0")
+
+
+def _ablation(studies: Parser) -> None:
+    """What a change of the training is worth.
+
+    Trains every variant of a preset, samples from it and measures; writes OUT/ablation.md. A variant that has its row is not
+    trained again, one that was interrupted goes on from its last state.
+    """
+    p = studies.command("ablation", _ablation.__doc__, "ddim-bench study ablation --only 'cosine schedule'",
+                        (BACKEND, DATA, DEVICE, DTYPE, SEED, OUT), body="study", study="ablation", goes_on_from="the last state")
+    p.add_argument("--preset", metavar="NAME", default="quick", help=NAMED)
+    p.add_argument("--only", action="append", default=[], metavar="VARIANT",
+                   help="may be repeated; a name that does not exist lists them; default: all")
+    p.add_argument("--images", type=int, default=96000, help="training images of a variant")
+    p.add_argument("--samples", type=int, default=1024, help="images to measure")
+    p.add_argument("--steps", type=int, metavar="S", default=50, help="sampling steps of DDIM")
+
+
+def _scaling(studies: Parser) -> None:
+    """How time and memory grow with batch, steps, image size, width and threads.
+
+    Every point is a fresh process. Writes rows, a figure and OUT/scaling.md. The same command goes on from its finished points.
+    """
+    p = studies.command("scaling", _scaling.__doc__, "ddim-bench study scaling --axes batch,steps",
+                        (BACKENDS, DEVICE, THREADS, OUT, FRESH), body="study", study="scaling", goes_on_from="the finished points")
+    p.add_argument("--axes", metavar="A[,B]", default="batch,steps,size,width,threads", help="what to vary, one at a time")
+    p.add_argument("--preset", metavar="NAME", default="quick", help=NAMED)
+
+
+def _extractor(studies: Parser) -> None:
+    """For maintainers: train the network behind FID[fmnist-cnn] again.
+
+    Rewrites its weights, record and reference statistics in bench/assets. Needs the full Fashion-MNIST; takes minutes.
+    """
+    p = studies.command("extractor", _extractor.__doc__, "ddim-bench study extractor --data FOLDER", body="study",
+                        study="extractor", goes_on_from="")
+    p.add_argument("--data", type=Path, metavar="FOLDER", help="with the four Fashion-MNIST files; default: the download cache")
+    p.add_argument("--seed", type=int, default=0, help="of weights and batches")
+    p.add_argument("--epochs", type=int, default=8, help="passes over the data")
+    p.add_argument("--threads", type=int, default=2, help="CPU threads")
