@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -27,7 +26,8 @@ from bench.metric import fid, fmnist_cnn
 from bench.pictures import grids, plots
 from bench.presets import Preset, get_preset
 from bench.recipes import show
-from bench.records import environment, rows
+from bench.records import rows
+from bench.records.notebook import stamped
 from bench.records.rows import Row
 from bench.training.trackers import Log
 from bench.weights.tensor_files import weights_hash
@@ -252,13 +252,11 @@ class Experiment:
 
     def row(self) -> Row:
         """Append the row of this run, and drop its training states, which are not needed any more."""
-        about = environment.describe()
         config = self.config if self.options.weights is None else self.config | {
             "model": self.model.spec.model.to_dict(), "diffusion": self.model.spec.diffusion.to_dict(),
             "optim": None, "steps": None, "batch_size": None}
-        row = Row("recipe", self.options.backend, self.recipe.name, config | {"weights_sha256": self.weights},
-                  {**self.values, "pictures": [list(pair) for pair in self.made], "notes": self.notes, "command": self.command},
-                  about | {"load": list(os.getloadavg())}, about["commit"])
+        values = {**self.values, "pictures": [list(pair) for pair in self.made], "notes": self.notes, "command": self.command}
+        row = stamped("recipe", self.options.backend, self.recipe.name, config | {"weights_sha256": self.weights}, values)
         rows.append(self.options.out / "rows", row)
         for states in self.options.out.glob(f"work/recipe-{self.recipe.name}-{self._key}*/states"):
             shutil.rmtree(states, ignore_errors=True)

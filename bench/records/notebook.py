@@ -11,14 +11,17 @@ from typing import Any
 
 from bench.records import environment
 from bench.records.cells import Cells
-from bench.records.rows import Row
+from bench.records.rows import Row, RowError
+from bench.records.values import problems
 
 Key = dict[str, Any]
 Values = dict[str, Any]
 
 
 def stamped(kind: str, backend: str, preset: str, config: Key, values: Values, machine: dict[str, Any] | None = None) -> Row:
-    """A row made now, on this machine (by default as `environment.describe` finds it)."""
+    """A row made now, on this machine (by default as `environment.describe` finds it), with the values of its kind."""
+    if wrong := problems(kind, config, values):
+        raise RowError(f"row of kind {kind!r}: {'; '.join(wrong)}")
     machine = machine or environment.describe()
     return Row(kind, backend, preset, config, values, machine | {"load": list(os.getloadavg())}, machine["commit"])
 

@@ -18,10 +18,11 @@ from typing import Any, BinaryIO
 
 from filelock import FileLock
 
+from bench.records import values
 from reference.config import ConfigError
 
 VERSION = 1
-KINDS = ("train", "sample", "metric", "check", "timing", "recipe", "budget", "study")
+KINDS = (*values.KINDS, "study")
 MAX_LINE = 16 << 20  # bytes; a longer line is no row of ours
 LOCK_SECONDS = 60.0
 

@@ -8,7 +8,6 @@ is not trained again, one that was interrupted goes on from its last state. `abl
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +20,8 @@ from bench import api, files
 from bench.data import datasets, pixels
 from bench.metric import fid, fmnist_cnn
 from bench.presets import Preset, get_preset
-from bench.records import environment, rows
+from bench.records import rows
+from bench.records.notebook import stamped
 from bench.records.rows import Row
 from bench.report import ablation_page
 from bench.report.ablation_page import AS_IS, LAST, STUDY
@@ -113,8 +113,7 @@ def measure(name: str, asked: Settings, dataset: datasets.Dataset, out: Path) ->
     values = {**fid.evaluate(pixels.to_uint8(images), seed=asked.seed), "last": min(LAST, steps),
               "losses_mean_of_last": float(fit.losses[-LAST:].mean()), "train_seconds": fit.seconds + fit.first_seconds,
               "starts": fit.starts}
-    about = environment.describe()
-    return Row("study", asked.backend, asked.preset, config, values, about | {"load": list(os.getloadavg())}, about["commit"])
+    return stamped("study", asked.backend, asked.preset, config, values)
 
 
 def run(asked: Settings, only: Sequence[str], data: datasets.Choice, out: Path, command: str) -> None:

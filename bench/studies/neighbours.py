@@ -15,7 +15,6 @@ Distances are Euclidean, exact, of pixels in [0, 1]. The row of kind "study" kee
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict
@@ -28,7 +27,8 @@ from tqdm import trange
 from bench import api
 from bench.data import datasets, pixels
 from bench.pictures import grids
-from bench.records import environment, rows
+from bench.records import rows
+from bench.records.notebook import stamped
 from reference.config import require
 
 K = 5
@@ -141,12 +141,10 @@ def run(samples: Images, name: str, data: datasets.Choice, out: Path, backend: s
     train, held_out = (data.load("fashion-mnist", shape, split) for split in datasets.SPLITS)
     found, ids = study(samples, train, held_out)
     print(describe(found, len(samples)))
-    about = environment.describe()
     config = {**(how or {}), "study": "neighbours", "name": name, "samples": len(samples), "k": K,
-                    "images_sha256": hashlib.sha256(samples.tobytes()).hexdigest(), "train": train.provenance,
-                    "train_sha256": train.sha256, "held_out": held_out.provenance, "held_out_sha256": held_out.sha256}
-    rows.append(out / "rows", rows.Row("study", backend, "neighbours", config, dict(found),
-                                            about | {"load": list(os.getloadavg())}, about["commit"]))
+              "images_sha256": hashlib.sha256(samples.tobytes()).hexdigest(), "train": train.provenance,
+              "train_sha256": train.sha256, "held_out": held_out.provenance, "held_out_sha256": held_out.sha256}
+    rows.append(out / "rows", stamped("study", backend, "neighbours", config, dict(found)))
     closest = np.argsort(found["squared"]["samples"], kind="stable")[:SHOWN]
     path = grids.save_grid(out / "figures" / f"neighbours-{name.replace(', ', '-')}.png",
                               np.concatenate((samples[closest], train.images[ids[closest, 0]])), len(closest),

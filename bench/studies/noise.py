@@ -10,7 +10,6 @@ show the last of every name.
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +22,8 @@ from bench import files, streams
 from bench.data import datasets
 from bench.data.pixels import read_samples
 from bench.metric import fid, fmnist_cnn
-from bench.records import environment, rows
+from bench.records import rows
+from bench.records.notebook import stamped
 from bench.records.rows import Row
 from bench.report import noise_page
 from bench.timing import memory
@@ -57,7 +57,7 @@ def measure(found: fid.Features, target: fid.Statistics, seed: int) -> list[dict
 
 def study(name: str, images: fid.Images, provenance: str, seed: int) -> Row:
     """The row of one set of images, whole: also the seconds and memory of its features and of all its distances."""
-    by, about = fmnist_cnn.extractor(), environment.describe()
+    by = fmnist_cnn.extractor()
     target = fmnist_cnn.stored_statistics(fid.DEFAULT_REFERENCE)
     real = fid.subset_features()  # first: it loads the network
     began = time.perf_counter()
@@ -69,8 +69,7 @@ def study(name: str, images: fid.Images, provenance: str, seed: int) -> Row:
     config = {"study": "noise", "name": name, "images": provenance, "samples": len(images), "seed": seed,
               "reference": fid.DEFAULT_REFERENCE, "images_sha256": hashlib.sha256(images.tobytes()).hexdigest(),
               "extractor": by.name, "extractor_sha256": by.sha256}
-    return Row("study", "images", "noise", config, {"points": measure(found, target, seed), "cost": cost},
-               about | {"load": list(os.getloadavg())}, about["commit"])
+    return stamped("study", "images", "noise", config, {"points": measure(found, target, seed), "cost": cost})
 
 
 def run(images: Sequence[str], data: datasets.Choice, seed: int, out: Path, command: str) -> None:

@@ -280,27 +280,25 @@ def test_the_distribution_of_pixel_differences_is_kept(tmp_path):
     a = np.zeros((10, 1, 10, 10), np.float32)
     b = a + np.float32(1e-6)
     b.ravel()[:8], b.ravel()[8] = 0.01, 0.5
-    kept = []
+    kept, drawn = [], {}
 
     class Job:
         backends, dtype = ("torch", "mindspore"), "float32"
 
-        def trained_key(self, backend, cell):
-            return CONFIG | cell.config | {"backend": backend, "samples": 10}
+        all_cells = [Cell(steps, 0.0, "leading", 1) for steps in (50, 1000, 20)]  # the last one is drawn by none
 
-    class Recorded:
-        job, images = Job(), {}
+        def images_key(self, backend, cell, **more):
+            return CONFIG | cell.config | {"backend": backend, "samples": 10} | more
 
+    class Book:
         def keep(self, name, kind, key, values):
             kept.append(row(kind, key.pop("backend"), values, **key))
 
     for name, array in (("torch", a), ("mindspore", b)):
         np.save(tmp_path / f"{name}.npy", array)
         for steps in (50, 1000):
-            Recorded.images[name, Cell(steps, 0.0, "leading", 1)] = tmp_path / f"{name}.npy"
-    for steps in (50, 1000):
-        checks.images(Recorded(), Cell(steps, 0.0, "leading", 1))
-    checks.images(Recorded(), Cell(20, 0.0, "leading", 1))  # drawn by none
+            drawn[name, Cell(steps, 0.0, "leading", 1)] = tmp_path / f"{name}.npy"
+    checks.images(Job(), Book(), drawn)
     assert [(r.values["images"]["error"], r.values["images"]["ok"]) for r in kept] == [(0.5, False), (0.5, True)]
     kept.append(row("check", "torch mindspore", {"images": {"error": 1.0, "tolerance": None, "ok": True}}, stage="images", steps=50,
                     eta="1.0", spacing="leading", seed=0, samples=10))

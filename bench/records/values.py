@@ -1,0 +1,184 @@
+"""The fields of a row's `values`, by kind: a type, a unit and a meaning each. `results/ROWS.md` is written from them.
+
+`python -m bench.records.values` rewrites that page; a test holds it and every committed row to this module. A field that is
+`NotRequired` is absent from older rows, or where its meaning says so.
+"""
+
+from typing import Annotated, Any, NotRequired, TypedDict, get_args, get_type_hints
+
+from bench.paths import ROOT
+
+
+class Train(TypedDict):
+    """One training of the main job: the short one by which backends are compared, or that of the network sampled from."""
+
+    losses: Annotated[list[float], "loss of every optimiser step"]
+    seconds: Annotated[float, "s: all steps but each process's first, data included, saving of states excluded"]
+    first_seconds: Annotated[float, "s: the last process's first step, which compiles"]
+    starts: NotRequired[Annotated[int, "processes that took part, one more for each interruption"]]
+    skipped: NotRequired[Annotated[int, "steps that the loss scaler left out, in float16"]]
+    weights: NotRequired[Annotated[str, "hash of the weights after training"]]
+    ema: NotRequired[Annotated[str, "hash of their moving average"]]
+
+
+class Sample(TypedDict):
+    """One set of images."""
+
+    images: Annotated[int, "number of images n"]
+    batch_seconds: Annotated[list[float], "s: from x_T on the device to images on the host, one value a part"]
+    first_seconds: Annotated[float, "s: a short path before the first part, which compiles"]
+    calls: Annotated[int, "calls of the network on a batch"]
+    notes: NotRequired[Annotated[list[str], "what happened on the way, such as a batch that memory could not hold"]]
+
+
+class Distances(TypedDict):
+    """Distances of one set of images to the reference."""
+
+    n: Annotated[int, "number of images"]
+    fid: Annotated[float, "Frechet distance of the features, biased in n"]
+    fid_half: Annotated[float, "the same of n/2 images, the mean of both halves"]
+    fid_inf: Annotated[float, "extrapolation of the two to infinitely many images"]
+    kid: Annotated[float, "kernel distance, the mean over subsets"]
+    kid_subset_size: Annotated[int, "images of a subset"]
+    kid_subset_std: Annotated[float, "standard deviation over subsets"]
+    precision: NotRequired[Annotated[float, "share of the images that lie in the reference's manifold, 0 to 1"]]
+    recall: NotRequired[Annotated[float, "share of the reference that lies in the images' manifold, 0 to 1"]]
+    prc_size: NotRequired[Annotated[int, "images of each side in precision and recall"]]
+    seed: Annotated[int, "of the subsets"]
+    reference_n: NotRequired[Annotated[int, "images that the Frechet distance compares with"]]
+    notes: NotRequired[Annotated[list[str], "how images were converted for the extractor"]]
+
+
+class Metric(Distances):
+    """Distances of one set of images to the reference; backends `real` and `noise` are floor and ceiling."""
+
+    metric: Annotated[str, "name of the distance, such as FID[fmnist-cnn]"]
+    extractor: Annotated[str, "network of the features"]
+    extractor_sha256: Annotated[str, "hash of its weights: values of two hashes do not compare"]
+    reference: Annotated[str, "what the Frechet distance compares with"]
+    kid_reference: Annotated[str, "what the kernel distance compares with"]
+
+
+class Verdict(TypedDict):
+    """One comparison of a row of kind `check`, whose `values` hold one under each name of what was compared."""
+
+    error: Annotated[float, "largest error, as the name of the comparison says"]
+    tolerance: Annotated[float | None, "largest that is accepted; null: reported without a verdict"]
+    ok: Annotated[bool, "whether the error is within the tolerance"]
+    quantiles: NotRequired[Annotated[dict[str, float], "of the pixels' differences, for images"]]
+    bit_equal: NotRequired[Annotated[bool, "whether a second run gave the same bits"]]
+
+
+class Timing(TypedDict):
+    """Blocks of one kind of work, taken in turn with those of the other contenders."""
+
+    block_seconds: Annotated[list[float], "s: of each block"]
+    units_per_block: Annotated[int, "units of work in a block: seconds of one unit are their quotient"]
+    warmup_seconds: Annotated[list[float], "s: of each block of the warm-up"]
+    first_seconds: Annotated[float, "s: of the first unit, which compiles"]
+    steady: Annotated[bool, "false: the warm-up ended by its time limit"]
+    parameters: NotRequired[Annotated[int, "of the network"]]
+    flops_per_image: NotRequired[Annotated[int, "FLOP: of one forward pass"]]
+    flops: NotRequired[Annotated[int, "FLOP: of one run of a roof's kernel"]]
+    peak_rss_bytes: NotRequired[Annotated[int, "bytes: peak resident size of the contender's process"]]
+    idle_rss_bytes: NotRequired[Annotated[int, "bytes: the same before the work"]]
+    device: NotRequired[Annotated[dict[str, str], "what the backend says of its device, execution, layout and threads"]]
+    began: NotRequired[Annotated[str, "UTC: when the race began"]]
+    load_before: NotRequired[Annotated[list[float], "load averages then"]]
+
+
+class Recipe(TypedDict):
+    """One experiment of `bench.recipes`; a recipe adds fields of its own."""
+
+    command: Annotated[str, "what was run"]
+    pictures: Annotated[list[list[str]], "file in the gallery's folder, caption"]
+    notes: Annotated[list[str], "where the run falls short of the recipe"]
+    training: NotRequired[Annotated[dict[str, Any], "losses, seconds and skipped steps of each training"]]
+    samples: NotRequired[Annotated[dict[str, Any], "number of the samples and their metric"]]
+
+
+class Budget(TypedDict):
+    """What a table was predicted to cost before its first cell was drawn."""
+
+    calls: Annotated[dict[str, dict[str, int]], "network calls for one image of every cell, by backend and sample seed"]
+    cells: Annotated[list[dict[str, Any]], "backend, stage, cell, seconds (s) and memory (bytes) of every cell"]
+
+
+class Ablation(Distances):
+    """One training of `ddim-bench study ablation`: the distances of its samples, and its losses."""
+
+    metric: NotRequired[Annotated[str, "name of the distance; older rows have it in `config`"]]
+    extractor: NotRequired[Annotated[str, "network of the features"]]
+    extractor_sha256: NotRequired[Annotated[str, "hash of its weights"]]
+    reference: NotRequired[Annotated[str, "what the Frechet distance compares with"]]
+    kid_reference: NotRequired[Annotated[str, "what the kernel distance compares with"]]
+    losses_mean_of_last: Annotated[float, "mean loss of the last steps"]
+    last: Annotated[int, "their number"]
+    train_seconds: Annotated[float, "s: of the training"]
+    starts: Annotated[int, "processes that took part"]
+
+
+class Noise(TypedDict):
+    """FID of parts of fixed images (`ddim-bench study noise`)."""
+
+    points: Annotated[list[dict[str, Any]], "for each size n: FID of every part, of its halves, whether the parts are disjoint"]
+    cost: Annotated[dict[str, float], "s of features and distances, peak bytes"]
+
+
+class Neighbours(TypedDict):
+    """Samples and their nearest training images (`ddim-bench study neighbours`)."""
+
+    class_shares: Annotated[list[float], "share of each class among the samples, by their nearest images"]
+    held_out_class_shares: Annotated[list[float], "the same of held-out images"]
+    accuracy: Annotated[float, "of that classifier on held-out images"]
+    near: Annotated[float, "share of samples nearer to a training image than 99% of held-out images are"]
+    copies: Annotated[dict[str, float], "share of copies among samples and held-out images"]
+    squared: Annotated[dict[str, list[int]], "quantiles of the squared pixel distance to the nearest training image"]
+
+
+class Tries(TypedDict):
+    """Variants of one step, timed in turn (`python -m tests.benchmarks.tries`)."""
+
+    variants: Annotated[dict[str, Timing], "as of kind timing, by the variant's name"]
+
+
+KINDS: dict[str, type] = {"train": Train, "sample": Sample, "metric": Metric, "check": Verdict, "timing": Timing, "recipe": Recipe,
+                          "budget": Budget}
+STUDIES: dict[str, type] = {"ablation": Ablation, "noise": Noise, "neighbours": Neighbours, "tries": Tries}  # of kind study
+OPEN = ("recipe",)  # have fields of their own too
+
+
+def problems(kind: str, config: dict[str, Any], values: dict[str, Any]) -> list[str]:
+    """What keeps the values from being those of their kind: missing and unknown fields."""
+    record = STUDIES.get(config.get("study", "")) if kind == "study" else KINDS[kind]
+    if record is None:
+        return [f"study {config.get('study')!r} is unknown"]
+    out = []
+    for name, part in values.items() if kind == "check" else [("values", values)]:
+        unknown = set() if kind in OPEN else set(part) - set(record.__annotations__)
+        out += [f"{name}: {field} is missing" for field in sorted(record.__required_keys__ - set(part))]  # type: ignore[attr-defined]
+        out += [f"{name}: {field} is unknown" for field in sorted(unknown)]
+    return out
+
+
+def page() -> str:
+    """`results/ROWS.md`."""
+    text = ["# What a row holds", "",
+            "Written by `python -m bench.records.values`. A line of [rows/](rows) is one row: `kind`, `backend`, `preset`, "
+            "`config` (what was asked for), `values` (what was measured, raw), `environment` (the machine), `commit`, `created` "
+            "(UTC), `version`. These are the fields of `values`. Fields in brackets may be absent. Medians and intervals are "
+            "derived by the pages."]
+    for name, record in [*KINDS.items(), *((f"study, {study}", record) for study, record in STUDIES.items())]:
+        text += ["", f"## {name}", "", (record.__doc__ or "").replace("\n    ", " "), "",
+                 "| field | type | meaning |", "|---|---|---|"]
+        for field, hint in get_type_hints(record, include_extras=True).items():
+            optional = field not in record.__required_keys__  # type: ignore[attr-defined]
+            kind, meaning = get_args(hint.__args__[0] if optional else hint)
+            shown = kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind)
+            shown = shown.replace("typing.", "").replace(f"{__name__}.", "").replace("|", "or").replace("__main__.", "")
+            text.append(f"| {f'[{field}]' if optional else field} | {shown} | {meaning} |")
+    return "\n".join(text) + "\n"
+
+
+if __name__ == "__main__":
+    (ROOT / "results" / "ROWS.md").write_text(page())
