@@ -157,12 +157,12 @@ def _links(out: Path, told: dict[str, str]) -> list[str]:
 
 
 def update_readme(path: Path, rows: list[Row]) -> None:
-    """Put the table of `rows` between the two markers of the project's README."""
-    before, rest = path.read_text().split(BEGIN)
-    after = rest.split(END)[1]
+    """Put the table of `rows` between the two markers of the project's README and of its translations, README.*.md beside it."""
     table = "\n".join([sample_table(rows).to_markdown(index=False), "", *bounds(rows)])
-    with files.replacing(path) as file:
-        file.write(f"{before}{BEGIN}\n\n{table}\n\n{END}{after}".encode())
+    for page in (path, *path.parent.glob(f"{path.stem}.*{path.suffix}")):
+        before, rest = page.read_text().split(BEGIN)
+        with files.replacing(page) as file:
+            file.write(f"{before}{BEGIN}\n\n{table}\n\n{END}{rest.split(END)[1]}".encode())
 
 
 def _machine(environment: dict[str, Any]) -> dict[str, Any]:
