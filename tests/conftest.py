@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -23,6 +24,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--mode", action="append", default=[], choices=("stock", "tuned", "compiled"),
                     help="of the conformance kit's backends (may be repeated); default: stock and tuned")
     group.addoption("--slow", action="store_true", help="also run tests marked slow")
+    group.addoption("--sample", type=int, default=1, metavar="N",
+                    help="of a test marked sampled run one in N of its parameter sets, at least one; default: 1, all")
     group.addoption("--record", action="store_true",
                     help="print the worst error of every row of the conformance kit's tolerance table")
 
@@ -39,12 +42,14 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """A backend that was asked for and can't be imported fails the run before anything is collected."""
+    """Options that can't be met fail the run before anything is collected: a backend that can't be imported, too."""
     from backends import load
     from reference.config import ConfigError
     from tests.benchmarks import gate
     from tests.require_device import problem
 
+    if (n := config.getoption("--sample")) < 1:
+        raise pytest.UsageError(f"--sample={n}: must be at least 1")
     if (device := config.getoption("--device")) != "cpu" and (reason := problem(device)):
         raise pytest.UsageError(reason)
     config.pluginmanager.register(gate, "speed-gate")
@@ -56,12 +61,18 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Slow tests are deselected, which the summary counts, unless they are asked for."""
-    if config.getoption("--slow"):
-        return
-    slow = [item for item in items if item.get_closest_marker("slow")]
-    config.hook.pytest_deselected(items=slow)
-    items[:] = [item for item in items if item not in slow]
+    """Slow tests are deselected unless they are asked for, and by --sample all that a hash of their names leaves out; the summary
+    counts both."""
+    left_out = set() if config.getoption("--slow") else {item for item in items if item.get_closest_marker("slow")}
+    tests: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("sampled"):
+            tests.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for sets in tests.values():
+        sets.sort(key=lambda item: hashlib.sha256(item.nodeid.encode()).digest())
+        left_out.update(sets[-(-len(sets) // config.getoption("--sample")):])  # rounded up
+    config.hook.pytest_deselected(items=[item for item in items if item in left_out])
+    items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture

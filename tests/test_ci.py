@@ -1,0 +1,106 @@
+"""What `.ci/run` prints about its budget, and what `--sample` leaves of the tests."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from bench.paths import ROOT
+
+PROGRAMS = ("python3.11", "pip", "ruff", "mypy", "lint-imports", "pytest", "python")
+
+
+@pytest.fixture
+def ci(tmp_path):
+    """run(edit, failing): `.ci/run`, edited, with programs that do nothing but one that fails; its exit code and lines."""
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "activate").touch()
+    (tmp_path / ".ci").mkdir()
+
+    def run(edit=lambda text: text, failing=None):
+        (tmp_path / ".ci" / "run").write_text(edit((ROOT / ".ci" / "run").read_text()))
+        (tmp_path / "bin").mkdir()
+        for name in PROGRAMS:
+            (tmp_path / "bin" / name).write_text(f"#!/bin/sh\nexit {3 if name == failing else 0}\n")
+            (tmp_path / "bin" / name).chmod(0o755)
+        variables = {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+        done = subprocess.run(["bash", tmp_path / ".ci" / "run"], env=variables, capture_output=True, text=True)
+        return done.returncode, done.stdout.splitlines()
+
+    return run
+
+
+def budget():
+    """By part, minutes: of the table in CONTRIBUTING.md."""
+    rows = re.findall(r"^\| ([a-z -]+) \| (\d+) \|", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    return {part: int(minutes) for part, minutes in rows}
+
+
+def test_the_end_holds_every_part_against_the_budget_of_contributing_md(ci):
+    code, lines = ci()
+    assert code == 0 and len(lines) == len(budget())
+    found = dict(re.fullmatch(r"([a-z -]+?) +0:0\d of +(\d+):00 minutes", line).groups() for line in lines)
+    assert {part: int(minutes) for part, minutes in found.items()} == budget()
+    assert budget()["total"] == 35 == sum(minutes for part, minutes in budget().items() if part != "total")
+
+
+def test_a_part_over_its_budget_is_marked_and_does_not_fail(ci):
+    code, lines = ci(lambda text: text.replace("1 lint", "0 lint").replace("\nmypy\n", "\nsleep 1\n"))
+    [marked] = [line for line in lines if "over its budget" in line]
+    assert code == 0 and marked.startswith("lint ") and "0:01 of  0:00 minutes" in marked
+
+
+def test_a_failure_keeps_its_exit_code_and_says_how_long_all_took(ci):
+    code, lines = ci(failing="mypy")
+    assert code == 3 and len(lines) == len(budget())
+
+
+TESTS = """
+import pytest
+
+@pytest.mark.sampled
+@pytest.mark.parametrize("n", range(9))
+def test_many(n): pass
+
+@pytest.mark.sampled
+@pytest.mark.parametrize("n", range(2))
+def test_two(n): pass
+
+@pytest.mark.sampled
+def test_one(): pass
+
+@pytest.mark.parametrize("n", range(3))
+def test_another(n): pass
+"""
+
+
+@pytest.mark.parametrize("n, counts", [(1, (9, 2, 1, 3)), (2, (5, 1, 1, 3)), (4, (3, 1, 1, 3)), (100, (1, 1, 1, 3))])
+def test_a_sample_is_fixed_and_has_every_test(tmp_path, n, counts):
+    (tmp_path / "test_it.py").write_text(TESTS)
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = sampled\n")
+    command = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "--collect-only", "-q", tmp_path]
+    variables = {**os.environ, "PYTHONPATH": str(ROOT)}
+    lines = [subprocess.run([*command, *(["--sample", str(n)] if n > 1 else [])], cwd=tmp_path, env=variables, capture_output=True,
+                            text=True).stdout.splitlines() for _ in range(2)]
+    chosen = [[line for line in each if "::" in line] for each in lines]
+    assert chosen[0] == chosen[1]
+    assert tuple(sum(f"::test_{name}" in line for line in chosen[0]) for name in ("many", "two", "one", "another")) == counts
+    assert n == 1 or f"{15 - sum(counts)} deselected" in lines[0][-1]
+
+
+def test_a_sample_of_none_is_refused():
+    done = subprocess.run([sys.executable, "-m", "pytest", "-n0", "--sample", "0", "--collect-only", "tests/test_ci.py"], cwd=ROOT,
+                          capture_output=True, text=True)
+    assert done.returncode == 4 and "--sample=0: must be at least 1" in done.stderr
+
+
+def test_the_same_checks_everywhere():
+    """`.ci/run`, `tox -e lint`, the pre-commit hooks and CONTRIBUTING.md."""
+    checks = ["ruff check .", "mypy", "lint-imports"]
+    ci = (ROOT / ".ci" / "run").read_text().partition('part "lint"\n')[2].partition("\n\n")[0]
+    tox = (ROOT / "tox.ini").read_text().partition("[testenv:lint]")[2].partition("commands =")[2].partition("\n\n")[0]
+    hooks = re.findall(r"entry: (.*)", (ROOT / ".pre-commit-config.yaml").read_text())
+    assert ci.splitlines() == [line.strip() for line in tox.strip().splitlines()] == hooks == checks
+    assert " && ".join(checks) in (ROOT / "CONTRIBUTING.md").read_text()
