@@ -6,7 +6,8 @@ import argparse
 
 from bench.cli.options import data_choice, parse_log, unused
 from bench.recipes import RECIPES, gallery
-from bench.recipes.experiment import Experiment, Options, Recipe
+from bench.recipes.experiment import Experiment
+from bench.recipes.recipe import Options, Recipe
 from reference.config import require
 from reference.timesteps import parse_steps
 

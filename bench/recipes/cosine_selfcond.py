@@ -16,7 +16,8 @@ import numpy as np
 
 from bench.data.pixels import to_uint8
 from bench.pictures import plots
-from bench.recipes.experiment import Experiment, Recipe
+from bench.recipes.experiment import Experiment
+from bench.recipes.recipe import Recipe
 
 CHOICES: dict[str, dict[str, Any]] = {
     "base: linear, eps, L2": {},

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from bench.data.pixels import to_float, to_uint8
 from bench.pictures import plots
-from bench.recipes.experiment import Experiment, Recipe
+from bench.recipes.experiment import Experiment
+from bench.recipes.recipe import Recipe
 from reference.conventions import make_encode_plan
 from reference.diffusion import slerp
 

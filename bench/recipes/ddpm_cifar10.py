@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from bench import streams
 from bench.data.pixels import to_float, to_uint8
-from bench.recipes.experiment import Experiment, Recipe
+from bench.recipes.experiment import Experiment
+from bench.recipes.recipe import Recipe
 from reference import diffusion, schedules
 from reference.config import ModelConfig, require
 from reference.weights import count

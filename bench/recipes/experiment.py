@@ -6,7 +6,6 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,74 +15,24 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-import backends
 from backends.protocol import Spec
 from bench import api
-from bench.data import datasets
 from bench.data.datasets import Dataset
 from bench.data.pixels import to_uint8
 from bench.metric import fid, fmnist_cnn
 from bench.pictures import grids, plots
-from bench.presets import Preset, get_preset
 from bench.recipes import show
+from bench.recipes.recipe import Options, Recipe, shortened
 from bench.records import rows
 from bench.records.notebook import stamped
 from bench.records.rows import Row
 from bench.training.trackers import Log
 from bench.weights.tensor_files import weights_hash
-from reference.config import DiffusionConfig, ModelConfig, OptimConfig, require
+from reference.config import DiffusionConfig, ModelConfig
 from reference.conventions import Plan
 from reference.weights import count
 
 LOOK_STEPS, LOOK_IMAGES = 50, 16  # DDIM steps and images of the samples drawn during training
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """One experiment. `run` gets an `Experiment` and leaves pictures, the first of them the gallery's, and values in it."""
-
-    name: str  # of its preset too
-    title: str
-    source: str
-    steps: int  # of training, all told
-    samples: int
-    sampling: Mapping[str, Any]  # arguments of `Model.plan` for the pictures of samples
-    run: Callable[[Experiment], None]
-    backend: str = backends.DEFAULT
-    pictures: tuple[str, ...] = ()  # of grid, strip and gif, those made without being asked for
-    flip: bool | None = None  # None: as the data set allows
-    takes_weights: bool = True  # False: it compares trainings
-    shows: bool = True  # it calls `Experiment.show_samples`, which draws the pictures that are asked for
-
-    @property
-    def preset(self) -> Preset:
-        """Its numbers."""
-        return get_preset(self.name)
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a user chose for one run of a recipe; None leaves it to the recipe."""
-
-    backend: str
-    device: str
-    dtype: str
-    mode: str
-    train_steps: int | None
-    epochs: float | None  # in place of `train_steps`
-    batch_size: int | None  # of training
-    lr: float | None
-    weights: str | None  # of a trained network, in place of training
-    samples: int | None
-    steps: int | None  # of sampling
-    sample_batch: int
-    seed: int
-    seeds: int  # trainings per choice, where the recipe compares
-    data: datasets.Choice
-    pictures: tuple[str, ...]  # of `show.KINDS`, beside the recipe's own
-    log: tuple[str, ...]  # of `trackers.LOGS`
-    sample_at: tuple[int, ...]  # training steps after which samples are drawn
-    out: Path
 
 
 @dataclass
@@ -283,13 +232,3 @@ class Experiment:
             return replace(grey, images=images, provenance=f"{grey.provenance}, grey as RGB",
                            sha256=hashlib.sha256(images.tobytes()).hexdigest())
         return o.data.load(name, self.shape, split)
-
-
-def shortened(optim: OptimConfig, steps: int, full: int, lr: float | None) -> OptimConfig:
-    """The optimiser of a run of `steps` in place of `full` steps: its decay ends with it, its warm-up takes a tenth at most."""
-    if lr is not None:
-        require(lr > 0, "--lr", lr, "must be positive")
-        optim = replace(optim, lr=lr, min_lr=min(optim.min_lr, lr))
-    if steps >= full:
-        return optim
-    return replace(optim, total_steps=steps if optim.total_steps else 0, warmup_steps=min(optim.warmup_steps, steps // 10))

@@ -8,7 +8,8 @@ at 7 x 7, where the tutorial has linear attention at each level) and the mean sq
 
 from __future__ import annotations
 
-from bench.recipes.experiment import Experiment, Recipe
+from bench.recipes.experiment import Experiment
+from bench.recipes.recipe import Recipe
 
 
 def run(e: Experiment) -> None:

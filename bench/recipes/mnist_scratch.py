@@ -11,7 +11,8 @@ from __future__ import annotations
 import numpy as np
 
 from bench.data.pixels import to_uint8
-from bench.recipes.experiment import Experiment, Recipe
+from bench.recipes.experiment import Experiment
+from bench.recipes.recipe import Recipe
 
 COLUMNS = 8
 

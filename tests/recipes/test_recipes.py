@@ -16,6 +16,7 @@ from PIL import Image
 from bench import api, presets
 from bench.cli.main import main
 from bench.recipes import RECIPES, cosine_selfcond, ddim_respaced, ddpm_cifar10, experiment
+from bench.recipes.recipe import shortened
 from bench.records import rows
 from reference import diffusion, samplers, schedules, unet, weights
 from reference.config import ConfigError, ModelConfig
@@ -202,10 +203,10 @@ def test_an_interrupted_recipe_goes_on_from_its_training(images, monkeypatch):
 
 def test_a_shortened_run_keeps_the_shape_of_the_learning_rate():
     optim = presets._RECIPES[1].optim
-    assert experiment.shortened(optim, 800_000, 800_000, None) == optim
-    assert experiment.shortened(optim, 100, 800_000, None) == replace(optim, warmup_steps=10)
+    assert shortened(optim, 800_000, 800_000, None) == optim
+    assert shortened(optim, 100, 800_000, None) == replace(optim, warmup_steps=10)
     decaying = presets._RECIPES[4].optim
-    assert experiment.shortened(decaying, 50, 37_500, 1e-3) == replace(decaying, total_steps=50, lr=1e-3)
+    assert shortened(decaying, 50, 37_500, 1e-3) == replace(decaying, total_steps=50, lr=1e-3)
 
 
 @pytest.mark.parametrize("options, message", [
