@@ -1,6 +1,6 @@
 """One process of a training that `torchrun` or `msrun` started, or the only one: writes its losses and final state's hash.
 
-Not a test by itself: `tests/test_distributed.py` runs it as `LAUNCHER distributed_training.py BACKEND FOLDER STEPS SLEEP`.
+Not a test by itself: `tests/training/test_distributed.py` runs it as `LAUNCHER distributed_training.py BACKEND FOLDER STEPS SLEEP`.
 """
 
 import sys

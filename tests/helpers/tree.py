@@ -18,8 +18,9 @@ def copy_to(folder: Path) -> Path:
     """Copy the code, its assets and `tiny_run.py`; returns the copy's root."""
     for room in ("reference", "backends", "bench"):
         shutil.copytree(ROOT / room, folder / room, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "tests").mkdir()
-    shutil.copy(ROOT / "tests" / "helpers" / "tiny_run.py", folder / "tests")
+    helpers = Path("tests", "helpers")
+    (folder / helpers).mkdir(parents=True)
+    shutil.copy(ROOT / helpers / "tiny_run.py", folder / helpers)
     return folder
 
 
