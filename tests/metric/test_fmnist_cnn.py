@@ -149,7 +149,7 @@ def test_shim_declares_the_missing_operators(tmp_path):
             assert "torchvision::nms does not exist" in str(error), error
         else:
             raise SystemExit("the fake torchvision is not broken")
-        from bench.torchvision_shim import import_torchvision
+        from bench.metric.torchvision_shim import import_torchvision
         import_torchvision()
         import torchvision
         assert torchvision.meta_nms and torchvision.transforms  # a stale submodule would not be bound to its parent
@@ -160,12 +160,12 @@ def test_shim_leaves_a_working_torchvision_and_other_errors_alone(tmp_path):
     (tmp_path / "good").mkdir(), (tmp_path / "bad").mkdir()
     run("""
         import sys
-        from bench.torchvision_shim import import_torchvision, _kept_alive
+        from bench.metric.torchvision_shim import import_torchvision, _kept_alive
         import_torchvision()
         assert not _kept_alive and "torch" not in sys.modules
     """, fake_torchvision(tmp_path / "good", "x = 1"))
     run("""
-        from bench.torchvision_shim import import_torchvision
+        from bench.metric.torchvision_shim import import_torchvision
         try:
             import_torchvision()
         except RuntimeError as error:
