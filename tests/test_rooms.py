@@ -10,7 +10,7 @@ import pytest
 from bench.paths import ROOT
 
 PACKAGES = ("reference", "backends", "bench")
-MOST_FILES = 9
+MOST_FILES, MOST_LINES = 9, 250
 
 
 def lint(folder: Path) -> subprocess.CompletedProcess[str]:
@@ -65,3 +65,9 @@ def test_rooms_have_few_files():
     rooms = {path.parent for path in (ROOT / "bench").rglob("__init__.py")} - {ROOT / "bench", ROOT / "bench" / "cli"}
     counts = {room: len([file for file in room.glob("*.py") if file.name != "__init__.py"]) for room in rooms}
     assert rooms and not [f"{room}: {n} files" for room, n in counts.items() if n > MOST_FILES]
+
+
+def test_files_are_short():
+    files = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    lines = {path.relative_to(ROOT): len(path.read_text().splitlines()) for path in files}
+    assert len(files) > 100 and not [f"{path}: {n} lines" for path, n in lines.items() if n > MOST_LINES]
