@@ -1,4 +1,4 @@
-"""What `.ci/run` prints about its budget, and what `--sample` leaves of the tests."""
+"""What `.ci/run` prints about its budget, what `--sample` leaves of the tests, and that pages name what there is."""
 
 import os
 import re
@@ -104,3 +104,11 @@ def test_the_same_checks_everywhere():
     hooks = re.findall(r"entry: (.*)", (ROOT / ".pre-commit-config.yaml").read_text())
     assert ci.splitlines() == [line.strip() for line in tox.strip().splitlines()] == hooks == checks
     assert " && ".join(checks) in (ROOT / "CONTRIBUTING.md").read_text()
+
+
+def test_the_tests_that_the_readme_names_exist():
+    named = set(re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?", (ROOT / "tests" / "README.md").read_text()))
+    assert len(named) > 30
+    for path, name in named:
+        assert (ROOT / path).exists(), path
+        assert not name or f"def {name}(" in (ROOT / path).read_text(), f"{path}::{name}"
