@@ -44,6 +44,7 @@ def cells(out, backend):
 ALL = {"check": 1, "train": 1, "timing": 2, "sample": 1, "metric": 1}
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("harm, more, said, left", [
     ("die in create", [], "missing: all cells of shaky: worker shaky ended during create by SIGKILL, which the system sends when "
      "memory runs out; last output: the last words", {}),
@@ -133,6 +134,7 @@ def nothing_half_written(out):
     rows.read(out / "rows")  # every line is whole
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("megabytes", [0.05, 0.9, 1.6])
 def test_a_full_disk_is_one_line_and_the_job_goes_on_when_there_is_room(code, disk, megabytes):
     """From the very first files to the states of training: 0.8 MB are the images that it trains on."""
@@ -147,6 +149,7 @@ def test_a_full_disk_is_one_line_and_the_job_goes_on_when_there_is_room(code, di
     assert cells(out, "torch") == ALL
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("size", [20_000, 100_000])
 def test_a_file_that_may_not_grow_is_one_line(code, tmp_path, size):
     """The same harm without a mount: the system refuses every write beyond `size` bytes of a file."""

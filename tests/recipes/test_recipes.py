@@ -243,6 +243,7 @@ def test_epochs_are_passes_over_the_data(images):
     assert row.config["steps"] == round(0.06 * 200 / 4)
 
 
+@pytest.mark.sampled
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_on_mindspore_trains_as_on_torch(images, name):

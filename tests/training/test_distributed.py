@@ -177,6 +177,7 @@ def kill_one_after_a_state(folder, rank, variable, process):
     os.kill(worker_of_rank(rank, str(folder).encode(), variable), signal.SIGKILL)
 
 
+@pytest.mark.sampled
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_torchrun_goes_on_from_the_last_state_when_a_process_is_killed(tmp_path, rank):
@@ -238,6 +239,7 @@ def test_the_main_job_draws_the_same_images_on_many_processes(tmp_path, backend)
     assert not list((many / "work").glob("*/scratch/*"))
 
 
+@pytest.mark.sampled
 @pytest.mark.slow
 @pytest.mark.parametrize("program", [b"tiny_run.py", b"bench.workers.child"])
 def test_the_main_job_under_torchrun_goes_on_when_a_process_is_killed(tmp_path, program):
