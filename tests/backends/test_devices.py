@@ -13,8 +13,8 @@ HAVE = {"torch": "cpu, cuda and cuda:N", "mindspore": "cpu and ascend"}
 
 @pytest.mark.parametrize("backend", [name for name in HAVE if backends.installed(name)])
 def test_mps_is_refused_before_anything_is_written(tmp_path, backend):
-    done = subprocess.run([sys.executable, "-m", "bench", "run", "--preset", "smoke", "--backends", backend, "--device", "mps", "--out",
-                           tmp_path / "out"], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, "-m", "bench", "run", "--preset", "smoke", "--backends", backend, "--device", "mps",
+                           "--out", tmp_path / "out"], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2, done.stderr
     assert done.stderr.splitlines()[-1] == f"error: device='mps': the {backend} backend has {HAVE[backend]}"
     assert "Traceback" not in done.stderr and not list(tmp_path.iterdir())
