@@ -10,7 +10,7 @@ import pytest
 
 import backends
 from bench.cli.main import main
-from bench.messages import Create, Describe, Load, Sample
+from bench.messages import Create, Describe, Load, Sample, TimeSample
 from bench.presets import PRESETS, Preset
 from bench.records import rows
 from bench.report import scaling_page
@@ -70,7 +70,7 @@ def test_the_study_end_to_end(backend,  # noqa: F811
     monkeypatch.setitem(scaling.AXES, "steps", lambda device, threads: (1, 3, 6))
     monkeypatch.setitem(PRESETS, "tiny", PRESET)
     monkeypatch.setattr(backends, "choose", lambda asked: ((asked,), []))
-    monkeypatch.setattr(scaling, "WORK", {**scaling.WORK, "network call": "time_sample"})  # the fake has no forward
+    monkeypatch.setattr(scaling, "WORK", {**scaling.WORK, "network call": TimeSample})  # the fake has no forward
     command = ["--axes", "steps", "--preset", "tiny", "--backends", backend, "--threads", "1", "--out", str(tmp_path / "out")]
     assert main(["study", "scaling", *command]) == 0, capsys.readouterr()
     found = rows.read(tmp_path / "out" / "rows")
