@@ -47,8 +47,14 @@ def coefficients(plan: Plan) -> Coefficients:
     alpha_bars = np.concatenate((alpha_bars, [0.0, final]))  # indices PURE_NOISE = -2 and CLEAN = -1
     ab, ab_prev = alpha_bars[list(plan.timesteps)], alpha_bars[list(plan.previous)]
     gate = np.array(plan.noise_gate, np.float64)
-    zero, one = np.zeros_like(ab), np.ones_like(ab)
+    network_t = np.array(plan.network_t)
+    return {"alpha_bar": ab, "alpha_bar_prev": ab_prev, "network_t": network_t, "noise_gate": gate,
+            **_output_terms(plan, ab), **_previous_terms(plan, ab, ab_prev, gate)}
 
+
+def _output_terms(plan: Plan, ab: Array) -> Coefficients:
+    """What the network's output means: x0 and eps from x and the output."""
+    zero, one = np.zeros_like(ab), np.ones_like(ab)
     signal, noise = np.sqrt(ab), np.sqrt(1 - ab)
     if plan.diffusion.objective == "eps":
         x0_from_x, x0_from_output = 1 / signal, -noise / signal
@@ -61,7 +67,12 @@ def coefficients(plan: Plan) -> Coefficients:
         eps_from_x, eps_from_output, eps_from_x0 = noise, signal, zero
     if plan.rederive_eps:
         eps_from_x, eps_from_output, eps_from_x0 = 1 / noise, zero, -signal / noise
+    return {"x0_from_x": x0_from_x, "x0_from_output": x0_from_output,
+            "eps_from_x": eps_from_x, "eps_from_output": eps_from_output, "eps_from_x0": eps_from_x0}
 
+
+def _previous_terms(plan: Plan, ab: Array, ab_prev: Array, gate: Array) -> Coefficients:
+    """What the sampler does: the state before, from x, x0 and eps, and its noise."""
     # alpha between neighbours of the path, IDDPM equation 19; encoding has ab_prev < ab, even 0, and needs no variance.
     alpha = np.minimum(ab / np.maximum(ab_prev, 1e-300), 1)
     beta = 1 - alpha
@@ -72,6 +83,7 @@ def coefficients(plan: Plan) -> Coefficients:
         log_variance_min[-1] = log_variance_min[-2]
     if plan.previous[-1] == CLEAN and plan.diffusion.large_variance_first and plan.variance == "large":
         log_variance_max[-1] = log_variance_min[-1]
+    zero = np.zeros_like(ab)
     if plan.sampler == "ddim":
         sigma = plan.eta * np.sqrt(beta_tilde)  # DDIM equation 16
         prev_from_x0, prev_from_x = np.sqrt(ab_prev), zero
@@ -85,14 +97,8 @@ def coefficients(plan: Plan) -> Coefficients:
         prev_from_x0, prev_from_x = np.sqrt(ab_prev) * beta / (1 - ab), np.sqrt(alpha) * (1 - ab_prev) / (1 - ab)
         prev_from_eps = zero
         sigma = np.exp(0.5 * log_variance_min) if plan.variance == "small" else np.sqrt(beta)
-    return {
-        "alpha_bar": ab, "alpha_bar_prev": ab_prev, "network_t": np.array(plan.network_t),
-        "x0_from_x": x0_from_x, "x0_from_output": x0_from_output,
-        "eps_from_x": eps_from_x, "eps_from_output": eps_from_output, "eps_from_x0": eps_from_x0,
-        "prev_from_x0": prev_from_x0, "prev_from_x": prev_from_x, "prev_from_eps": prev_from_eps,
-        "sigma": sigma * gate, "noise_gate": gate,
-        "log_variance_min": log_variance_min, "log_variance_max": log_variance_max,
-    }
+    return {"prev_from_x0": prev_from_x0, "prev_from_x": prev_from_x, "prev_from_eps": prev_from_eps, "sigma": sigma * gate,
+            "log_variance_min": log_variance_min, "log_variance_max": log_variance_max}
 
 
 def clip_x0(x0: Array, plan: Plan) -> Array:

@@ -30,8 +30,14 @@ def coefficients(plan: Plan) -> Coefficients:
     alpha_bars = torch.cat((alpha_bars, alpha_bars.new_tensor([0.0, final])))  # indices PURE_NOISE = -2 and CLEAN = -1
     ab, ab_prev = alpha_bars[list(plan.timesteps)], alpha_bars[list(plan.previous)]
     gate = torch.tensor(plan.noise_gate, dtype=torch.float64)
-    zero, one = torch.zeros_like(ab), torch.ones_like(ab)
+    network_t = torch.tensor(plan.network_t, dtype=torch.float64)
+    return {"alpha_bar": ab, "alpha_bar_prev": ab_prev, "network_t": network_t, "noise_gate": gate,
+            **_output_terms(plan, ab), **_previous_terms(plan, ab, ab_prev, gate)}
 
+
+def _output_terms(plan: Plan, ab: Tensor) -> Coefficients:
+    """What the network's output means: x0 and eps from x and the output."""
+    zero, one = torch.zeros_like(ab), torch.ones_like(ab)
     signal, noise = torch.sqrt(ab), torch.sqrt(1 - ab)
     if plan.diffusion.objective == "eps":
         x0_from_x, x0_from_output = 1 / signal, -noise / signal
@@ -44,7 +50,12 @@ def coefficients(plan: Plan) -> Coefficients:
         eps_from_x, eps_from_output, eps_from_x0 = noise, signal, zero
     if plan.rederive_eps:
         eps_from_x, eps_from_output, eps_from_x0 = 1 / noise, zero, -signal / noise
+    return {"x0_from_x": x0_from_x, "x0_from_output": x0_from_output,
+            "eps_from_x": eps_from_x, "eps_from_output": eps_from_output, "eps_from_x0": eps_from_x0}
 
+
+def _previous_terms(plan: Plan, ab: Tensor, ab_prev: Tensor, gate: Tensor) -> Coefficients:
+    """What the sampler does: the state before, from x, x0 and eps, and its noise."""
     # alpha between neighbours of the path, IDDPM equation 19; encoding has ab_prev < ab, even 0, and needs no variance.
     alpha = (ab / ab_prev.clamp(min=1e-300)).clamp(max=1)
     beta = 1 - alpha
@@ -55,6 +66,7 @@ def coefficients(plan: Plan) -> Coefficients:
         log_variance_min[-1] = log_variance_min[-2]
     if plan.previous[-1] == CLEAN and plan.diffusion.large_variance_first and plan.variance == "large":
         log_variance_max[-1] = log_variance_min[-1]
+    zero = torch.zeros_like(ab)
     if plan.sampler == "ddim":
         sigma = plan.eta * torch.sqrt(beta_tilde)  # DDIM equation 16
         prev_from_x0, prev_from_x = torch.sqrt(ab_prev), zero
@@ -68,14 +80,8 @@ def coefficients(plan: Plan) -> Coefficients:
         prev_from_x0, prev_from_x = torch.sqrt(ab_prev) * beta / (1 - ab), torch.sqrt(alpha) * (1 - ab_prev) / (1 - ab)
         prev_from_eps = zero
         sigma = torch.exp(0.5 * log_variance_min) if plan.variance == "small" else torch.sqrt(beta)
-    return {
-        "alpha_bar": ab, "alpha_bar_prev": ab_prev, "network_t": torch.tensor(plan.network_t, dtype=torch.float64),
-        "x0_from_x": x0_from_x, "x0_from_output": x0_from_output,
-        "eps_from_x": eps_from_x, "eps_from_output": eps_from_output, "eps_from_x0": eps_from_x0,
-        "prev_from_x0": prev_from_x0, "prev_from_x": prev_from_x, "prev_from_eps": prev_from_eps,
-        "sigma": sigma * gate, "noise_gate": gate,
-        "log_variance_min": log_variance_min, "log_variance_max": log_variance_max,
-    }
+    return {"prev_from_x0": prev_from_x0, "prev_from_x": prev_from_x, "prev_from_eps": prev_from_eps, "sigma": sigma * gate,
+            "log_variance_min": log_variance_min, "log_variance_max": log_variance_max}
 
 
 def clip_x0(x0: Tensor, plan: Plan) -> Tensor:

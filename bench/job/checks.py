@@ -13,6 +13,7 @@ from backends.protocol import Batch
 from bench import files, streams
 from bench import oracle as reference_check
 from bench.job.job import Images, Job
+from bench.messages import Forward, Loss, Tables, Train, Weights
 from bench.oracle import TOLERANCES, relative_error, verdict
 from bench.records.cells import SCRATCH
 from bench.records.notebook import Notebook
@@ -54,20 +55,20 @@ def oracle(job: Job, crew: Crew, book: Notebook, backend: str) -> None:
 
 
 def _tables(crew: Crew, backend: str, folder: Path, plan: dict[str, Any]) -> dict[str, NDArray[Any]]:
-    crew.call(backend, "tables", plan=plan, out=str(folder / "tables.npz"))
+    crew.call(backend, Tables(plan, str(folder / "tables.npz")))
     with np.load(folder / "tables.npz") as file:
         return {name: file[name] for name in file.files}
 
 
 def _forward(crew: Crew, backend: str, folder: Path, x: NDArray[Any], t: NDArray[Any]) -> NDArray[Any]:
     files.savez(folder / "inputs.npz", x=x, t=t)
-    crew.call(backend, "forward", inputs=str(folder / "inputs.npz"), out=str(folder / "outputs.npy"))
+    crew.call(backend, Forward(str(folder / "inputs.npz"), str(folder / "outputs.npy")))
     return np.load(folder / "outputs.npy")
 
 
 def _loss(crew: Crew, backend: str, folder: Path, batch: Batch) -> float:
     files.savez(folder / "batch.npz", ids=batch.ids, x0=batch.x0, t=batch.t, noise=batch.noise)
-    return crew.call(backend, "loss", batch=str(folder / "batch.npz"))["loss"]
+    return crew.call(backend, Loss(str(folder / "batch.npz"))).loss
 
 
 def determinism(job: Job, crew: Crew, book: Notebook, backend: str) -> None:
@@ -81,14 +82,14 @@ def determinism(job: Job, crew: Crew, book: Notebook, backend: str) -> None:
         crew.load(backend, job.initial)
         with files.replacing(folder / "images.npy") as file:
             np.save(file, job.dataset.images)
-        reply = crew.call(backend, "train", "train twice", steps=TWICE_STEPS, batch_size=p.batch_size, seed=job.seed,
-                          images=str(folder / "images.npy"), flip=job.dataset.flip)
-        crew.call(backend, "weights", out=str(folder / "trained.npz"))
+        asked = Train(str(folder / "images.npy"), job.seed, TWICE_STEPS, p.batch_size, job.dataset.flip)
+        reply = crew.call(backend, asked, "train twice")
+        crew.call(backend, Weights(str(folder / "trained.npz")))
         with np.load(folder / "trained.npz") as file:
             weights = np.concatenate([file[name].ravel() for name in sorted(file.files)])
         drawn = crew.draw(backend, range(p.sample_batch), Cell(steps, 1.0, None, job.seed).plan(job.convention), p.sample_batch,
                           job.seed)
-        return {f"losses of {TWICE_STEPS} steps": np.array(reply["losses"]), "weights and EMA after them": weights,
+        return {f"losses of {TWICE_STEPS} steps": np.array(reply.losses), "weights and EMA after them": weights,
                 f"images of S={steps}, eta=1": drawn}
 
     def compute(folder: Path) -> Row:

@@ -14,10 +14,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,6 +23,7 @@ import pandas as pd
 from bench.data import datasets
 from bench.job import checks
 from bench.job.job import Job
+from bench.messages import Describe, Sample, TimeSample, TimeTrain, Timing, Train
 from bench.metric import fid
 from bench.records.cells import SCRATCH, Cells
 from bench.records.notebook import Notebook
@@ -107,37 +106,36 @@ def keep_budget(job: Job, book: Notebook) -> None:
 def _backend(job: Job, crew: Crew, trial: Notebook, cells: Cells, backend: str) -> list[Prediction]:
     p, images = job.preset, crew.logs / "images.npy"
     out: list[Prediction] = []
-    call = partial(crew.call, backend)
 
-    def timed(command: str, **args: Any) -> float:
+    def timed(asked: Timing) -> float:
         """As `time_blocks` will: a single block says little, since the first ones are slow."""
         def block(units: int) -> float:
-            return call(command, units=units, seed=job.seed, **args)["seconds"]
+            return crew.call(backend, replace(asked, units=units)).seconds
 
         units = blocks.calibrate(block)
         return (p.blocks + WARM_UP_BLOCKS) * float(np.median([block(units) for _ in range(blocks.GROUP)]))
 
     def add(stage: str, cell: str, seconds: float, done: bool = False) -> None:
-        out.append(Prediction(backend, stage, cell, 0.0 if done else seconds, call("info")["peak_rss_bytes"]))
+        out.append(Prediction(backend, stage, cell, 0.0 if done else seconds, crew.call(backend, Describe()).peak_rss_bytes))
 
     add("start", "", _seconds(lambda: crew.start(backend)))
     if fitted := {job.fit if backend == job.backends[0] else 0, p.train_steps} - {0}:
         loading = _seconds(lambda: np.save(images, job.dataset.images)) + _seconds(lambda: crew.load(backend, job.initial))
         steps = min(TRAIN_STEPS, max(fitted))
-        found = call("train", "calibrate", images=str(images), seed=job.seed, steps=steps, batch_size=p.batch_size,
-                     flip=job.dataset.flip)
-        train_step = found["seconds"] / max(1, steps - 1)
+        asked = Train(str(images), job.seed, steps, p.batch_size, job.dataset.flip)
+        found = crew.call(backend, asked, "calibrate")
+        train_step = found.seconds / max(1, steps - 1)
         for n in sorted(fitted, reverse=True):
-            add("train", f"{n} steps", loading + found["first_seconds"] + (n - 1) * train_step,
+            add("train", f"{n} steps", loading + found.first_seconds + (n - 1) * train_step,
                 n == p.train_steps and cells.done("train", job.train_key(backend)))
         if p.blocks:
-            add("time", "the training step", timed("time_train", images=str(images), batch_size=p.batch_size))
+            add("time", "the training step", timed(TimeTrain(1, str(images), job.seed, p.batch_size)))
     add("oracle", "", _seconds(lambda: checks.oracle(job, crew, trial, backend)))
 
     crew.load(backend, job.trained)
     paths = {eta: _sampling(job, crew, backend, eta) for eta in dict.fromkeys(c.eta for c in job.cells[backend])}
     if p.blocks:
-        add("time", "the sampling step", timed("time_sample", batch_size=p.sample_batch))
+        add("time", "the sampling step", timed(TimeSample(1, p.sample_batch, job.seed)))
     for cell in job.cells[backend]:
         (first, step, overhead), wanted = paths[cell.eta], job.draw(cell)
         add("sample", f"{cell} n={p.samples}", first + len(wanted.parts(Path())) * (cell.steps * step + overhead),
@@ -151,8 +149,8 @@ def _sampling(job: Job, crew: Crew, backend: str, eta: float | str) -> tuple[flo
 
     def draw(steps: int) -> float:
         plan = {"steps": min(steps, job.preset.diffusion.timesteps), "eta": eta}  # plain: not every convention has short paths
-        return crew.call(backend, "sample", "calibrate", ids=[0, batch], plan=plan, batch_size=batch, seed=job.seed, out=str(out),
-                         at=0, total=batch)["seconds"]
+        asked = Sample((0, batch), plan, batch, job.seed, str(out), at=0, total=batch)
+        return crew.call(backend, asked, "calibrate").seconds
 
     draw(SHORT)  # compiles
     first, short, long = draw(SHORT), draw(SHORT), draw(LONG)

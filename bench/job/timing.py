@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,7 @@ from tqdm import tqdm
 
 from bench import files
 from bench.job.job import Job
+from bench.messages import Describe, TimeSample, TimeTrain, Timing
 from bench.records.notebook import Notebook
 from bench.timing import blocks
 from bench.workers.crew import Crew
@@ -50,16 +52,16 @@ def _race(job: Job, crew: Crew, book: Notebook, workload: str, batch: int) -> No
 
 def _time(job: Job, crew: Crew, book: Notebook, workload: str, batch: int, who: list[str]) -> dict[str, dict[str, Any]]:
     training = workload == "training step"
-    args: dict[str, Any] = {"batch_size": batch, "seed": job.seed}
     with book.cells.shared("timing") as folder, tqdm(desc=f"time the {workload}", leave=False, mininterval=1) as bar:
+        asked: Timing = TimeSample(1, batch, job.seed)
         if training:
-            args["images"] = str(folder / "images.npy")
+            asked = TimeTrain(1, str(folder / "images.npy"), job.seed, batch)
             with files.replacing(folder / "images.npy") as file:
                 np.save(file, job.dataset.images[:IMAGES])
         contenders: dict[str, Callable[[int], float]] = {}
         for backend in who:
             in_turn(backend, crew.load, backend, job.initial if training else job.trained)
-            contenders[backend] = partial(_block, crew, backend, "time_train" if training else "time_sample", args)
+            contenders[backend] = partial(_block, crew, backend, asked)
 
         def progress(done: int, total: int) -> None:
             bar.total = total
@@ -67,8 +69,8 @@ def _time(job: Job, crew: Crew, book: Notebook, workload: str, batch: int, who: 
 
         raw = blocks.time_blocks(contenders, blocks=job.preset.blocks, on_progress=progress)
         (folder / "images.npy").unlink(missing_ok=True)
-    return {b: values | in_turn(b, crew.call, b, "info") for b, values in raw.items()}
+    return {b: values | asdict(in_turn(b, crew.call, b, Describe())) for b, values in raw.items()}
 
 
-def _block(crew: Crew, backend: str, command: str, args: dict[str, Any], units: int) -> float:
-    return in_turn(backend, crew.call, backend, command, units=units, **args)["seconds"]
+def _block(crew: Crew, backend: str, asked: Timing, units: int) -> float:
+    return in_turn(backend, crew.call, backend, replace(asked, units=units)).seconds

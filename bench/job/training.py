@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from bench import files
 from bench.job.job import Job
+from bench.messages import Train
 from bench.records.cells import SCRATCH
 from bench.records.notebook import Key, Notebook
 from bench.records.rows import Row
@@ -63,7 +64,6 @@ def _fit(job: Job, crew: Crew, backend: str, scratch: Path, steps: int, out: Pat
     images = files.folder(scratch) / f"images-{job.rank}.npy"
     with files.replacing(images) as file:
         np.save(file, job.dataset.images)
-    return crew.call(backend, "train", "train", steps=steps, batch_size=job.preset.batch_size, seed=job.seed, images=str(images),
-                     flip=job.dataset.flip, states=str(scratch / "states"),
-                     config={"backend": backend, "dataset": job.dataset.sha256}, save_every=job.save_every,
-                     out=None if out is None else str(out))
+    asked = Train(str(images), job.seed, steps, job.preset.batch_size, job.dataset.flip, str(scratch / "states"),
+                  {"backend": backend, "dataset": job.dataset.sha256}, job.save_every, None if out is None else str(out))
+    return asdict(crew.call(backend, asked, "train"))

@@ -11,26 +11,33 @@ import os
 import time
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench import files
+from bench.messages import Command, Load, R, Sample, Sampled
 from bench.sampling.cell import Draw
 from reference.weights import Weights
 
 POLL_SECONDS = 0.2
 IMAGES = "images.npy"
-Call = Callable[..., dict[str, Any]]  # command, stage, **arguments: a worker's reply
+
+
+class Call(Protocol):
+    """What asks a worker: a command and the name of a progress bar."""
+
+    def __call__(self, command: Command[R], stage: str = "") -> R: ...
 
 
 def load(call: Call, path: Path, weights: Weights) -> None:
     """Give a worker its weights; `path` is a file to use for it."""
     files.folder(path.parent)
     files.savez(path, **weights)
-    call("load", "load", weights=str(path))
+    call(Load(str(path)))
     path.unlink()
 
 
@@ -38,8 +45,10 @@ def draw(call: Call, wanted: Draw, scratch: Path, rank: int = 0, processes: int 
          finished: Callable[[], bool] = lambda: False) -> None:
     """Draw this process's parts into `scratch`/images.npy, those aside that have their record. `finished` says that the cell
     needs no files any more."""
-    first, notes = None, []
-    args = {"plan": wanted.cell.plan(wanted.convention), "batch_size": wanted.batch, "seed": wanted.cell.seed}
+    first: Sampled | None = None
+    notes: list[str] = []
+    asked = Sample((0, wanted.batch), wanted.cell.plan(wanted.convention), wanted.batch, wanted.cell.seed, str(scratch / IMAGES), 0,
+                   wanted.samples)
     for part, ids in list(wanted.parts(scratch).items())[rank::processes]:
         if part.exists() or finished():
             continue
@@ -47,14 +56,12 @@ def draw(call: Call, wanted: Draw, scratch: Path, rank: int = 0, processes: int 
             load(call, scratch / f"weights-{rank}.npz", wanted.weights)
             short = {"steps": min(2, wanted.cell.steps), "eta": 0.0}  # plain: not every convention has short paths
             warm_up = scratch / f"first-{rank}.npy"
-            first = call("sample", "first call", ids=[0, wanted.batch], out=str(warm_up), at=0, total=wanted.batch,
-                         **{**args, "plan": short})
+            first = call(replace(asked, plan=short, out=str(warm_up), total=wanted.batch), "first call")
             warm_up.unlink()
-            notes += first["notes"]
-        reply = call("sample", f"sample {wanted.cell}", ids=[ids.start, ids.stop], out=str(scratch / IMAGES), at=ids.start,
-                     total=wanted.samples, **args)
-        record = {"seconds": reply["seconds"], "calls": reply["calls"], "first_seconds": first["seconds"],
-                  "notes": notes + reply["notes"], "crc32": _crc(scratch / IMAGES, ids)}
+            notes += first.notes
+        reply = call(replace(asked, ids=(ids.start, ids.stop), at=ids.start), f"sample {wanted.cell}")
+        record = {"seconds": reply.seconds, "calls": reply.calls, "first_seconds": first.seconds,
+                  "notes": notes + reply.notes, "crc32": _crc(scratch / IMAGES, ids)}
         with files.replacing(part) as file:
             file.write(json.dumps(record).encode())
         notes = []

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from backends.protocol import Spec
 from bench import files
+from bench.messages import Describe, TimeForward, TimePath, TimeTrain, Timing
 from bench.presets import Preset
 from bench.records import rows
 from bench.records.cells import Cells
@@ -36,7 +37,7 @@ AXES: dict[str, Callable[[str, int], tuple[int, ...]]] = {  # what is varied, ov
     "width": lambda device, threads: (8, 16, 32, 64) if device == "cpu" else (32, 64, 128, 256),
     "threads": lambda device, threads: tuple(n for n in POWERS if n < threads) + (threads,),
 }
-WORK = {"training step": "time_train", "network call": "time_forward", "sampling": "time_path"}
+WORK: dict[str, Callable[..., Timing]] = {"training step": TimeTrain, "network call": TimeForward, "sampling": TimePath}
 
 
 @dataclass(frozen=True)
@@ -101,18 +102,18 @@ def _time(race: Race, c: Contender, p: Point) -> dict[str, Any]:
     crew = race.crew
     race.start(c)
     crew.load(c.name, race.weights)
-    idle = crew.call(c.name, "info")["peak_rss_bytes"]
-    args: dict[str, Any] = {"batch_size": p.batch, "seed": 0}
+    idle = crew.call(c.name, Describe()).peak_rss_bytes
+    more: dict[str, Any] = {}
     if p.workload == "training step":
-        args["images"] = str(race.images())
+        more["images"] = str(race.images())
     if p.workload == "sampling":
-        args["steps"] = p.steps
+        more["steps"] = p.steps
 
     def block(units: int) -> float:
-        return crew.call(c.name, WORK[p.workload], units=units, **args)["seconds"]
+        return crew.call(c.name, WORK[p.workload](units=units, batch_size=p.batch, seed=0, **more)).seconds
 
     raw = blocks.time_blocks({"": block}, cap_seconds=20)[""]
-    return raw | {"idle_rss_bytes": idle} | crew.call(c.name, "info")
+    return raw | {"idle_rss_bytes": idle} | asdict(crew.call(c.name, Describe()))
 
 
 def run(axes: Sequence[str], preset: Preset, backends: Sequence[str], *, device: str, threads: int, out: Path, fresh: bool,

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from tqdm import tqdm
 from backends import NotInstalled, about
 from backends.protocol import Spec
 from bench import files, streams
+from bench.messages import Block, Describe, TimeRoof, TimeSample, TimeTrain, Timing
 from bench.presets import Preset
 from bench.records import environment
 from bench.records.cells import Cells
@@ -57,10 +58,10 @@ class Contender:
 
 @dataclass(frozen=True)
 class Workload:
-    """One cell: a command of the worker, at one batch size."""
+    """One cell: a kind of work, at one batch size."""
 
     name: str
-    command: str
+    command: Callable[..., Timing]
     batch_size: int
 
 
@@ -82,8 +83,8 @@ def contenders(backends: Sequence[str], with_peers: bool, device: str = "cpu") -
 def workloads(preset: Preset) -> list[Workload]:
     """Training, and sampling at the preset's batch, four times it, and one image (latency)."""
     n = preset.sample_batch
-    return [Workload("training step", "time_train", preset.batch_size),
-            *(Workload("sampling step", "time_sample", batch) for batch in (n, 4 * n, 1))]
+    return [Workload("training step", TimeTrain, preset.batch_size),
+            *(Workload("sampling step", TimeSample, batch) for batch in (n, 4 * n, 1))]
 
 
 class Race:
@@ -140,28 +141,26 @@ class Race:
 
     def _time(self, workload: Workload, who: Sequence[Contender]) -> dict[str, dict[str, Any]]:
         state = {"began": datetime.now(UTC).isoformat(timespec="seconds"), "load_before": [round(x, 2) for x in os.getloadavg()]}
-        args: dict[str, Any] = {"batch_size": workload.batch_size, "seed": 0}
-        images = self.images()
-        if workload.command == "time_train":
-            args["images"] = str(images)
+        more = {"images": str(self.images())} if workload.command is TimeTrain else {}
+        asked = workload.command(units=1, batch_size=workload.batch_size, seed=0, **more)
         timed: dict[str, blocks.Block] = {}
         try:
             for c in who:
                 in_turn(c, self.start, c)
                 in_turn(c, self.crew.load, c.name, self.weights)
-                timed[c.name] = partial(self._block, c, workload.command, args)
+                timed[c.name] = partial(self._block, c, asked)
             with tqdm(desc=f"{workload.name}, batch {workload.batch_size}", leave=False, mininterval=1) as bar:
                 def progress(done: int, total: int) -> None:
                     bar.total = total
                     bar.update(done - bar.n)
 
                 raw = blocks.time_blocks(timed, blocks=self.preset.blocks, on_progress=progress)
-            return {c.name: raw[c.name] | state | in_turn(c, self.crew.call, c.name, "info") for c in who}
+            return {c.name: raw[c.name] | state | asdict(in_turn(c, self.crew.call, c.name, Describe())) for c in who}
         finally:
             self.crew.close()
 
-    def _block(self, c: Contender, command: str, args: dict[str, Any], units: int) -> float:
-        return in_turn(c, self.crew.call, c.name, command, units=units, **args)["seconds"]
+    def _block(self, c: Contender, asked: Timing, units: int) -> float:
+        return in_turn(c, self.crew.call, c.name, replace(asked, units=units)).seconds
 
     def images(self) -> Path:
         """The file of the images that training steps are timed on."""
@@ -176,21 +175,21 @@ class Race:
         for kernel, n in ROOFS[self.crew.spec.device.partition(":")[0]].items():
             key = self.key(replace(c, mode="roof"), kernel, n)
             try:
-                raw = {} if self.book.cells.done("speed", key) else self._time_roof(c, {"kernel": kernel, "n": n, "dtype": c.dtype})
+                raw = {} if self.book.cells.done("speed", key) else self._time_roof(c, TimeRoof(1, kernel, n, c.dtype))
             except WorkerError as error:
                 self.book.missing.append(f"missing: {kernel} of {c.backend} in {c.dtype}: {error}")
                 continue
             self.book.keep("speed", "timing", key, raw)
 
-    def _time_roof(self, c: Contender, args: dict[str, Any]) -> dict[str, Any]:
+    def _time_roof(self, c: Contender, asked: TimeRoof) -> dict[str, Any]:
         try:
             self.start(c)
 
-            def call(units: int) -> dict[str, Any]:
-                return self.crew.call(c.name, "time_roof", units=units, **args)
+            def call(units: int) -> Block:
+                return self.crew.call(c.name, replace(asked, units=units))
 
-            raw = blocks.time_blocks({"": lambda units: call(units)["seconds"]}, cap_seconds=10)[""]
-            return raw | {"flops": call(1)["flops"]}
+            raw = blocks.time_blocks({"": lambda units: call(units).seconds}, cap_seconds=10)[""]
+            return raw | {"flops": call(1).flops}
         finally:
             self.crew.stop(c.name)
 

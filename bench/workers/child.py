@@ -12,21 +12,25 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 from backends import NotInstalled
 from backends.protocol import Spec
-from bench.workers import session as commands
-from bench.workers import timed
+from bench import messages
+from bench.workers import session, timed
 from reference.config import ConfigError, require
 
 BEAT_SECONDS = 1.0
 PROGRESS_SECONDS = 0.2  # at most one message in this time
-COMMANDS: dict[str, Callable[..., dict[str, Any]]] = {f.__name__: f for f in (
-    commands.info, commands.load, commands.weights, commands.tables, commands.forward, commands.loss, commands.train,
-    commands.sample, timed.time_train, timed.time_sample, timed.time_forward, timed.time_step, timed.time_path,
-    timed.time_tables, timed.time_metric, timed.time_kernel, timed.time_roof,
-)}
+COMMANDS: dict[type[messages.Command[Any]], Callable[[session.Session, Any], Any]] = {
+    messages.Describe: session.describe, messages.Load: session.load, messages.Weights: session.weights,
+    messages.Tables: session.tables, messages.Forward: session.forward, messages.Loss: session.loss, messages.Train: session.train,
+    messages.Sample: session.sample, messages.TimeTrain: timed.time_train, messages.TimeSample: timed.time_sample,
+    messages.TimeForward: timed.time_forward, messages.TimeStep: timed.time_step, messages.TimePath: timed.time_path,
+    messages.TimeTables: timed.time_tables, messages.TimeMetric: timed.time_metric, messages.TimeKernel: timed.time_kernel,
+    messages.TimeRoof: timed.time_roof,
+}
 
 
 def _die_with_parent() -> None:
@@ -36,9 +40,9 @@ def _die_with_parent() -> None:
 
 
 def serve(pipe: int) -> None:
-    """The child's side: answer commands until stdin ends or the parent is gone."""
+    """Answer commands until stdin ends or the parent is gone. One function, since all its parts share the pipe and its lock."""
     lock, busy = threading.Lock(), threading.Event()
-    session: commands.Session | None = None
+    at_work: session.Session | None = None
 
     def send(message: dict[str, Any]) -> None:
         with lock:
@@ -62,14 +66,15 @@ def serve(pipe: int) -> None:
             send({"progress": [done, total]})
 
     def answer(message: dict[str, Any]) -> dict[str, Any]:
-        nonlocal session
+        nonlocal at_work
         try:
-            if message["command"] == "create":
-                session = commands.create(first["backend"], Spec.from_dict(first["spec"]), progress,
-                                          lambda line: print(line, file=sys.stderr))
-                return {"reply": commands.info(session)}
-            require(session is not None, "backend", first["backend"], "is not created yet: the first command is create")
-            return {"reply": COMMANDS[message["command"]](session, **message["args"])}
+            asked = getattr(messages, message["command"])(**message["args"])
+            if isinstance(asked, messages.Create):
+                at_work = session.create(first["backend"], Spec.from_dict(first["spec"]), progress,
+                                         lambda line: print(line, file=sys.stderr))
+                return {"reply": asdict(session.describe(at_work, asked))}
+            require(at_work is not None, "backend", first["backend"], "is not created yet: the first command is Create")
+            return {"reply": asdict(COMMANDS[type(asked)](at_work, asked))}  # type: ignore[arg-type]
         except NotInstalled as error:
             return {"error": "NotInstalled", "message": str(error)}
         except ConfigError as error:
@@ -77,7 +82,7 @@ def serve(pipe: int) -> None:
         except Exception as error:
             traceback.print_exc()
             text = " ".join(str(error).split())[:500]
-            return {"error": "WorkerError", "message": f"worker {first['backend']}: {message['command']} failed: "
+            return {"error": "WorkerError", "message": f"worker {first['backend']}: {messages.said(message['command'])} failed: "
                                                        f"{type(error).__name__}: {text}"}
 
     faulthandler.enable()

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from backends.protocol import Spec
 from bench import files
+from bench.messages import Command, Create, Load, R, Sample
 from bench.workers.process import Worker
 from reference.weights import Weights
 
@@ -47,7 +48,7 @@ class Crew:
         spec = replace(self.spec, **changes)
         self._workers[name] = Worker(backend, spec.to_dict(), self.threads, self.logs / f"{name}.log", silence=self.timeout)
         try:
-            self._workers[name].call("create", timeout=self.timeout)
+            self._workers[name].call(Create(), timeout=self.timeout)
         except BaseException:
             self.stop(name)
             raise
@@ -62,8 +63,8 @@ class Crew:
         for name in self:
             self.stop(name)
 
-    def call(self, name: str, command: str, stage: str = "", **args: Any) -> dict[str, Any]:
-        """A command of `bench.workers.session`, with a bar where `stage` names one and the worker reports progress."""
+    def call(self, name: str, command: Command[R], stage: str = "") -> R:
+        """The worker's reply to a command, with a bar where `stage` names one and the worker reports progress."""
         bar = None
 
         def progress(done: int, total: int) -> None:
@@ -72,7 +73,7 @@ class Crew:
             bar.update(done - bar.n)
 
         try:
-            return self._workers[name].call(command, on_progress=progress, timeout=self.timeout, **args)
+            return self._workers[name].call(command, on_progress=progress, timeout=self.timeout)
         finally:
             if bar is not None:
                 bar.close()
@@ -81,7 +82,7 @@ class Crew:
         """Give a worker its weights."""
         path = self.logs / f"{name}-weights.npz"
         files.savez(path, **weights)
-        self.call(name, "load", weights=str(path))
+        self.call(name, Load(str(path)))
         path.unlink()
 
     def draw(self, name: str, ids: range, plan: dict[str, Any], batch_size: int, seed: int, stage: str = "sample"
@@ -89,8 +90,7 @@ class Crew:
         """Images of these sample ids by the loaded weights, (n, C, H, W); `plan` are the arguments of `make_plan`."""
         path = self.logs / f"{name}-drawn.npy"
         path.unlink(missing_ok=True)
-        self.call(name, "sample", stage, ids=[ids.start, ids.stop], plan=plan, batch_size=batch_size, seed=seed, out=str(path),
-                  at=0, total=len(ids))
+        self.call(name, Sample((ids.start, ids.stop), plan, batch_size, seed, str(path), at=0, total=len(ids)), stage)
         images = np.load(path)
         path.unlink()
         return images

@@ -15,10 +15,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
 from backends import NotInstalled
+from bench.messages import Command, R, said
 from bench.paths import ROOT
 from bench.records.environment import worker_env
 from bench.workers.errors import WorkerDied, WorkerError
@@ -31,7 +33,7 @@ TAIL_LINES, TAIL_BYTES = 5, 4096
 class Worker:
     """The parent's side. Use as a context manager: leaving it, by Ctrl-C too, ends the child and its children.
 
-    `spec` is a `Spec` in plain JSON types (see `commands.make_spec`); nothing is imported before the command `create`.
+    `spec` is a `Spec` in plain JSON types , see `Spec.to_dict`; nothing is imported before the command `Create`.
     """
 
     def __init__(self, backend: str, spec: Mapping[str, Any], threads: int, log_path: Path,
@@ -60,23 +62,23 @@ class Worker:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def call(self, command: str, on_progress: Callable[[int, int], None] | None = None, timeout: float | None = None,
-             **args: Any) -> dict[str, Any]:
-        """Run a command of `bench.workers.session` and return its reply.
+    def call(self, command: Command[R], on_progress: Callable[[int, int], None] | None = None, timeout: float | None = None) -> R:
+        """Run a command of `bench.messages` and return its reply.
 
         `on_progress(done, total)` is called as work is done; `timeout` is in seconds without progress. A user's mistake
         raises `ConfigError` (`NotInstalled` for a missing framework), another failure `WorkerError`, and `WorkerDied` where
         the process ended, sent no heartbeat or hit the timeout; it stays dead.
         """
+        name = said(type(command).__name__)
         if self._dead:
             raise WorkerDied(self._dead)
         try:
-            self._send({"command": command, "args": args})
+            self._send({"command": type(command).__name__, "args": asdict(command)})  # type: ignore[call-overload]
             moved = time.monotonic()
             while True:
-                if "beat" in (message := self._receive(command)):
+                if "beat" in (message := self._receive(name)):
                     if timeout is not None and time.monotonic() - moved > timeout:
-                        self._die(f"made no progress for {timeout:g} s in {command}")
+                        self._die(f"made no progress for {timeout:g} s in {name}")
                 elif "progress" in message:
                     moved = time.monotonic()
                     if on_progress:
@@ -85,9 +87,9 @@ class Worker:
                     raise {"ConfigError": ConfigError, "NotInstalled": NotInstalled}.get(message["error"], WorkerError)(
                         message["message"])
                 else:
-                    return message["reply"]
+                    return command.reply(**message["reply"])
         except BrokenPipeError:
-            self._die(f"ended before {command}", patience=5)
+            self._die(f"ended before {name}", patience=5)
 
     def close(self) -> None:
         """End the child, at once if it is busy. May be called twice."""

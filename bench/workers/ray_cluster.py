@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.data.datasets import Dataset
+from bench.messages import Command, Create, R
 from bench.metric import fid
 from bench.paths import ROOT
 from bench.records import environment
@@ -39,10 +40,10 @@ def draw_cell(backend: str, spec: dict[str, Any], threads: int, timeout: float, 
     began = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="ddim-bench-") as folder, \
             Worker(backend, spec, threads, Path(folder) / "worker.log") as worker:
-        def call(command: str, stage: str, **args: Any) -> dict[str, Any]:
-            return worker.call(command, timeout=timeout, **args)
+        def call(command: Command[R], stage: str = "") -> R:
+            return worker.call(command, timeout=timeout)
 
-        call("create", "create")
+        call(Create())
         parts.draw(call, cell, Path(folder))
         values = parts.collect(cell, Path(folder))
         return values, np.load(Path(folder) / parts.IMAGES), _machine(began)

@@ -1,12 +1,12 @@
-"""What a worker can be asked to do with its backend. Arrays travel as .npy and .npz files, everything else as JSON.
+"""What a worker does with its backend: one function for each command of `bench.messages`, which says what is asked for.
 
-A command takes a `Session` and keyword arguments and returns a dict. All randomness comes from `bench.streams`.
+All randomness comes from `bench.streams`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +14,7 @@ import numpy as np
 
 import backends
 from backends.protocol import Backend, Batch, Spec
-from bench import files
+from bench import files, messages
 from bench.sampling.loop import draw
 from bench.timing import flops
 from bench.timing.memory import peak_memory
@@ -47,91 +47,73 @@ def create(name: str, spec: Spec, progress: Callable[[int, int], None], log: Cal
     return Session(name, spec, backends.load(name).create(spec), progress, log)
 
 
-def info(session: Session) -> dict[str, Any]:
-    """What the backend says of its device, its parameters and FLOPs per image, and the process's peak memory so far in bytes."""
+def describe(session: Session, asked: messages.Create | messages.Describe) -> messages.Description:
     backend, model = session.backend, session.spec.model
-    size = {"parameters": count(model), "flops_per_image": flops.forward(model)}
-    return {"device": dict(backend.device_info()), "peak_rss_bytes": peak_memory(),
-            **(backend.size() if isinstance(backend, peers.Peer) else size)}
+    ours = {"parameters": count(model), "flops_per_image": flops.forward(model)}
+    size = backend.size() if isinstance(backend, peers.Peer) else ours
+    return messages.Description(dict(backend.device_info()), peak_memory(), **size)
 
 
-def load(session: Session, weights: str) -> dict[str, Any]:
-    """Set weights and EMA from an .npz file of canonical arrays; the optimiser starts afresh."""
-    with np.load(weights) as file:
+def load(session: Session, asked: messages.Load) -> messages.Done:
+    with np.load(asked.weights) as file:
         session.backend.load_weights({name: file[name] for name in file.files})
     session.steps_trained = 0
-    return {}
+    return messages.Done()
 
 
-def weights(session: Session, out: str) -> dict[str, Any]:
-    """Weights and EMA, as `weights/NAME` and `ema/NAME`, to an .npz file."""
+def weights(session: Session, asked: messages.Weights) -> messages.Done:
+    files.savez(Path(asked.out), **{f"{kind}/{name}": value for kind, ema in (("weights", False), ("ema", True))
+                                for name, value in session.backend.weights(ema=ema).items()})
+    return messages.Done()
+
+
+def tables(session: Session, asked: messages.Tables) -> messages.Done:
+    files.savez(Path(asked.out), **session.backend.tables(_plan(session, asked.plan)))
+    return messages.Done()
+
+
+def forward(session: Session, asked: messages.Forward) -> messages.Done:
     backend = session.backend
-    files.savez(Path(out), **{f"{kind}/{name}": value for kind, ema in (("weights", False), ("ema", True))
-                          for name, value in backend.weights(ema=ema).items()})
-    return {}
-
-
-def tables(session: Session, plan: dict[str, Any], out: str) -> dict[str, Any]:
-    """The plan's coefficients as the framework computes them, to an .npz file."""
-    files.savez(Path(out), **session.backend.tables(_plan(session, plan)))
-    return {}
-
-
-def forward(session: Session, inputs: str, out: str, ema: bool = False) -> dict[str, Any]:
-    """The network's output (.npy) for an .npz file of x, t and, with self-conditioning, self_cond."""
-    backend = session.backend
-    with np.load(inputs) as file:
+    with np.load(asked.inputs) as file:
         given = {name: backend.to_device(file[name]) for name in file.files}
-    with files.replacing(Path(out)) as file:
-        np.save(file, backend.to_host(backend.forward(**given, ema=ema)))
-    return {}
+    with files.replacing(Path(asked.out)) as file:
+        np.save(file, backend.to_host(backend.forward(**given, ema=asked.ema)))
+    return messages.Done()
 
 
-def loss(session: Session, batch: str) -> dict[str, Any]:
-    """Training loss of one batch without a step: an .npz file of `Batch`'s arrays."""
+def loss(session: Session, asked: messages.Loss) -> messages.LossValue:
     backend = session.backend
-    with np.load(batch) as file:
+    with np.load(asked.batch) as file:
         value, _ = backend.loss_and_gradients(Batch(**{name: file[name] for name in file.files}, step=0))
-    return {"loss": float(backend.to_host(value))}
+    return messages.LossValue(float(backend.to_host(value)))
 
 
-def train(session: Session, images: str, seed: int, steps: int, batch_size: int, flip: bool, states: str | None = None,
-          config: dict[str, Any] | None = None, save_every: float = SAVE_EVERY, out: str | None = None) -> dict[str, Any]:
-    """Train from the loaded weights, or from the newest state in the folder `states`: see `training.fit`.
-
-    The EMA weights go to the .npz file `out`. Returns its figures with `losses` as a list, and `weights` and `ema`, hashes of
-    what was trained.
-    """
+def train(session: Session, asked: messages.Train) -> messages.Trained:
     backend = session.backend
-    done = fit(backend, session.spec, np.load(images), seed=seed, steps=steps, batch_size=batch_size, flip=flip, config=config,
-               states=None if states is None else Path(states), save_every=save_every, on_step=session.progress)
-    session.steps_trained = steps
-    if out:
-        files.savez(Path(out), **backend.weights(ema=True))
-    return {**asdict(done), "losses": done.losses.tolist(), "weights": weights_hash(backend.weights()),
-            "ema": weights_hash(backend.weights(ema=True))}
+    done = fit(backend, session.spec, np.load(asked.images), seed=asked.seed, steps=asked.steps, batch_size=asked.batch_size,
+               flip=asked.flip, config=asked.config, states=None if asked.states is None else Path(asked.states),
+               save_every=SAVE_EVERY if asked.save_every is None else asked.save_every, on_step=session.progress)
+    session.steps_trained = asked.steps
+    if asked.out:
+        files.savez(Path(asked.out), **backend.weights(ema=True))
+    return messages.Trained(done.losses.tolist(), done.seconds, done.first_seconds, done.starts, done.skipped,
+                            weights_hash(backend.weights()), weights_hash(backend.weights(ema=True)))
 
 
-def sample(session: Session, ids: tuple[int, int], plan: dict[str, Any], batch_size: int, seed: int, out: str, at: int,
-           total: int) -> dict[str, Any]:
-    """Draw the images of sample ids ids[0] .. ids[1] - 1 with the EMA weights, in batches of `batch_size`: see `loop.draw`.
-
-    They become rows `at` .. of the .npy file `out` of `total` rows, (total, C, H, W) float32. Returns `seconds` (of
-    `batch_seconds`), `calls` of the network, `batch_size` as it ended up, and `notes`, which say where memory ran out.
-    """
-    start, stop = ids
-    require(0 <= start < stop, "ids", ids, "must be a range of at least one id")
-    path = _plan(session, plan)
-    drawn = draw(session.backend, path, np.arange(start, stop), session.spec.image_shape, seed=seed,
-                 batch_size=min(batch_size, session.batch_that_fits or batch_size), on_progress=session.progress)
+def sample(session: Session, asked: messages.Sample) -> messages.Sampled:
+    start, stop = asked.ids
+    require(0 <= start < stop, "ids", asked.ids, "must be a range of at least one id")
+    path = _plan(session, asked.plan)
+    drawn = draw(session.backend, path, np.arange(start, stop), session.spec.image_shape, seed=asked.seed,
+                 batch_size=min(asked.batch_size, session.batch_that_fits or asked.batch_size), on_progress=session.progress)
     notes = [f"{session.name}: {note}" for note in drawn.notes]
     for note in notes:
         session.log(note)
     if notes:
         session.batch_that_fits = drawn.batch_size
-    files.write_rows(Path(out), drawn.images, at, total)
-    return {"seconds": sum(drawn.batch_seconds), "batch_seconds": drawn.batch_seconds,
-            "calls": path.steps * len(drawn.batch_seconds), "batch_size": drawn.batch_size, "notes": notes}
+    files.write_rows(Path(asked.out), drawn.images, asked.at, asked.total)
+    seconds = drawn.batch_seconds
+    return messages.Sampled(sum(seconds), seconds, path.steps * len(seconds), drawn.batch_size, notes)
 
 
 def _plan(session: Session, values: dict[str, Any]) -> Plan:

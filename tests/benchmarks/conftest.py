@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import backends
+from bench.messages import Create, Load
 from bench.presets import PRESETS
 from bench.records import environment
 from bench.workers.process import Worker
@@ -63,8 +64,8 @@ def start(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
                     "device": device, "dtype": dtype, "mode": mode}
             worker = Worker(backend, spec, threads, folder / f"{'-'.join(key)}.log")
             try:
-                told = worker.call("create")
-                worker.call("load", weights=str(folder / "weights.npz"))
+                told = worker.call(Create())
+                worker.call(Load(weights=str(folder / "weights.npz")))
             except ConfigError as error:
                 worker.close()
                 pytest.fail(f"{backend} {mode} {dtype} on {device}: {error}", pytrace=False)
@@ -72,7 +73,7 @@ def start(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
                 worker.close()
                 raise
             running[key] = worker, {"backend": backend, "mode": mode, "dtype": dtype, "device": device, "threads": threads,
-                                    "parameters": told["parameters"], "flops_per_image": told["flops_per_image"]}
+                                    "parameters": told.parameters, "flops_per_image": told.flops_per_image}
         return running[key]
 
     yield begin

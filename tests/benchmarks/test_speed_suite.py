@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
+
+from bench.messages import TimeForward, TimeKernel, TimeMetric, TimePath, TimeStep, TimeTables, TimeTrain, Timing
 
 from . import gate
 from .conftest import BATCH
@@ -12,36 +15,36 @@ from .conftest import BATCH
 pytestmark = pytest.mark.benchmark(timer=gate.clock)
 
 
-def run(benchmark: Any, subject: Any, command: str, **args: Any) -> None:
+def run(benchmark: Any, subject: Any, asked: Timing) -> None:
     """Measure a worker's command."""
     worker, info = subject
 
-    def seconds(command: str, **args: Any) -> gate.timing.Block:
-        return lambda units: worker.call(command, units=units, **args)["seconds"]
+    def seconds(asked: Timing) -> gate.blocks.Block:
+        return lambda units: worker.call(replace(asked, units=units)).seconds
 
-    gate.measure(benchmark, seconds(command, **args), seconds("time_kernel"), **info, batch=args.get("batch_size"))
+    gate.measure(benchmark, seconds(asked), seconds(TimeKernel(1)), **info, batch=getattr(asked, "batch_size", None))
 
 
 def test_training_step(benchmark, start, images, backend, mode, dtype):
-    run(benchmark, start(backend, mode, dtype), "time_train", images=images, batch_size=BATCH, seed=0)
+    run(benchmark, start(backend, mode, dtype), TimeTrain(1, images, 0, BATCH))
 
 
 def test_forward(benchmark, start, backend, mode, dtype):
-    run(benchmark, start(backend, mode, dtype), "time_forward", batch_size=BATCH, seed=0)
+    run(benchmark, start(backend, mode, dtype), TimeForward(1, BATCH, 0))
 
 
 def test_sampling_of_10_steps(benchmark, start, backend, mode, dtype):
-    run(benchmark, start(backend, mode, dtype), "time_path", batch_size=BATCH, seed=0, steps=10)
+    run(benchmark, start(backend, mode, dtype), TimePath(1, BATCH, 0, 10))
 
 
 def test_ddim_step(benchmark, start, backend):
-    run(benchmark, start(backend), "time_step", batch_size=BATCH, seed=0)
+    run(benchmark, start(backend), TimeStep(1, BATCH, 0))
 
 
 def test_schedule(benchmark, start, backend):
-    run(benchmark, start(backend), "time_tables")
+    run(benchmark, start(backend), TimeTables(1))
 
 
 @pytest.mark.parametrize("backend", ["torch"])  # torch-fidelity measures the images of every backend
 def test_metric(benchmark, start, backend):
-    run(benchmark, start(backend), "time_metric", samples=256)
+    run(benchmark, start(backend), TimeMetric(1, 256))

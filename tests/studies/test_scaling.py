@@ -10,6 +10,7 @@ import pytest
 
 import backends
 from bench.cli.main import main
+from bench.messages import Create, Describe, Load, Sample, TimeSample
 from bench.presets import PRESETS, Preset
 from bench.records import rows
 from bench.report import scaling_page
@@ -69,7 +70,7 @@ def test_the_study_end_to_end(backend,  # noqa: F811
     monkeypatch.setitem(scaling.AXES, "steps", lambda device, threads: (1, 3, 6))
     monkeypatch.setitem(PRESETS, "tiny", PRESET)
     monkeypatch.setattr(backends, "choose", lambda asked: ((asked,), []))
-    monkeypatch.setattr(scaling, "WORK", {**scaling.WORK, "network call": "time_sample"})  # the fake has no forward
+    monkeypatch.setattr(scaling, "WORK", {**scaling.WORK, "network call": TimeSample})  # the fake has no forward
     command = ["--axes", "steps", "--preset", "tiny", "--backends", backend, "--threads", "1", "--out", str(tmp_path / "out")]
     assert main(["study", "scaling", *command]) == 0, capsys.readouterr()
     found = rows.read(tmp_path / "out" / "rows")
@@ -96,12 +97,12 @@ def test_sampling_many_images_costs_the_memory_of_one_batch(tmp_path):
             "dtype": "float32"}
     np.savez(tmp_path / "w.npz", **weights.initialise(WIDE.model, 0))
     with Worker("torch", spec, 1, tmp_path / "log") as worker:
-        worker.call("create")
-        worker.call("load", weights=str(tmp_path / "w.npz"))
-        peaks = [worker.call("info")["peak_rss_bytes"]]
+        worker.call(Create())
+        worker.call(Load(weights=str(tmp_path / "w.npz")))
+        peaks = [worker.call(Describe()).peak_rss_bytes]
         for n in range(32):
-            worker.call("sample", ids=[128 * n, 128 * n + 128], plan={"steps": 1, "eta": 0.0}, batch_size=128, seed=0,
-                        out=str(tmp_path / f"{n}.npy"), at=0, total=128)
-            peaks.append(worker.call("info")["peak_rss_bytes"])
+            worker.call(Sample((128 * n, 128 * n + 128), {"steps": 1, "eta": 0.0}, batch_size=128, seed=0,
+                               out=str(tmp_path / f"{n}.npy"), at=0, total=128))
+            peaks.append(worker.call(Describe()).peak_rss_bytes)
     assert peaks[1] - peaks[0] > 20 << 20  # one batch: there is something to see
     assert peaks[32] - peaks[4] < 20 << 20  # 28 batches: 42 MB of images, 1.4 GB of activations

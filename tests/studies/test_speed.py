@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bench.messages import TimeTrain
 from bench.presets import Preset
 from bench.records import rows
 from bench.records.rows import Row
@@ -62,7 +63,7 @@ def backend(tmp_path, monkeypatch):
     install_backend(tmp_path / "site", "sleep", BACKEND)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
     monkeypatch.setattr(blocks, "time_blocks", functools.partial(blocks.time_blocks, least=0.02, cap_seconds=0.3))
-    monkeypatch.setattr(speed, "workloads", lambda preset: [speed.Workload("training step", "time_train", 4)])
+    monkeypatch.setattr(speed, "workloads", lambda preset: [speed.Workload("training step", TimeTrain, 4)])
     return "sleep"
 
 

@@ -16,6 +16,7 @@ import pytest
 
 from bench import files
 from bench.cli import launch
+from bench.messages import Done, Load, Sampled
 from bench.records import rows
 from bench.sampling import parts
 from bench.sampling.cell import Cell, Draw
@@ -64,15 +65,16 @@ def test_shares_of_a_batch_are_the_batch(processes):
 def test_processes_draw_each_batch_once(tmp_path, processes):
     calls = []
 
-    def call(command, stage, **args):
-        if command == "sample":
-            start, stop = args["ids"]
-            assert args["batch_size"] == 5, "the last part is filled up: a compiled network sees one shape"
-            drawn = np.arange(start, stop, dtype=np.float32)[:, None, None, None]
-            files.write_rows(Path(args["out"]), drawn, args["at"], args["total"])
-            if stage != "first call":
-                calls.append(args["ids"])
-        return {"seconds": 1.0, "calls": 2, "notes": []}
+    def call(command, stage=""):
+        if isinstance(command, Load):
+            return Done()
+        start, stop = command.ids
+        assert command.batch_size == 5, "the last part is filled up: a compiled network sees one shape"
+        drawn = np.arange(start, stop, dtype=np.float32)[:, None, None, None]
+        files.write_rows(Path(command.out), drawn, command.at, command.total)
+        if stage != "first call":
+            calls.append([start, stop])
+        return Sampled(seconds=1.0, batch_seconds=[1.0], calls=2, batch_size=5, notes=[])
 
     job = Draw({}, Cell(2, 0.0, None, 0), "plain", samples=22, batch_size=5)
     for rank in reversed(range(processes)):

@@ -12,6 +12,7 @@ import pytest
 from backends import NotInstalled
 from backends.protocol import Spec
 from bench import streams
+from bench.messages import Describe, Load, TimeSample, TimeTrain
 from bench.presets import PRESETS
 from bench.timing import flops
 from bench.training import batches
@@ -99,11 +100,11 @@ def test_every_peer_takes_the_commands_of_the_speed_table(name, dtype, tmp_path)
     worker = opened(name, replace(SPEC, dtype=dtype))
     np.savez(tmp_path / "w.npz", **weights.initialise(TINY, 1))
     np.save(tmp_path / "images.npy", np.zeros((4, 1, 8, 8), np.uint8))
-    session.load(worker, str(tmp_path / "w.npz"))
+    session.load(worker, Load(str(tmp_path / "w.npz")))
     before = [p.detach().clone() for p in worker.backend.network.parameters()]
-    assert timed.time_train(worker, units=2, images=str(tmp_path / "images.npy"), **STEPS)["seconds"] > 0
+    assert timed.time_train(worker, TimeTrain(2, str(tmp_path / "images.npy"), **STEPS)).seconds > 0
     assert any((a != b).any() for a, b in zip(before, worker.backend.network.parameters(), strict=True))
-    assert timed.time_sample(worker, units=23, **STEPS)["seconds"] > 0
+    assert timed.time_sample(worker, TimeSample(23, **STEPS)).seconds > 0
 
 
 @pytest.mark.slow
@@ -139,10 +140,10 @@ def test_peers_import_nothing_until_one_is_created():
 def test_sizes():
     """diffusers counts what ours does; lucidrains is another network, of the same order."""
     ours, lucid = opened("torch"), opened("lucidrains")
-    told = session.info(opened("diffusers"))
-    assert told["parameters"] == weights.count(TINY) == session.info(ours)["parameters"]
-    assert told["flops_per_image"] == flops.forward(TINY) == session.info(ours)["flops_per_image"]
-    assert 1 < session.info(lucid)["flops_per_image"] / flops.forward(TINY) < 10
+    told = session.describe(opened("diffusers"), Describe())
+    assert told.parameters == weights.count(TINY) == session.describe(ours, Describe()).parameters
+    assert told.flops_per_image == flops.forward(TINY) == session.describe(ours, Describe()).flops_per_image
+    assert 1 < session.describe(lucid, Describe()).flops_per_image / flops.forward(TINY) < 10
 
 
 DEEP = ModelConfig(sample_size=16, in_channels=3, out_channels=6, layers_per_block=2, block_out_channels=(16, 32, 64),

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 
 from backends import NotInstalled
 from bench import streams
+from bench.messages import Command, Create, Describe, Forward, Load, Loss, Sample, Tables, TimeSample, TimeTrain, Train, Weights
 from bench.timing.memory import out_of_memory
 from bench.training import batches
 from bench.workers import process
@@ -42,7 +44,7 @@ def start(tmp_path, monkeypatch):
         monkeypatch.setenv("FAKE_HARM", harm)
         workers.append(Worker(backend, spec, 1, tmp_path / f"{backend}.log", **options))
         if create:
-            workers[-1].call("create")
+            workers[-1].call(Create())
         return workers[-1]
 
     yield begin
@@ -66,9 +68,9 @@ def gone(pid):
 
 
 def test_create_sets_threads_and_allocator_before_anything_is_imported(start):
-    reply = start(create=False).call("create")
-    assert reply["device"] == {"framework": "fake", "threads": "1", "allocator": "0"}
-    assert reply["parameters"] == weights.count(TINY) and reply["peak_rss_bytes"] > 1 << 20
+    reply = start(create=False).call(Create())
+    assert reply.device == {"framework": "fake", "threads": "1", "allocator": "0"}
+    assert reply.parameters == weights.count(TINY) and reply.peak_rss_bytes > 1 << 20
 
 
 def test_commands_against_the_reference(start, tmp_path, images):
@@ -76,36 +78,36 @@ def test_commands_against_the_reference(start, tmp_path, images):
     initial = weights.initialise(TINY, 0)
     scale = float(initial["conv_in.weight"].flat[0])
     np.savez(tmp_path / "w.npz", **initial)
-    worker.call("load", weights=str(tmp_path / "w.npz"))
+    worker.call(Load(weights=str(tmp_path / "w.npz")))
 
-    worker.call("tables", plan=GENTLE, out=str(tmp_path / "t.npz"))
+    worker.call(Tables(plan=GENTLE, out=str(tmp_path / "t.npz")))
     plan = make_plan(DiffusionConfig(timesteps=20), **GENTLE)
     with np.load(tmp_path / "t.npz") as found:
         assert all(np.array_equal(found[name], table) for name, table in samplers.coefficients(plan).items())
 
     x = np.linspace(-1, 1, 64).reshape(1, 1, 8, 8)
     np.savez(tmp_path / "in.npz", x=x, t=np.zeros(1))
-    worker.call("forward", inputs=str(tmp_path / "in.npz"), out=str(tmp_path / "out.npy"))
+    worker.call(Forward(inputs=str(tmp_path / "in.npz"), out=str(tmp_path / "out.npy")))
     assert np.array_equal(np.load(tmp_path / "out.npy"), scale * x)
 
     batch = batches.training_batch(0, np.load(images), 0, 4, 20)
     np.savez(tmp_path / "b.npz", ids=batch.ids, x0=batch.x0, t=batch.t, noise=batch.noise)
     expected = np.float32(np.mean((batch.noise - scale * batch.x0) ** 2))
-    assert worker.call("loss", batch=str(tmp_path / "b.npz"))["loss"] == expected
+    assert worker.call(Loss(batch=str(tmp_path / "b.npz"))).loss == expected
 
     seen = []
-    reply = worker.call("train", images=images, **TRAIN, on_progress=lambda done, total: seen.append((done, total)))
+    reply = worker.call(Train(images=images, **TRAIN), on_progress=lambda done, total: seen.append((done, total)))
     t = [batches.training_batch(0, np.load(images), step, 4, 20).t.sum() for step in range(6)]
-    assert reply["losses"] == [float(np.float32(step + t[step] / 1e6)) for step in range(6)]
-    assert seen[-1] == (6, 6) and reply["seconds"] > 0 and reply["first_seconds"] > 0
-    assert worker.call("time_train", units=3, images=images, seed=0, batch_size=4)["seconds"] > 0
-    assert worker.call("time_sample", units=45, batch_size=4, seed=0)["seconds"] > 0  # more than twice round T = 20
+    assert reply.losses == [float(np.float32(step + t[step] / 1e6)) for step in range(6)]
+    assert seen[-1] == (6, 6) and reply.seconds > 0 and reply.first_seconds > 0
+    assert worker.call(TimeTrain(units=3, images=images, seed=0, batch_size=4)).seconds > 0
+    assert worker.call(TimeSample(units=45, batch_size=4, seed=0)).seconds > 0  # more than twice round T = 20
 
 
 def draw(worker, tmp_path, ids, batch_size, plan=GENTLE, **args):
     (tmp_path / "s.npy").unlink(missing_ok=True)
-    reply = worker.call("sample", ids=ids, plan=plan, batch_size=batch_size, seed=3, out=str(tmp_path / "s.npy"), at=0,
-                        total=ids[1] - ids[0], **args)
+    asked = Sample(ids, plan, batch_size, seed=3, out=str(tmp_path / "s.npy"), at=0, total=ids[1] - ids[0])
+    reply = worker.call(asked, **args)
     return np.load(tmp_path / "s.npy"), reply
 
 
@@ -113,7 +115,7 @@ def test_images_do_not_depend_on_the_batch(start, tmp_path):
     worker, seen = start(), []
     images, reply = draw(worker, tmp_path, [0, 11], 4, on_progress=lambda done, total: seen.append((done, total)))
     assert images.shape == (11, 1, 8, 8) and images.dtype == np.float32
-    assert reply["calls"] == 3 * 5 and len(reply["batch_seconds"]) == 3 and reply["notes"] == []
+    assert reply.calls == 3 * 5 and len(reply.batch_seconds) == 3 and reply.notes == []
     assert seen[-1] == (55, 55) and seen == sorted(seen)
     for ids, batch_size in ([0, 11], 11), ([0, 11], 1), ([0, 11], 100):
         assert np.array_equal(draw(worker, tmp_path, ids, batch_size)[0], images)
@@ -126,9 +128,9 @@ def test_out_of_memory_halves_the_batch_and_says_so(start, tmp_path):
     worker = start("oom")
     again, reply = draw(worker, tmp_path, [0, 11], 8)
     assert np.array_equal(again, images)
-    assert reply["batch_size"] == 2 and len(reply["notes"]) == 2
-    assert reply["notes"][0] == "fake: out of memory with a sampling batch of 8; going on with 4"
-    assert draw(worker, tmp_path, [0, 11], 8)[1]["notes"] == []  # what fits is remembered
+    assert reply.batch_size == 2 and len(reply.notes) == 2
+    assert reply.notes[0] == "fake: out of memory with a sampling batch of 8; going on with 4"
+    assert draw(worker, tmp_path, [0, 11], 8)[1].notes == []  # what fits is remembered
     with pytest.raises(WorkerError, match="MemoryError: Unable to allocate 20 GiB"):
         draw(start("oom always"), tmp_path, [0, 11], 8)
 
@@ -155,27 +157,32 @@ def test_a_users_mistake_comes_back_as_one(start, harm, error, said):
         start(harm)
 
 
+@dataclass(frozen=True)
+class Dance(Command):
+    """What no worker can."""
+
+
 def test_wrong_specs_backends_and_commands(start):
     with pytest.raises(ConfigError, match="dtype='float7'"):
         start(spec={**SPEC, "dtype": "float7"})
     with pytest.raises(ConfigError, match="backend='jax': must be one of .*fake"):
         start(backend="jax")
     with pytest.raises(ConfigError, match="not created yet"):
-        start(create=False).call("info")
+        start(create=False).call(Describe())
     worker = start()
-    with pytest.raises(WorkerError, match="KeyError"):
-        worker.call("dance")
-    with pytest.raises(WorkerError, match="unexpected keyword argument 'colour'"):
-        worker.call("info", colour="red")
+    with pytest.raises(WorkerError, match="AttributeError.*Dance"):
+        worker.call(Dance())
+    with pytest.raises(TypeError, match="unexpected keyword argument 'colour'"):  # before anything is sent
+        Describe(colour="red")
     with pytest.raises(ConfigError, match="steps=21"):
-        worker.call("tables", plan={"steps": 21}, out="nowhere.npz")
-    assert worker.call("info")["device"]["framework"] == "fake"  # and it goes on
+        worker.call(Tables(plan={"steps": 21}, out="nowhere.npz"))
+    assert worker.call(Describe()).device["framework"] == "fake"  # and it goes on
 
 
 def test_a_failed_command_is_told_in_one_line_and_logged(start, tmp_path, images):
     worker = start("bug")
     with pytest.raises(WorkerError, match="worker fake: train failed: RuntimeError: kernel missing") as caught:
-        worker.call("train", images=images, **TRAIN)
+        worker.call(Train(images=images, **TRAIN))
     assert not isinstance(caught.value, WorkerDied)
     assert "Traceback" in (tmp_path / "fake.log").read_text()
 
@@ -184,9 +191,9 @@ def test_a_loss_that_is_not_finite_stops_training_and_the_worker_goes_on(start, 
     worker = start("nan")
     with pytest.raises(WorkerError, match=r"worker fake: train failed: TrainingError: loss=nan: is not finite at step 3, "
                                           r"learning rate 0.0002, float32; last good state: none") as caught:
-        worker.call("train", images=images, **TRAIN)
+        worker.call(Train(images=images, **TRAIN))
     assert not isinstance(caught.value, WorkerDied)
-    assert worker.call("info")["device"]["framework"] == "fake"
+    assert worker.call(Describe()).device["framework"] == "fake"
 
 
 @pytest.mark.parametrize("harm, said", [
@@ -195,26 +202,26 @@ def test_a_loss_that_is_not_finite_stops_training_and_the_worker_goes_on(start, 
 def test_a_worker_that_dies_is_reported_with_its_signal_and_last_output(start, images, harm, said):
     worker = start(harm)
     with pytest.raises(WorkerDied, match=f"worker fake ended during train {said}"):
-        worker.call("train", images=images, **TRAIN)
+        worker.call(Train(images=images, **TRAIN))
     with pytest.raises(WorkerDied, match="ended during train"):  # it stays dead
-        worker.call("info")
+        worker.call(Describe())
 
 
 def test_the_training_of_a_worker_that_died_goes_on_in_the_next(start, tmp_path, images):
     more = {"states": str(tmp_path / "states"), "save_every": 0, "config": {"data": "x"}}
-    expected = start().call("train", images=images, **TRAIN)
+    expected = start().call(Train(images=images, **TRAIN))
     with pytest.raises(WorkerDied):
-        start("die").call("train", images=images, **more, **TRAIN)
+        start("die").call(Train(images=images, **more, **TRAIN))
     assert sorted(path.name for path in (tmp_path / "states").iterdir()) == [f"state-0000000{n}.safetensors" for n in (2, 3)]
-    again = start().call("train", images=images, **more, **TRAIN)
-    assert again["starts"] == 2 and again["losses"] == expected["losses"] and again["weights"] == expected["weights"]
+    again = start().call(Train(images=images, **more, **TRAIN))
+    assert again.starts == 2 and again.losses == expected.losses and again.weights == expected.weights
     with pytest.raises(ConfigError, match="data is 'x' there and 'y' here"):
-        start().call("train", images=images, **{**more, "config": {"data": "y"}}, **TRAIN)
+        start().call(Train(images=images, **{**more, "config": {"data": "y"}}, **TRAIN))
 
 
 def test_a_command_that_cannot_write_is_a_users_mistake(start, tmp_path):
     with pytest.raises(ConfigError, match="nowhere/w.npz: can't be written: No such file or directory"):
-        start().call("weights", out=str(tmp_path / "nowhere" / "w.npz"))
+        start().call(Weights(out=str(tmp_path / "nowhere" / "w.npz")))
 
 
 def test_a_worker_killed_while_idle_is_noticed(start):
@@ -222,14 +229,14 @@ def test_a_worker_killed_while_idle_is_noticed(start):
     os.kill(worker._process.pid, signal.SIGKILL)
     worker._process.wait()
     with pytest.raises(WorkerDied, match="by SIGKILL"):
-        worker.call("info")
+        worker.call(Describe())
 
 
 def test_closing_a_dead_worker_kills_nobody(start, images, monkeypatch):
     """Its process id is free by then, and may be another's."""
     worker, killed = start("exit"), []
     with pytest.raises(WorkerDied):
-        worker.call("train", images=images, **TRAIN)
+        worker.call(Train(images=images, **TRAIN))
     monkeypatch.setattr(os, "killpg", lambda *args: killed.append(args))
     worker.close()
     assert killed == []
@@ -238,26 +245,26 @@ def test_closing_a_dead_worker_kills_nobody(start, images, monkeypatch):
 def test_a_frozen_worker_is_ended(start, images):
     worker, began = start("freeze", silence=3.0), time.monotonic()
     with pytest.raises(WorkerDied, match="sent no heartbeat for 3 s in train and was killed"):
-        worker.call("train", images=images, **TRAIN)
+        worker.call(Train(images=images, **TRAIN))
     assert time.monotonic() - began < 15 and gone(worker._process.pid)
 
 
 def test_a_worker_without_progress_is_ended(start, images):
     worker = start("hang", silence=30.0)
     with pytest.raises(WorkerDied, match="made no progress for 2 s in train and was killed"):
-        worker.call("train", images=images, timeout=2.0, **TRAIN)
+        worker.call(Train(images=images, **TRAIN), timeout=2.0)
     assert gone(worker._process.pid)
 
 
 def test_slow_progress_is_no_hang(start, images):
     """Longer in all than silence and timeout, but never still for so long."""
-    reply = start("slow", silence=2.0).call("train", images=images, timeout=1.5, **{**TRAIN, "steps": 80})
-    assert len(reply["losses"]) == 80 and reply["seconds"] > 3.9
+    reply = start("slow", silence=2.0).call(Train(images=images, **{**TRAIN, "steps": 80}), timeout=1.5)
+    assert len(reply.losses) == 80 and reply.seconds > 3.9
 
 
 def test_closing_ends_a_busy_worker_and_its_children(start, tmp_path, images):
     worker = start("children")
-    worker.call("train", images=images, **TRAIN)
+    worker.call(Train(images=images, **TRAIN))
     child = int((tmp_path / "fake.log").read_text().split("child ")[1].split()[0])
     threading.Timer(0.5, worker.close).start()
     began = time.monotonic()
@@ -270,12 +277,13 @@ def test_closing_ends_a_busy_worker_and_its_children(start, tmp_path, images):
 
 SCRIPT = """
 import sys, time
+from bench.messages import Create, Train
 from bench.workers.process import Worker
 from tests_spec import SPEC
 with Worker("fake", SPEC, 1, sys.argv[1]) as worker:
-    worker.call("create")
+    worker.call(Create())
     print(worker._process.pid, flush=True)
-    worker.call("train", images=sys.argv[2], seed=0, steps=10**7, batch_size=4, flip=False)
+    worker.call(Train(images=sys.argv[2], seed=0, steps=10**7, batch_size=4, flip=False))
 """
 
 
@@ -316,10 +324,10 @@ def test_a_real_backend_end_to_end(start, tmp_path, images, name):
     worker = start(backend=name)
     trained = weights.initialise(TINY, 1)
     np.savez(tmp_path / "w.npz", **trained)
-    worker.call("load", weights=str(tmp_path / "w.npz"))
+    worker.call(Load(weights=str(tmp_path / "w.npz")))
     x, t = streams.normal(0, "check", np.arange(3), (1, 8, 8)), np.array([0, 7, 19])
     np.savez(tmp_path / "in.npz", x=x, t=t)
-    worker.call("forward", inputs=str(tmp_path / "in.npz"), out=str(tmp_path / "out.npy"))
+    worker.call(Forward(inputs=str(tmp_path / "in.npz"), out=str(tmp_path / "out.npy")))
     np.testing.assert_allclose(np.load(tmp_path / "out.npy"), unet.forward(trained, TINY, x.astype(float), t), atol=2e-5)
 
     found, reply = draw(worker, tmp_path, [0, 5], 2)
@@ -328,13 +336,13 @@ def test_a_real_backend_end_to_end(start, tmp_path, images, name):
     expected = samplers.sample(lambda x, t: unet.forward(trained, TINY, x, t), x_T, plan,
                                lambda i: streams.normal(3, "z", np.arange(5), (1, 8, 8), step=i).astype(float))
     np.testing.assert_allclose(found, expected, atol=1e-3)
-    assert reply["calls"] == 15
+    assert reply.calls == 15
     np.testing.assert_allclose(draw(worker, tmp_path, [0, 5], 5)[0], found, atol=1e-4)
 
-    losses = worker.call("train", images=images, **TRAIN)["losses"]
+    losses = worker.call(Train(images=images, **TRAIN)).losses
     assert len(losses) == 6 and np.isfinite(losses).all()
-    worker.call("load", weights=str(tmp_path / "w.npz"))
-    assert worker.call("train", images=images, **TRAIN)["losses"] == losses
-    assert worker.call("time_train", units=2, images=images, seed=0, batch_size=4)["seconds"] > 0
-    assert worker.call("time_sample", units=3, batch_size=4, seed=0)["seconds"] > 0
-    assert worker.call("info")["peak_rss_bytes"] > 50 << 20
+    worker.call(Load(weights=str(tmp_path / "w.npz")))
+    assert worker.call(Train(images=images, **TRAIN)).losses == losses
+    assert worker.call(TimeTrain(units=2, images=images, seed=0, batch_size=4)).seconds > 0
+    assert worker.call(TimeSample(units=3, batch_size=4, seed=0)).seconds > 0
+    assert worker.call(Describe()).peak_rss_bytes > 50 << 20

@@ -7,6 +7,7 @@ import pytest
 
 import backends
 from backends.protocol import Spec
+from bench.messages import TimeForward, TimeKernel, TimeMetric, TimePath, TimeRoof, TimeStep, TimeTables
 from bench.workers import timed
 from bench.workers.child import COMMANDS
 from bench.workers.session import Session
@@ -50,27 +51,26 @@ def session():
 
 
 SHAPE = (3, 1, 8, 8)
-CASES = {"time_forward": ({"batch_size": 3, "seed": 0}, (SHAPE, [10, 10, 10]), 1),
-         "time_step": ({"batch_size": 3, "seed": 0}, (SHAPE, "ddim", 0.0, None), 1),
-         "time_path": ({"batch_size": 3, "seed": 0, "steps": 5}, (SHAPE, 5, None), 1),
-         "time_tables": ({}, 20, 0)}
+CASES = [(TimeForward(4, batch_size=3, seed=0), (SHAPE, [10, 10, 10]), 1),
+         (TimeStep(4, batch_size=3, seed=0), (SHAPE, "ddim", 0.0, None), 1),
+         (TimePath(4, batch_size=3, seed=0, steps=5), (SHAPE, 5, None), 1),
+         (TimeTables(4), 20, 0)]
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_a_block_is_so_many_units_and_one_wait(session, name):
-    args, asked, results = CASES[name]
-    assert COMMANDS[name](session, units=4, **args)["seconds"] > 0
+@pytest.mark.parametrize("command, asked, results", CASES, ids=lambda value: type(value).__name__)
+def test_a_block_is_so_many_units_and_one_wait(session, command, asked, results):
+    assert COMMANDS[type(command)](session, command).seconds > 0
     assert session.backend.asked == [asked] * 4 and session.backend.waited == [0, results]
 
 
 def test_the_kernel_asks_nothing_of_the_backend(session):
-    assert 0 < timed.time_kernel(session, units=1)["seconds"] < 10
+    assert 0 < timed.time_kernel(session, TimeKernel(1)).seconds < 10
     assert session.backend.asked == []
 
 
 @pytest.mark.slow
 def test_the_metric(session):
-    assert timed.time_metric(session, units=1, samples=128)["seconds"] > 0
+    assert timed.time_metric(session, TimeMetric(1, 128)).seconds > 0
 
 
 @pytest.mark.parametrize("framework", [name for name in backends.names() if backends.installed(name)])
@@ -86,4 +86,4 @@ def test_the_roofs_kernels_do_their_flops(framework):
 
 def test_an_unknown_kernel_is_refused(session):
     with pytest.raises(ConfigError, match="kernel='fft'"):
-        timed.time_roof(session, units=1, kernel="fft", n=8, dtype="float32")
+        timed.time_roof(session, TimeRoof(1, kernel="fft", n=8, dtype="float32"))
