@@ -14,8 +14,8 @@ R = TypeVar("R")
 
 
 def said(name: str) -> str:
-    """How messages to people name a command: TimeTrain as "time train"."""
-    return re.sub(r"(?<!^)(?=[A-Z])", " ", name).lower()
+    """How messages to people name a command: TimeTrain as "time_train"."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
 class Command(Generic[R]):
