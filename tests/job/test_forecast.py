@@ -64,6 +64,7 @@ def measured(out):
 
 
 @pytest.mark.slow
+@pytest.mark.recorded
 def test_every_cell_is_foretold_where_steps_take_the_same_time(tmp_path):
     """With steps that sleep: what the machine does beside them does not count, and what is left is the model of the cost."""
     code = tree.copy_to(tmp_path)

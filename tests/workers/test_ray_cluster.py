@@ -121,6 +121,7 @@ def drawing_processes():
 
 
 @pytest.mark.slow
+@pytest.mark.recorded
 def test_the_main_job_survives_the_death_of_a_node(tmp_path):
     here, there = tmp_path / "here", tmp_path / "there"
     (tmp_path / "code").mkdir()
