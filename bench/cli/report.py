@@ -1,13 +1,66 @@
-"""`ddim-bench report`: the page of the table, written again from rows."""
+"""`ddim-bench report`: the pages of a results folder, written again from its rows.
+
+The main job's own README.md is left as it is: its pictures and its list of what is missing are not in rows.
+"""
 
 from __future__ import annotations
 
 import argparse
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 
+from bench import files
+from bench.paths import command_line, renamed
+from bench.recipes import gallery
 from bench.records import rows
-from bench.report.html.page import render
+from bench.records.cells import Cells
+from bench.records.rows import Row
+from bench.report import ablation_page, noise_page, scaling_page, speed_page, table1_frames, table1_page
+from bench.report.html import page as html
+
+MADE_BY = re.compile(r"^Made by `(.+?)`", re.MULTILINE)
 
 
-def run(args: argparse.Namespace, command: str) -> None:
-    """Write OUT/report.html."""
-    print(f"page: {render(rows.read(args.out / 'rows'), args.out)}")
+def run(args: argparse.Namespace, command: str) -> int:
+    """Write every page of `args.out` that its rows can fill; returns the exit code, 3 where a page was left as it was."""
+    out: Path = args.out
+    found, kept = rows.read(out / "rows"), []
+    with Cells(out, fresh=False).shared("report"):
+        for name, text in pages(found, out):
+            path = out / name
+            if lost := html.figures(path.read_text()) - html.figures(text) if name == "report.html" and path.exists() else set():
+                kept.append(f"missing: {path}: kept as it is, because images that it shows are not in {out / 'work'}: "
+                            f"{', '.join(sorted(lost))}; `{made_by(out / 'table.md', 'run', '--table', 'ddim')}` draws them")
+                continue
+            with files.replacing(path) as file:
+                file.write(text.encode())
+            print(f"page: {path}")
+    print("\n".join(kept), end="\n" * bool(kept), file=sys.stderr)
+    return 3 if kept else 0
+
+
+def pages(found: list[Row], out: Path) -> Iterator[tuple[str, str]]:
+    """(file name, content) of each page that has rows. A page keeps the command that it names as its maker."""
+    table = table1_frames.latest(found)
+    by = made_by(out / "table.md", "run", "--table", "ddim")
+    if table:
+        yield "table.md", table1_page.page(table, by, [])
+    if raced := speed_page.of_races(found):
+        yield "speed.md", speed_page.render(raced)
+    if points := scaling_page.newest(found):
+        yield "scaling.md", scaling_page.render(points, made_by(out / "scaling.md", "study", "scaling"), found)
+    if sets := noise_page.newest(found):
+        yield "noise.md", noise_page.render(sets, made_by(out / "noise.md", "study", "noise"))
+    if tried := rows.studies(found, ablation_page.STUDY):
+        yield "ablation.md", ablation_page.render(tried, made_by(out / "ablation.md", "study", "ablation"))
+    if any(row.kind == "recipe" for row in found):
+        yield "gallery.md", gallery.page(found)
+    yield "report.html", html.page(found, out, by)
+
+
+def made_by(path: Path, *default: str) -> str:
+    """The command that a page says it was made by, in its present form; that of `default` where it says none."""
+    said = MADE_BY.search(path.read_text()) if path.exists() else None
+    return renamed(said[1]) if said else command_line(*default)

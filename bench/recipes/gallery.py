@@ -14,8 +14,16 @@ from bench.records.rows import Row
 
 
 def write(out: Path) -> Path:
-    """Write `out`/gallery.md from `out`/rows; returns it. A recipe without a row gets its command alone."""
-    found = [row for row in rows.read(out / "rows") if row.kind == "recipe"]
+    """Write `out`/gallery.md from `out`/rows; returns it."""
+    path = out / "gallery.md"
+    with replacing(path) as file:
+        file.write(page(rows.read(out / "rows")).encode())
+    return path
+
+
+def page(every: list[Row]) -> str:
+    """`gallery.md`. A recipe without a row gets its command alone."""
+    found = [row for row in every if row.kind == "recipe"]
     text = ["# Gallery", "", "One picture and one command per recipe. Every run has a row in "
             "[rows/recipe.jsonl](rows/recipe.jsonl) with its raw numbers, its configuration, the machine and the commit.", ""]
     for name, recipe in RECIPES.items():
@@ -28,10 +36,7 @@ def write(out: Path) -> Path:
         text += [f"- Also run: `{typed}`: {_linked(row.values['pictures'])}. {' '.join(row.values['notes'])} {_figures(row)}"
                  for typed, row in older.items()]
         text += [""] if older else []
-    page = out / "gallery.md"
-    with replacing(page) as file:
-        file.write("\n".join(text).encode())
-    return page
+    return "\n".join(text)
 
 
 def _shown(row: Row) -> list[str]:

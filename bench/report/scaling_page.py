@@ -108,8 +108,15 @@ def figure(found: list[Row], path: Path) -> None:
     plt.close(fig)
 
 
-def render(found: list[Row], command: str) -> str:
-    """`scaling.md`."""
+def newest(every: list[Row]) -> list[Row]:
+    """The rows of the points that were measured last, in the order of their axes."""
+    points = {(r.config["axis"], r.config["value"], r.config["workload"], r.backend): r for r in every
+              if r.kind == "timing" and r.config.get("stage") == "scaling"}
+    return sorted(points.values(), key=lambda r: list(UNITS).index(r.config["axis"]))
+
+
+def render(found: list[Row], command: str, every: list[Row]) -> str:
+    """`scaling.md`: the points `found`, and what every row of the results folder says of larger jobs."""
     text = ["# Scaling", "",
             f"Made by `{command}` on {hardware(found[0])}, preset {found[0].preset}, tuned, float32. One quantity varies at a "
             "time; every point is a process of its own. Times are medians of 10 blocks after a warm-up. Memory is the process's "
@@ -120,7 +127,7 @@ def render(found: list[Row], command: str) -> str:
         if any(r.config["axis"] == axis for r in found):
             text += ["", f"## {axis.capitalize()}", "", table(found, axis).to_markdown(index=False, disable_numparse=True), "",
                      *findings(found, axis)]
-    return "\n".join(text).rstrip() + "\n"
+    return "\n".join([*text, *extrapolation(every)]) + "\n"
 
 
 def extrapolation(rows: Iterable[Row]) -> list[str]:

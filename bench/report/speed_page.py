@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from backends import DEFAULT
-from bench.records import rows
 from bench.records.rows import Row
 from bench.report.measures import hardware, peak_memory, unit_seconds
 from bench.timing import blocks, flops
@@ -124,9 +122,13 @@ def terminal(found: list[Row]) -> list[str]:
     return out
 
 
-def render(folder: Path) -> str:
-    """All of `speed.md`, from a folder of rows."""
-    found = [r for r in rows.read(folder) if r.kind == "timing" and r.config.get("stage") == "speed"]
+def of_races(every: list[Row]) -> list[Row]:
+    """The rows of the page."""
+    return [r for r in every if r.kind == "timing" and r.config.get("stage") == "speed"]
+
+
+def render(found: list[Row]) -> str:
+    """All of `speed.md`, from the rows of races."""
     roof, out, where = roofs(found), [HEAD], ""
     for group in sorted(groups(found), key=lambda group: machine(group[0])):
         first = group[0]

@@ -133,7 +133,6 @@ def run(axes: Sequence[str], preset: Preset, backends: Sequence[str], *, device:
     (out / "figures").mkdir(exist_ok=True)
     scaling_page.figure(book.rows, out / "figures" / "scaling.png")
     with files.replacing(out / "scaling.md") as file:
-        text = [scaling_page.render(book.rows, command), *scaling_page.extrapolation(rows.read(out / "rows"))]
-        file.write("\n".join(text).encode() + b"\n")
+        file.write(scaling_page.render(book.rows, command, rows.read(out / "rows")).encode())
     print(f"report: {out / 'scaling.md'}")
     return 3 if book.missing else 0

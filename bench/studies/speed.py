@@ -24,7 +24,7 @@ from backends.protocol import Spec
 from bench import files, streams
 from bench.messages import Block, Describe, TimeRoof, TimeSample, TimeTrain, Timing
 from bench.presets import Preset
-from bench.records import environment
+from bench.records import environment, rows
 from bench.records.cells import Cells
 from bench.records.notebook import Notebook
 from bench.report import speed_page
@@ -218,6 +218,6 @@ def run(preset: Preset, backends: Sequence[str], *, device: str, threads: int, p
     print("\n".join([*speed_page.terminal(book.rows), "", *book.missing]))
     path = out / "speed.md"
     with files.replacing(path) as file:
-        file.write(speed_page.render(out / "rows").encode())
+        file.write(speed_page.render(speed_page.of_races(rows.read(out / "rows"))).encode())
     print(f"\nreport: {path}")
     return 3 if any(line.startswith("missing") for line in book.missing) else 0

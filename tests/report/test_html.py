@@ -79,11 +79,13 @@ def main_rows() -> list[Row]:
     points = [{"n": n, "disjoint": n < 512, **{name: [9 + bias / n + i / n for i in range(4 if n < 512 else 1)] for name, bias in
                                                (("fid", 500), ("fid_half", 1000))}} for n in (256, 384, 512)]
     study = {"study": "noise", "name": "held-out <images>", "samples": 512, "seed": 0, "reference": "train",
-             "extractor": "fmnist-cnn", "extractor_sha256": HASH}
+             "extractor": "fmnist-cnn", "extractor_sha256": HASH, "images": "test", "images_sha256": HASH}
+    cost = {"features_seconds": 1.0, "distances_seconds": 0.5, "peak_rss_bytes": 2**30}
+    machine = {"cpu": "a CPU", "affinity": 2}
     return [*(row("train", backend, {"losses": [1 / (k + 1) + more for k in range(60)]}, "quick", **training)
               for backend, more in (("torch", 0.0), ("mindspore", 1e-7))),
             row("check", "torch oracle", check, "quick", stage="oracle"), row("recipe", "mindspore", recipe, "a"),
-            Row("study", "images", "noise", study, {"points": points, "cost": {}}, {}, "abc")]
+            Row("study", "images", "noise", study, {"points": points, "cost": cost}, machine, "abc")]
 
 
 ROWS = [*main_rows(), *table_rows()]
@@ -315,6 +317,7 @@ def test_the_command_writes_the_page_from_rows_alone(tmp_path, capsys):
     assert main(["report", "--out", str(tmp_path)]) == 0
     assert f"page: {tmp_path / 'report.html'}" in capsys.readouterr().out
     written = (tmp_path / "report.html").read_bytes()
+    assert (tmp_path / "noise.md").exists() and (tmp_path / "gallery.md").exists()
     assert main(["report", "--out", str(tmp_path)]) == 0
     assert (tmp_path / "report.html").read_bytes() == written  # nothing of the day or of chance
     (tmp_path / "rows" / "train.jsonl").write_text("no row\n")

@@ -1,11 +1,13 @@
 """`results/report.html`: the table, its curves and images as one page that needs no other file and no script, from rows.
 
-`ddim-bench report` writes it again. What has no rows is left out, with one line that says which command makes them;
-images are shown where the folders of their cells are at hand.
+`ddim-bench report` writes it again. What has no rows is left out, with one line that says which command makes them.
+Images are shown where the folders of their cells still exist.
 """
 
 from __future__ import annotations
 
+import html
+import re
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -20,14 +22,22 @@ from bench.report.html.table1_sections import Grid
 from bench.report.measures import label
 from bench.sampling import table1
 
+FIGURE = re.compile(r'<figure(?: class="small")?>\s*<h3>(.*?)</h3>')  # tables have the class "table"
 TEMPLATE = ROOT / "bench" / "assets" / "report.html.j2"
 
 
 def render(found: list[Row], out: Path, command: str = TABLE, begun: Row | None = None) -> Path:
-    """Write `out`/report.html from rows: a table's, and the newest ones of the main job, of recipes and of studies.
+    """Write `page` as `out`/report.html; returns it. Raises `FileError` where it can't be written."""
+    path = files.folder(out) / "report.html"
+    with files.replacing(path) as file:
+        file.write(page(found, out, command, begun).encode())
+    return path
 
-    The table is that of the budget row `begun`, by default the one that was begun last; `command` is what made it. Returns the
-    page. Raises `FileError` where it can't be written.
+
+def page(found: list[Row], out: Path, command: str = TABLE, begun: Row | None = None) -> str:
+    """The page from rows: a table's, and the newest ones of the main job, of recipes and of studies, with the images in `out`.
+
+    The table is that of the budget row `begun`, by default the one that was begun last; `command` is what made it.
     """
     newest = table1_frames.of_table(found, begun) if begun else table1_frames.latest(found)
     grids = table1_sections.grids(newest)
@@ -38,14 +48,15 @@ def render(found: list[Row], out: Path, command: str = TABLE, begun: Row | None 
         other_sections.samples(newest, found, out, command), other_sections.cost(newest, found, command),
     ]
     environment = Environment(loader=FileSystemLoader(TEMPLATE.parent), autoescape=True, undefined=StrictUndefined)
-    page = environment.get_template(TEMPLATE.name).render(
+    return environment.get_template(TEMPLATE.name).render(
         title="FID against the number of DDIM steps, with error bars", kicker="ddim-bench: DDPM and DDIM on PyTorch and MindSpore",
         lead=lead(grids), tiles=tiles(grids), sections=sections, command=command,
         rewrite=command_line("report"))
-    path = files.folder(out) / "report.html"
-    with files.replacing(path) as file:
-        file.write(page.encode())
-    return path
+
+
+def figures(text: str) -> set[str]:
+    """The titles of the pictures on a page that `page` made."""
+    return {html.unescape(title) for title in FIGURE.findall(text)}
 
 
 def lead(grids: list[Grid]) -> list[str]:

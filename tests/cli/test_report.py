@@ -1,0 +1,40 @@
+"""`ddim-bench report` on the rows that ship."""
+
+import shutil
+
+import pytest
+
+from bench.cli.main import main
+from bench.paths import ROOT
+
+PAGES = ("table.md", "speed.md", "scaling.md", "noise.md", "ablation.md", "gallery.md")
+
+
+@pytest.fixture
+def out(tmp_path):
+    shutil.copytree(ROOT / "results" / "rows", tmp_path / "rows")
+    return tmp_path
+
+
+def test_the_committed_pages_are_what_their_rows_say(out):
+    for page in PAGES:  # they name the command that each keeps
+        shutil.copy(ROOT / "results" / page, out)
+    shutil.copytree(ROOT / "results" / "checkpoints", out / "checkpoints")
+    assert main(["report", "--out", str(out)]) == 0
+    for page in PAGES:
+        assert (out / page).read_text() == (ROOT / "results" / page).read_text(), f"{page}: run ddim-bench report"
+
+
+def test_a_page_whose_images_are_gone_is_kept(out, capsys):
+    shutil.copy(ROOT / "results" / "report.html", out)
+    before = (out / "report.html").read_bytes()
+    assert main(["report", "--out", str(out)]) == 3
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "report.html: kept as it is" in said and "PyTorch, eta = 0," in said and "--table ddim" in said
+    assert (out / "report.html").read_bytes() == before
+    assert all((out / page).exists() for page in PAGES)
+
+
+def test_pages_without_rows_are_not_written(tmp_path):
+    assert main(["report", "--out", str(tmp_path)]) == 0
+    assert [path.name for path in tmp_path.glob("*.*")] == ["report.html"]
