@@ -1,5 +1,6 @@
 """Imports run one way and rooms stay small: the contracts of pyproject.toml hold, and a planted mistake breaks them."""
 
+import ast
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pytest
 from bench.paths import ROOT
 
 PACKAGES = ("reference", "backends", "bench")
-MOST_FILES, MOST_LINES = 9, 250
+MOST_FILES, MOST_LINES, LONG_FUNCTION = 9, 250, 50
 
 
 def lint(folder: Path) -> subprocess.CompletedProcess[str]:
@@ -71,3 +72,11 @@ def test_files_are_short():
     files = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
     lines = {path.relative_to(ROOT): len(path.read_text().splitlines()) for path in files}
     assert len(files) > 100 and not [f"{path}: {n} lines" for path, n in lines.items() if n > MOST_LINES]
+
+
+def test_a_long_function_says_why_it_is_one():
+    long = [(path.relative_to(ROOT), node) for package in PACKAGES for path in (ROOT / package).rglob("*.py")
+            for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)
+            and node.end_lineno - node.lineno >= LONG_FUNCTION]
+    unsaid = [f"{path}: {node.name}" for path, node in long if "One function, since" not in (ast.get_docstring(node) or "")]
+    assert long and not unsaid

@@ -40,7 +40,8 @@ def fit(backend: Backend, spec: Spec, images: NDArray[np.uint8], *, seed: int, s
         states: Path | None = None, config: Mapping[str, Any] | None = None, save_every: float = SAVE_EVERY,
         on_step: Callable[[int, int], object] | None = None,
         on_losses: Callable[[int, NDArray[np.float64]], object] | None = None) -> Fit:
-    """Train on steps 0 .. steps - 1 of the streams, from the weights that `backend` holds.
+    """Train on steps 0 .. steps - 1 of the streams, from the weights that `backend` holds. One function, since the order of what
+    happens at a step decides what a state holds.
 
     images: (N, C, H, W) uint8. With `states`, a folder, the state is saved there every `save_every` seconds and after the last
     step, and training goes on from the newest one. `config` is what must agree for that beside the spec and the arguments here,
@@ -51,17 +52,8 @@ def fit(backend: Backend, spec: Spec, images: NDArray[np.uint8], *, seed: int, s
     """
     config = {"model": spec.model.to_dict(), "diffusion": spec.diffusion.to_dict(), "optim": spec.optim.to_dict(),
               "dtype": spec.dtype, "seed": seed, "batch_size": batch_size, "flip": flip, **(config or {})}
-    losses, start, starts, seconds, first = np.zeros(steps), 0, 1, 0.0, 0.0
-    good = "none"  # the last state, for a message
-    if states is not None and (found := load_state(states, config)) is not None:
-        start, state = found
-        require(start <= steps, "steps", steps, f"{states} holds a state of step {start} already")
-        losses[:start], seconds, starts = state.pop("losses"), float(state.pop("seconds")), int(state.pop("starts")) + 1
-        backend.load_state(state)
-        good = f"of step {start} in {states}"
-    if spec.processes > 1:
-        require(backend.mean(start) == start, "step", start, f"process {spec.rank} found this state in {states} and another one "
-                "did not: all processes must see the same files")
+    losses, first = np.zeros(steps), 0.0
+    start, starts, seconds, good = _go_on(backend, spec, states, config, losses)
     pending: list[Any] = []
     feed = batches(spec, images, seed, start, steps, batch_size, flip)
     began = saved = time.perf_counter()
@@ -101,6 +93,22 @@ def fit(backend: Backend, spec: Spec, images: NDArray[np.uint8], *, seed: int, s
             on_step(step + 1, steps)
     skipped = int(backend.state()["scaler_skipped"]) if spec.dtype == "float16" else 0
     return Fit(losses, seconds + time.perf_counter() - began, first, starts, skipped)
+
+
+def _go_on(backend: Backend, spec: Spec, states: Path | None, config: Mapping[str, Any], losses: NDArray[np.float64]
+           ) -> tuple[int, int, float, str]:
+    """Load the newest state, its losses into `losses`: (steps done, processes so far, their seconds, the state's name)."""
+    start, starts, seconds, good = 0, 1, 0.0, "none"
+    if states is not None and (found := load_state(states, config)) is not None:
+        start, state = found
+        require(start <= len(losses), "steps", len(losses), f"{states} holds a state of step {start} already")
+        losses[:start], seconds, starts = state.pop("losses"), float(state.pop("seconds")), int(state.pop("starts")) + 1
+        backend.load_state(state)
+        good = f"of step {start} in {states}"
+    if spec.processes > 1:
+        require(backend.mean(start) == start, "step", start, f"process {spec.rank} found this state in {states} and another one "
+                "did not: all processes must see the same files")
+    return start, starts, seconds, good
 
 
 def _diverged(step: int, loss: float, spec: Spec, good: str) -> str:
