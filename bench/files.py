@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,12 @@ from reference.config import ConfigError
 
 class FileError(ConfigError):
     """A file can't be written; the message names it and the system's reason."""
+
+
+def printable(text: object) -> str:
+    """Text for one line of a terminal or page: control characters and bytes that are no UTF-8 as escapes, such as `\\n`."""
+    return "".join(c.encode("unicode_escape").decode() if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") else c
+                   for c in str(text))
 
 
 def folder(path: Path) -> Path:

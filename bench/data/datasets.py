@@ -7,32 +7,34 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench import streams
-from bench.data import catalogue
+from bench.data import catalogue, splits
 from bench.data.catalogue import RECORDS, File, Record
-from bench.data.image_files import list_images, pad_to, read_images
-from bench.data.readers import DataError, npz_names, read_npy, read_npz
+from bench.data.image_files import pad_to
+from bench.data.own_images import read_array, read_folder
+from bench.data.readers import DataError
+from bench.data.splits import SPLITS
+from bench.files import printable
 from bench.paths import ASSETS
 
 ENVIRONMENT = "DDIM_BENCH_DATA"
 IMAGES = "images"  # the name of a data set that is no published one
-HELD_OUT = 128  # least number of held-out images: twice the feature width of the metric's own extractor
-SPLITS = ("train", "test")
-NPZ_SPLITS = {"train": ("x_train", "train_images"), "test": ("x_test", "test_images")}  # as Keras and MedMNIST name them
-NPZ_WHOLE = ("images", "arr_0")
+SHOWN = 5  # names that a note lists
+DARK = 16  # of 255: images that nowhere reach it are taken for masks that were not scaled
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """One split in memory, read-only: images uint8 (N, C, H, W) in [0, 255], labels uint8 (N,) where there are any.
 
-    `sha256` is that of the images' bytes, so it names the data whatever file they came from. `flip`: see `Record`.
+    `sha256` is that of the images' bytes, so it names the data whatever file they came from. `flip`: see `Record`. `notes` are
+    lines about the source that its user should read.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Dataset:
     provenance: str
     sha256: str
     flip: bool
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -58,9 +61,24 @@ class Choice:
 
     def load(self, default: str, shape: tuple[int, int, int], split: str) -> Dataset:
         """One split for a network of image shape (C, H, W). `default` is the name where none was asked for and `path` does not
-        hold other images. Raises DataError as `load`."""
-        name = self.name or (default if self.path is None or _holds(RECORDS[default], self.path) else IMAGES)
-        return load(name, split, self.path, shape=shape, pad=self.pad, download=self.download)
+        hold other images. Prints the notes. Raises DataError as `load`."""
+        found = load(self._name(default), split, self.path, shape=shape, pad=self.pad, download=self.download)
+        _say(found)
+        return found
+
+    def both(self, default: str, shape: tuple[int, int, int]) -> tuple[Dataset, Dataset]:
+        """Training and held-out images, as `load`; that no image is in both was checked."""
+        if (name := self._name(default)) == IMAGES:
+            train, test = load_images(*_place(self.path, shape, self.download), pad=self.pad)
+        else:
+            train, test = (load(name, split, self.path, shape=shape, pad=self.pad, download=self.download) for split in SPLITS)
+            if said := splits.check(train.images, test.images, name, published=True):
+                test = replace(test, notes=(*test.notes, said))
+        _say(train, test)
+        return train, test
+
+    def _name(self, default: str) -> str:
+        return self.name or (default if self.path is None or _holds(RECORDS[default], self.path) else IMAGES)
 
 
 def load(name: str, split: str, folder: str | os.PathLike[str] | None = None, *, download: bool = False,
@@ -77,9 +95,7 @@ def load(name: str, split: str, folder: str | os.PathLike[str] | None = None, *,
     if split not in SPLITS:
         raise DataError(f"split {split!r} of {name} is unknown: known are {', '.join(SPLITS)}")
     if name == IMAGES:
-        if folder is None or shape is None or download:
-            raise DataError("data set 'images' needs --data PATH, a folder of images or a .npz or .npy file, and no --download")
-        return load_images(Path(folder), split, shape, pad=pad)
+        return load_images(*_place(folder, shape, download), pad=pad)[SPLITS.index(split)]
     if name not in RECORDS:
         raise DataError(f"data set {name!r} is unknown: known are {', '.join((*RECORDS, IMAGES))}")
     return _fit(_load_record(RECORDS[name], split, folder, download), shape, pad)
@@ -96,27 +112,48 @@ def load_subset(name: str, split: str) -> Dataset:
     return _read(record, split, files, ASSETS / name, f"{name} shipped subset {split} ({catalogue.count(files)})")
 
 
-def load_images(path: Path, split: str, shape: tuple[int, int, int], *, pad: bool = False) -> Dataset:
-    """A person's own images, for a network of image shape (C, H, W).
+def load_images(path: Path, shape: tuple[int, int, int], *, pad: bool = False) -> tuple[Dataset, Dataset]:
+    """A person's own images, for a network of image shape (C, H, W): those to train on, and those that are held out.
 
-    A folder: every file in it and its subfolders is one image, cropped and scaled (`image_files.read_image`). A .npy or .npz
-    file: uint8 (N, H, W), (N, H, W, C) or (N, C, H, W) of the network's size. A folder with the subfolders train and test, or
-    a .npz file with x_train and x_test (or train_images and test_images), says itself what is held out; else a .npz file has
-    one array, or one called images or arr_0, and of n images max(n // 10, min(128, n // 2)) are held out: the first ones of a
-    fixed permutation of the files in the order of their names. Labels are not read.
+    A folder: every file in it and its subfolders is one image, cropped and scaled (`image_files.read_image`), but for those that
+    `image_files.IGNORED` names. A .npy or .npz file: uint8 (N, H, W), (N, H, W, C) or (N, C, H, W) of the network's size. A .npz
+    file without names of splits has one array, or one called images or arr_0. `splits` says what is held out. Labels are not
+    read. All files are read whichever split is wanted. Raises DataError, also where held-out images are training images.
     """
     if path.is_dir():
-        paths, part = _split_folder(path, split)
-        images = read_images(paths, shape, pad=pad)
-    elif path.suffix in (".npy", ".npz"):
-        images, part = _split_array(path, split, shape[0])
+        parts, unread = read_folder(path, shape, pad=pad)
+    elif path.suffix.lower() in (".npy", ".npz") and path.exists():
+        parts, unread = read_array(path, shape[0])
     else:
         raise DataError(f"{path}: {'is no folder and no .npz or .npy file' if path.exists() else 'no such file or folder'}")
+    name = printable(path.name or path.resolve().name)
+    more = f" and {len(unread) - SHOWN} more" if len(unread) > SHOWN else ""
+    notes = [f"{name}: not read: {printable(', '.join(unread[:SHOWN]))}{more}"] if unread else []
+    train, test = (_own(name, split, *parts[split], shape, pad) for split in SPLITS)
+    if said := splits.check(train.images, test.images, path):
+        notes.append(said)
+    if (brightest := max(part.images.max() for part in (train, test))) < DARK:
+        notes.append(f"{name}: nearly black: its brightest pixel is {brightest} of 255; multiply masks of 0 and 1 by 255")
+    return replace(train, notes=tuple(notes)), test
+
+
+def _place(folder: str | os.PathLike[str] | None, shape: tuple[int, int, int] | None,
+           download: bool) -> tuple[Path, tuple[int, int, int]]:
+    if folder is None or shape is None or download:
+        raise DataError("data set 'images' needs --data PATH, a folder of images or a .npz or .npy file, and no --download")
+    return Path(folder), shape
+
+
+def _say(*found: Dataset) -> None:
+    for note in dict.fromkeys(note for dataset in found for note in dataset.notes):
+        print(f"note: {note}", file=sys.stderr)
+
+
+def _own(name: str, split: str, images: NDArray[np.uint8], part: str, shape: tuple[int, int, int], pad: bool) -> Dataset:
     images = np.ascontiguousarray(images)
     colour, (h, w) = {1: "grey", 3: "RGB"}.get(images.shape[1], f"{images.shape[1]} channels"), images.shape[2:]
-    provenance = f"images of {path.name}, {split} ({part}), {colour} {h} x {w}"
-    dataset = Dataset(IMAGES, split, images, None, provenance, _digest(images), flip=False)
-    return _fit(dataset, shape, pad)
+    provenance = f"images of {name}, {split} ({part}), {colour} {h} x {w}"
+    return _fit(Dataset(IMAGES, split, images, None, provenance, _digest(images), flip=False), shape, pad)
 
 
 def _holds(record: Record, place: Path) -> bool:
@@ -170,47 +207,3 @@ def _fit(dataset: Dataset, shape: tuple[int, int, int] | None, pad: bool) -> Dat
         return replace(dataset, images=images, sha256=_digest(images), provenance=f"{dataset.provenance}, padded to {shape[1]}")
     raise DataError(f"{dataset.provenance}: images of shape {dataset.images.shape[1:]}, and the network takes {shape}"
                     + ("" if pad else "; --pad surrounds smaller ones with black"))
-
-
-def _split_folder(folder: Path, split: str) -> tuple[list[Path], str]:
-    if all((folder / name).is_dir() for name in SPLITS):
-        paths = list_images(folder / split)
-        return paths, str(len(paths))
-    paths = list_images(folder)
-    chosen = _chosen(len(paths), split, folder)
-    return [paths[n] for n in chosen], f"{len(chosen)} of {len(paths)}"
-
-
-def _split_array(path: Path, split: str, channels: int) -> tuple[NDArray[np.uint8], str]:
-    if path.suffix == ".npy":
-        images = read_npy(path)
-    else:
-        names = npz_names(path)
-        if own := [name for name in NPZ_SPLITS[split] if name in names]:
-            return _channels_first(read_npz(path, own[0]), channels, path), own[0]
-        whole = [name for name in NPZ_WHOLE if name in names] or names
-        if len(whole) != 1:
-            raise DataError(f"{path}: which array are the images, of {', '.join(names[:10]) or 'none'}? Name it images, or name "
-                            "the splits x_train and x_test")
-        images = read_npz(path, whole[0])
-    images = _channels_first(images, channels, path)
-    chosen = _chosen(len(images), split, path)
-    return images[chosen], f"{len(chosen)} of {len(images)}"
-
-
-def _chosen(count: int, split: str, place: Path) -> NDArray[np.int64]:
-    """Which of `count` images, in the order of their names, belong to a split; in that order."""
-    if count < 2:
-        raise DataError(f"{place}: holds {count} image, and needs one to train on and one to hold out")
-    held_out = max(count // 10, min(HELD_OUT, count // 2))
-    order = streams.permutation(0, "split", count, 0)
-    return np.sort(order[:held_out] if split == "test" else order[held_out:])
-
-
-def _channels_first(images: NDArray[np.uint8], channels: int, path: Path) -> NDArray[np.uint8]:
-    if images.ndim == 3 and channels == 1:
-        return images[:, None]
-    if images.ndim == 4 and channels in (images.shape[1], images.shape[3]):
-        return images if images.shape[1] == channels else images.transpose(0, 3, 1, 2)
-    raise DataError(f"{path}: shape {images.shape} is not that of images with {channels} channels: (N, H, W) for one channel, "
-                    f"(N, H, W, {channels}) or (N, {channels}, H, W)")

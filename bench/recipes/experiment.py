@@ -85,12 +85,12 @@ class Experiment:
     @cached_property
     def dataset(self) -> Dataset:
         """The training images."""
-        return self._data("train")
+        return self._data[0]
 
     @cached_property
     def held_out(self) -> Dataset:
         """Images that training never saw."""
-        return self._data("test")
+        return self._data[1]
 
     @property
     def notes(self) -> list[str]:
@@ -224,11 +224,16 @@ class Experiment:
         weights = "" if self.options.weights is None else Path(self.options.weights).name
         return self.gallery / ("-".join(filter(None, (self.recipe.name, backend, weights, stem))) + suffix)
 
-    def _data(self, split: str) -> Dataset:
+    @cached_property
+    def _data(self) -> tuple[Dataset, Dataset]:
         o, name, (channels, *size) = self.options, self.recipe.preset.dataset, self.shape
         if channels == 3 and o.data.name in ("mnist", "fashion-mnist"):  # stand-ins for photographs
-            grey = o.data.load(name, (1, size[0], size[1]), split)
-            images = np.repeat(grey.images, 3, axis=1)
-            return replace(grey, images=images, provenance=f"{grey.provenance}, grey as RGB",
-                           sha256=hashlib.sha256(images.tobytes()).hexdigest())
-        return o.data.load(name, self.shape, split)
+            train, test = (_as_colour(grey) for grey in o.data.both(name, (1, size[0], size[1])))
+            return train, test
+        return o.data.both(name, self.shape)
+
+
+def _as_colour(grey: Dataset) -> Dataset:
+    images = np.repeat(grey.images, 3, axis=1)
+    return replace(grey, images=images, provenance=f"{grey.provenance}, grey as RGB",
+                   sha256=hashlib.sha256(images.tobytes()).hexdigest())

@@ -138,7 +138,7 @@ def run(samples: Images, name: str, data: datasets.Choice, out: Path, backend: s
     `name` and `backend` are those of the row; `how` is what it says of the way in which the samples were drawn.
     """
     shape = (samples.shape[1], samples.shape[2], samples.shape[3])
-    train, held_out = (data.load("fashion-mnist", shape, split) for split in datasets.SPLITS)
+    train, held_out = data.both("fashion-mnist", shape)
     found, ids = study(samples, train, held_out)
     print(describe(found, len(samples)))
     config = {**(how or {}), "study": "neighbours", "name": name, "samples": len(samples), "k": K,

@@ -1,0 +1,58 @@
+"""A person's own images, from a folder or an array, as the two splits that the rule of `splits` makes of them. Raises DataError."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.data import splits
+from bench.data.image_files import find_images, read_images
+from bench.data.readers import DataError, npz_names, read_npy, read_npz
+from bench.files import printable
+
+NPZ_WHOLE = ("images", "arr_0")  # where no array is named as a split
+
+Parts = dict[str, tuple[NDArray[np.uint8], str]]  # of a split: its images, and what they are of the source
+
+
+def read_folder(folder: Path, shape: tuple[int, int, int], *, pad: bool = False) -> tuple[Parts, list[str]]:
+    """The images of both splits, uint8 (N, C, H, W) with (C, H, W) = `shape`, and the names of what was not read."""
+    found = find_images(folder)
+    return ({split: (read_images(paths, shape, pad=pad), f"{len(paths)}, its folder {printable(name)}")
+             for split, (name, paths) in found.own.items()}
+            or _cut(read_images(found.paths, shape, pad=pad), folder)), found.unread
+
+
+def read_array(path: Path, channels: int) -> tuple[Parts, list[str]]:
+    """The same of a .npy or .npz file, whose images keep their size."""
+    if path.suffix.lower() == ".npy":
+        return _cut(_channels_first(read_npy(path), channels, path), path), []
+    names = npz_names(path)
+    own = splits.named(names, path)
+    whole = list(own.values()) or [name for name in NPZ_WHOLE if name in names] or names
+    if len(whole) > 1 and not own:
+        raise DataError(f"{path}: which array are the images, of {printable(', '.join(names[:10]))}? Name it images, or name "
+                        "the splits x_train and x_test")
+    if not whole:
+        raise DataError(f"{path}: holds no array")
+    unread = [name for name in names if name not in whole and (splits.role(name) or name in NPZ_WHOLE)]
+    arrays = [_channels_first(read_npz(path, name), channels, path) for name in whole]
+    if len(own) == 2:
+        return {split: (images, f"{len(images)}, its array {printable(name)}")
+                for (split, name), images in zip(own.items(), arrays, strict=True)}, unread
+    return _cut(arrays[0], path), unread
+
+
+def _cut(images: NDArray[np.uint8], place: Path) -> Parts:
+    return {split: (images[which], f"{len(which)} of {len(images)}") for split, which in splits.cut(images, place).items()}
+
+
+def _channels_first(images: NDArray[np.uint8], channels: int, path: Path) -> NDArray[np.uint8]:
+    if images.ndim == 3 and channels == 1:
+        return images[:, None]
+    if images.ndim == 4 and channels in (images.shape[1], images.shape[3]):
+        return images if images.shape[1] == channels else images.transpose(0, 3, 1, 2)
+    raise DataError(f"{path}: shape {images.shape} is not that of images with {channels} channels: (N, H, W) for one channel, "
+                    f"(N, H, W, {channels}) or (N, {channels}, H, W)")
