@@ -167,5 +167,6 @@ class WeightFiles(Protocol):
     """The file weight_files.py of a backend whose `About.weight_files` says how such a file begins. Where users need files for the
     framework's own loader it also has `write(path, arrays)`."""
 
-    def read(self, path: Path) -> list[Weights]:
-        """Each dictionary of arrays in the file, without running code in it. Raises `ConfigError` where it is damaged."""
+    def read(self, path: Path) -> dict[str, Weights]:
+        """Each dictionary of arrays in the file by its key there, "" for the file itself, without running code in it. Raises
+        `ConfigError` where it is damaged."""

@@ -18,8 +18,8 @@ DTYPES = {"Float16": np.float16, "Float32": np.float32, "Float64": np.float64, "
 CRC = b"crc_num"  # before the last ten bytes, where `save_checkpoint(crc_check=True)` wrote the file
 
 
-def read(path: Path) -> list[dict[str, np.ndarray]]:
-    """One dictionary of the file's parameters. Raises `ConfigError` where it is damaged or of other dtypes.
+def read(path: Path) -> dict[str, dict[str, np.ndarray]]:
+    """The file's parameters, under the key "". Raises `ConfigError` where it is damaged or of other dtypes.
 
     The message is taken apart here: `mindspore.load_checkpoint` accepts a shape that claims more than the file holds.
     """
@@ -43,7 +43,7 @@ def read(path: Path) -> list[dict[str, np.ndarray]]:
         require(len(data) == wanted and min(shape, default=0) >= 0, str(path), name,
                 f"holds {len(data)} bytes, which is not a {kind} of shape {shape}")
         out[name] = np.frombuffer(data, DTYPES[kind]).reshape(shape)
-    return [out] if out else []
+    return {"": out} if out else {}
 
 
 def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -15,11 +15,11 @@ from torch import Tensor
 from reference.config import ConfigError, require
 
 
-def read(path: Path) -> list[dict[str, np.ndarray]]:
-    """Each dictionary of tensors in the file: the whole, or the elements of its list or dictionary, in their order.
+def read(path: Path) -> dict[str, dict[str, np.ndarray]]:
+    """Each dictionary of tensors in the file by its key: "" the whole, "NAME" and "[N]" the elements of its dictionary or list.
 
     bfloat16 becomes float32. Code in the file never runs: `weights_only=True` builds tensors and plain containers alone. Raises
-    `ConfigError` where that isn't enough, or the file is damaged.
+    `ConfigError` where that isn't enough, or the file is damaged or an optimiser's.
     """
     try:
         with warnings.catch_warnings(action="ignore"):
@@ -28,11 +28,16 @@ def read(path: Path) -> list[dict[str, np.ndarray]]:
         if refused := re.search(r"Unsupported [^\n]*?(?= was not|\n|$)", str(error)):
             raise ConfigError(f"{path}: needs unpickling, which can run code, and is refused: {refused[0]}") from None
         raise ConfigError(f"{path}: corrupt, truncated or no PyTorch file: {str(error).strip().partition(chr(10))[0]}") from None
-    inner = loaded.values() if isinstance(loaded, Mapping) else loaded if isinstance(loaded, list | tuple) else ()
+    if isinstance(loaded, Mapping):
+        if {"state", "param_groups"} <= set(loaded):
+            raise ConfigError(f"{path}: holds an optimiser's state and param_groups, no network; give the network's own file")
+        inner = {str(key): part for key, part in loaded.items()}
+    else:
+        inner = {f"[{n}]": part for n, part in enumerate(loaded)} if isinstance(loaded, list | tuple) else {}
     size = path.stat().st_size
-    found = [{name: _array(path, name, value, size) for name, value in part.items() if _is_parameter(name, value)}
-             for part in (loaded, *inner) if isinstance(part, Mapping)]
-    return [part for part in found if part]
+    found = {key: {name: _array(path, name, value, size) for name, value in part.items() if _is_parameter(name, value)}
+             for key, part in ({"": loaded} | inner).items() if isinstance(part, Mapping)}
+    return {key: part for key, part in found.items() if part}
 
 
 def _is_parameter(name: Any, value: Any) -> bool:

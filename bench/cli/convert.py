@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench.cli.options import unused
-from bench.weights import pipeline, sources, tensor_files
+from bench.weights import folders, pipeline, sources, tensor_files
 from reference.config import SCHEDULES, require
 
 
@@ -22,5 +22,5 @@ def run(args: argparse.Namespace, command: str) -> None:
     diffusion = replace(diffusion, **given)
     pipeline.save_pipeline(args.folder, weights, model, diffusion)
     if args.mindspore:
-        tensor_files.write_mindspore(args.folder / "unet" / pipeline.FILES[3], weights)
+        tensor_files.write_mindspore(args.folder / "unet" / folders.MINDSPORE, weights)
     print(f"wrote {args.folder}: {sum(value.size for value in weights.values())} parameters, {diffusion}")

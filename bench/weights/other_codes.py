@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.weights import folders
 from bench.weights.errors import CheckpointError, named
 from reference.config import ConfigError, DiffusionConfig, ModelConfig
 from reference.weights import shapes
@@ -33,25 +34,26 @@ class Layout:
     rescale_timesteps: bool = False
 
 
-def convert(path: Path, states: list[dict[str, np.ndarray]], sample_size: int | None, heads: int
+def convert(path: Path, states: dict[str, dict[str, np.ndarray]], sample_size: int | None, heads: int
             ) -> tuple[dict[str, np.ndarray], ModelConfig, DiffusionConfig] | None:
-    """(weights, model, diffusion) of the dictionaries in a file; None where none of them is of a layout that is known here.
+    """(weights, model, diffusion) of the network in a file; None where it is of no layout that is known here.
 
-    Of several the last one counts, which is the exponential moving average in the DDIM code's `ckpt.pth`. The diffusion is the
-    default of that code's scripts: linear, T = 1000. Raises `CheckpointError` that names the first difference to our network.
+    `folders.network_of` chooses among several. The diffusion is the default of that code's scripts: linear, T = 1000. Raises
+    `CheckpointError` that names the first difference to our network.
     """
-    for state in map(_without_prefix, reversed(states)):
+    for state in states.values():
         for pattern, what in LUCIDRAINS:
             if found := next((name for name in state if re.search(pattern, name)), None):
                 raise CheckpointError(f"{path}: {found} {state[found].shape}: {what}; lucidrains' UNet can't be converted")
-        for layout in LAYOUTS:
-            if layout.mark in state:
-                with named(path):
-                    network = layout.infer(state, heads)
-                    model = ModelConfig(sample_size=sample_size or _published_size(network), **network)
-                    learned = model.out_channels == 2 * model.in_channels
-                    return _rename(path, state, layout, model), model, DiffusionConfig(
-                        variance="learned_range" if learned else "large", rescale_timesteps=layout.rescale_timesteps)
+    state = folders.network_of(path, states)
+    for layout in LAYOUTS:
+        if layout.mark in state:
+            with named(path):
+                network = layout.infer(state, heads)
+                model = ModelConfig(sample_size=sample_size or _published_size(network), **network)
+                learned = model.out_channels == 2 * model.in_channels
+                return _rename(path, state, layout, model), model, DiffusionConfig(
+                    variance="learned_range" if learned else "large", rescale_timesteps=layout.rescale_timesteps)
     return None
 
 
@@ -59,11 +61,6 @@ def _published_size(network: Mapping[str, Any]) -> int:
     if "AttnDownBlock2D" not in network["down_block_types"]:
         raise ConfigError("no level but the middle has attention, so the image size must be stated (--sample-size)")
     return 16 << network["down_block_types"].index("AttnDownBlock2D")
-
-
-def _without_prefix(state: State) -> dict[str, np.ndarray]:
-    """DataParallel saves `module.NAME`."""
-    return {name.removeprefix("module."): value for name, value in state.items()}
 
 
 def _rename(path: Path, state: State, layout: Layout, model: ModelConfig) -> dict[str, np.ndarray]:

@@ -14,15 +14,14 @@ from pathlib import Path
 import numpy as np
 
 from bench import files
-from bench.weights import tensor_files
+from bench.weights import folders, tensor_files
 from bench.weights.diffusers_config import read_scheduler, read_unet, scheduler_json, unet_json
 from bench.weights.errors import CheckpointError, named
+from bench.weights.folders import WEIGHTS
 from bench.weights.tensor_files import write_safetensors
 from reference.config import DiffusionConfig, ModelConfig
 from reference.weights import Weights, check, shapes
 
-WEIGHTS = "diffusion_pytorch_model.safetensors"
-FILES = (WEIGHTS, f"{WEIGHTS}.index.json", "diffusion_pytorch_model.bin", "diffusion_pytorch_model.ckpt")  # of choice first
 MAX_HEADER = 16 << 20  # bytes
 
 LEGACY_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # of attention, up to diffusers 0.16
@@ -56,21 +55,18 @@ def save_pipeline(folder: Path, weights: Weights, model: ModelConfig, diffusion:
 def load_pipeline(folder: Path, file: Path | None = None) -> tuple[dict[str, np.ndarray], ModelConfig, DiffusionConfig]:
     """(weights, model, diffusion) of a pipeline folder of ours or of diffusers, nested or flat (as google/ddpm-cifar10-32 is).
 
-    The weights are `file`, or the first of `FILES`. A flat folder that holds a network alone, as `UNet2DModel.save_pretrained`
-    writes it, has the diffusion of diffusers' `DDPMScheduler()`. Raises `CheckpointError`.
+    Weights that are not in `file` are found by `folders.find`. A network alone, as `UNet2DModel.save_pretrained` writes it, has the
+    diffusion of diffusers' `DDPMScheduler()`. Raises `CheckpointError`.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such folder")
-    unet, scheduler = (folder / name if (folder / name).is_dir() else folder for name in ("unet", "scheduler"))
-    path = file or next((unet / name for name in FILES if (unet / name).exists()), unet / WEIGHTS)
-    config, process = unet / "config.json", scheduler / "scheduler_config.json"
-    bare = not process.exists() and not (folder / "model_index.json").exists()
-    diffusion = DiffusionConfig(variance="small") if bare else read_scheduler(process)
-    largest = sum(8 * math.prod(shape) for shape in shapes(read_unet(config, legacy=True)).values()) + MAX_HEADER
-    arrays = tensor_files.read(path, largest)
-    model = read_unet(config, legacy=bool(arrays) and any(".query." in name for name in arrays[0]))
-    return as_weights(path, arrays[0] if arrays else {}, model), model, diffusion
+    place = folders.find(folder, file)
+    diffusion = read_scheduler(place.scheduler) if place.scheduler else DiffusionConfig(variance="small")
+    largest = sum(8 * math.prod(shape) for shape in shapes(read_unet(place.config, legacy=True)).values()) + MAX_HEADER
+    arrays = folders.network_of(place.weights, tensor_files.read(place.weights, largest))
+    model = read_unet(place.config, legacy=any(".query." in name for name in arrays))
+    return as_weights(place.weights, arrays, model), model, diffusion
 
 
 def as_weights(path: Path, arrays: Mapping[str, np.ndarray], model: ModelConfig) -> dict[str, np.ndarray]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.weights import other_codes, pipeline, tensor_files
+from bench.weights import folders, other_codes, pipeline, tensor_files
 from bench.weights.errors import CheckpointError
 from reference.config import DiffusionConfig, ModelConfig
 
@@ -47,10 +47,10 @@ def load_file(path: Path, sample_size: int | None = None, heads: int = HEADS) ->
     """As `load`, of one file."""
     config = path.parent / "config.json"
     if config.exists():
-        return pipeline.load_pipeline(path.parent.parent if path.parent.name == "unet" else path.parent, path)
+        return pipeline.load_pipeline(path.parent, path)
     states = tensor_files.read(path)
     if (found := other_codes.convert(path, states, sample_size, heads)) is None:
-        name = next((name for state in states for name in state), "nothing")
+        name = next((name for state in states.values() for name in state), "nothing")
         raise CheckpointError(f"{path}: holds {name}, which is neither of the DDIM code nor of improved-diffusion; canonical names "
                               "need the network's config.json beside the file")
     return pipeline.as_weights(path, found[0], found[1]), *found[1:]
@@ -63,18 +63,18 @@ def fetch(name: str, revision: str | None = None) -> Path:
     """
     import huggingface_hub
 
-    flat = ("model_index.json", "config.json", "scheduler_config.json", *pipeline.FILES[:2],
+    flat = ("model_index.json", "config.json", "scheduler_config.json", *folders.FILES[:2],
             "diffusion_pytorch_model-*.safetensors")
     wanted = [f"{folder}{file}" for folder in ("", "unet/", "scheduler/") for file in flat]
     try:
         folder = Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=wanted))
         if not any(folder.rglob("*.safetensors")):
-            wanted += [f"{part}{pipeline.FILES[2]}" for part in ("", "unet/")]
+            wanted += [f"{part}diffusion_pytorch_model*" for part in ("", "unet/")]  # pickles, and a variant alone
             folder = Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=wanted))
     except Exception as error:  # the hub's client, its HTTP library and the network each raise their own
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"{name}: no such folder here, nor fetched from the hub: {reason}; without a network, put its "
-                              f"config.json, scheduler_config.json and {pipeline.WEIGHTS} into a folder and give that") from None
+                              f"config.json, scheduler_config.json and {folders.WEIGHTS} into a folder and give that") from None
     for path in (*folder.rglob("*.safetensors"), *folder.rglob("*.bin")):
         kept_as = Path(os.path.realpath(path)).name
         if re.fullmatch(r"[0-9a-f]{64}", kept_as):

@@ -1,6 +1,7 @@
 """Named arrays from files, whoever wrote them: safetensors, alone or in shards, PyTorch's and MindSpore's.
 
-Nothing is unpickled: PyTorch's files go through its `weights_only=True`. A file is never larger in memory than on disk.
+Nothing is unpickled: PyTorch's files go through its `weights_only=True`. A file is never larger in memory than on disk, but for
+bfloat16, which NumPy lacks and which becomes float32.
 """
 
 from __future__ import annotations
@@ -23,10 +24,13 @@ from safetensors.numpy import save_file
 
 import backends
 from bench import files
-from bench.weights.errors import CheckpointError, named, read_object
+from bench.weights.errors import CheckpointError, named, read_object, refuse_lookalikes
 from reference.weights import Weights
 
-INDEX = ".safetensors.index.json"
+INDEX = re.compile(r".*\.(safetensors|bin)\.index(\.\w+)?\.json", re.DOTALL)  # diffusers puts a variant's name before .json
+PREFIX = re.compile(r"((module|_orig_mod|model|unet)\.)+")  # of DataParallel, torch.compile and modules around a network
+START = 512  # bytes from which a file's kind is seen
+READ = {"F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL"}  # of safetensors' dtypes
 MAX_FILE = 8 << 30  # bytes, where no network says how large its weights are
 # All that a file of weights names. `weights_only=True` lets more pass: bytearray and tensor classes, which allocate any size.
 PICKLED = re.compile(r"collections (OrderedDict|Counter)|torch\._utils _rebuild_(tensor|tensor_v2|parameter)|"
@@ -35,24 +39,37 @@ PICKLED = re.compile(r"collections (OrderedDict|Counter)|torch\._utils _rebuild_
 Arrays = dict[str, np.ndarray]
 
 
-def read(path: Path, largest: int = MAX_FILE) -> list[Arrays]:
-    """Each dictionary of arrays in a file of weights; PyTorch's training states hold several, the others one.
+def read(path: Path, largest: int = MAX_FILE) -> dict[str, Arrays]:
+    """Each dictionary of arrays in a file of weights by the key it has there, "" for the file itself.
 
-    `largest` is in bytes. Raises `CheckpointError`, also where the file needs a framework that is not installed.
+    PyTorch's training states hold several, the others one. A prefix that wrappers gave all names is gone. `largest` is in bytes.
+    Raises `CheckpointError`, also where the file needs a framework that is not installed.
     """
-    path = Path(path)
-    if path.name.endswith(INDEX):
-        return [_read_shards(path, largest)]
+    return {key: without_prefix(arrays) for key, arrays in _read(Path(path), largest).items()}
+
+
+def without_prefix(arrays: Arrays) -> Arrays:
+    """The same arrays without the wrappers' prefix, where all names have the same."""
+    prefix = match[0] if (match := PREFIX.match(next(iter(arrays), ""))) else ""
+    if not prefix or not all(name.startswith(prefix) for name in arrays):
+        return arrays
+    return {name.removeprefix(prefix): value for name, value in arrays.items()}
+
+
+def _read(path: Path, largest: int) -> dict[str, Arrays]:
+    if INDEX.fullmatch(path.name):
+        return {"": _read_shards(path, largest)}
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
-            start = file.read(9)
+            start = file.read(START)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: missing") from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: can't be read: {error}") from None
-    if path.suffix == ".safetensors" or (start[8:] == b"{" and int.from_bytes(start[:8], "little") < size):
-        return [read_safetensors(path, largest)[0]]
+    refuse_lookalikes(path, start)
+    if path.suffix == ".safetensors" or (start[8:9] == b"{" and int.from_bytes(start[:8], "little") < size):
+        return {"": read_safetensors(path, largest)[0]}
     check_size(path, size, largest)
     if start.startswith(b"PK"):
         _check_zip(path)
@@ -106,11 +123,30 @@ def read_safetensors(path: Path, largest: int | None = None) -> tuple[Arrays, di
     with open_safetensors(path) as file:
         if largest is not None:
             check_size(path, path.stat().st_size, largest)
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        dtypes = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+        if unread := [name for name, dtype in dtypes.items() if dtype not in READ]:
+            raise CheckpointError(f"{path}: {unread[0]} is {dtypes[unread[0]]}; weights must be bfloat16, float16, float32 or "
+                                  "float64")
+        halves = _bfloat16(path, [name for name, dtype in dtypes.items() if dtype == "BF16"])
+        tensors = {name: halves[name] if name in halves else file.get_tensor(name) for name in dtypes}
         metadata = dict(file.metadata() or {})
     if "sha256" in metadata and metadata["sha256"] != digest(tensors, metadata):
         raise CheckpointError(f"{path}: corrupt: its content does not match its SHA-256")
     return tensors, metadata
+
+
+def _bfloat16(path: Path, names: list[str]) -> Arrays:
+    """Tensors of an open safetensors file as float32, of which a bfloat16 is the upper half."""
+    out: Arrays = {}
+    with path.open("rb") as file:
+        begin = 8 + int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(begin - 8)) if names else {}
+        for name in names:
+            first, last = header[name]["data_offsets"]
+            file.seek(begin + first)
+            upper = np.frombuffer(file.read(last - first), "<u2").astype(np.uint32)
+            out[name] = (upper << 16).view(np.float32).reshape(header[name]["shape"])
+    return out
 
 
 def digest(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:
@@ -128,13 +164,13 @@ def _read_shards(index: Path, largest: int) -> Arrays:
     where = read_object(index).get("weight_map")
     if not isinstance(where, dict) or not all(isinstance(name, str) for name in where.values()):
         raise CheckpointError(f"{index}: weight_map must be an object of file names")
-    shards = sorted(set(where.values()))
+    shards, kind = sorted(set(where.values())), INDEX.fullmatch(index.name)[1]  # type: ignore[index]
     for name in shards:
-        if not re.fullmatch(r"[\w.-]+\.safetensors", name):
-            raise CheckpointError(f"{index}: shard {name!r}: must be a .safetensors file in the index's own folder")
+        if not re.fullmatch(rf"[\w.-]+\.{kind}", name):
+            raise CheckpointError(f"{index}: shard {name!r}: must be a .{kind} file in the index's own folder")
     out: Arrays = {}
     for name in shards:
-        tensors = read_safetensors(index.parent / name, largest)[0]
+        tensors = _read(index.parent / name, largest).get("", {})
         if wrong := [tensor for tensor in tensors if where.get(tensor) != name]:
             raise CheckpointError(f"{index}: does not say that {wrong[0]} is in {name}")
         out |= tensors

@@ -284,7 +284,7 @@ def test_layouts_of_other_codes(data, code, heads, size):
             dtype = "f4" if kind == "reshape" else data.draw(st.sampled_from(["i8", "f2", "f8", "U3", "?", "V2"]))
             state[name] = np.lib.stride_tricks.as_strided(np.zeros(1, dtype), shape, [0] * len(shape))
     try:
-        found = other_codes.convert(Path("file"), [state], size, heads)
+        found = other_codes.convert(Path("file"), {"": state}, size, heads)
         if found:
             weights = pipeline.as_weights(Path("file"), *found[:2])
             is_a_network((weights, *found[1:]))
