@@ -49,9 +49,12 @@ def load(source: str | Path, backend: str = backends.DEFAULT, *, device: str = "
 
 
 def new(model: ModelConfig, process: DiffusionConfig | None = None, optim: OptimConfig | None = None,
-        backend: str = backends.DEFAULT, *, seed: int = 0, device: str = "cpu", dtype: str = "float32", mode: str = "tuned"
-        ) -> Model:
-    """A network with seeded initial weights, to be trained. Raises as `load`."""
+        backend: str = backends.DEFAULT, *, seed: int = 0, device: str = "cpu", dtype: str = "float32", mode: str = "tuned",
+        allow_cancelled_time: bool = False) -> Model:
+    """A network with seeded initial weights, to be trained. Raises as `load`, and `ConfigError` for a network with blocks that
+    can't know t (`ModelConfig.cancels_time`) unless `allow_cancelled_time`."""
+    if not allow_cancelled_time:
+        model.require_time("allow_cancelled_time=True takes it all the same")
     spec = Spec(model, process or DiffusionConfig(), optim or OptimConfig(), device, dtype, mode)
     return _make(backend, spec, names.initialise(model, seed))
 

@@ -5,17 +5,15 @@ Field names of `ModelConfig` are the keys of diffusers' `UNet2DModel` config, be
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from . import schedules
 from .errors import ConfigError as ConfigError
 from .errors import require
+from .records import LATER, Record, choice, freeze
 
 SCHEDULES = tuple(schedules.BETAS)
 OBJECTIVES = ("eps", "x0", "v")
@@ -27,49 +25,8 @@ UP_BLOCKS = ("UpBlock2D", "AttnUpBlock2D")
 SMALLEST_ALPHA_BAR = 2.0**-252  # its root is the smallest normal float32
 
 
-def _choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    require(value in choices, name, value, f"must be one of {', '.join(choices)}")
-
-
-_TYPES: dict[str, tuple[type, ...]] = {
-    "int": (int,), "float": (int, float), "str": (str,), "bool": (bool,), "None": (type(None),),
-    "tuple[int, ...]": (tuple,), "tuple[str, ...]": (tuple,),
-}
-
-
-def _freeze(config: Any) -> None:
-    """JSON gives lists where the frozen record needs tuples; wrong types are the user's mistake, not a traceback."""
-    for field in fields(config):
-        value = getattr(config, field.name)
-        if isinstance(value, list):
-            value = tuple(value)
-            object.__setattr__(config, field.name, value)
-        allowed = tuple(t for kind in str(field.type).split(" | ") for t in _TYPES[kind])
-        require(isinstance(value, allowed) and (not isinstance(value, bool) or bool in allowed), field.name, value,
-                f"must be of type {field.type}")
-        if "tuple[" in str(field.type):
-            inner = int if "int" in str(field.type) else str
-            require(all(type(v) is inner for v in value), field.name, value, f"must be of type {field.type}")
-
-
-class _Record:
-    """JSON in and out, shared by the three records."""
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any], *, ignore_unknown: bool = False) -> Any:
-        """Build from a mapping; an unknown key is an error unless `ignore_unknown` (diffusers files carry more keys)."""
-        known = {field.name for field in fields(cls)}  # type: ignore[arg-type]
-        unknown = sorted(set(values) - known)
-        require(ignore_unknown or not unknown, cls.__name__, unknown, f"unknown keys; known are {', '.join(sorted(known))}")
-        return cls(**{key: value for key, value in values.items() if key in known})
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types; `from_dict` of it gives an equal record."""
-        return json.loads(json.dumps(asdict(self)))  # type: ignore[call-overload]
-
-
 @dataclass(frozen=True)
-class ModelConfig(_Record):
+class ModelConfig(Record):
     """The UNet of Ho et al. 2020 as diffusers' `UNet2DModel` parametrises it. See the network table in the README.
 
     `attention_head_dim` is the width of one head (None: one head as wide as the block); `num_attention_heads` fixes their
@@ -94,7 +51,7 @@ class ModelConfig(_Record):
     zero_init: bool = True  # zero the last convolution of each residual branch at initialisation, as Ho et al. do
 
     def __post_init__(self) -> None:
-        _freeze(self)
+        freeze(self)
         levels = len(self.block_out_channels)
         for name in ("sample_size", "in_channels", "out_channels", "layers_per_block", "norm_num_groups"):
             require(1 <= getattr(self, name) <= 65536, name, getattr(self, name), "must be between 1 and 65536")
@@ -103,13 +60,10 @@ class ModelConfig(_Record):
             types = getattr(self, name)
             require(len(types) == levels, name, types, f"must have one entry per level of block_out_channels ({levels})")
             for t in types:
-                _choice(name, t, allowed)
+                choice(name, t, allowed)
         for channels in self.block_out_channels:
             require(channels > 0 and channels % self.norm_num_groups == 0, "block_out_channels", self.block_out_channels,
                     f"every width must be a positive multiple of norm_num_groups={self.norm_num_groups}")
-            require(channels > self.norm_num_groups, "norm_num_groups", self.norm_num_groups,
-                    f"must be below every width; with one channel a group (width {channels}) "
-                    "GroupNorm cancels the time embedding")
         require(self.block_out_channels[0] % 2 == 0, "block_out_channels", self.block_out_channels,
                 "the first width must be even (half sine, half cosine)")
         require(self.block_out_channels[0] // 2 > self.freq_shift >= 0, "freq_shift", self.freq_shift,
@@ -125,6 +79,17 @@ class ModelConfig(_Record):
             if "Attn" in down or "Attn" in up or channels == self.block_out_channels[-1]:
                 self.heads(channels)
 
+    @property
+    def cancels_time(self) -> bool:
+        """Whether some residual blocks can't know t. The time embedding adds a constant to each channel; where a group of the norm
+        that follows is one channel, the norm takes that constant away again."""
+        return self.norm_num_groups in self.block_out_channels
+
+    def require_time(self, remedy: str) -> None:
+        """Raise `ConfigError` where `cancels_time`, which nobody means to train; `remedy` says how to train it all the same."""
+        require(not self.cancels_time, "norm_num_groups", self.norm_num_groups, "must be below every width: with one channel a "
+                f"group (width {self.norm_num_groups}) GroupNorm cancels the time embedding, which is added before it; {remedy}")
+
     def heads(self, channels: int) -> int:
         """Number of attention heads in a block of this width."""
         for name in ("attention_head_dim", "num_attention_heads"):
@@ -137,7 +102,7 @@ class ModelConfig(_Record):
 
 
 @dataclass(frozen=True)
-class DiffusionConfig(_Record):
+class DiffusionConfig(Record):
     """The forward process, what the network predicts and how it is trained.
 
     `schedule` names a row of the schedule table; `beta_scaling` multiplies both ends of it by 1000/T (IDDPM, lucidrains).
@@ -165,10 +130,10 @@ class DiffusionConfig(_Record):
     approximate_cdf: bool = False
 
     def __post_init__(self) -> None:
-        _freeze(self)
+        freeze(self)
         for name, choices in (("schedule", SCHEDULES), ("objective", OBJECTIVES), ("variance", VARIANCES),
                               ("loss", LOSSES), ("loss_weight", LOSS_WEIGHTS)):
-            _choice(name, getattr(self, name), choices)
+            choice(name, getattr(self, name), choices)
         require(1 <= self.timesteps <= 1_000_000, "timesteps", self.timesteps, "must be between 1 and 1000000")
         require(0 < self.beta_start <= self.beta_end < 1, "beta_start, beta_end", (self.beta_start, self.beta_end),
                 "must satisfy 0 < beta_start <= beta_end < 1")
@@ -202,7 +167,7 @@ class DiffusionConfig(_Record):
 
 
 @dataclass(frozen=True)
-class OptimConfig(_Record):
+class OptimConfig(Record):
     """Adam (Kingma & Ba 2015) with global-norm clipping, linear warm-up, cosine decay and an EMA of the weights.
 
     Every backend takes the rate and the decay of a step from here: they are plain Python numbers.
@@ -219,7 +184,7 @@ class OptimConfig(_Record):
     ema_decay: float = 0.9999
 
     def __post_init__(self) -> None:
-        _freeze(self)
+        freeze(self)
         require(0 < self.lr < float("inf"), "lr", self.lr, "must be positive and finite")
         for name in ("beta1", "beta2", "ema_decay"):
             require(0 <= getattr(self, name) < 1, name, getattr(self, name), "must be in [0, 1)")

@@ -12,7 +12,7 @@ from bench.data.pixels import to_uint8
 from reference import samplers, unet, weights
 from reference.config import ConfigError, DiffusionConfig, ModelConfig, OptimConfig
 from reference.conventions import CLEAN
-from tests.helpers.tiny import TINY
+from tests.helpers.tiny import EQUAL_GROUPS, TINY
 
 BACKENDS = ["torch", pytest.param("mindspore", marks=pytest.mark.slow)]
 
@@ -34,6 +34,13 @@ def test_the_example_of_the_docstring_runs(backend, capsys):
     exec(code, names)
     assert names["images"].shape == (2, 1, 28, 28) and names["images"].dtype == np.float32
     assert float(capsys.readouterr().out.split()[0]) > 0
+
+
+def test_a_new_network_that_cannot_know_t_is_refused_unless_asked_for():
+    with pytest.raises(ConfigError, match=r"^norm_num_groups=8: must be below every width: .* cancels the time embedding.*=True"):
+        api.new(EQUAL_GROUPS)
+    model = api.new(EQUAL_GROUPS, allow_cancelled_time=True)
+    assert model.train(np.zeros((4, 1, 8, 8), np.uint8), 1, batch_size=2).losses.shape == (1,)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

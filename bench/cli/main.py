@@ -6,6 +6,7 @@ import importlib
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -35,7 +36,7 @@ def exit_code(work: Callable[[], int | None], goes_on_from: str = "") -> int:
     what the same command would start from. Else what the work returns, None as 0.
     """
     try:
-        with _interrupts_kept():
+        with _interrupts_kept(), _warnings_in_a_line():
             return work() or 0
     except KeyboardInterrupt:
         print("interrupted" + (f"; the same command goes on from {goes_on_from}" if goes_on_from else ""), file=sys.stderr)
@@ -53,6 +54,16 @@ def exit_code(work: Callable[[], int | None], goes_on_from: str = "") -> int:
             print(f"error: {error}", file=sys.stderr)
             return 3
         raise
+
+
+@contextmanager
+def _warnings_in_a_line() -> Iterator[None]:
+    """A warning without the place in the code, which says nothing to who gives a command."""
+    before, warnings.formatwarning = warnings.formatwarning, lambda message, *_, **__: f"warning: {message}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 @contextmanager

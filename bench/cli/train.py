@@ -20,7 +20,7 @@ from backends.protocol import Spec
 from bench.cli.launch import launched, serve_as_scheduler
 from bench.cli.options import at_least, data_choice, parse_log
 from bench.paths import ROOT
-from bench.presets import get_preset
+from bench.presets import Preset, get_preset
 from bench.records import environment
 from bench.training import loop
 from bench.training.trackers import Log
@@ -36,15 +36,11 @@ def run(args: argparse.Namespace, command: str) -> None:
     at_least(args, 0, "seed", "save_every")
     at_least(args, 1, "batch_size")
     preset = get_preset(args.preset)
+    initial, model, process = _beginning(args, preset)
     began_with, before = None, []
     if args.weights:
-        require(args.convention == "plain", "--convention", args.convention, "goes without --weights, which have a network")
-        initial, model, process = sources.load(args.weights)
         began_with = _record(Path(args.weights) / "training.json") or {"weights": args.weights}
         before = _losses(Path(args.weights) / "loss.csv")
-    else:
-        model, process = adopt_network(preset.model, args.convention), adopt(preset.diffusion, args.convention)
-        initial = weights.initialise(model, args.seed)
     steps = args.train_steps
     require(steps > preset.optim.warmup_steps, "--train-steps", steps,
             f"must exceed the warm-up's {preset.optim.warmup_steps}")
@@ -81,6 +77,19 @@ def run(args: argparse.Namespace, command: str) -> None:
     pipeline.save_pipeline(args.save, backend.weights(ema=True), spec.model, spec.diffusion,
                              {"loss.csv": curve, "training.json": json.dumps(about, indent=2) + "\n"})
     print(f"wrote {args.save.relative_to(ROOT) if args.save.is_relative_to(ROOT) else args.save}")
+
+
+def _beginning(args: argparse.Namespace, preset: Preset) -> sources.Loaded:
+    """Weights, network and process to begin with: those of --weights, or the preset's with seeded weights."""
+    if args.weights:
+        require(args.convention == "plain", "--convention", args.convention, "goes without --weights, which have a network")
+        initial, model, process = sources.load(args.weights)
+    else:
+        model, process = adopt_network(preset.model, args.convention), adopt(preset.diffusion, args.convention)
+        initial = weights.initialise(model, args.seed)
+    if not args.allow_cancelled_time:
+        model.require_time("--allow-cancelled-time trains it all the same")
+    return initial, model, process
 
 
 def _record(path: Path) -> dict[str, Any] | None:

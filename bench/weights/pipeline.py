@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -70,7 +71,10 @@ def load_pipeline(folder: Path, file: Path | None = None) -> tuple[dict[str, np.
 
 
 def as_weights(path: Path, arrays: Mapping[str, np.ndarray], model: ModelConfig) -> dict[str, np.ndarray]:
-    """Canonical float32 weights from a file's arrays: older names of attention, MindSpore's of its norms. `path` is for errors."""
+    """Canonical float32 weights from a file's arrays: older names of attention, MindSpore's of its norms. `path` is for errors.
+
+    Warns where the network has blocks that can't know t (`ModelConfig.cancels_time`).
+    """
     expected, out = shapes(model), {}
     for name, value in arrays.items():
         if value.dtype.kind != "f":
@@ -89,3 +93,7 @@ def as_weights(path: Path, arrays: Mapping[str, np.ndarray], model: ModelConfig)
     return out
 
 
+    if model.cancels_time:
+        warnings.warn(f"{path}: norm_num_groups={model.norm_num_groups}: with one channel a group (width {model.norm_num_groups}) "
+                      "GroupNorm cancels the time embedding, so blocks of this width do not know t; the network is used as it is",
+                      stacklevel=3)

@@ -26,6 +26,7 @@ NETWORKS = {
                             down_block_types=(ADOWN, DOWN, DOWN), up_block_types=(AUP, UP, AUP), in_channels=1, out_channels=2),
     "one_level": replace(ONE_LEVEL, down_block_types=(ADOWN,), up_block_types=(UP,), in_channels=3, out_channels=3, freq_shift=2,
                          norm_eps=1e-6),
+    "equal_groups": replace(TINY, norm_num_groups=8, norm_eps=0.1),  # one channel a group at width 8
 }
 TRAINED = {"tiny": TINY, "iddpm": replace(NETWORKS["iddpm"], block_out_channels=(8, 8))}
 

@@ -39,8 +39,6 @@ def says(message: str) -> str:
     ({"block_out_channels": (16, 32.0, 64)}, "block_out_channels=(16, 32.0, 64): must be of type tuple[int, ...]"),
     ({"block_out_channels": (16, 36, 64)}, "block_out_channels=(16, 36, 64): every width must be a positive multiple of "
                                            "norm_num_groups=8"),
-    ({"block_out_channels": (8, 16, 32)}, "norm_num_groups=8: must be below every width; with one channel a group (width 8) "
-                                          "GroupNorm cancels the time embedding"),
     ({"block_out_channels": (15, 30, 60), "norm_num_groups": 5}, "block_out_channels=(15, 30, 60): the first width must be even"),
     ({"down_block_types": ("DownBlock2D",)}, "down_block_types=('DownBlock2D',): must have one entry per level of "
                                              "block_out_channels (3)"),

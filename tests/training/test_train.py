@@ -16,7 +16,8 @@ from bench.data import datasets
 from bench.training import loop
 from bench.weights import pipeline
 from reference.config import DiffusionConfig
-from tests.helpers.tiny import TINY
+from reference.weights import initialise
+from tests.helpers.tiny import EQUAL_GROUPS, TINY
 
 PROCESS = DiffusionConfig(timesteps=5, objective="v")
 
@@ -70,3 +71,18 @@ def test_what_cannot_be_begun_with_is_one_line(run, tmp_path, monkeypatch, capsy
     (tmp_path / "b" / "loss.csv").write_text("step,loss\n0")
     assert run("tiny", "c", *options) == 2
     assert said in (lines := capsys.readouterr().err.splitlines())[-1] and len([x for x in lines if "error" in x]) == 1
+
+
+def test_a_network_that_cannot_know_t_is_trained_only_when_asked_for(run, tmp_path, capsys, monkeypatch):
+    """Its preset, and weights that were loaded with a warning."""
+    monkeypatch.setitem(presets.PRESETS, "equal", presets.Preset("equal", EQUAL_GROUPS, None, PROCESS))
+    with pytest.warns(UserWarning):
+        pipeline.save_pipeline(tmp_path / "w", initialise(EQUAL_GROUPS, 0), EQUAL_GROUPS, PROCESS)
+        pipeline.load_pipeline(tmp_path / "w")
+    for options in ((), ("--weights", tmp_path / "w")):
+        assert run("equal", "c", *options) == 2
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert said.startswith("error: norm_num_groups=8: must be below every width") and "--allow-cancelled-time" in said
+        assert not list(tmp_path.glob("c*"))
+    assert run("equal", "c", "--allow-cancelled-time") == 0
+    assert load(tmp_path / "c").spec.model.norm_num_groups == 8

@@ -262,6 +262,8 @@ NETS = {
                                                  down_block_types=(*DOWN, *DOWN), up_block_types=(*UP, *UP), flip_sin_to_cos=True),
     "two heads": ModelConfig(sample_size=4, block_out_channels=(8, 16), norm_num_groups=4, num_attention_heads=2,
                              down_block_types=DOWN, up_block_types=UP[::-1], downsample_padding=1),
+    "as many groups as channels": ModelConfig(sample_size=8, block_out_channels=(32, 64), norm_num_groups=32, layers_per_block=2,
+                                              down_block_types=DOWN, up_block_types=UP[::-1]),
 }
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -97,6 +99,25 @@ def test_flat_folders_of_diffusers_load(folder, tmp_path, kind):
             expected = DiffusionConfig()
     weights, model, diffusion = sources.load(source)
     assert same(weights, initialise(TINY, 0)) and model == replace(TINY, zero_init=True) and diffusion == expected
+
+
+def test_as_many_groups_as_channels_load_with_a_line(tmp_path):
+    """diffusers' default of 32 groups with a width of 32: a warning in one line, by every way in; the output is theirs."""
+    import_torchvision()
+    from diffusers import UNet2DModel
+    net = UNet2DModel(sample_size=8, in_channels=3, block_out_channels=(32, 64), layers_per_block=1,
+                      down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"))
+    net.save_pretrained(tmp_path / "net")
+    torch.save(net.state_dict(), tmp_path / "net/a.pt")
+    x = torch.randn(2, 3, 8, 8)
+    for source in (tmp_path / "net", tmp_path / "net/a.pt"):
+        with pytest.warns(UserWarning, match=r"^\S+: norm_num_groups=32: .*\(width 32\) GroupNorm cancels the time embedding"):
+            weights, model, _ = sources.load(source)
+        np.testing.assert_allclose(unet.forward(weights, model, x.numpy(), T.numpy()), net(x, T).sample, atol=1e-5)
+    done = subprocess.run([sys.executable, "-m", "bench", "convert", tmp_path / "net", tmp_path / "out"], capture_output=True,
+                          text=True, cwd=Path(__file__).parents[2])
+    said = [line for line in done.stderr.splitlines() if "cancels" in line]
+    assert done.returncode == 0 and len(said) == 1 and said[0].startswith("warning: ") and "UserWarning" not in done.stderr
 
 
 @pytest.mark.parametrize("key, value", [("class_embed_type", "timestep"), ("resnet_time_scale_shift", "scale_shift"),
