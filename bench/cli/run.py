@@ -18,7 +18,6 @@ import backends
 from backends.protocol import Spec
 from bench.cli.launch import launched, serve_as_scheduler
 from bench.cli.options import at_least, data_choice, parse_eta, parse_seeds, unused
-from bench.data import datasets
 from bench.job import forecast
 from bench.job import run as stages
 from bench.job.job import Images, Job
@@ -74,7 +73,7 @@ def resolve(args: argparse.Namespace) -> tuple[Job, list[str]]:
             weights.check(trained, preset.model, str(folder))
     preset = preset.changed(diffusion=adopt(preset.diffusion, args.convention))
     shape = Spec(preset.model, preset.diffusion, preset.optim, args.device, args.dtype).image_shape
-    dataset, held_out = (data_choice(args).load(preset.dataset, shape, split) for split in datasets.SPLITS)
+    dataset, held_out = data_choice(args).both(preset.dataset, shape)
     other = dataset.name != preset.dataset
     fit = args.fit if args.fit is not None else preset.fit_steps if other and not args.weights else 0
     require(fit >= 0 and not (fit and args.weights), "--fit", fit, "must be 0 or more, and goes without --weights")
@@ -129,6 +128,7 @@ def describe(job: Job, absent: list[str]) -> str:
     """What `--dry-run` prints."""
     config = {**job.preset.to_dict(), "device": job.device, "dtype": job.dtype, "seed": job.seed,
               "convention": asdict(get_convention(job.convention)), "threads": job.threads, "data": job.dataset.provenance,
+              "held_out": job.held_out.provenance,
               "extractor": job.extractor.name, "extractor_sha256": job.extractor.sha256}
     cells = [f"{job.backends[0]}: train the network to sample from for {job.fit} steps"] if job.fit else []
     for b in job.backends:
