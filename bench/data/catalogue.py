@@ -57,6 +57,7 @@ class Record:
     debian_package: str | None = None
     debian_folder: Path | None = None
     subset: Mapping[str, tuple[File, ...]] | None = None  # what ships with this code
+    torchvision: str | None = None  # the name of its folder there
 
 
 def _idx(prefix: str, count: int, images: tuple[str, str | None], labels: tuple[str, str | None]) -> tuple[File, File]:
@@ -68,6 +69,7 @@ def _idx(prefix: str, count: int, images: tuple[str, str | None], labels: tuple[
 FASHION_MNIST = Record(
     name="fashion-mnist",
     flip=False,
+    torchvision="FashionMNIST",
     urls=("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",),
     debian_package="dataset-fashion-mnist",
     debian_folder=Path("/usr/share/datasets/fashion-mnist"),
@@ -93,6 +95,7 @@ FASHION_MNIST = Record(
 MNIST = Record(
     name="mnist",
     flip=False,
+    torchvision="MNIST",
     urls=("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/"),
     splits={
         "train": _idx("train", 60000, ("ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
@@ -135,13 +138,27 @@ def count(files: tuple[File, ...]) -> int:
 
 
 def find(record: Record, files: tuple[File, ...], folder: Path) -> list[Path]:
-    """Where a split's files are in `folder`: one path each, or that of the archive. Empty where one is missing."""
-    places = [folder, folder / record.archive.folder] if record.archive else [folder]
-    found = [next((p for place in places for p in (place / f.name, place / f.name.removesuffix(".gz")) if p.is_file()), None)
-             for f in files]
+    """Where a split's files are in `folder`: one path each, or that of the archive. Empty where one is missing.
+
+    Looked for as published, and as browsers, archive tools and torchvision leave them: unpacked, with dots in the names, in a
+    folder each, in `raw` or NAME/raw, in capitals.
+    """
+    inner = (record.archive.folder,) if record.archive else (f"{record.torchvision}/raw", "raw")
+    wanted = {name for file in files for name in (file.name, file.name.removesuffix(".gz"))}
+    there = {name: path for place in (*(folder / name for name in inner), folder) for name, path in _files(place, wanted).items()}
+    found = [there.get(file.name) or there.get(file.name.removesuffix(".gz")) for file in files]
     if None not in found:
         return [path for path in found if path]
     return [folder / record.archive.name] if record.archive and (folder / record.archive.name).is_file() else []
+
+
+def _files(folder: Path, wanted: set[str]) -> dict[str, Path]:
+    """The wanted files of a folder, or of a folder in it that has the file's name, by their name as published."""
+    try:
+        named = [(entry.name.lower().replace(".idx", "-idx"), entry) for entry in sorted(folder.iterdir())]
+    except OSError:
+        return {}
+    return {name: path for name, entry in named if name in wanted for path in (entry / entry.name, entry) if path.is_file()}
 
 
 def read(record: Record, files: tuple[File, ...], folder: Path) -> Arrays:
@@ -180,7 +197,7 @@ def download(record: Record, files: tuple[File, ...], folder: Path) -> None:
 
 def _missing(record: Record, files: tuple[File, ...], folder: Path) -> str:
     if record.archive is None:
-        file = next(f for f in files if not any((folder / n).is_file() for n in (f.name, f.name.removesuffix(".gz"))))
+        file = next(file for file in files if not find(record, (file,), folder))
         return f"{folder / file.name}: no such file"
     for name in record.archive.unread:
         if (folder / name).exists() or folder.name == name:

@@ -114,6 +114,32 @@ def test_plain_files_are_read_too(small):
     assert len(datasets.load("fashion-mnist", "train", folder)) == 3
 
 
+AS_PEOPLE_HAVE_THEM = {
+    "unpacked, dots in the names": (lambda name: name.removesuffix(".gz").replace("-idx", ".idx"), True),
+    "unpacked by a browser, which left the name": (lambda name: name, True),
+    "torchvision's": (lambda name: f"FashionMNIST/raw/{name.removesuffix('.gz')}", True),
+    "torchvision's, packed": (lambda name: f"raw/{name}", False),
+    "a folder for each file": (lambda name: f"{name.removesuffix('.gz')}/{name.removesuffix('.gz')}", True),
+    "capitals": (lambda name: name.upper(), False),
+}
+
+
+@pytest.mark.parametrize("case", AS_PEOPLE_HAVE_THEM)
+def test_files_are_found_as_people_have_them(case, small, tmp_path):
+    _, folder = small
+    renamed, unpacked = AS_PEOPLE_HAVE_THEM[case]
+    for path in list(folder.iterdir()):
+        new = tmp_path / "other" / renamed(path.name)
+        new.parent.mkdir(parents=True, exist_ok=True)
+        new.write_bytes(gzip.decompress(path.read_bytes()) if unpacked else path.read_bytes())
+    there = datasets.load("fashion-mnist", "train", tmp_path / "other")
+    assert there.sha256 == datasets.load("fashion-mnist", "train", folder).sha256
+    assert datasets.Choice(path=tmp_path / "other").load("fashion-mnist", (1, 28, 28), "train").name == "fashion-mnist"
+    new.unlink()
+    with pytest.raises(readers.DataError, match="train-(images|labels)-idx.*: no such file"):
+        datasets.load("fashion-mnist", "train", tmp_path / "other")
+
+
 def test_altered_pixel_is_refused(small):
     _, folder = small
     images = some_pixels()

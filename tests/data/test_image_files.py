@@ -10,7 +10,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from bench.data import datasets, readers, splits
 from bench.data.image_files import read_image
@@ -22,6 +22,13 @@ from reference import weights
 from reference.config import DiffusionConfig, ModelConfig
 
 GREY, RGB = (1, 8, 8), (3, 8, 8)
+
+
+def png(header, lines):
+    """A PNG of this header and these lines."""
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
 
 
 def picture(n, shape=(8, 8)):
@@ -74,6 +81,21 @@ def test_own_train_and_test_folders_are_taken(folder):
     np.testing.assert_array_equal(load(folder, "test").images[0, 0], picture(101))
 
 
+@pytest.mark.parametrize("stray", ["labels.csv", "Thumbs.db", "desktop.ini", "README.txt", "_SUCCESS", "LICENSE", "meta.JSON"])
+def test_what_lies_beside_images_is_named_once_and_not_counted(stray, folder, capsys):
+    (folder / "more" / stray).write_bytes(b"no image")
+    for split, part in zip(datasets.SPLITS, datasets.Choice(path=folder).both("mnist", GREY), strict=True):
+        assert part.provenance == f"images of pngs, {split} (6 of 12), grey 8 x 8"
+    assert capsys.readouterr().err == f"note: pngs: not read: {stray}\n"
+
+
+def test_any_other_file_is_refused_for_both_splits_alike(folder):
+    (folder / "features.bin").write_bytes(b"no image")
+    for split in datasets.SPLITS:
+        with pytest.raises(readers.DataError, match="features.bin: is no PNG"):
+            load(folder, split)
+
+
 def test_crop_is_central_and_scaling_antialiased(tmp_path):
     wide = np.zeros((16, 40), np.uint8)
     wide[:, 12:28] = np.indices((16, 16)).sum(0) % 2 * 255  # a checkerboard of single pixels in the middle, black around it
@@ -119,6 +141,71 @@ def test_exif_orientation_is_followed(tmp_path):
     assert upright[:, 5:].min() > 200 and upright[:, :3].max() < 50
 
 
+def tiff(entries, extra=b""):
+    return b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + b"".join(entries) + b"\0\0\0\0" + extra
+
+
+TURN, PLACE = struct.pack("<HHIHH", 0x112, 3, 1, 6, 0), 8 + 2 + 24 + 4
+EXIF = {
+    "prefix twice": b"Exif\0\0" + tiff([TURN]),
+    "signed rational -1/0": tiff([TURN, struct.pack("<HHII", 0x11A, 10, 1, PLACE)], struct.pack("<ii", -1, 0)),
+    "rational 0/0": tiff([TURN, struct.pack("<HHII", 0x11A, 5, 1, PLACE)], struct.pack("<II", 0, 0)),
+    "two values for one": tiff([TURN, struct.pack("<HHII", 0x11A, 5, 2, PLACE)], struct.pack("<IIII", 72, 1, 72, 1)),
+    "offset beyond the end": tiff([TURN, struct.pack("<HHII", 0x11A, 5, 1, 99999)]),
+}
+
+
+@pytest.mark.parametrize("case", EXIF)
+def test_orientation_is_followed_beside_damaged_tags(case, tmp_path):
+    left_white = np.zeros((64, 64, 3), np.uint8)
+    left_white[:, :32] = 255
+    Image.fromarray(left_white).save(tmp_path / "a.jpg", exif=EXIF[case], quality=95)
+    image = read_image(tmp_path / "a.jpg", (1, 28, 28))[0]
+    assert image[4].mean() > 200 and image[24].mean() < 50
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_pillows(orientation, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(picture(0)).save(tmp_path / "a.png", exif=exif)
+    with Image.open(tmp_path / "a.png") as image:
+        np.testing.assert_array_equal(read_image(tmp_path / "a.png", GREY)[0], np.asarray(ImageOps.exif_transpose(image)))
+
+
+def test_unreadable_exif_leaves_the_pixels_as_they_are(tmp_path):
+    Image.fromarray(picture(0)).save(tmp_path / "a.png", exif=b"Exif\0\0" + b"no TIFF at all")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png", GREY)[0], picture(0))
+
+
+def test_of_a_phones_jpeg_the_first_picture_is_read(tmp_path):
+    """Gain maps and previews lie behind it (MPO)."""
+    image = Image.new("RGB", (64, 64), (200, 10, 10))
+    image.save(tmp_path / "IMG_0001.jpg", format="MPO", save_all=True, append_images=[Image.new("RGB", (32, 32))])
+    assert np.abs(read_image(tmp_path / "IMG_0001.jpg", RGB).astype(int) - [[[200]], [[10]], [[10]]]).max() < 4
+
+
+def png_16_bits(channels, colour):
+    """White of a 12-bit camera, 4095 of 65535."""
+    pixels = np.full((8, 8, channels), 4095, ">u2")
+    return png(struct.pack(">IIBBBBB", 8, 8, 16, colour, 0, 0, 0), b"".join(b"\0" + line.tobytes() for line in pixels))
+
+
+SIXTEEN_BITS = {
+    "grey.png": png_16_bits(1, 0), "grey-alpha.png": png_16_bits(2, 4), "rgb.png": png_16_bits(3, 2), "rgba.png": png_16_bits(4, 6),
+    "rgb.ppm": b"P6\n8 8\n65535\n" + np.full((8, 8, 3), 4095, ">u2").tobytes(), "plain.ppm": b"P3 8 8 4095 " + b"4095 " * 192,
+    "grey.pgm": b"P5\n8 8\n4095\n" + np.full((8, 8), 4095, ">u2").tobytes(),
+}
+
+
+@pytest.mark.parametrize("name", SIXTEEN_BITS)
+@pytest.mark.parametrize("shape", [GREY, RGB])
+def test_16_bits_a_channel_are_refused_in_every_format(name, shape, tmp_path):
+    (tmp_path / name).write_bytes(SIXTEEN_BITS[name])
+    with pytest.raises(readers.DataError, match=f"{name}: pixels of type .*only 8 bits a channel are read"):
+        read_image(tmp_path / name, shape)
+
+
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.gif", "a.bmp", "a.pgm"])
 def test_formats(name, tmp_path):
     Image.new("L", (8, 8), 77).save(tmp_path / name)
@@ -127,10 +214,7 @@ def test_formats(name, tmp_path):
 
 def png_bomb(w, h):
     """A PNG of 70 bytes whose header says w x h."""
-    def chunk(kind, body):
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-    header = struct.pack(">IIBBBBB", w, h, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    return png(struct.pack(">IIBBBBB", w, h, 8, 0, 0, 0, 0), b"")
 
 
 def write_png(path, **options):
@@ -280,6 +364,28 @@ def test_header_that_lies_costs_no_memory(shape, tmp_path):
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak < 2_000_000
+
+
+def test_plain_shapes_compress_far_and_are_read(tmp_path):
+    """White squares on black, 70 MB of them: 860 to 1."""
+    images = np.zeros((1100, 256, 256), np.uint8)
+    for image, (row, column) in zip(images, np.random.default_rng(0).integers(0, 240, (1100, 2)), strict=True):
+        image[row:row + 9, column:column + 9] = 255
+    np.savez_compressed(tmp_path / "x.npz", images=images)
+    assert images.nbytes > max(readers.RATIO_FREE, 700 * (tmp_path / "x.npz").stat().st_size)
+    assert len(load(tmp_path / "x.npz", shape=(1, 256, 256))) > 900
+
+
+def test_endings_in_capitals(tmp_path):
+    images = picture(0, (4, 8, 8))
+    np.save(tmp_path / "x.npy", images)
+    np.savez(tmp_path / "y.npz", images)
+    for name in ("x.npy", "y.npz"):
+        (tmp_path / name).rename(tmp_path / name.upper())
+        assert len(load(tmp_path / name.upper())) == 2
+    Image.fromarray(images[0]).save(tmp_path / "x.png")
+    (tmp_path / "x.png").rename(tmp_path / "X.PNG")
+    np.testing.assert_array_equal(read_image(tmp_path / "X.PNG", GREY)[0], images[0])
 
 
 def test_zip_bomb_and_other_compressions_are_refused(tmp_path):
