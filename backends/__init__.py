@@ -92,6 +92,16 @@ def choose(asked: str | None) -> tuple[tuple[str, ...], list[str]]:
     return tuple(chosen), absent
 
 
+def outside_files(name: str) -> list[Path]:
+    """The files of an outside backend, by which its finished results are told from those of another version: all of its top-level
+    package, or its module alone; none for a folder of this package. Nothing is imported."""
+    outside = _outside().get(name)
+    spec = importlib.util.find_spec(outside.module.partition(".")[0]) if outside else None
+    folders = [Path(place) for place in (spec.submodule_search_locations or [])] if spec else []
+    inside = [path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".pyc"]
+    return inside or ([Path(spec.origin)] if spec and spec.origin else [])
+
+
 @functools.cache
 def _folders() -> frozenset[str]:
     return frozenset(path.parent.name for path in Path(__file__).parent.glob("*/backend.py"))

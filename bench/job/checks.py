@@ -31,12 +31,13 @@ TWICE_STEPS = 10  # of training, and of sampling, that the determinism check run
 def oracle(job: Job, crew: Crew, book: Notebook, backend: str) -> None:
     """Tables of every path, one forward pass, one training loss and a short sampling path, compared with the oracle."""
     cells = list(dict.fromkeys(replace(cell, seed=job.seed) for cell in job.cells[backend]))  # a path does not depend on the seed
-    key = job.key(backend, stage="oracle", weights=job.trained_hash, cells=[[c.steps, str(c.eta), c.spacing] for c in cells])
+    key = job.key(backend, stage="oracle", weights=job.trained_hash, cells=[[c.steps, str(c.eta), c.spacing] for c in cells],
+                  dataset=job.dataset.sha256, flip=job.dataset.flip, **job.choices_key(*cells))
 
     def compute(folder: Path) -> Row:
         scratch, shape, T = folder / SCRATCH, job.spec.image_shape, job.preset.diffusion.timesteps
         crew.load(backend, job.trained)
-        tables = [(job.plan(cell), _tables(crew, backend, scratch, cell.plan(job.convention))) for cell in cells]
+        tables = [(job.plan(cell), _tables(crew, backend, scratch, job.draw(cell).plan)) for cell in cells]
         x, t = streams.normal(job.seed, "check", np.arange(4), shape), np.linspace(0, T - 1, 4).round()
         output = _forward(crew, backend, scratch, x, t)
         batch = batches.training_batch(job.seed, job.dataset.images, 0, 8, T, flip=job.dataset.flip)
@@ -44,7 +45,7 @@ def oracle(job: Job, crew: Crew, book: Notebook, backend: str) -> None:
         steps = min(reference_check.STEPS, *(c.steps for c in cells)) if job.shortens else T
         short, ids = Cell(steps, 0.0, None, job.seed), range(reference_check.IMAGES)
         x_T = streams.normal(job.seed, "x_T", np.array(ids), shape)
-        images = crew.draw(backend, ids, short.plan(job.convention), len(ids), job.seed)
+        images = crew.draw(backend, ids, job.draw(short).plan, len(ids), job.seed)
         found = reference_check.Answers(tables, x, t, output, batch, loss, x_T, job.plan(short), images)
         errors = reference_check.errors(found, job.spec, job.trained, job.trained)
         ungated = {"sampling"} if steps > GATED_STEPS else set()
@@ -75,7 +76,7 @@ def determinism(job: Job, crew: Crew, book: Notebook, backend: str) -> None:
     """A short training and a stochastic sampling, in this worker and again in a fresh one: bit-equal, or by how much not."""
     p = job.preset
     key = job.key(backend, stage="determinism", weights=job.initial_hash, optim=p.optim.to_dict(), dataset=job.dataset.sha256,
-                  batch_size=p.batch_size, samples=p.sample_batch)
+                  flip=job.dataset.flip, batch_size=p.batch_size, samples=p.sample_batch)
 
     def once(folder: Path) -> dict[str, NDArray[Any]]:
         steps = min(TWICE_STEPS, p.diffusion.timesteps) if job.shortens else p.diffusion.timesteps

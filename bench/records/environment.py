@@ -5,6 +5,7 @@ Nothing here names the host, the user or a path of theirs. Versions come from pa
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import subprocess
@@ -38,6 +39,14 @@ def worker_env(threads: int) -> dict[str, str]:
     return {**dict.fromkeys(THREADS, str(threads)), **ALLOCATOR}
 
 
+@functools.cache
+def identity() -> dict[str, Any]:
+    """What of the machine and its software decides the bits and the times of a result; no load, clock or commit."""
+    found = describe()
+    kept = ("cpu", "machine", "cpu_flags", "affinity", "quota", "os", "libc", "python", "versions")
+    return {name: found[name] for name in kept} | {"gpu": [line.split(",")[:2] for line in found["gpu"] or []]}
+
+
 def describe() -> dict[str, Any]:
     """Machine state and versions, plain JSON types; what can't be read is None."""
     info = dict(line.split(":", 1) for line in (_text("/proc/cpuinfo") or "").splitlines() if ":" in line)
@@ -66,12 +75,19 @@ def packages() -> tuple[str, ...]:
 
 
 def commit() -> str:
-    """Git commit of the code, with `+dirty` where tracked code differs from it (`results/` aside); "unknown" without git."""
-    head = _output("git", "-C", str(ROOT), "rev-parse", "HEAD")
-    if head is None:
+    """Git commit of the code, with `+dirty` where tracked code differs from it (`results/` aside); "unknown" where this folder is
+    not the top of a repository, such as sources inside someone else's."""
+    top = _git("rev-parse", "--show-toplevel")
+    if top is None or Path(top).resolve() != ROOT or (head := _git("rev-parse", "HEAD")) is None:
         return "unknown"
-    changed = _output("git", "-C", str(ROOT), "status", "--porcelain", "--untracked-files=no", "--", ".", ":!results")
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!results")
     return head + ("+dirty" if changed else "")
+
+
+def _git(*words: str) -> str | None:
+    """What git says of this folder; variables such as GIT_DIR, which would have it speak of another one, do not reach it."""
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    return _output("git", "-C", str(ROOT), *words, env=ours)
 
 
 def _quota() -> dict[str, Any]:
@@ -105,8 +121,8 @@ def _text(path: str) -> str | None:
         return None
 
 
-def _output(*command: str) -> str | None:
+def _output(*command: str, env: dict[str, str] | None = None) -> str | None:
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20, env=env).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None

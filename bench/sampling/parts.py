@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
+import warnings
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
@@ -43,14 +44,14 @@ def load(call: Call, path: Path, weights: Weights) -> None:
 
 def draw(call: Call, wanted: Draw, scratch: Path, rank: int = 0, processes: int = 1,
          finished: Callable[[], bool] = lambda: False) -> None:
-    """Draw this process's parts into `scratch`/images.npy, those aside that have their record. `finished` says that the cell
-    needs no files any more."""
+    """Draw this process's parts into `scratch`/images.npy, those aside that have their record and are what was written.
+    `finished` says that the cell needs no files any more."""
     first: Sampled | None = None
     notes: list[str] = []
-    asked = Sample((0, wanted.batch), wanted.cell.plan(wanted.convention), wanted.batch, wanted.cell.seed, str(scratch / IMAGES), 0,
+    asked = Sample((0, wanted.batch), wanted.plan, wanted.batch, wanted.cell.seed, str(scratch / IMAGES), 0,
                    wanted.samples)
     for part, ids in list(wanted.parts(scratch).items())[rank::processes]:
-        if part.exists() or finished():
+        if finished() or (part.exists() and _intact(part, ids)):
             continue
         if first is None:  # compiles, and is left out of the times
             load(call, scratch / f"weights-{rank}.npz", wanted.weights)
@@ -77,20 +78,28 @@ def collect(wanted: Draw, scratch: Path, out: Path | None = None) -> dict[str, A
         time.sleep(POLL_SECONDS)
     records = []
     for path, ids in parts.items():
-        try:
-            records.append(json.loads(path.read_text()))
-            intact = records[-1]["crc32"] == _crc(scratch / IMAGES, ids)
-        except (OSError, ValueError, KeyError) as error:
-            raise files.FileError(f"{path}: damaged: {error}; remove it to draw its images again") from None
-        if not intact:
-            raise files.FileError(f"{scratch / IMAGES}: damaged in images {ids.start} to {ids.stop - 1}; remove {path.name} to "
-                                  "draw them again")
+        if not _intact(path, ids):
+            raise files.FileError(f"{path}: damaged; the same command draws its images again")
+        records.append(json.loads(path.read_text()))
     if out is not None:
         os.replace(scratch / IMAGES, out)
         files.sync(out.parent)
     return {"batch_seconds": [record["seconds"] for record in records], "calls": sum(record["calls"] for record in records),
             "images": wanted.samples, "first_seconds": records[-1]["first_seconds"],
             "notes": [note for record in records for note in record["notes"]]}
+
+
+def _intact(part: Path, ids: range) -> bool:
+    """Whether a part's record can be read and its images are those that were written; warns where not."""
+    images = part.with_name(IMAGES)
+    try:
+        if json.loads(part.read_text())["crc32"] == _crc(images, ids):
+            return True
+        wrong = f"{images}: does not match its CRC-32"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        wrong = f"{part}: damaged: {error}"
+    warnings.warn(f"{wrong}: images {ids.start} to {ids.stop - 1} are drawn again", stacklevel=3)
+    return False
 
 
 def _crc(path: Path, ids: range) -> int:

@@ -5,10 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import threading
-import time
 from dataclasses import asdict
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,8 +14,6 @@ import backends
 from bench.cli.main import main
 from bench.paths import ROOT
 from bench.records import rows
-from bench.records.cells import SCRATCH, Cells
-from bench.records.rows import Row
 from bench.report import results
 from reference.config import ConfigError, DiffusionConfig
 from reference.conventions import CONVENTIONS
@@ -95,78 +90,6 @@ def test_backend_that_is_not_installed_is_named_and_an_error_when_asked_for(monk
     assert chosen == ("torch",) and "pip install" in absent[0] and "mindspore" in absent[0]
     with pytest.raises(ConfigError, match="mindspore is not installed"):
         backends.choose("mindspore")
-
-
-def _row() -> Row:
-    return Row(kind="train", backend="torch", preset="quick", config={"a": 1}, values={"losses": [1.0]}, environment={}, commit="x")
-
-
-def test_a_finished_cell_is_used_again_and_fresh_is_not(tmp_path):
-    calls: list[int] = []
-
-    def compute(folder: Path) -> Row:
-        calls.append(1)
-        return _row()
-
-    for fresh, expected in ((False, 1), (False, 1), (True, 2)):
-        Cells(tmp_path, fresh).run("train", {"a": 1}, compute)
-        assert len(calls) == expected
-    assert len(rows.read(tmp_path / "rows")) >= 1
-
-
-def test_a_row_lost_between_result_and_append_is_appended_by_the_next_run(tmp_path):
-    Cells(tmp_path, False).run("train", {"a": 1}, lambda folder: _row())
-    (tmp_path / "rows" / "train.jsonl").unlink()
-    Cells(tmp_path, False).run("train", {"a": 1}, lambda folder: _row())
-    assert len(rows.read(tmp_path / "rows")) == 1
-
-
-def test_what_an_interrupted_cell_wrote_is_there_again_and_gone_when_its_row_is_safe(tmp_path):
-    def interrupted(folder: Path) -> Row:
-        (folder / SCRATCH / "part").write_text("half")
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        Cells(tmp_path, False).run("train", {"a": 1}, interrupted)
-    seen: list[str] = []
-
-    def finished(folder: Path) -> Row:
-        seen.extend(path.name for path in (folder / SCRATCH).iterdir())
-        return _row()
-
-    cells = Cells(tmp_path, False)
-    cells.run("train", {"a": 1}, finished)
-    assert seen == ["part"] and not (cells.folder("train", {"a": 1}) / SCRATCH).exists()
-    with pytest.raises(KeyboardInterrupt):
-        Cells(tmp_path, True).run("train", {"a": 1}, interrupted)
-    Cells(tmp_path, True).run("train", {"a": 1}, finished)  # --fresh starts over
-    assert seen == ["part"]
-
-
-def test_a_cell_that_another_run_does_is_waited_for(tmp_path):
-    calls: list[int] = []
-
-    def slow(folder: Path) -> Row:
-        calls.append(1)
-        time.sleep(0.5)
-        return _row()
-
-    runs = [threading.Thread(target=Cells(tmp_path, False).run, args=("train", {"a": 1}, slow)) for _ in range(3)]
-    for run_ in runs:
-        run_.start()
-    for run_ in runs:
-        run_.join(30)
-    assert calls == [1] and len(rows.read(tmp_path / "rows")) == 1
-
-
-def test_a_damaged_finished_cell_is_named_and_kept(tmp_path):
-    cells = Cells(tmp_path, False)
-    cells.run("train", {"a": 1}, lambda folder: _row())
-    result = cells.folder("train", {"a": 1}) / "result.json"
-    result.write_text("{")
-    with pytest.raises(rows.RowError, match=f"{result}: not JSON.*remove it to do its cell again"):
-        cells.run("train", {"a": 1}, lambda folder: _row())
-    assert result.read_text() == "{"
 
 
 def test_grid_places_images_row_by_row():

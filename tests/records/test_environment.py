@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 
 import pytest
 
@@ -79,8 +80,35 @@ def test_the_row_holds_cores_affinity_and_quota(cgroup, monkeypatch):
 
 def test_a_system_without_proc_and_nvidia_still_has_a_description(cgroup, monkeypatch):
     monkeypatch.setattr(environment, "_text", lambda path: None)
-    monkeypatch.setattr(environment, "_output", lambda *command: "Apple M3" if command[0] == "sysctl" else None)
+    monkeypatch.setattr(environment, "_output", lambda *command, **_: "Apple M3" if command[0] == "sysctl" else None)
     monkeypatch.setattr("platform.libc_ver", lambda: ("", ""))
     about = environment.describe()
     assert about["cpu"] == "Apple M3" and about["cpu_flags"] == [] and about["libc"] is None and about["commit"] == "unknown"
     assert about["memory_bytes"] > 0 and about["usable_cores"] >= 1
+
+
+def git(folder, *words):
+    who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    return subprocess.run(["git", "-C", str(folder), *who, *words], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def test_the_commit_is_that_of_this_project_or_unknown(tmp_path, monkeypatch):
+    """Sources inside somebody's repository, and variables that point git to another one."""
+    theirs, ours = tmp_path / "theirs", tmp_path / "theirs" / "ours"
+    ours.mkdir(parents=True)
+    git(theirs, "init", "-q")
+    (theirs / "a.py").touch()
+    git(theirs, "add", ".")
+    git(theirs, "commit", "-qm", "theirs")
+    monkeypatch.setattr(environment, "ROOT", ours)
+    assert environment.commit() == "unknown"
+    git(ours, "init", "-q")
+    (ours / "b.py").touch()
+    git(ours, "add", ".")
+    git(ours, "commit", "-qm", "ours")
+    head = git(ours, "rev-parse", "HEAD")
+    monkeypatch.setenv("GIT_DIR", str(theirs / ".git"))
+    monkeypatch.setenv("GIT_WORK_TREE", str(theirs))
+    assert environment.commit() == head
+    (ours / "b.py").write_text("changed")
+    assert environment.commit() == f"{head}+dirty"

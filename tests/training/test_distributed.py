@@ -89,8 +89,18 @@ def test_processes_draw_each_batch_once(tmp_path, processes):
     assert len(calls) == 5, "what is drawn is not drawn again"
     images[7] += 1
     np.save(tmp_path / parts.IMAGES, images)
-    with pytest.raises(files.FileError, match=r"images.npy: damaged in images 5 to 9; remove images-000005.json"):
+    again = "CRC-32: images 5 to 9 are drawn again"
+    with pytest.raises(files.FileError, match="images-000005.json: damaged"), pytest.warns(UserWarning, match=again):
         parts.collect(job, tmp_path)
+    with pytest.warns(UserWarning, match=again):
+        parts.draw(call, job, tmp_path)
+    assert calls[5:] == [[5, 10]] and np.array_equal(np.load(tmp_path / parts.IMAGES).ravel(), np.arange(22))
+    del calls[5:]
+    (tmp_path / "images-000010.json").write_text("{")
+    with pytest.warns(UserWarning, match="images-000010.json: damaged: .*images 10 to 14 are drawn again"):
+        parts.draw(call, job, tmp_path)
+    assert calls[5:] == [[10, 15]]
+    del calls[5:]
     next(tmp_path.glob("images-*.json")).unlink()
     parts.draw(call, job, tmp_path, 0, 1, finished=lambda: True)
     assert len(calls) == 5, "nor is a part of a cell that another process finished meanwhile"
