@@ -140,7 +140,8 @@ def read(folder: Path) -> list[Row]:
     """Every row of `folder`/*.jsonl, by file and line; none where the folder is missing.
 
     A torn last line (its writer was killed) moves to FILE.torn, or stays where the folder is read-only, with a warning. Any
-    other bad line raises `RowError` with its number.
+    other bad line raises `RowError` with its number. A row whose fields are not those of its kind (`values.problems`) is left
+    out, with a warning: someone else's row must not break the page of all.
     """
     out = []
     for path in sorted(Path(folder).glob("*.jsonl")):
@@ -151,7 +152,11 @@ def read(folder: Path) -> list[Row]:
                 for number in itertools.count(1):
                     if file.tell() >= end:
                         break
-                    out.append(_parse_at(path, number, file.readline(MAX_LINE + 1)))
+                    row = _parse_at(path, number, file.readline(MAX_LINE + 1))
+                    if wrong := values.problems(row.kind, row.config, row.values):
+                        warnings.warn(f"{path}:{number}: row left out: {'; '.join(wrong[:3])}", stacklevel=2)
+                    else:
+                        out.append(row)
         except OSError as error:
             raise RowError(f"{path}: can't be read: {error}") from error
     return out

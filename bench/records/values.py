@@ -4,7 +4,9 @@
 `NotRequired` is absent from older rows, or where its meaning says so.
 """
 
-from typing import Annotated, Any, NotRequired, TypedDict, get_args, get_type_hints
+from functools import cache
+from types import UnionType
+from typing import Annotated, Any, NotRequired, TypedDict, get_args, get_origin, get_type_hints, is_typeddict
 
 from bench.paths import ROOT
 
@@ -36,8 +38,8 @@ class Distances(TypedDict):
 
     n: Annotated[int, "number of images"]
     fid: Annotated[float, "Frechet distance of the features, biased in n"]
-    fid_half: Annotated[float, "the same of n/2 images, the mean of both halves"]
-    fid_inf: Annotated[float, "extrapolation of the two to infinitely many images"]
+    fid_half: Annotated[float | None, "the same of n/2 images, the mean of both halves; null: they are too few"]
+    fid_inf: Annotated[float | None, "extrapolation of the two to infinitely many images"]
     kid: Annotated[float, "kernel distance, the mean over subsets"]
     kid_subset_size: Annotated[int, "images of a subset"]
     kid_subset_std: Annotated[float, "standard deviation over subsets"]
@@ -146,19 +148,67 @@ KINDS: dict[str, type] = {"train": Train, "sample": Sample, "metric": Metric, "c
                           "budget": Budget}
 STUDIES: dict[str, type] = {"ablation": Ablation, "noise": Noise, "neighbours": Neighbours, "tries": Tries}  # of kind study
 OPEN = ("recipe",)  # have fields of their own too
+# What the pages read of a row's `config`, by kind, and by the stage of a timing and the name of a study.
+_DRAWN = {"steps": int, "eta": str, "samples": int, "seed": int, "batch_size": int, "device": str}
+CONFIG: dict[str, dict[str, Any]] = {
+    "train": {"train_steps": int, "batch_size": int, "seed": int, "device": str}, "sample": _DRAWN,
+    "metric": {"samples": int, "seed": int},
+    "timing": {"workload": str, "batch_size": int, "dtype": str, "device": str, "threads": int},
+    "timing speed": {"contender": str, "mode": str, "variables": dict[str, str]}, "timing scaling": {"axis": str, "value": int},
+    "budget": {"samples": int, "weights": str, "model": dict[str, Any], "diffusion": dict[str, Any], "device": str},
+    "study noise": {"name": str, "samples": int, "extractor": str, "extractor_sha256": str, "images": str, "images_sha256": str},
+    "study neighbours": {"name": str},
+    "study ablation": {"variant": str, "optim": dict[str, Any], "batch_size": int, "samples": int},
+}
 
 
 def problems(kind: str, config: dict[str, Any], values: dict[str, Any]) -> list[str]:
-    """What keeps the values from being those of their kind: missing and unknown fields."""
-    record = STUDIES.get(config.get("study", "")) if kind == "study" else KINDS[kind]
+    """What keeps a row from being one of its kind: fields that are missing, unknown or of another type."""
+    record = STUDIES.get(str(config.get("study"))) if kind == "study" else KINDS[kind]
     if record is None:
         return [f"study {config.get('study')!r} is unknown"]
-    out = []
+    stage = config.get("stage") if kind == "timing" else config.get("study") if kind == "study" else None
+    wanted: dict[str, Any] = CONFIG.get(kind, {}) | CONFIG.get(f"{kind} {stage}", {})
+    out = [f"config: {name} is missing" if name not in config else f"config: {name}={config[name]!r:.40} is not {_shown(hint)}"
+           for name, hint in wanted.items() if not _is(config.get(name), hint)]
     for name, part in values.items() if kind == "check" else [("values", values)]:
-        unknown = set() if kind in OPEN else set(part) - set(record.__annotations__)
-        out += [f"{name}: {field} is missing" for field in sorted(record.__required_keys__ - set(part))]  # type: ignore[attr-defined]
-        out += [f"{name}: {field} is unknown" for field in sorted(unknown)]
+        out += [f"{name}: {wrong}" for wrong in _differences(part, record, open_to_others=kind in OPEN)]
     return out
+
+
+def _differences(value: Any, record: Any, open_to_others: bool = False) -> list[str]:
+    """What keeps a value from being this typed dictionary."""
+    if not isinstance(value, dict):
+        return [f"{value!r:.40} is no object"]
+    hints = _hints(record)
+    out = [f"{name} is missing" for name in sorted(record.__required_keys__ - set(value))]
+    out += [f"{name} is unknown" for name in sorted(set(value) - set(hints)) if not open_to_others]
+    return out + [f"{name}={value[name]!r:.40} is not {_shown(hint)}" for name, hint in hints.items()
+                  if name in value and not _is(value[name], hint)]
+
+
+_hints = cache(get_type_hints)
+
+
+def _is(value: Any, hint: Any) -> bool:
+    """Whether a value of JSON has this type; a list must not be empty where its items are numbers."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return True
+    if is_typeddict(hint):
+        return not _differences(value, hint)
+    if origin is list:
+        return isinstance(value, list) and all(_is(item, inner[0]) for item in value) and (inner[0] is not float or value != [])
+    if origin is dict:
+        return isinstance(value, dict) and all(_is(item, inner[1]) for item in value.values())
+    if origin is UnionType:
+        return any(_is(value, one) for one in inner)
+    numbers = {float: (int, float), int: int}
+    return isinstance(value, numbers.get(hint, hint)) and (hint is bool or not isinstance(value, bool))
+
+
+def _shown(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint).replace(f"{__name__}.", "")
 
 
 def page() -> str:
@@ -174,8 +224,7 @@ def page() -> str:
         for field, hint in get_type_hints(record, include_extras=True).items():
             optional = field not in record.__required_keys__  # type: ignore[attr-defined]
             kind, meaning = get_args(hint.__args__[0] if optional else hint)
-            shown = kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind)
-            shown = shown.replace("typing.", "").replace(f"{__name__}.", "").replace("|", "or").replace("__main__.", "")
+            shown = _shown(kind).replace("typing.", "").replace("|", "or").replace("__main__.", "")
             text.append(f"| {f'[{field}]' if optional else field} | {shown} | {meaning} |")
     return "\n".join(text) + "\n"
 

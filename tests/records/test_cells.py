@@ -17,7 +17,8 @@ from bench.records.rows import Row
 
 
 def _row() -> Row:
-    return Row(kind="train", backend="torch", preset="quick", config={"a": 1}, environment={}, commit="x",
+    config = {"train_steps": 1, "batch_size": 8, "seed": 0, "device": "cpu"}
+    return Row(kind="train", backend="torch", preset="quick", config=config, environment={}, commit="x",
                values={"losses": [1.0], "seconds": 1.0, "first_seconds": 0.5})
 
 

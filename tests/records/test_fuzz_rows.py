@@ -18,8 +18,10 @@ from bench.records.cells import Cells
 from bench.records.rows import Row, RowError, append, parse, read
 from tests.helpers.fuzz import damaged, fuzz
 
-ROW = Row(kind="timing", backend="torch", preset="quick", config={"steps": 10, "eta": "0.0", "cells": [[10, "0.0"]]},
-          environment={"cores": 2, "gpu": None}, values={"block_seconds": [0.25, 1e-3], "steady": True}, commit="abc",
+ROW = Row(kind="timing", backend="torch", preset="quick", commit="abc", environment={"cores": 2, "gpu": None},
+          config={"workload": "sampling step", "batch_size": 8, "dtype": "float32", "device": "cpu", "threads": 1},
+          values={"block_seconds": [0.25, 1e-3], "units_per_block": 2, "warmup_seconds": [0.5], "first_seconds": 1.0,
+                  "steady": True},
           created="2025-01-01T00:00:00+00:00")
 LINE = ROW.line().encode()
 JSON = st.recursive(

@@ -18,16 +18,23 @@ from hypothesis import strategies as st
 from bench.records import rows
 from bench.records.rows import Row, RowError, append, parse, read
 
+TIMING = {"block_seconds": [0.25, 0.5], "units_per_block": 2, "warmup_seconds": [0.5], "first_seconds": 1.0, "steady": True}
+TRAIN = {"losses": [1.0], "seconds": 1.0, "first_seconds": 1.0}
+
 
 def make(**changes):
-    fields = {"kind": "timing", "backend": "torch", "preset": "quick", "config": {"steps": 10}, "environment": {"cores": 2},
-              "values": {"block_seconds": [0.25, 0.5]}, "commit": "abc", "created": "2025-01-01T00:00:00+00:00"}
+    fields = {"kind": "timing", "backend": "torch", "preset": "quick", "environment": {"cores": 2}, "values": TIMING,
+              "config": {"workload": "training step", "batch_size": 8, "dtype": "float32", "device": "cpu", "threads": 1},
+              "commit": "abc", "created": "2025-01-01T00:00:00+00:00"}
+    if isinstance(changes.get("config"), dict):
+        changes["config"] = fields["config"] | changes["config"]
     return Row(**(fields | changes))
 
 
 def test_a_row_comes_back_equal(tmp_path):
     path = append(tmp_path / "rows", make())
-    append(tmp_path / "rows", make(kind="train", created=""))
+    config = {"train_steps": 1, "batch_size": 8, "seed": 0, "device": "cpu"}
+    append(tmp_path / "rows", make(kind="train", config=config, values=TRAIN, created=""))
     assert path == tmp_path / "rows" / "timing.jsonl"
     back = read(tmp_path / "rows")
     assert back[0] == make() and len(back) == 2
@@ -78,8 +85,8 @@ def test_any_line_gives_a_row_or_our_error(line):
 def test_an_older_version_is_read(monkeypatch, tmp_path):
     append(tmp_path, make())
     monkeypatch.setattr(rows, "VERSION", 2)
-    monkeypatch.setitem(rows.UPGRADES, 1, lambda old: old | {"version": 2, "config": {"S": old["config"]["steps"]}})
-    assert [(row.version, row.config) for row in read(tmp_path)] == [(2, {"S": 10})]
+    monkeypatch.setitem(rows.UPGRADES, 1, lambda old: old | {"version": 2, "config": old["config"] | {"threads": 7}})
+    assert [(row.version, row.config["threads"]) for row in read(tmp_path)] == [(2, 7)]
 
 
 @pytest.mark.parametrize("cut", [1, 2, 100])

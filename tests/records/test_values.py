@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
+
 from bench.paths import ROOT
 from bench.records import rows, values
 
+CONFIG = {"steps": 5, "eta": "0.0", "samples": 8, "seed": 0, "batch_size": 8, "device": "cpu"}
 SAMPLE = {"images": 8, "batch_seconds": [0.5], "first_seconds": 0.1, "calls": 10, "notes": []}
 
 
@@ -15,12 +20,41 @@ def test_every_committed_row_has_the_fields_of_its_kind():
 
 
 def test_missing_and_unknown_fields_are_named():
-    assert values.problems("sample", {}, SAMPLE) == []
-    assert values.problems("sample", {}, {**SAMPLE, "speed": 1}) == ["values: speed is unknown"]
-    assert values.problems("sample", {}, {"images": 8, "calls": 1, "first_seconds": 0.1}) == ["values: batch_seconds is missing"]
+    assert values.problems("sample", CONFIG, SAMPLE) == []
+    assert values.problems("sample", {}, SAMPLE)[0] == "config: steps is missing"
+    assert values.problems("sample", CONFIG, {**SAMPLE, "speed": 1}) == ["values: speed is unknown"]
+    assert values.problems("sample", CONFIG, {k: v for k, v in SAMPLE.items() if k != "calls"}) == ["values: calls is missing"]
     assert values.problems("check", {}, {"loss": {"error": 0.0, "ok": True}}) == ["loss: tolerance is missing"]
     assert values.problems("recipe", {}, {"command": "c", "pictures": [], "notes": [], "fid": {}}) == []
     assert values.problems("study", {"study": "weather"}, {}) == ["study 'weather' is unknown"]
+
+
+def test_values_of_another_type_are_named():
+    assert values.problems("sample", {}, {**SAMPLE, "calls": 1.5})[-1:] == ["values: calls=1.5 is not int"]
+    assert values.problems("sample", {}, {**SAMPLE, "calls": True})[-1:] == ["values: calls=True is not int"]
+    assert values.problems("sample", {}, {**SAMPLE, "batch_seconds": []})[-1:] == ["values: batch_seconds=[] is not list[float]"]
+    assert values.problems("check", {}, {"loss": None}) == ["loss: None is no object"]
+    assert values.problems("check", {}, {"loss": {"error": 0, "tolerance": None, "ok": True, "quantiles": {"0.5": "x"}}}) == [
+        "loss: quantiles={'0.5': 'x'} is not dict[str, float]"]
+    assert values.problems("sample", CONFIG | {"steps": "5"}, SAMPLE) == ["config: steps='5' is not int"]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in rows.KINDS if kind != "study"])
+def test_a_strangers_row_is_left_out_and_the_pages_are_those_of_the_others(tmp_path, kind):
+    """For each kind: every field of `values` in turn removed, and replaced by another type."""
+    first = next(row for row in rows.read(ROOT / "results" / "rows") if row.kind == kind)
+    parts = first.values if kind == "check" else {"": first.values}
+    name, part = next(iter(parts.items()))
+    record = values.KINDS[kind]
+    strange = [{k: v for k, v in part.items() if k != field} for field in record.__required_keys__]
+    strange += [{**part, field: {"strange": None}} for field in part if field in record.__required_keys__ and field != "calls"]
+    for changed in strange:
+        rows.append(tmp_path, replace(first, values={name: changed} if name else changed))
+    rows.append(tmp_path, first)
+    with pytest.warns(UserWarning) as said:
+        assert rows.read(tmp_path) == [first]
+    assert len(said) == len(strange) > 2
+    assert all(f"{kind}.jsonl:{n}: row left out: " in str(w.message) for n, w in enumerate(said, 1))
 
 
 def test_the_page_is_current():

@@ -82,7 +82,8 @@ def main_rows() -> list[Row]:
              "extractor": "fmnist-cnn", "extractor_sha256": HASH, "images": "test", "images_sha256": HASH}
     cost = {"features_seconds": 1.0, "distances_seconds": 0.5, "peak_rss_bytes": 2**30}
     machine = {"cpu": "a CPU", "affinity": 2}
-    return [*(row("train", backend, {"losses": [1 / (k + 1) + more for k in range(60)]}, "quick", **training)
+    return [*(row("train", backend, {"losses": [1 / (k + 1) + more for k in range(60)], "seconds": 1.0, "first_seconds": 0.1},
+                  "quick", **training)
               for backend, more in (("torch", 0.0), ("mindspore", 1e-7))),
             row("check", "torch oracle", check, "quick", stage="oracle"), row("recipe", "mindspore", recipe, "a"),
             Row("study", "images", "noise", study, {"points": points, "cost": cost}, machine, "abc")]

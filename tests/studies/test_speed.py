@@ -126,7 +126,7 @@ def row(contender: str, seconds, **more) -> Row:
     config = {"stage": "speed", "contender": contender, "workload": "training step", "batch_size": 10, "dtype": dtype,
               "device": "cpu", "mode": "stock" if mode == "eager" else mode, "threads": 2, "variables": {},
               **more.pop("config", {})}
-    values = {"block_seconds": list(np.broadcast_to(seconds, 10).astype(float)), "units_per_block": 2,
+    values = {"block_seconds": list(np.broadcast_to(seconds, 10).astype(float)), "units_per_block": 2, "warmup_seconds": [2.0],
               "began": "2026-01-01T00:00:00", "steady": True, "first_seconds": 1.5, "parameters": 10**6,
               "flops_per_image": 10**9, "peak_rss_bytes": 5 * 10**8, "device": {}, "load_before": [0.1], **more}
     return Row("timing", backend, "tiny", config, values, {"cpu": "A", "affinity": 2, "versions": {"torch": "2"}}, "c0ffee")
