@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import shutil
-import unicodedata
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,10 +21,18 @@ class FileError(ConfigError):
     """A file can't be written; the message names it and the system's reason."""
 
 
-def printable(text: object) -> str:
-    """Text for one line of a terminal or page: control characters and bytes that are no UTF-8 as escapes, such as `\\n`."""
-    return "".join(c.encode("unicode_escape").decode() if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") else c
-                   for c in str(text))
+def require_file(path: Path) -> Path:
+    """`path`, unless it is a pipe, a socket or a device, which may never answer or never end. One that is missing passes.
+
+    Raises `FileError`.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):  # who opens it says what is wrong
+        return path
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise FileError(f"{path}: is a pipe, a socket or a device; it must be a plain file")
+    return path
 
 
 def folder(path: Path) -> Path:

@@ -1,8 +1,9 @@
-"""Where the repository keeps what it ships, and what a user types to run it."""
+"""Where the repository keeps what it ships, what a user types to run it, and how names are shown."""
 
 from __future__ import annotations
 
 import shlex
+import unicodedata
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -19,6 +20,12 @@ MOVED = {  # options of older commands
 def command_line(name: str, *options: str) -> str:
     """What a user types for a command of `bench.cli`: rows record it, pages and messages show it."""
     return shlex.join([*(["python", "bench/run.py"] if name == "run" else ["ddim-bench", name]), *options])
+
+
+def printable(text: object) -> str:
+    """Text for one line of a terminal or page: control characters and bytes that are no UTF-8 as escapes, such as `\\n`."""
+    return "".join(c.encode("unicode_escape").decode() if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") else c
+                   for c in str(text))
 
 
 def renamed(recorded: str) -> str:

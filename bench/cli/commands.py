@@ -26,6 +26,7 @@ from bench.cli.options import (
     THREADS,
     WEIGHTS,
     Parser,
+    place_to_write,
 )
 
 SAVE_EVERY = 120.0  # seconds
@@ -119,7 +120,7 @@ def _train(commands: Parser) -> None:
     p = commands.command("train", _train.__doc__, "ddim-bench train --preset base --train-steps 20000 --save my-checkpoint",
                          (DATA, DEVICE, DTYPE, MODE, SEED), body="train", goes_on_from="the last state")
     p.add_argument("--train-steps", type=int, required=True, help="optimiser steps; the learning rate decays over them")
-    p.add_argument("--save", type=Path, required=True, metavar="FOLDER", help="of the finished pipeline")
+    p.add_argument("--save", type=place_to_write, required=True, metavar="FOLDER", help="of the finished pipeline")
     p.add_argument("--preset", metavar="NAME", default="quick", help=NAMED)
     p.add_argument("--weights", metavar="SOURCE", help=f"start from these, with their network and process: {WEIGHTS}; default: the "
                    "preset's network, seeded")
@@ -165,7 +166,7 @@ def _convert(commands: Parser) -> None:
     p = commands.command("convert", _convert.__doc__, "ddim-bench convert google/ddpm-cifar10-32 my-folder", body="convert",
                          goes_on_from="")
     p.add_argument("source", metavar="SOURCE", help="folder, file or name on the hub")
-    p.add_argument("folder", metavar="FOLDER", type=Path, help="pipeline folder to write")
+    p.add_argument("folder", metavar="FOLDER", type=place_to_write, help="pipeline folder to write")
     p.add_argument("--sample-size", type=int, help="image size, where a checkpoint file does not say it; default: that whose first "
                    "attention is at 16 x 16")
     p.add_argument("--heads", type=int, help="attention heads of a checkpoint file of improved-diffusion; default: 4")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from bench.cli import commands
-from bench.paths import command_line
+from bench.paths import command_line, printable
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -48,18 +48,23 @@ def exit_code(work: Callable[[], int | None], goes_on_from: str = "") -> int:
         from reference.errors import ConfigError
 
         if isinstance(error, ConfigError | OSError):  # OSError: a full disk, a folder that is gone
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {printable(error)}", file=sys.stderr)
             return 2
         if isinstance(error, TrainingError | WorkerError):
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {printable(error)}", file=sys.stderr)
             return 3
         raise
 
 
 @contextmanager
 def _warnings_in_a_line() -> Iterator[None]:
-    """A warning without the place in the code, which says nothing to who gives a command."""
-    before, warnings.formatwarning = warnings.formatwarning, lambda message, *_, **__: f"warning: {message}\n"
+    """A warning without the place in the code, which says nothing to who gives a command; of several processes the first one's."""
+    def line(message: Warning | str, *_: object, **__: object) -> str:
+        from bench.cli.launch import launched  # only now: --help must not wait for NumPy
+
+        return f"warning: {message}\n" if launched().rank == 0 else ""
+
+    before, warnings.formatwarning = warnings.formatwarning, line
     try:
         yield
     finally:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import backends
-from bench.paths import ROOT
+from bench.paths import ROOT, printable
 from reference.errors import ConfigError, require
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Parser(argparse.ArgumentParser):
         return p
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message.removeprefix('argument ')}\n")
+        self.exit(2, f"error: {printable(message.removeprefix('argument '))}\n")
 
     def parse(self, words: list[str]) -> argparse.Namespace:
         """`parse_args`, after a look for what argparse would report at length or not at all. Raises SystemExit."""
@@ -76,6 +76,8 @@ class Parser(argparse.ArgumentParser):
             name, given, value = word.partition("=")
             if word == "" or (name.startswith("--") and given and not value):
                 self.error(f"{name or before}='': must not be empty")
+            if word.encode(errors="replace").decode() != word:
+                self.error(f"{before or name}: {word!r}: must be UTF-8; rename the file or folder")
             if name.startswith("--") and name != "--" and name not in self._option_string_actions:
                 self._unknown(name, whole.having(name))
             before = name
@@ -89,6 +91,20 @@ class Parser(argparse.ArgumentParser):
         else:
             hint = f"did you mean {near[0]}?" if near else "--help lists its options"
         self.error(f"{name}: {'does not apply to' if having else 'is no option of'} {self.prog}; {hint}")
+
+
+def place_to_write(text: str) -> Path:
+    """A folder that a command makes or replaces as a whole. Raises ArgumentTypeError for one that the user is in, and for /."""
+    if Path.cwd().is_relative_to(Path(text).resolve()):
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a folder of its own, not the current one or one that holds it")
+    return Path(text)
+
+
+def place_to_read(text: str) -> Path:
+    """A file or folder. Raises ArgumentTypeError for /, all of whose files nobody means."""
+    if Path(text).resolve() == Path(text).resolve().parent:
+        raise argparse.ArgumentTypeError(f"{text!r}: must not be the root of all files")
+    return Path(text)
 
 
 def _parent(*options: tuple[str, dict[str, Any]]) -> Parser:
@@ -105,8 +121,8 @@ DTYPE = _parent(("--dtype", {"default": "float32", "help": "of the network: floa
 MODE = _parent(("--mode", {"default": "tuned", "help": "of the backend: tuned, stock or compiled"}))
 DATA = _parent(
     ("--dataset", {"metavar": "NAME", "help": f"{NAMED}; default: the preset's, or images where --data has no file of it"}),
-    ("--data", {"type": Path, "metavar": "PATH", "help": "folder of the data set's files; or images of your own: a folder of them, "
-                "a .npz or a .npy file; default: $DDIM_BENCH_DATA, the download cache or the subset that ships"}),
+    ("--data", {"type": place_to_read, "metavar": "PATH", "help": "folder of the data set's files; or images of your own: a folder "
+                "of them, a .npz or a .npy file; default: $DDIM_BENCH_DATA, the download cache or the subset that ships"}),
     ("--download", {"action": "store_true", "help": "fetch the data set where no file of it is found"}),
     ("--pad", {"action": "store_true", "help": "surround images that are smaller than the network's with black"}))
 SEED = _parent(("--seed", {"type": int, "default": 0, "help": "of weights, batches and samples"}))

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 import backends
 from backends.protocol import Spec
+from bench import files
 from bench.cli.launch import launched, serve_as_scheduler
 from bench.cli.options import at_least, data_choice, parse_log
 from bench.paths import ROOT
@@ -94,13 +95,14 @@ def _beginning(args: argparse.Namespace, preset: Preset) -> sources.Loaded:
 
 def _record(path: Path) -> dict[str, Any] | None:
     try:
-        return json.loads(path.read_text()) if path.exists() else None
+        return json.loads(files.require_file(path).read_text()) if path.exists() else None
     except ValueError as error:
         raise ConfigError(f"{path}: not JSON: {error}") from None
 
 
 def _losses(path: Path) -> list[str]:
     try:
-        return [f"{float(line.split(',')[1]):.6g}" for line in path.read_text().splitlines()[1:]] if path.exists() else []
+        lines = files.require_file(path).read_text().splitlines()[1:] if path.exists() else []
+        return [f"{float(line.split(',')[1]):.6g}" for line in lines]
     except (ValueError, IndexError) as error:
         raise ConfigError(f"{path}: not lines of step,loss: {error}") from None

@@ -20,8 +20,7 @@ from bench.data.image_files import pad_to
 from bench.data.own_images import read_array, read_folder
 from bench.data.readers import DataError
 from bench.data.splits import SPLITS
-from bench.files import printable
-from bench.paths import ASSETS
+from bench.paths import ASSETS, printable
 
 ENVIRONMENT = "DDIM_BENCH_DATA"
 IMAGES = "images"  # the name of a data set that is no published one
@@ -122,7 +121,7 @@ def load_images(path: Path, shape: tuple[int, int, int], *, pad: bool = False) -
     """
     if path.is_dir():
         parts, unread = read_folder(path, shape, pad=pad)
-    elif path.suffix.lower() in (".npy", ".npz") and path.exists():
+    elif path.suffix.lower() in (".npy", ".npz") and path.is_file():
         parts, unread = read_array(path, shape[0])
     else:
         raise DataError(f"{path}: {'is no folder and no .npz or .npy file' if path.exists() else 'no such file or folder'}")

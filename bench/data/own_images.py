@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from bench.data import splits
 from bench.data.image_files import find_images, read_images
 from bench.data.readers import DataError, npz_names, read_npy, read_npz
-from bench.files import printable
+from bench.paths import printable
 
 NPZ_WHOLE = ("images", "arr_0")  # where no array is named as a split
 

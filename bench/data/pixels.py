@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.data.readers import DataError
+from bench.files import require_file
 from reference.config import require
 
 CHUNK = 1 << 20  # values converted at once: 50,000 images in float64 would take gigabytes
@@ -37,7 +38,7 @@ def to_uint8(images: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
 def read_samples(path: Path) -> NDArray[np.uint8]:
     """Images of a .npy file, (n, C, H, W): uint8, or floats in [-1, 1] as a sampling cell keeps them. Raises ConfigError."""
     try:
-        images = np.load(path, mmap_mode="r", allow_pickle=False)
+        images = np.load(require_file(path), mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"--images={str(path)!r}: can't be read as a NumPy array: {error}") from None
     require(isinstance(images, np.ndarray) and images.ndim == 4 and len(images) > 0 and images.dtype.kind in "uf"

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from bench import files
 from reference.config import ConfigError
 
 MAX_JSON = 16 << 20  # bytes
@@ -39,7 +40,7 @@ def refuse_lookalikes(path: Path, start: bytes) -> None:
 def read_object(path: Path) -> dict[str, Any]:
     """The object of a JSON file, at most `MAX_JSON` bytes long. Raises `CheckpointError`."""
     try:
-        with path.open("rb") as file:
+        with files.require_file(path).open("rb") as file:
             data = file.read(MAX_JSON + 1)
         if len(data) > MAX_JSON:
             raise OSError(f"larger than {MAX_JSON} bytes")

@@ -60,7 +60,7 @@ def _read(path: Path, largest: int) -> dict[str, Arrays]:
     if INDEX.fullmatch(path.name):
         return {"": _read_shards(path, largest)}
     try:
-        size = path.stat().st_size
+        size = files.require_file(path).stat().st_size
         with path.open("rb") as file:
             start = file.read(START)
     except FileNotFoundError:
@@ -106,7 +106,7 @@ def check_size(path: Path, size: int, largest: int) -> None:
 def open_safetensors(path: Path) -> Iterator[Any]:
     """The open file, with every way in which it can be damaged as `CheckpointError`."""
     try:
-        if path.stat().st_size == 0:
+        if files.require_file(path).stat().st_size == 0:
             raise CheckpointError(f"{path}: empty")
         with safe_open(path, framework="np") as file:
             yield file
@@ -226,9 +226,20 @@ def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: d
     try:
         with files.replacing_path(path) as part:
             save_file(arrays, part, {**metadata, "sha256": sha256})
+            _order_metadata(part)
     except SafetensorError as error:
         raise files.FileError(f"{path}: can't be written: {error}") from error
     return sha256
+
+
+def _order_metadata(path: Path) -> None:
+    """Sort a safetensors file's metadata, which its library writes in an order that differs from call to call."""
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        file.seek(8)
+        file.write(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size))
 
 
 def weights_hash(weights: Weights) -> str:
