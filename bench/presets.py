@@ -46,7 +46,7 @@ class Preset:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, for rows and `--dry-run`."""
-        out = asdict(self)
+        out = asdict(self) | {name: getattr(self, name).to_dict() for name in ("model", "diffusion", "optim")}
         out["weights"] = None if self.weights is None else _relative(self.weights)
         return out
 

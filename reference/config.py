@@ -22,6 +22,7 @@ LOSS_WEIGHTS = ("none", "p2", "min_snr")
 VARIANCES = ("small", "large", "learned", "learned_range")
 DOWN_BLOCKS = ("DownBlock2D", "AttnDownBlock2D")
 UP_BLOCKS = ("UpBlock2D", "AttnUpBlock2D")
+TIME_SCALE_SHIFT = ("default", "scale_shift")
 SMALLEST_ALPHA_BAR = 2.0**-252  # its root is the smallest normal float32
 
 
@@ -30,7 +31,10 @@ class ModelConfig(Record):
     """The UNet of Ho et al. 2020 as diffusers' `UNet2DModel` parametrises it. See the network table in the README.
 
     `attention_head_dim` is the width of one head (None: one head as wide as the block); `num_attention_heads` fixes their
-    number instead, as IDDPM does. `downsample_padding` 0 pads right and bottom only, (0, 1, 0, 1); 1 is symmetric.
+    number instead, as IDDPM does. `downsample_padding` 0 pads right and bottom only, (0, 1, 0, 1); 1 is symmetric. With
+    `resnet_time_scale_shift` "scale_shift" the time embedding scales and shifts what the second norm of a resnet gives (IDDPM
+    appendix A, its code's use_scale_shift_norm); by default it is added before that norm. `attn_norm_num_groups` are the groups of
+    the middle attention's norm. As in diffusers, None is `norm_num_groups` by default, and with scale_shift no norm there.
     """
 
     sample_size: int = 28
@@ -49,6 +53,8 @@ class ModelConfig(Record):
     num_attention_heads: int | None = None
     dropout: float = 0.0
     zero_init: bool = True  # zero the last convolution of each residual branch at initialisation, as Ho et al. do
+    resnet_time_scale_shift: str = field(default="default", metadata=LATER)
+    attn_norm_num_groups: int | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
         freeze(self)
@@ -64,6 +70,10 @@ class ModelConfig(Record):
         for channels in self.block_out_channels:
             require(channels > 0 and channels % self.norm_num_groups == 0, "block_out_channels", self.block_out_channels,
                     f"every width must be a positive multiple of norm_num_groups={self.norm_num_groups}")
+        choice("resnet_time_scale_shift", self.resnet_time_scale_shift, TIME_SCALE_SHIFT)
+        groups = self.attn_norm_num_groups
+        require(groups is None or groups > 0 and self.block_out_channels[-1] % groups == 0, "attn_norm_num_groups", groups,
+                f"must divide the last width {self.block_out_channels[-1]}")
         require(self.block_out_channels[0] % 2 == 0, "block_out_channels", self.block_out_channels,
                 "the first width must be even (half sine, half cosine)")
         require(self.block_out_channels[0] // 2 > self.freq_shift >= 0, "freq_shift", self.freq_shift,
@@ -83,7 +93,17 @@ class ModelConfig(Record):
     def cancels_time(self) -> bool:
         """Whether some residual blocks can't know t. The time embedding adds a constant to each channel; where a group of the norm
         that follows is one channel, the norm takes that constant away again."""
-        return self.norm_num_groups in self.block_out_channels
+        return self.norm_num_groups in self.block_out_channels and not self.scale_shift
+
+    @property
+    def scale_shift(self) -> bool:
+        """Whether the time embedding scales and shifts, in place of being added."""
+        return self.resnet_time_scale_shift == "scale_shift"
+
+    @property
+    def middle_groups(self) -> int | None:
+        """Groups of the middle attention's norm; None where it has no norm."""
+        return self.attn_norm_num_groups or (None if self.scale_shift else self.norm_num_groups)
 
     def require_time(self, remedy: str) -> None:
         """Raise `ConfigError` where `cancels_time`, which nobody means to train; `remedy` says how to train it all the same."""

@@ -45,28 +45,41 @@ def conv(w: Weights, name: str, x: Array, stride: int = 1, pad: tuple[int, int] 
     return y.reshape(n, h, width, out).transpose(0, 3, 1, 2)
 
 
-def group_norm(w: Weights, name: str, x: Array, config: ModelConfig) -> Array:
-    """Wu & He 2018 (arXiv:1803.08494): zero mean and unit variance per image and group, then scale and shift per channel."""
+def group_norm(w: Weights, name: str, x: Array, config: ModelConfig, groups: int | None = None) -> Array:
+    """Wu & He 2018 (arXiv:1803.08494): zero mean and unit variance per image and group, then scale and shift per channel.
+
+    `groups` are the config's unless given.
+    """
     n, c, *_ = x.shape
-    grouped = x.reshape(n, config.norm_num_groups, -1)
+    grouped = x.reshape(n, groups or config.norm_num_groups, -1)
     mean, variance = grouped.mean(-1, keepdims=True), grouped.var(-1, keepdims=True)
     y = ((grouped - mean) / np.sqrt(variance + config.norm_eps)).reshape(x.shape)
     return y * w[f"{name}.weight"].reshape(1, c, 1, 1) + w[f"{name}.bias"].reshape(1, c, 1, 1)
 
 
 def resnet(w: Weights, name: str, x: Array, temb: Array, config: ModelConfig) -> Array:
-    """Two norm-SiLU-conv, the time embedding added between them, around a shortcut."""
+    """Two norm-SiLU-conv around a shortcut. The time embedding is added between them; or, IDDPM appendix A, it scales and shifts
+    what the second norm gives."""
     h = conv(w, f"{name}.conv1", silu(group_norm(w, f"{name}.norm1", x, config)))
-    h = h + linear(w, f"{name}.time_emb_proj", silu(temb))[:, :, None, None]
-    h = conv(w, f"{name}.conv2", silu(group_norm(w, f"{name}.norm2", h, config)))
+    emb = linear(w, f"{name}.time_emb_proj", silu(temb))[:, :, None, None]
+    if config.scale_shift:
+        scale, shift = np.split(emb, 2, axis=1)
+        h = group_norm(w, f"{name}.norm2", h, config) * (1 + scale) + shift
+    else:
+        h = group_norm(w, f"{name}.norm2", h + emb, config)
+    h = conv(w, f"{name}.conv2", silu(h))
     return h + (conv(w, f"{name}.conv_shortcut", x) if f"{name}.conv_shortcut.weight" in w else x)
 
 
-def attention(w: Weights, name: str, x: Array, config: ModelConfig) -> Array:
-    """Self-attention over the H W positions, scaled by head_dim^-1/2, around a shortcut."""
+def attention(w: Weights, name: str, x: Array, config: ModelConfig, groups: int | None = None) -> Array:
+    """Self-attention over the H W positions, scaled by head_dim^-1/2, around a shortcut.
+
+    `groups` are those of its norm, the config's unless given; where the weights have no norm there is none.
+    """
     n, c, h, width = x.shape
     heads = config.heads(c)
-    tokens = group_norm(w, f"{name}.group_norm", x, config).reshape(n, c, h * width).transpose(0, 2, 1)
+    normed = group_norm(w, f"{name}.group_norm", x, config, groups) if f"{name}.group_norm.weight" in w else x
+    tokens = normed.reshape(n, c, h * width).transpose(0, 2, 1)
     q, k, v = (linear(w, f"{name}.{part}", tokens).reshape(n, h * width, heads, c // heads).transpose(0, 2, 1, 3)
                for part in ("to_q", "to_k", "to_v"))
     scores = q @ k.transpose(0, 1, 3, 2) / np.sqrt(c // heads)
@@ -115,7 +128,7 @@ def forward(w: Weights, config: ModelConfig, x: ArrayLike, t: ArrayLike, activat
             h = note(name, downsample(w, name, h, config))
             skips.append(h)
     h = note("mid_block.resnets.0", resnet(w, "mid_block.resnets.0", h, temb, config))
-    h = note("mid_block.attentions.0", attention(w, "mid_block.attentions.0", h, config))
+    h = note("mid_block.attentions.0", attention(w, "mid_block.attentions.0", h, config, config.middle_groups))
     h = note("mid_block.resnets.1", resnet(w, "mid_block.resnets.1", h, temb, config))
     for i, kind in enumerate(config.up_block_types):
         for j in range(config.layers_per_block + 1):

@@ -24,15 +24,15 @@ def _norm(name: str, channels: int) -> Shapes:
     return {f"{name}.weight": (channels,), f"{name}.bias": (channels,)}
 
 
-def _resnet(name: str, cin: int, cout: int, temb: int) -> Shapes:
+def _resnet(name: str, cin: int, cout: int, temb: int, config: ModelConfig) -> Shapes:
     shapes = {**_norm(f"{name}.norm1", cin), **_conv(f"{name}.conv1", cin, cout),
-              **_linear(f"{name}.time_emb_proj", temb, cout), **_norm(f"{name}.norm2", cout),
+              **_linear(f"{name}.time_emb_proj", temb, cout * (1 + config.scale_shift)), **_norm(f"{name}.norm2", cout),
               **_conv(f"{name}.conv2", cout, cout)}
     return shapes | _conv(f"{name}.conv_shortcut", cin, cout, 1) if cin != cout else shapes
 
 
-def _attention(name: str, channels: int) -> Shapes:
-    shapes = _norm(f"{name}.group_norm", channels)
+def _attention(name: str, channels: int, norm: bool = True) -> Shapes:
+    shapes = _norm(f"{name}.group_norm", channels) if norm else {}
     for part in ("to_q", "to_k", "to_v", "to_out.0"):
         shapes |= _linear(f"{name}.{part}", channels, channels)
     return shapes
@@ -47,7 +47,7 @@ def shapes(config: ModelConfig) -> Shapes:
     skips, cin = [widths[0]], widths[0]
     for i, (width, kind) in enumerate(zip(widths, config.down_block_types, strict=True)):
         for j in range(layers):
-            out |= _resnet(f"down_blocks.{i}.resnets.{j}", cin, width, temb)
+            out |= _resnet(f"down_blocks.{i}.resnets.{j}", cin, width, temb, config)
             if kind == "AttnDownBlock2D":
                 out |= _attention(f"down_blocks.{i}.attentions.{j}", width)
             cin = width
@@ -55,11 +55,12 @@ def shapes(config: ModelConfig) -> Shapes:
         if i < len(widths) - 1:
             out |= _conv(f"down_blocks.{i}.downsamplers.0.conv", width, width)
             skips.append(width)
-    out |= _resnet("mid_block.resnets.0", cin, cin, temb) | _attention("mid_block.attentions.0", cin)
-    out |= _resnet("mid_block.resnets.1", cin, cin, temb)
+    out |= _resnet("mid_block.resnets.0", cin, cin, temb, config)
+    out |= _attention("mid_block.attentions.0", cin, config.middle_groups is not None)
+    out |= _resnet("mid_block.resnets.1", cin, cin, temb, config)
     for i, (width, kind) in enumerate(zip(widths[::-1], config.up_block_types, strict=True)):
         for j in range(layers + 1):
-            out |= _resnet(f"up_blocks.{i}.resnets.{j}", cin + skips.pop(), width, temb)
+            out |= _resnet(f"up_blocks.{i}.resnets.{j}", cin + skips.pop(), width, temb, config)
             if kind == "AttnUpBlock2D":
                 out |= _attention(f"up_blocks.{i}.attentions.{j}", width)
             cin = width

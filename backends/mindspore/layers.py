@@ -58,12 +58,12 @@ class Linear(nn.Cell):
 
 
 class GroupNorm(nn.Cell):
-    """Zero mean and unit variance per image and group, then scale and shift per channel."""
+    """Zero mean and unit variance per image and group, then scale and shift per channel. `groups` are the config's unless given."""
 
-    def __init__(self, channels: int, config: ModelConfig, tuned: bool) -> None:
+    def __init__(self, channels: int, config: ModelConfig, tuned: bool, groups: int | None = None) -> None:
         super().__init__()
         self.weight, self.bias = _parameter(channels), _parameter(channels)
-        self.groups, self.eps, self.tuned = config.norm_num_groups, config.norm_eps, tuned
+        self.groups, self.eps, self.tuned = groups or config.norm_num_groups, config.norm_eps, tuned
         self.batch_norm = ops.BatchNorm(is_training=True, epsilon=config.norm_eps, momentum=0.0)
         self.bias_add = ops.BiasAdd()
 
@@ -138,12 +138,12 @@ class TimeEmbedding(nn.Cell):
 
 
 class Attention(nn.Cell):
-    """Self-attention over the H W positions, scaled by head_dim^-1/2, around a shortcut."""
+    """Self-attention over the H W positions, scaled by head_dim^-1/2, around a shortcut. `groups` of its norm: None for no norm."""
 
-    def __init__(self, channels: int, config: ModelConfig, tuned: bool) -> None:
+    def __init__(self, channels: int, config: ModelConfig, groups: int | None, tuned: bool) -> None:
         super().__init__()
         self.heads = config.heads(channels)
-        self.group_norm = GroupNorm(channels, config, tuned)
+        self.group_norm = GroupNorm(channels, config, tuned, groups) if groups else nn.Identity()
         self.to_q = Linear(channels, channels)
         self.to_k = Linear(channels, channels)
         self.to_v = Linear(channels, channels)

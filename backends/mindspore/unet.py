@@ -17,13 +17,15 @@ SAME = (1, 1, 1, 1)
 
 
 class Resnet(nn.Cell):
-    """Two norm-SiLU-conv, the time embedding's projection added between them, around a shortcut."""
+    """Two norm-SiLU-conv around a shortcut. The time embedding's projection is added between them, or scales and shifts what the
+    second norm gives (IDDPM appendix A)."""
 
     def __init__(self, cin: int, cout: int, config: ModelConfig, tuned: bool) -> None:
         super().__init__()
         self.norm1 = GroupNorm(cin, config, tuned)
         self.conv1 = Conv2d(cin, cout, 3, SAME, 1)
-        self.time_emb_proj = Linear(4 * config.block_out_channels[0], cout)
+        self.scale_shift, self.cout = config.scale_shift, cout
+        self.time_emb_proj = Linear(4 * config.block_out_channels[0], cout * (1 + config.scale_shift))
         self.add_shift = AddShift(tuned)
         self.norm2 = GroupNorm(cout, config, tuned)
         self.dropout = Dropout(config.dropout)
@@ -31,10 +33,14 @@ class Resnet(nn.Cell):
         self.conv_shortcut = Conv2d(cin, cout, 1, (0, 0, 0, 0), 1) if cin != cout else nn.Identity()
 
     def construct(self, x: Tensor, shift: Tensor, key: Tensor) -> Tensor:
-        """x (N, cin, H, W), shift (N or 1, cout), key of the dropout () int32, to (N, cout, H, W)."""
+        """x (N, cin, H, W), shift (N or 1, cout) or scale and shift (N or 1, 2 cout), key () int32, to (N, cout, H, W)."""
         h = self.conv1(ops.silu(self.norm1(x)))
-        h = self.add_shift(h, shift)
-        h = self.conv2(self.dropout(ops.silu(self.norm2(h)), key))
+        if self.scale_shift:
+            scale, shift = shift[:, :self.cout], shift[:, self.cout:]
+            h = self.add_shift(self.norm2(h) * (1 + scale.reshape(-1, self.cout, 1, 1)), shift)
+        else:
+            h = self.norm2(self.add_shift(h, shift))
+        h = self.conv2(self.dropout(ops.silu(h), key))
         return self.conv_shortcut(x) + h
 
 
@@ -42,11 +48,11 @@ class Block(nn.Cell):
     """Resnets of one resolution, each followed by attention where the block has it, and the change of resolution."""
 
     def __init__(self, channels: Sequence[tuple[int, int]], attentions: int, config: ModelConfig, tuned: bool,
-                 down: bool = False, up: bool = False) -> None:
+                 down: bool = False, up: bool = False, middle: bool = False) -> None:
         super().__init__()
-        width = channels[-1][1]
+        width, groups = channels[-1][1], config.middle_groups if middle else config.norm_num_groups
         self.resnets = nn.CellList([Resnet(cin, cout, config, tuned) for cin, cout in channels])
-        self.attentions = nn.CellList([Attention(width, config, tuned) for _ in range(attentions)])
+        self.attentions = nn.CellList([Attention(width, config, groups, tuned) for _ in range(attentions)])
         self.downsamplers = nn.CellList([Downsample(width, config)] if down else [])
         self.upsamplers = nn.CellList([Upsample(width, tuned)] if up else [])
         self.attends, self.down, self.up = attentions > 0, down, up  # a compiled graph can't ask an empty list
@@ -69,7 +75,7 @@ class UNet(nn.Cell):
             skips += [width] * (layers + (not last))
             cin = width
         self.down_blocks = nn.CellList(down_blocks)
-        self.mid_block = Block([(cin, cin), (cin, cin)], 1, config, tuned)
+        self.mid_block = Block([(cin, cin), (cin, cin)], 1, config, tuned, middle=True)
         up_blocks = []
         for i, (width, kind) in enumerate(zip(widths[::-1], config.up_block_types, strict=True)):
             channels = [((cin if j == 0 else width) + skips.pop(), width) for j in range(layers + 1)]
@@ -81,7 +87,7 @@ class UNet(nn.Cell):
         self.conv_out = Conv2d(widths[0], config.out_channels, 3, SAME, 1)
 
     def time_shifts(self, t: Tensor) -> tuple[Tensor, ...]:
-        """What t (N,) adds in each resnet, in the order of the forward pass: a tuple of (N, cout)."""
+        """What t (N,) does in each resnet, in the order of the forward pass: (N, cout) each, or (N, 2 cout) to scale and shift."""
         temb = self.time_embedding(time_proj(t, self.config).astype(self.conv_in.weight.dtype))
         temb = ops.silu(temb)
         shifts: tuple[Tensor, ...] = ()  # a compiled gradient loses what is appended to a list
@@ -96,7 +102,7 @@ class UNet(nn.Cell):
         return shifts
 
     def denoise(self, x: Tensor, time_shifts: tuple[Tensor, ...], step: Tensor | int = 0) -> Tensor:
-        """Output (N, out_channels, H, W) for x (N, in_channels, H, W); shifts are (N, cout), or (1, cout) where all t agree.
+        """Output (N, out_channels, H, W) for x (N, in_channels, H, W); shifts are those of N t, or of one where all agree.
 
         `step`, of training, decides what dropout drops.
         """

@@ -39,11 +39,15 @@ class TimeEmbedding(nn.Module):
         return self.linear_2(F.silu(self.linear_1(x)))
 
 
-class NormSiLU(nn.GroupNorm):
-    """GroupNorm, then SiLU. On CPU torch's own takes several times as long in channels_last, which the convolutions want."""
+class GroupNorm(nn.GroupNorm):
+    """Zero mean and unit variance per image and group, then scale and shift per channel. `groups` are the config's unless given."""
 
-    def __init__(self, channels: int, config: ModelConfig) -> None:
-        super().__init__(config.norm_num_groups, channels, config.norm_eps)
+    def __init__(self, channels: int, config: ModelConfig, groups: int | None = None) -> None:
+        super().__init__(groups or config.norm_num_groups, channels, config.norm_eps)
+
+
+class NormSiLU(GroupNorm):
+    """GroupNorm, then SiLU. On CPU torch's own takes several times as long in channels_last, which the convolutions want."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to the same."""
@@ -104,12 +108,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Self-attention over the H W positions, scaled by head_dim^-1/2, around a shortcut."""
+    """Self-attention over the H W positions, scaled by head_dim^-1/2, around a shortcut. `groups` of its norm: None for no norm."""
 
-    def __init__(self, channels: int, config: ModelConfig) -> None:
+    def __init__(self, channels: int, config: ModelConfig, groups: int | None) -> None:
         super().__init__()
         self.heads = config.heads(channels)
-        self.group_norm = nn.GroupNorm(config.norm_num_groups, channels, config.norm_eps)
+        self.group_norm = GroupNorm(channels, config, groups) if groups else nn.Identity()
         self.to_q = nn.Linear(channels, channels)
         self.to_k = nn.Linear(channels, channels)
         self.to_v = nn.Linear(channels, channels)

@@ -14,27 +14,34 @@ from torch import Tensor, nn
 
 from reference.config import ModelConfig
 
-from .layers import Attention, Downsample, NormSiLU, TimeEmbedding, Upsample, time_proj
+from .layers import Attention, Downsample, GroupNorm, NormSiLU, TimeEmbedding, Upsample, time_proj
 
 
 class Resnet(nn.Module):
-    """Two norm-SiLU-conv, the time embedding's projection added between them, around a shortcut."""
+    """Two norm-SiLU-conv around a shortcut. The time embedding's projection is added between them, or scales and shifts what the
+    second norm gives (IDDPM appendix A)."""
 
     def __init__(self, cin: int, cout: int, config: ModelConfig) -> None:
         super().__init__()
         self.norm1 = NormSiLU(cin, config)
         self.conv1 = nn.Conv2d(cin, cout, 3, padding=1)
-        self.time_emb_proj = nn.Linear(4 * config.block_out_channels[0], cout)
-        self.norm2 = NormSiLU(cout, config)
+        self.scale_shift = config.scale_shift
+        self.time_emb_proj = nn.Linear(4 * config.block_out_channels[0], cout * (1 + config.scale_shift))
+        self.norm2 = GroupNorm(cout, config) if config.scale_shift else NormSiLU(cout, config)
         self.dropout = nn.Dropout(config.dropout)
         self.conv2 = nn.Conv2d(cout, cout, 3, padding=1)
         self.conv_shortcut = nn.Conv2d(cin, cout, 1) if cin != cout else nn.Identity()
 
     def forward(self, x: Tensor, shift: Tensor) -> Tensor:
-        """x (N, cin, H, W), shift (N or 1, cout) to (N, cout, H, W)."""
+        """x (N, cin, H, W), shift (N or 1, cout), or scale and shift (N or 1, 2 cout), to (N, cout, H, W)."""
         h = self.conv1(self.norm1(x))
-        h = h + shift[:, :, None, None]
-        h = self.conv2(self.dropout(self.norm2(h)))
+        if self.scale_shift:
+            scale, shift = shift[:, :, None, None].chunk(2, dim=1)
+            h = F.silu(self.norm2(h) * (1 + scale) + shift)
+        else:
+            h = h + shift[:, :, None, None]
+            h = self.norm2(h)
+        h = self.conv2(self.dropout(h))
         return self.conv_shortcut(x) + h
 
 
@@ -42,11 +49,11 @@ class Block(nn.Module):
     """The layers of one resolution under their canonical names; `UNet` runs them."""
 
     def __init__(self, channels: list[tuple[int, int]], attentions: int, config: ModelConfig, *,
-                 down: bool = False, up: bool = False) -> None:
+                 down: bool = False, up: bool = False, middle: bool = False) -> None:
         super().__init__()
-        width = channels[-1][1]
+        width, groups = channels[-1][1], config.middle_groups if middle else config.norm_num_groups
         self.resnets = nn.ModuleList([Resnet(cin, cout, config) for cin, cout in channels])
-        self.attentions = nn.ModuleList([Attention(width, config) for _ in range(attentions)])
+        self.attentions = nn.ModuleList([Attention(width, config, groups) for _ in range(attentions)])
         self.downsamplers = nn.ModuleList([Downsample(width, config)] if down else [])
         self.upsamplers = nn.ModuleList([Upsample(width)] if up else [])
 
@@ -68,7 +75,7 @@ class UNet(nn.Module):
             skips += [width] * (layers + (not last))
             cin = width
         self.down_blocks = nn.ModuleList(down_blocks)
-        self.mid_block = Block([(cin, cin), (cin, cin)], 1, config)
+        self.mid_block = Block([(cin, cin), (cin, cin)], 1, config, middle=True)
         up_blocks = []
         for i, (width, kind) in enumerate(zip(widths[::-1], config.up_block_types, strict=True)):
             channels = [((cin if j == 0 else width) + skips.pop(), width) for j in range(layers + 1)]
@@ -80,13 +87,13 @@ class UNet(nn.Module):
         self.conv_out = nn.Conv2d(widths[0], config.out_channels, 3, padding=1)
 
     def time_shifts(self, t: Tensor) -> list[Tensor]:
-        """What t (N,) adds in each resnet, in the order of the forward pass: a list of (N, cout)."""
+        """What t (N,) does in each resnet, in the order of the forward pass: (N, cout) each, or (N, 2 cout) to scale and shift."""
         temb = self.time_embedding(time_proj(t, self.config).to(self.conv_in.weight.dtype))
         temb = F.silu(temb)
         return [module.time_emb_proj(temb) for module in self.modules() if isinstance(module, Resnet)]
 
     def denoise(self, x: Tensor, time_shifts: list[Tensor]) -> Tensor:
-        """Output (N, out_channels, H, W) for x (N, in_channels, H, W); shifts are (N, cout), or (1, cout) where all t agree."""
+        """Output (N, out_channels, H, W) for x (N, in_channels, H, W); shifts are those of N t, or of one where all agree."""
         shifts = iter(time_shifts)
         h = self.conv_in(x)
         skips = [h]

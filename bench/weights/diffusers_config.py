@@ -21,9 +21,10 @@ UNET_DEFAULTS: dict[str, Any] = {
     "norm_num_groups": 32, "norm_eps": 1e-5, "downsample_padding": 1, "flip_sin_to_cos": True, "freq_shift": 0, "dropout": 0.0,
 }
 UNET_FIXED: dict[str, Any] = {
+    "resnet_time_scale_shift": "default", "attn_norm_num_groups": None,
     "center_input_sample": False, "time_embedding_type": "positional", "time_embedding_dim": None,
     "mid_block_type": "UNetMidBlock2D", "mid_block_scale_factor": 1, "downsample_type": "conv", "upsample_type": "conv",
-    "act_fn": "silu", "attn_norm_num_groups": None, "resnet_time_scale_shift": "default", "add_attention": True,
+    "act_fn": "silu", "add_attention": True,
     "class_embed_type": None, "num_class_embeds": None, "num_train_timesteps": None,
 }
 BETA_SCHEDULES = {"linear": "linear", "quad": "scaled_linear", "cosine": "squaredcos_cap_v2", "sigmoid": "sigmoid"}
@@ -49,7 +50,7 @@ def _unet_keys(model: ModelConfig) -> dict[str, Any]:
             raise CheckpointError(f"num_attention_heads={model.num_attention_heads}: diffusers' layout has one head width, and "
                                   f"attention at widths {sorted(widths)} needs {sorted(head)}")
         values["attention_head_dim"] = head.pop()
-    return {**{key: values[key] for key in UNET_DEFAULTS}, "attention_head_dim": values["attention_head_dim"]}
+    return {key: values.get(key, default) for key, default in (UNET_DEFAULTS | {"attention_head_dim": None}).items()}
 
 
 def read_unet(path: Path, legacy: bool) -> ModelConfig:

@@ -71,8 +71,7 @@ def _rename(path: Path, state: State, layout: Layout, model: ModelConfig) -> dic
             raise CheckpointError(f"{path}: {theirs}: parameter is missing, which this network has")
         value = state[theirs]
         if value.shape != wanted:
-            scale_shift = ": use_scale_shift_norm, which this network does not have" if "emb_layers" in theirs else ""
-            raise CheckpointError(f"{path}: {theirs} {value.shape}: shape must be {wanted}{scale_shift}")
+            raise CheckpointError(f"{path}: {theirs} {value.shape}: shape must be {wanted}")
         if part is not None:  # rows are ordered by head, then q, k, v
             value = value.reshape(model.heads(shape[0]), 3, -1, *shape[1:])[:, part]
         out[name] = value.reshape(shape)
@@ -146,8 +145,10 @@ def _nichol2021(state: State, heads: int) -> dict[str, Any]:
     layers = len(levels[0])
     down = [f"input_blocks.{1 + i * (layers + 1)}.1.qkv.weight" in state for i in range(len(levels))]
     up = [f"output_blocks.{i * (layers + 1)}.1.qkv.weight" in state for i in range(len(levels))]
+    scale_shift = _dim(state, "input_blocks.1.0.emb_layers.1.weight", 0) == 2 * levels[0][0]
     return _model(state, ("input_blocks.0.0.weight", "out.2.weight"), [level[0] for level in levels], layers, down, up) | {
         "norm_eps": 1e-5, "downsample_padding": 1, "flip_sin_to_cos": True, "freq_shift": 0, "zero_init": True,
+        **({"resnet_time_scale_shift": "scale_shift", "attn_norm_num_groups": 32} if scale_shift else {}),
         "num_attention_heads": heads}
 
 

@@ -27,8 +27,11 @@ NETWORKS = {
     "one_level": replace(ONE_LEVEL, down_block_types=(ADOWN,), up_block_types=(UP,), in_channels=3, out_channels=3, freq_shift=2,
                          norm_eps=1e-6),
     "equal_groups": replace(TINY, norm_num_groups=8, norm_eps=0.1),  # one channel a group at width 8
+    "scale_shift": replace(TINY, resnet_time_scale_shift="scale_shift", attn_norm_num_groups=2),
+    "scale_shift_bare": replace(ONE_LEVEL, resnet_time_scale_shift="scale_shift", dropout=0.3),  # no norm in the middle attention
 }
-TRAINED = {"tiny": TINY, "iddpm": replace(NETWORKS["iddpm"], block_out_channels=(8, 8))}
+TRAINED = {"tiny": TINY, "iddpm": replace(NETWORKS["iddpm"], block_out_channels=(8, 8)),
+           "scale_shift": replace(NETWORKS["scale_shift"], block_out_channels=(8, 8))}
 
 
 def network(diffusion: DiffusionConfig, base: ModelConfig = TINY) -> ModelConfig:

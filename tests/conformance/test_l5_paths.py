@@ -45,6 +45,19 @@ def sampled_by_steps(subject: Subject, plan: Plan) -> np.ndarray:
     return backend.to_host(x)
 
 
+def test_path_of_a_scale_shift_network(subject: Subject) -> None:
+    """Scale and shift of each step, for networks that compute them once for the whole path."""
+    if not subject.trains:
+        return
+    plan, model = cases.PATHS["plain_eta"], cases.NETWORKS["scale_shift_bare"]
+    backend = subject.backend(model, plan.diffusion)
+    backend.load_weights(weights(model))
+    actual = backend.to_host(backend.sample(backend.to_device(X.astype(subject.real)), plan, NOISE.__getitem__))
+    w, x_T = weights(model), X.astype(np.float64)
+    expected = samplers.sample(lambda x, t: unet.forward(w, model, x, t), x_T, plan, NOISE.__getitem__)
+    subject.close("L5.path", actual, expected, "scale_shift_bare")
+
+
 @pytest.mark.parametrize("case", cases.PATHS)
 def test_path(subject: Subject, case: str) -> None:
     """Deterministic, noisy, ancestral and encoding paths, from the same x_T with the same noise."""

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import torch
 
+import backends
+from backends.protocol import Spec
 from bench.metric.torchvision_shim import import_torchvision
 from bench.weights.diffusers_config import read_scheduler, read_unet
 from reference import diffusion as process
@@ -264,6 +266,14 @@ NETS = {
                              down_block_types=DOWN, up_block_types=UP[::-1], downsample_padding=1),
     "as many groups as channels": ModelConfig(sample_size=8, block_out_channels=(32, 64), norm_num_groups=32, layers_per_block=2,
                                               down_block_types=DOWN, up_block_types=UP[::-1]),
+    "scale-shift": ModelConfig(sample_size=8, in_channels=3, out_channels=6, block_out_channels=(8, 16), norm_num_groups=4,
+                               down_block_types=DOWN, up_block_types=UP[::-1], resnet_time_scale_shift="scale_shift",
+                               attn_norm_num_groups=8, attention_head_dim=4),
+    "scale-shift, no norm in the middle": ModelConfig(sample_size=8, block_out_channels=(8, 16), norm_num_groups=8, freq_shift=0,
+                                                      down_block_types=DOWN, up_block_types=UP[::-1], layers_per_block=2,
+                                                      resnet_time_scale_shift="scale_shift"),
+    "other groups in the middle": ModelConfig(sample_size=8, block_out_channels=(8, 16), norm_num_groups=4, attn_norm_num_groups=2,
+                                              down_block_types=DOWN, up_block_types=UP[::-1]),
 }
 
 
@@ -290,6 +300,22 @@ def test_unet_forward(name):
             expected = model(torch.from_numpy(x), torch.tensor(t)).sample
         assert expected.std() > 0.1
         close(unet.forward(w, config, x, np.array(t)), expected, tolerance)
+
+
+@pytest.mark.parametrize("name", [name for name in NETS if name.startswith(("scale", "other", "as many"))])
+@pytest.mark.parametrize("backend, dtype", [("torch", "float64"), ("torch", "float32"), ("mindspore", "float32")])
+def test_forward_of_a_backend(backend, dtype, name):
+    """Both told t as it is: in float64 at t = 0, where their sinusoid is exact."""
+    pytest.importorskip(backend)
+    config, t = NETS[name], np.array([0, 0] if dtype == "float64" else [1, 977])
+    w = {key: value.astype(np.float32) for key, value in random_weights(config).items()}
+    x = normal(2, config.in_channels, config.sample_size, config.sample_size).astype(dtype)
+    learned = {"variance": "learned_range"} if config.out_channels == 2 * config.in_channels else {}
+    ours = backends.load(backend).create(Spec(config, DiffusionConfig(**learned), dtype=dtype))
+    ours.load_weights(w)
+    with torch.no_grad():
+        expected = unet2d(config, w)(torch.from_numpy(x.astype(np.float64)), torch.from_numpy(t)).sample
+    close(ours.to_host(ours.forward(ours.to_device(x), ours.to_device(t))), expected, 1e-12 if dtype == "float64" else 1e-5)
 
 
 @pytest.mark.parametrize("name", NETS)

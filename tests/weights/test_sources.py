@@ -120,7 +120,7 @@ def test_as_many_groups_as_channels_load_with_a_line(tmp_path):
     assert done.returncode == 0 and len(said) == 1 and said[0].startswith("warning: ") and "UserWarning" not in done.stderr
 
 
-@pytest.mark.parametrize("key, value", [("class_embed_type", "timestep"), ("resnet_time_scale_shift", "scale_shift"),
+@pytest.mark.parametrize("key, value", [("class_embed_type", "timestep"), ("mid_block_scale_factor", 2.0),
                                         ("add_attention", False), ("time_embedding_type", "fourier"), ("act_fn", "gelu")])
 def test_a_feature_that_we_lack_is_named(folder, key, value):
     edit(folder / "unet/config.json", ddim_bench=None, attention_head_dim=8, **{key: value})
@@ -222,8 +222,8 @@ def built(forward, **options):
 
 
 @pytest.mark.parametrize("make, said", [
-    (lambda: built(nichol2021, scale_shift=True),
-     r"input_blocks\.1\.0\.emb_layers\.1\.weight \(128, 256\): shape must be \(64, 256\): use_scale_shift_norm"),
+    (lambda: built(nichol2021) | {"middle_block.0.emb_layers.1.weight": torch.zeros(256, 256)},
+     r"middle_block\.0\.emb_layers\.1\.weight \(256, 256\): shape must be \(128, 256\)"),
     (lambda: built(nichol2021) | {"label_emb.weight": torch.zeros(10, 256)}, r"label_emb\.weight \(10, 256\).*not part"),
     (lambda: without(without(built(nichol2021), "input_blocks.3.0.op.weight"), "input_blocks.3.0.op.bias"),
      r"input_blocks\.3\.0\.op\.weight: parameter is missing"),  # conv_resample=False
