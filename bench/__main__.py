@@ -2,7 +2,7 @@
 
 import sys
 
-from bench.cli.main import main
+from bench.cli.entry import main
 
 if __name__ == "__main__":
     sys.exit(main())

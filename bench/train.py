@@ -5,6 +5,6 @@ from pathlib import Path
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the script's own folder comes first there; the packages lie beside it
-    from bench.cli.main import main
+    from bench.cli.entry import main
 
-    sys.exit(main(["train", *sys.argv[1:]]))
+    sys.exit(main("train"))

@@ -27,19 +27,21 @@ from bench.workers.errors import WorkerDied, WorkerError
 from reference.config import ConfigError
 
 SILENCE_SECONDS = 300.0  # without a heartbeat; a compilation may hold the GIL for long
+LOOK_SECONDS, GAP_SECONDS = 0.5, 5.0
 TAIL_LINES, TAIL_BYTES = 5, 4096
 
 
 class Worker:
     """The parent's side. Use as a context manager: leaving it, by Ctrl-C too, ends the child and its children.
 
-    `spec` is a `Spec` in plain JSON types , see `Spec.to_dict`; nothing is imported before the command `Create`.
+    `spec` is a `Spec` in plain JSON types, see `Spec.to_dict`; nothing is imported before the command `Create`.
     """
 
     def __init__(self, backend: str, spec: Mapping[str, Any], threads: int, log_path: Path,
                  silence: float = SILENCE_SECONDS) -> None:
         self.backend, self.silence, self.log_path = backend, silence, Path(log_path)
         self._received, self._dead = b"", ""
+        self._awake, self._last = 0.0, time.monotonic()
         paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {**os.environ, **worker_env(threads), "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
         self._pipe, child_end = os.pipe()
@@ -74,13 +76,13 @@ class Worker:
             raise WorkerDied(self._dead)
         try:
             self._send({"command": type(command).__name__, "args": asdict(command)})  # type: ignore[call-overload]
-            moved = time.monotonic()
+            moved = self._seconds()
             while True:
                 if "beat" in (message := self._receive(name)):
-                    if timeout is not None and time.monotonic() - moved > timeout:
+                    if timeout is not None and self._seconds() - moved > timeout:
                         self._die(f"made no progress for {timeout:g} s in {name}")
                 elif "progress" in message:
-                    moved = time.monotonic()
+                    moved = self._seconds()
                     if on_progress:
                         on_progress(*message["progress"])
                 elif "error" in message:
@@ -118,17 +120,26 @@ class Worker:
 
     def _receive(self, command: str) -> dict[str, Any]:
         """The next message, of which a working child sends one a second."""
-        quiet_since = time.monotonic()
+        quiet_since = self._seconds()
         while b"\n" not in self._received:
-            ready, _, _ = select.select([self._pipe], [], [], 0.5)
+            ready, _, _ = select.select([self._pipe], [], [], LOOK_SECONDS)
+            self._seconds()
             if ready:
                 if not (data := os.read(self._pipe, 1 << 16)):
                     self._die(f"ended during {command}", patience=5)
                 self._received += data
-            elif time.monotonic() - quiet_since > self.silence:
+            elif self._seconds() - quiet_since > self.silence:
                 self._die(f"sent no heartbeat for {self.silence:g} s in {command}")
         line, _, self._received = self._received.partition(b"\n")
         return json.loads(line)
+
+    def _seconds(self) -> float:
+        """Seconds that this process was awake. It looks every `LOOK_SECONDS`: a gap is Ctrl-Z, or a machine that slept, for which
+        the worker is not to blame."""
+        now = time.monotonic()
+        gap = now - self._last
+        self._awake, self._last = self._awake + (gap if gap < GAP_SECONDS else LOOK_SECONDS), now
+        return self._awake
 
     def _die(self, how: str, patience: float = 0) -> NoReturn:
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -6,11 +6,13 @@ import importlib
 import signal
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
 from bench.cli import commands, listing
-from bench.cli.main import exit_code, main
+from bench.cli.ending import exit_code
+from bench.cli.main import main
 from bench.training.loop import TrainingError
 from bench.workers.errors import WorkerDied, WorkerError
 from reference.config import ConfigError
@@ -29,6 +31,7 @@ def fails(error: BaseException):
     (OSError(28, "No space left on device"), 2, "error: [Errno 28] No space left on device\n"),
     (TrainingError("step 3: the loss is nan"), 3, "error: step 3: the loss is nan\n"),
     (WorkerError("out of memory"), 3, "error: out of memory\n"), (WorkerDied("SIGKILL"), 3, "error: SIGKILL\n"),
+    (MemoryError("Unable to allocate 9 TiB"), 3, "error: out of memory: Unable to allocate 9 TiB; ask for less at once\n"),
     (KeyboardInterrupt(), 130, "interrupted; the same command goes on from the last state\n"),
 ])
 def test_one_line_and_its_code(error, code, line, capsys):
@@ -36,16 +39,94 @@ def test_one_line_and_its_code(error, code, line, capsys):
     assert capsys.readouterr().err == line
 
 
-def test_own_code_and_own_mistakes_pass():
+def test_own_code_and_own_mistakes_pass(monkeypatch, tmp_path, capsys):
     """A command's own code is kept, and an error of the program itself is not dressed up as the user's."""
     assert exit_code(lambda: 4) == 4 and exit_code(lambda: None) == 0
-    with pytest.raises(ZeroDivisionError):
-        exit_code(lambda: 1 // 0)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert exit_code(lambda: 1 // 0) == 1
+    said, (log,) = capsys.readouterr().err, tmp_path.iterdir()
+    assert said == ("error: ZeroDivisionError: integer division or modulo by zero: a fault of this program, not of its input; its "
+                    f"traceback is in {log}\n")
+    assert "Traceback" in log.read_text() and "1 // 0" in log.read_text()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    assert exit_code(fails(KeyError("x"))) == 1
+    assert capsys.readouterr().err == "error: KeyError: 'x': a fault of this program, not of its input\n"
+
+
+ENDED = """
+import contextlib, sys, time
+from bench.cli.ending import exit_code
+
+@contextlib.contextmanager
+def folder():
+    try:
+        yield
+    finally:
+        print("cleaned up", flush=True)
+
+def command():
+    with folder():
+        print("at work", flush=True)
+        time.sleep(60)
+
+raise SystemExit(exit_code(command, "the last state"))
+"""
+
+
+@pytest.mark.parametrize(("number", "code", "line"), [
+    (signal.SIGTERM, 143, "ended by SIGTERM; the same command goes on from the last state\n"),
+    (signal.SIGHUP, 129, "ended by SIGHUP; the same command goes on from the last state\n"),
+    (signal.SIGINT, 130, "interrupted; the same command goes on from the last state\n")])
+def test_a_signal_ends_the_work_in_order(number, code, line):
+    with subprocess.Popen([sys.executable, "-c", ENDED], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                          preexec_fn=tree.heed_ctrl_c, cwd=tree.ROOT) as process:
+        assert process.stdout.readline() == "at work\n"
+        process.send_signal(number)
+        assert process.wait(20) == code
+        assert process.stdout.read() == "cleaned up\n" and process.stderr.read() == line
+
+
+def test_under_nohup_a_hangup_is_ignored():
+    ignore = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)" + ENDED.replace("60", "1")
+    with subprocess.Popen([sys.executable, "-c", ignore], stdout=subprocess.PIPE, text=True, cwd=tree.ROOT) as process:
+        assert process.stdout.readline() == "at work\n"
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(20) == 0
+
+
+EARLY = """
+import builtins, os, signal
+real = builtins.__import__
+
+def hook(name, *args, **more):
+    if name == "bench.cli.main":
+        os.kill(os.getpid(), signal.SIGINT)
+    return real(name, *args, **more)
+
+builtins.__import__ = hook
+from bench.cli.entry import main
+main("run", "--list")
+"""
+
+
+def test_ctrl_c_before_anything_is_imported_is_one_line():
+    done = subprocess.run([sys.executable, "-c", EARLY], capture_output=True, text=True, preexec_fn=tree.heed_ctrl_c, cwd=tree.ROOT)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
+WRITES = "from bench.cli.ending import exit_code; raise SystemExit(exit_code(lambda: [print('x' * 99) for _ in range(9999)] and 0))"
+
+
+@pytest.mark.parametrize("closed", ["| head -c 5", ">&-", ">&- 2>&-", "| true"])
+def test_a_closed_stdout_ends_no_work(closed):
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; '{sys.executable}' -c \"{WRITES}\" {closed}"], capture_output=True,
+                          text=True, cwd=tree.ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 FINALISER = """
 import time
-from bench.cli.main import exit_code
+from bench.cli.ending import exit_code
 
 class Slow:
     def __del__(self):
@@ -115,7 +196,12 @@ def test_the_list_above_has_all_commands():
     ("run --sampler ddim --eta 0,ddpm", "--eta='0,ddpm': goes without ddpm where --sampler is given"),
     ("run --table ddim --sampler ddpm", "--sampler='ddpm': does not apply with --table, which has both samplers"),
     ("study neighbours --images a.npy --seed 3", "--seed=3: does not apply with --images, which are drawn already"),
-    ("convert results/checkpoints/fmnist-small x --heads 2", "--heads=2: does not apply to a folder or a name on the hub"),
+    ("convert results/checkpoints/fmnist-small x --heads 0", "--heads=0: must be at least 1"),
+    ("run --heads 1", "--heads=1: does not apply without --weights"),
+    ("train --train-steps 10 --save x --image-size 8", "--image-size=8: does not apply without --weights"),
+    ("sample --weights x --time-order tan --grid a.png", "--time-order='tan': must be one of sin, cos"),
+    ("recipe ddpm-cifar10 --objective score", "--objective='score': does not apply without --weights"),
+    ("convert a b --sample-size 8", "--sample-size: is no option of ddim-bench convert; did you mean --image-size?"),
     ("convert results/checkpoints/fmnist-small x --schedule fast", "--schedule='fast': must be one of linear"),
 ])
 def test_a_mistyped_command_is_one_line(words, line, capsys, monkeypatch):

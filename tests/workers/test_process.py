@@ -346,3 +346,12 @@ def test_a_real_backend_end_to_end(start, tmp_path, images, name):
     assert worker.call(TimeTrain(units=2, images=images, seed=0, batch_size=4)).seconds > 0
     assert worker.call(TimeSample(units=3, batch_size=4, seed=0)).seconds > 0
     assert worker.call(Describe()).peak_rss_bytes > 50 << 20
+
+
+def test_time_in_which_this_process_was_stopped_does_not_count(monkeypatch):
+    """Ctrl-Z, or a laptop that sleeps: no worker is ended for what it could not say meanwhile."""
+    clock = iter([0.0, 0.5, 1.0, 3601.0, 3601.5])
+    monkeypatch.setattr(process.time, "monotonic", lambda: next(clock))
+    worker = process.Worker.__new__(process.Worker)
+    worker._awake, worker._last = 0.0, process.time.monotonic()
+    assert [worker._seconds() for _ in range(4)] == [0.5, 1.0, 1.5, 2.0]
