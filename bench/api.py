@@ -21,11 +21,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 import backends
 from backends.protocol import Backend, Spec
 from bench import oracle, streams
+from bench.progress import tracked
 from bench.sampling.loop import draw, time_steps
 from bench.timing import blocks
 from bench.training import batches, loop
@@ -100,7 +100,7 @@ class Model:
         """Take x (N, C, H, W) along a plan. Row n gets the step noise of image `ids[n]`, by default n. `progress` names a bar."""
         require(batch_size >= 1, "batch_size", batch_size, "must be at least 1")
         wanted = np.arange(len(x)) if ids is None else np.asarray(ids)
-        with tqdm(total=len(x) * plan.steps, desc=progress, disable=not progress, mininterval=2) as bar:
+        with tracked(total=len(x) * plan.steps, desc=progress, disable=not progress, mininterval=2) as bar:
             drawn = draw(self.backend, plan, wanted, x.shape[1:], seed=seed, batch_size=min(batch_size, len(x)), x=x,
                          on_progress=lambda done, _: bar.update(done - bar.n))
         for note in drawn.notes:

@@ -13,8 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 import backends
 from backends.protocol import Spec
 from bench import files
@@ -22,6 +20,7 @@ from bench.cli.launch import launched, serve_as_scheduler
 from bench.cli.options import at_least, data_choice, parse_log
 from bench.paths import ROOT
 from bench.presets import Preset, get_preset
+from bench.progress import tracked
 from bench.records import environment
 from bench.training import loop
 from bench.training.trackers import Log
@@ -36,6 +35,8 @@ def run(args: argparse.Namespace, command: str) -> None:
     serve_as_scheduler()
     at_least(args, 0, "seed", "save_every")
     at_least(args, 1, "batch_size")
+    require(not args.save.exists() or (args.save / "model_index.json").exists(), "--save", str(args.save),
+            "exists and is no pipeline folder; it is not overwritten")
     preset = get_preset(args.preset)
     initial, model, process = _beginning(args, preset)
     began_with, before = None, []
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace, command: str) -> None:
     logs, states = (args.save.with_name(args.save.name + suffix) for suffix in (".logs", ".states"))
     about = config | {"preset": preset.name, "optim": optim.to_dict(), "seed": args.seed, "batch_size": batch_size}
     with Log(logs, args.save.name, about, () if spec.rank > 0 else parse_log(args.log)) as log, \
-            tqdm(total=steps, desc=f"train {name}", mininterval=2, disable=spec.rank > 0) as bar:
+            tracked(total=steps, desc=f"train {name}", mininterval=2, disable=spec.rank > 0) as bar:
         done = loop.fit(backend, spec, dataset.images, seed=args.seed, steps=steps, batch_size=batch_size,
                             flip=dataset.flip, states=states, config=config, save_every=args.save_every,
                             on_step=lambda n, _: bar.update(n - bar.n), on_losses=log.losses)

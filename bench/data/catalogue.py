@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.data.readers import CIFAR_RECORD, IDX_UINT8, DataError, read_cifar, read_idx, read_tar
+from bench.progress import on_terminal
 
 Arrays = tuple[NDArray[np.uint8], NDArray[np.uint8]]  # images (N, C, H, W), labels (N,)
 
@@ -187,7 +188,7 @@ def download(record: Record, files: tuple[File, ...], folder: Path) -> None:
         failed = []
         for url in record.urls:
             try:
-                pooch.retrieve(url + name, known_hash=f"sha256:{sha256}", fname=name, path=folder, progressbar=True)
+                pooch.retrieve(url + name, known_hash=f"sha256:{sha256}", fname=name, path=folder, progressbar=on_terminal())
                 break
             except Exception as error:  # requests, urllib3, OSError and ValueError (checksum) all mean the same here
                 failed.append(f"{url + name}: {str(error).splitlines()[0]}")

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from bench.data import splits
 from bench.data.readers import MAX_BYTES, DataError
+from bench.progress import tracked
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "PPM")
 # What lies beside images: tables, texts, and files of file managers.
@@ -109,7 +109,7 @@ def read_images(paths: list[Path], shape: tuple[int, int, int], *, pad: bool = F
     if len(paths) * np.prod(shape, dtype=int) > MAX_BYTES:
         raise DataError(f"{paths[0].parent}: {len(paths)} images of shape {shape} take more than {MAX_BYTES} bytes")
     out = np.empty((len(paths), *shape), np.uint8)
-    for n, path in enumerate(tqdm(paths, desc="read images", leave=False, mininterval=1, delay=2)):
+    for n, path in enumerate(tracked(paths, desc="read images", leave=False, mininterval=1, delay=2)):
         out[n] = read_image(path, shape, pad=pad)
     return out
 

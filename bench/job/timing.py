@@ -8,11 +8,11 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from bench import files
 from bench.job.job import Job
 from bench.messages import Describe, TimeSample, TimeTrain, Timing
+from bench.progress import tracked
 from bench.records.notebook import Notebook
 from bench.timing import blocks
 from bench.workers.crew import Crew
@@ -52,7 +52,7 @@ def _race(job: Job, crew: Crew, book: Notebook, workload: str, batch: int) -> No
 
 def _time(job: Job, crew: Crew, book: Notebook, workload: str, batch: int, who: list[str]) -> dict[str, dict[str, Any]]:
     training = workload == "training step"
-    with book.cells.shared("timing") as folder, tqdm(desc=f"time the {workload}", leave=False, mininterval=1) as bar:
+    with book.cells.shared("timing") as folder, tracked(desc=f"time the {workload}", leave=False, mininterval=1) as bar:
         asked: Timing = TimeSample(1, batch, job.seed)
         if training:
             asked = TimeTrain(1, str(folder / "images.npy"), job.seed, batch)

@@ -14,7 +14,6 @@ from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import trange
 
 from bench import streams
 from bench.data.datasets import Dataset, load, load_subset
@@ -23,6 +22,7 @@ from bench.metric import fmnist_cnn
 from bench.metric.extractor import Extractor, Images, Statistics
 from bench.metric.fmnist_cnn import REFERENCES, stored_statistics
 from bench.metric.torchvision_shim import import_torchvision
+from bench.progress import tracked
 from reference.config import require
 
 DEFAULT_REFERENCE = "train"
@@ -83,7 +83,7 @@ def features(images: Images, metric_device: str = "cpu", extractor: Extractor | 
     net = extractor.network(metric_device)
     parts = []
     with torch.no_grad():
-        for start in trange(0, len(images), extractor.batch, desc=f"{extractor.name} features", leave=False, delay=5,
+        for start in tracked(range(0, len(images), extractor.batch), desc=f"{extractor.name} features", leave=False, delay=5,
                             mininterval=2):
             part = torch.from_numpy(images[start:start + extractor.batch].copy())
             parts.append(net(part.to(metric_device)).cpu().numpy())

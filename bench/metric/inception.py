@@ -23,6 +23,7 @@ from bench.metric import fmnist_cnn
 from bench.metric.extractor import Extractor, Images
 from bench.metric.fmnist_cnn import sha256
 from bench.metric.torchvision_shim import import_torchvision
+from bench.progress import on_terminal
 from reference.config import ConfigError, require
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def load(weights: Path | None = None, download: bool = False) -> Extractor:
     if weights is None and download and not path.is_file():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(URL, str(path), _hash(URL))
+            torch.hub.download_url_to_file(URL, str(path), _hash(URL), progress=on_terminal())
         except (OSError, RuntimeError) as error:
             raise ConfigError(f"--metric='inception': {URL} can't be fetched to {path}: {error}") from None
     if not path.is_file():

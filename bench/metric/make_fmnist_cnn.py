@@ -16,6 +16,7 @@ from bench.data.datasets import Dataset, load, load_subset
 from bench.metric import fmnist_cnn
 from bench.metric.fmnist_cnn import RECORD, REFERENCES, STATISTICS, TRAINED_ON, WEIGHTS, network, scale, sha256
 from bench.paths import command_line
+from bench.progress import tracked
 from reference.config import require
 from reference.frechet import statistics
 
@@ -28,7 +29,6 @@ def train(data: Dataset, test: Dataset, seed: int, epochs: int, batch: int = 128
     """Train on `data` (cross-entropy, AdamW, one-cycle learning rate); return the network and its test accuracy."""
     import torch
     from torch.nn.functional import cross_entropy
-    from tqdm import trange
 
     assert data.labels is not None and test.labels is not None
     torch.manual_seed(seed)
@@ -38,7 +38,7 @@ def train(data: Dataset, test: Dataset, seed: int, epochs: int, batch: int = 128
     steps = epochs * (len(images) // batch)
     optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
-    for _ in trange(epochs, desc="epochs"):
+    for _ in tracked(range(epochs), desc="epochs"):
         for ids in torch.randperm(len(images)).split(batch)[: steps // epochs]:
             logits = net["head"](net["features"](scale(images[ids])))
             loss = cross_entropy(logits, labels[ids], label_smoothing=0.05)

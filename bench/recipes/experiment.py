@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from backends.protocol import Spec
 from bench import api
@@ -21,6 +20,7 @@ from bench.data.datasets import Dataset
 from bench.data.pixels import to_uint8
 from bench.metric import fid, fmnist_cnn
 from bench.pictures import grids, plots
+from bench.progress import tracked
 from bench.recipes import show
 from bench.recipes.recipe import Options, Recipe, shortened
 from bench.records import rows
@@ -128,7 +128,7 @@ class Experiment:
         name = f"{self.recipe.name} {tag}".strip()
         config = {"backend": o.backend, "dataset": dataset.sha256}
         with Log(self._work(tag, seed) / "logs", name, self.config, o.log) as log, \
-                tqdm(total=self.steps, desc=f"train {name}", mininterval=2) as bar:
+                tracked(total=self.steps, desc=f"train {name}", mininterval=2) as bar:
             def on_step(done: int, _: int) -> None:
                 bar.update(done - bar.n)
                 if done in o.sample_at:

@@ -13,13 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from backends.protocol import Spec
 from bench import api, files
 from bench.data import datasets, pixels
 from bench.metric import fid, fmnist_cnn
 from bench.presets import Preset, get_preset
+from bench.progress import tracked
 from bench.records import rows
 from bench.records.notebook import stamped
 from bench.records.rows import Row
@@ -105,7 +104,7 @@ def measure(name: str, asked: Settings, dataset: datasets.Dataset, out: Path) ->
         return None
     model = api.new(preset.model, preset.diffusion, preset.optim, asked.backend, seed=seed, device=asked.device, dtype=asked.dtype)
     folder = out / "work" / f"ablation-{asked.preset}-{name.replace(' ', '-').replace(',', '')}"
-    with tqdm(total=steps, desc=f"train {name}", mininterval=2) as bar:
+    with tracked(total=steps, desc=f"train {name}", mininterval=2) as bar:
         fit = model.train(dataset.images, steps, batch_size=preset.batch_size, seed=seed, flip=variant.flip, states=folder,
                           config={"dataset": dataset.sha256}, on_step=lambda n, _: bar.update(n - bar.n))
     images = model.follow(model.noise(asked.samples, asked.seed), model.plan(asked.steps), seed=asked.seed,

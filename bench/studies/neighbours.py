@@ -22,11 +22,11 @@ from typing import Any, TypedDict
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from tqdm import trange
 
 from bench import api
 from bench.data import datasets, pixels
 from bench.pictures import grids
+from bench.progress import tracked
 from bench.records import rows
 from bench.records.notebook import stamped
 from reference.config import require
@@ -69,7 +69,7 @@ def nearest(queries: Images, base: Images, k: int) -> tuple[Whole, Whole]:
         return x, np.einsum("nd,nd->n", x, x, dtype=np.float64)
 
     (b, b_squared), ids, squared = flat(base), [], []
-    for start in trange(0, len(queries), ROWS, desc="neighbours", leave=False, delay=5, mininterval=2):
+    for start in tracked(range(0, len(queries), ROWS), desc="neighbours", leave=False, delay=5, mininterval=2):
         a, a_squared = flat(queries[start:start + ROWS])
         distance = b_squared - 2.0 * (a @ b.T).astype(np.float64)  # less |a|^2, which changes no order
         some = np.argpartition(distance, k - 1, axis=1)[:, :k]

@@ -13,12 +13,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from backends.protocol import Spec
 from bench import files
 from bench.messages import Describe, TimeForward, TimePath, TimeTrain, Timing
 from bench.presets import Preset
+from bench.progress import tracked
 from bench.records import rows
 from bench.records.cells import Cells
 from bench.records.notebook import Notebook
@@ -126,7 +125,7 @@ def run(axes: Sequence[str], preset: Preset, backends: Sequence[str], *, device:
     book = Notebook(Cells(out, fresh), preset.name)
     spec = Spec(preset.model, preset.diffusion, preset.optim, device)
     with tempfile.TemporaryDirectory(prefix="ddim-bench-") as logs, Crew(spec, threads, Path(logs), timeout, quiet=True) as crew:
-        for p in tqdm(wanted, desc="points", leave=False):
+        for p in tracked(wanted, desc="points", leave=False):
             measure(p, crew, book)
     print("\n".join(book.missing))
     require(len(book.rows) > 0, "points", len(wanted), "none could be measured")

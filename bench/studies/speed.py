@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from backends import NotInstalled, about
 from backends.protocol import Spec
 from bench import files, streams
 from bench.messages import Block, Describe, TimeRoof, TimeSample, TimeTrain, Timing
 from bench.presets import Preset
+from bench.progress import tracked
 from bench.records import environment, rows
 from bench.records.cells import Cells
 from bench.records.notebook import Notebook
@@ -102,7 +102,7 @@ class Race:
     def able(self, wanted: Sequence[Contender]) -> list[Contender]:
         """Those that can be created here; a line in the notebook for each other one."""
         out = []
-        for c in tqdm(wanted, desc="start contenders", leave=False):
+        for c in tracked(wanted, desc="start contenders", leave=False):
             try:
                 self.start(c)
                 self.crew.stop(c.name)
@@ -149,7 +149,7 @@ class Race:
                 in_turn(c, self.start, c)
                 in_turn(c, self.crew.load, c.name, self.weights)
                 timed[c.name] = partial(self._block, c, asked)
-            with tqdm(desc=f"{workload.name}, batch {workload.batch_size}", leave=False, mininterval=1) as bar:
+            with tracked(desc=f"{workload.name}, batch {workload.batch_size}", leave=False, mininterval=1) as bar:
                 def progress(done: int, total: int) -> None:
                     bar.total = total
                     bar.update(done - bar.n)

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from backends.protocol import Spec
 from bench import files
 from bench.messages import Command, Create, Load, R, Sample
+from bench.progress import tracked
 from bench.workers.process import Worker
 from reference.weights import Weights
 
@@ -69,7 +69,7 @@ class Crew:
 
         def progress(done: int, total: int) -> None:
             nonlocal bar
-            bar = bar or tqdm(total=total, desc=f"{stage} {name}", leave=False, mininterval=1, disable=self.quiet or not stage)
+            bar = bar or tracked(total=total, desc=f"{stage} {name}", leave=False, mininterval=1, disable=self.quiet or not stage)
             bar.update(done - bar.n)
 
         try:

@@ -100,7 +100,7 @@ def test_training_logs_every_loss(tmp_path, monkeypatch):
     model = ModelConfig(sample_size=8, block_out_channels=(8,), norm_num_groups=4, down_block_types=("DownBlock2D",),
                         up_block_types=("UpBlock2D",))
     monkeypatch.setitem(presets.PRESETS, "tiny", presets.Preset("tiny", model, None, DiffusionConfig(timesteps=5)))
-    np.save(tmp_path / "images.npy", np.zeros((300, 8, 8), np.uint8))
+    np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(0, 256, (300, 8, 8), np.uint8))
     assert main(["train", "--preset", "tiny", "--train-steps", "4", "--batch-size", "2", "--data", str(tmp_path / "images.npy"),
                  "--save", str(tmp_path / "net")]) == 0
     found = [(e.step, e.value) for e in read(tmp_path / "net.logs").Scalars("train/loss")]
@@ -120,3 +120,11 @@ import importlib.util
 assert importlib.util.find_spec("torch")
 """
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, timeout=100)
+
+
+@pytest.mark.parametrize("spoilt, said", [("net.logs", "net.logs: can't be written"), ("net", "exists and is no pipeline folder")])
+def test_what_cannot_be_written_ends_a_training_before_it_begins(spoilt, said, tmp_path, capsys):
+    (tmp_path / spoilt).write_text("mine")
+    assert main(["train", "--train-steps", "300", "--save", str(tmp_path / "net")]) == 2
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1 and said in errors and [path.name for path in tmp_path.iterdir()] == [spoilt]

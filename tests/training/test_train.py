@@ -43,7 +43,7 @@ def test_a_training_begins_with_weights_and_keeps_their_record(run, tmp_path):
     assert ours == theirs and ours[0].block_out_channels == TINY.block_out_channels and ours[1] == PROCESS
     model = load(tmp_path / "a")
     spec = replace(model.spec, optim=replace(presets.get_preset("other").optim, total_steps=4))
-    images = datasets.load_images(tmp_path / "images.npy", "train", spec.image_shape).images
+    images = datasets.load_images(tmp_path / "images.npy", spec.image_shape)[0].images
     backend = backends.load("torch").create(spec)
     backend.load_weights(model.backend.weights())
     expected = loop.fit(backend, spec, images, seed=1, steps=4, batch_size=2, flip=False)
