@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
+import glob
 import io
 import os
+import platform
 import shutil
 import stat
+import sys
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,9 +54,10 @@ def replacing_path(path: Path, suffix: str = "") -> Iterator[Path]:
     """The name of a file that takes the place of `path` once its block, which writes it, ends well: it is synced, then renamed.
 
     `suffix` is for a library that asks for one. A kill leaves the old file, and at most a part beside it that the next writer
-    takes over. Raises `FileError` where the disk is full or read-only, or the folder is gone; no part is left then.
+    removes. Two processes may write at once: the later one's file stays. Raises `FileError` where the disk is full or read-only,
+    or the folder is gone; no part is left then.
     """
-    part = path.with_name(f"{path.name}.part{suffix}")
+    part = _part(path, suffix)
     try:
         try:
             yield part
@@ -75,24 +81,57 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
     """A folder that takes the place of `path`, which may be one, once its block ends well. Raises `FileError`."""
-    part, old = path.with_name(path.name + ".part"), path.with_name(path.name + ".old")
+    part = _part(path)
     try:
-        for leftover in (part, old):
-            shutil.rmtree(leftover, ignore_errors=True)
         part.mkdir(parents=True)
         try:
             yield part
             for written in (*part.rglob("*"), part):
                 sync(written)
-            if path.exists():
+            if not path.exists():
+                part.rename(path)
+            elif not _exchanged(part, path):
+                old = _part(path, ".old")
                 path.rename(old)
-            part.rename(path)
+                part.rename(path)
+                shutil.rmtree(old, ignore_errors=True)
             sync(path.parent)
         finally:
-            shutil.rmtree(part, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+            shutil.rmtree(part, ignore_errors=True)  # what `path` was, after an exchange
     except OSError as error:
         raise FileError(f"{path}: can't be written: {error.strerror or error}") from error
+
+
+def _part(path: Path, suffix: str = "") -> Path:
+    """A name beside `path` of this process alone; those of processes of this machine that are gone are removed."""
+    here = f"{zlib.crc32(platform.node().encode()):08x}"
+    for left in path.parent.glob(f"{glob.escape(path.name)}.{here}-*.part*"):
+        owner = left.name.removeprefix(f"{path.name}.{here}-").partition(".")[0]
+        if owner.isdigit() and not _alive(int(owner)):
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+    return path.with_name(f"{path.name}.{here}-{os.getpid()}.part{suffix}")
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _exchanged(a: Path, b: Path) -> bool:
+    """Swap two folders at one moment, so that a reader finds one or the other; False where the system can't."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    names = os.fsencode(a), os.fsencode(b)
+    try:
+        if sys.platform == "darwin":
+            return libc.renamex_np(*names, 2) == 0  # RENAME_SWAP
+        return libc.renameat2(-100, names[0], -100, names[1], 2) == 0  # AT_FDCWD, RENAME_EXCHANGE
+    except AttributeError:  # an older C library
+        return False
 
 
 def savez(path: Path, **arrays: Any) -> None:

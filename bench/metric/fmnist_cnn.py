@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,7 +66,8 @@ def convert(images: Images) -> tuple[Images, str]:
 
 
 def stored_statistics(reference: str) -> Statistics:
-    """Shipped mean and covariance of a reference set. DataError if they belong to another extractor."""
+    """Shipped mean and covariance of a reference set. DataError where the file is not the one that ships, by the SHA-256 in the
+    record beside it, or belongs to another extractor."""
     require(reference in REFERENCES, "reference", reference, f"must be one of {', '.join(REFERENCES)}")
     from safetensors import SafetensorError, safe_open
 
@@ -75,6 +77,8 @@ def stored_statistics(reference: str) -> Statistics:
             stored = {key: file.get_tensor(f"{reference}.{key}") for key in ("mu", "sigma")}
     except (OSError, SafetensorError) as error:
         raise DataError(f"{STATISTICS}: cannot be read: {error}") from error
+    if (found := sha256(STATISTICS)) != (ships := json.loads(RECORD.read_text())["statistics_sha256"]):
+        raise DataError(f"{STATISTICS}: damaged: its SHA-256 is {found}, and {RECORD.name} says {ships}; restore the file")
     if owner != sha256():
         raise DataError(f"{STATISTICS}: made by extractor {owner}, not by {sha256()}; run {command_line('study', 'extractor')}")
     return stored

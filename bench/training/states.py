@@ -30,7 +30,7 @@ def save_state(folder: Path, step: int, state: Mapping[str, np.ndarray], config:
     path = folder / f"state-{step:08d}.safetensors"
     metadata = {"step": str(step), "config": json.dumps(config, sort_keys=True, allow_nan=False)}
     write_safetensors(files.folder(folder) / path.name, state, metadata)
-    for old in (*_states(folder)[KEEP:], *folder.glob("state-*.safetensors.part")):  # a killed writer's leftovers too
+    for old in (*_states(folder)[KEEP:], *folder.glob("state-*.safetensors.*.part")):  # a killed writer's leftovers too
         old.unlink()
     return path
 

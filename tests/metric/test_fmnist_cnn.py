@@ -1,5 +1,6 @@
 """What ships with the metric's own extractor, what it takes, and how torch-fidelity is loaded."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -90,7 +91,13 @@ def test_statistics_of_another_extractor_are_refused(monkeypatch, tmp_path):
     stored = fmnist_cnn.stored_statistics("train")
     save_file({f"train.{key}": value for key, value in stored.items()}, path, {"extractor_sha256": "0" * 64})
     monkeypatch.setattr(fmnist_cnn, "STATISTICS", path)
+    monkeypatch.setattr(fmnist_cnn, "RECORD", record := tmp_path / "record.json")
+    record.write_text(json.dumps({"statistics_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}))
     with pytest.raises(readers.DataError, match="made by extractor 000"):
+        fmnist_cnn.stored_statistics("train")
+    fmnist_cnn.sha256.cache_clear()
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    with pytest.raises(readers.DataError, match="damaged: its SHA-256 is .*record.json says .*restore the file"):
         fmnist_cnn.stored_statistics("train")
     path.write_bytes(fmnist_cnn.WEIGHTS.read_bytes()[:100])
     with pytest.raises(readers.DataError, match="cannot be read"):

@@ -1,0 +1,72 @@
+"""Files and folders that are there whole or not at all, also where two processes write the same one."""
+
+import multiprocessing
+import os
+import sys
+import threading
+
+import pytest
+
+from bench import files
+
+
+def write_often(path, letter):
+    for _ in range(200):
+        with files.replacing(path) as file:
+            file.write(letter * 5000)
+
+
+def test_two_processes_that_write_one_file_do_not_disturb_each_other(tmp_path):
+    path, context = tmp_path / "page.md", multiprocessing.get_context("fork")
+    writers = [context.Process(target=write_often, args=(path, letter)) for letter in (b"a", b"b")]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(60)
+    assert [writer.exitcode for writer in writers] == [0, 0]
+    assert path.read_bytes() in (b"a" * 5000, b"b" * 5000) and list(tmp_path.iterdir()) == [path]
+
+
+def replace_folder(path, n):
+    with files.replacing_folder(path) as part:
+        (part / "number").write_text(str(n))
+
+
+@pytest.mark.skipif(sys.platform not in ("linux", "darwin"), reason="needs a system that exchanges names")
+def test_a_folder_that_is_replaced_can_be_read_at_every_moment(tmp_path):
+    path, absent, done = tmp_path / "pipeline", [], threading.Event()
+    replace_folder(path, 0)
+
+    def read():
+        while not done.is_set():
+            if not path.exists():
+                absent.append(True)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for n in range(300):
+        replace_folder(path, n)
+    done.set()
+    reader.join()
+    assert not absent and (path / "number").read_text() == "299" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_system_that_cannot_exchange_names_replaces_in_two_steps(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_exchanged", lambda a, b: False)
+    for n in range(3):
+        replace_folder(tmp_path / "pipeline", n)
+    assert (tmp_path / "pipeline" / "number").read_text() == "2" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_a_killed_process_left_is_removed_and_what_another_one_writes_is_not(tmp_path):
+    path, context = tmp_path / "page.md", multiprocessing.get_context("fork")
+    gone = context.Process(target=lambda: None)
+    gone.start()
+    gone.join()
+    here = files._part(path).name.partition(f"{os.getpid()}")[0]
+    left, live, foreign = (tmp_path / f"{name}.part" for name in (f"{here}{gone.pid}", f"{here}{os.getppid()}", "page.md.0-1"))
+    for each in (left, live, foreign):
+        each.touch()
+    with files.replacing(path) as file:
+        file.write(b"x")
+    assert not left.exists() and live.exists() and foreign.exists()
