@@ -33,19 +33,22 @@ from bench.weights import pipeline, sources
 from reference import weights as names
 from reference.config import DiffusionConfig, ModelConfig, OptimConfig, require
 from reference.conventions import CLEAN, Plan, make_encode_plan, make_plan
+from reference.scheduler import SILENT, Scheduler
 
 Images = NDArray[np.float32]
 
 
-def load(source: str | Path, backend: str = backends.DEFAULT, *, device: str = "cpu", dtype: str = "float32", mode: str = "tuned"
-         ) -> Model:
-    """A trained network on a backend (`backends.names()`): a diffusers folder, a file or a name on the hub, see `convert.load`.
+def load(source: str | Path, backend: str = backends.DEFAULT, *, device: str = "cpu", dtype: str = "float32", mode: str = "tuned",
+         ignore_scheduler: bool = False) -> Model:
+    """A trained network on a backend (`backends.names()`): a diffusers folder, a file or a name on the hub, see `sources.read`.
 
-    Raises `CheckpointError` for the source, `NotInstalled` for the backend, `DeviceError` for the device or dtype, all of them
+    `ignore_scheduler` goes on without the sampling settings of a diffusers folder. Warns of keys that are not honoured. Raises
+    `CheckpointError` for the source, `NotInstalled` for the backend, `DeviceError` for the device or dtype, all of them
     `ConfigError`s.
     """
-    weights, model, process = sources.load(source)
-    return _make(backend, Spec(model, process, OptimConfig(), device, dtype, mode), weights)
+    found = sources.read(source, ignore_scheduler=ignore_scheduler)
+    spec = Spec(found.model, found.diffusion, OptimConfig(), device, dtype, mode)
+    return _make(backend, spec, found.weights, found.scheduler)
 
 
 def new(model: ModelConfig, process: DiffusionConfig | None = None, optim: OptimConfig | None = None,
@@ -59,10 +62,10 @@ def new(model: ModelConfig, process: DiffusionConfig | None = None, optim: Optim
     return _make(backend, spec, names.initialise(model, seed))
 
 
-def _make(name: str, spec: Spec, weights: names.Weights) -> Model:
+def _make(name: str, spec: Spec, weights: names.Weights, scheduler: Scheduler = SILENT) -> Model:
     backend = backends.load(name).create(spec)
     backend.load_weights(weights)
-    return Model(name, spec, backend)
+    return Model(name, spec, backend, scheduler)
 
 
 @dataclass(frozen=True)
@@ -72,19 +75,22 @@ class Model:
     name: str  # of the backend
     spec: Spec
     backend: Backend
+    scheduler: Scheduler = SILENT  # what the weights' source says about sampling
 
-    def sample(self, n: int, steps: int | tuple[int, ...] = 50, eta: float | str = 0.0, *, seed: int = 0, batch_size: int = 64,
-               **choices: Any) -> Images:
+    def sample(self, n: int, steps: int | tuple[int, ...] = 50, eta: float | str | None = None, *, seed: int = 0,
+               batch_size: int = 64, **choices: Any) -> Images:
         """Images 0 .. n - 1 of this seed, (n, C, H, W), with the EMA weights.
 
-        `steps` is S or IDDPM's section counts, `eta` a number in [0, 1] or "sigma_hat"; `choices` are `make_plan`'s: sampler
-        ("ddim" or "ddpm"), spacing, convention, clip, variance. Raises `ConfigError`.
+        `steps` is S or IDDPM's section counts, `eta` a number in [0, 1] or "sigma_hat", by default 0; `choices` are `make_plan`'s:
+        sampler ("ddim" or "ddpm"), spacing, convention, clip ("none", 1, 3.5, "dynamic:0.995:1.5"), variance, final_alpha_bar,
+        steps_offset. With convention "diffusers" the choices that are left out are those of the weights' folder. Raises
+        `ConfigError`.
         """
         return self.follow(self.noise(n, seed), self.plan(steps, eta=eta, **choices), seed=seed, batch_size=batch_size)
 
     def plan(self, steps: int | tuple[int, ...], **choices: Any) -> Plan:
         """The path from noise to images: `reference.conventions.make_plan`."""
-        return make_plan(self.spec.diffusion, steps, **choices)
+        return make_plan(self.spec.diffusion, steps, **{"scheduler": self.scheduler, **choices})
 
     def noise(self, n: int, seed: int = 0) -> Images:
         """x_T of images 0 .. n - 1, (n, C, H, W)."""
@@ -93,7 +99,8 @@ class Model:
 
     def encode(self, images: Images, steps: int | tuple[int, ...], *, batch_size: int = 64, **choices: Any) -> Images:
         """Latents x_T of images (N, C, H, W) in [-1, 1] by DDIM's ODE run backwards; `follow(x, plan(steps))` decodes them."""
-        return self.follow(images, make_encode_plan(self.spec.diffusion, steps, **choices), batch_size=batch_size)
+        plan = make_encode_plan(self.spec.diffusion, steps, **{"scheduler": self.scheduler, **choices})
+        return self.follow(images, plan, batch_size=batch_size)
 
     def follow(self, x: Images, plan: Plan, *, seed: int = 0, batch_size: int = 64, ids: Sequence[int] | None = None,
                progress: str = "") -> Images:
@@ -129,7 +136,8 @@ class Model:
 
     def save(self, folder: str | Path) -> str:
         """Write the EMA weights as a diffusers pipeline folder; returns their SHA-256."""
-        return pipeline.save_pipeline(Path(folder), self.backend.weights(ema=True), self.spec.model, self.spec.diffusion)
+        return pipeline.save_pipeline(Path(folder), self.backend.weights(ema=True), self.spec.model, self.spec.diffusion,
+                                      scheduler=self.scheduler)
 
     def time(self, steps: int = 50, *, batch_size: int = 16, seed: int = 0, **options: Any) -> dict[str, float | bool]:
         """Seconds of a sampling step, median and quartiles, and images/s at S = `steps`; `options` are `time_blocks`'s.

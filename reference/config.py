@@ -128,7 +128,8 @@ class DiffusionConfig(Record):
     `schedule` names a row of the schedule table; `beta_scaling` multiplies both ends of it by 1000/T (IDDPM, lucidrains).
     `variance` is the reverse process's; the two learned ones double the network's output channels. `rescale_timesteps` tells the
     network t x 1000/T. `large_variance_first` and `approximate_cdf` change the variational bound alone: the large variance takes
-    beta_tilde_1 at t = 0, and the likelihood a tanh formula for the normal distribution function.
+    beta_tilde_1 at t = 0, and the likelihood a tanh formula for the normal distribution function. T `trained_betas` take the place
+    of the schedule.
     """
 
     schedule: str = "linear"
@@ -148,6 +149,7 @@ class DiffusionConfig(Record):
     rescale_timesteps: bool = False
     large_variance_first: bool = False
     approximate_cdf: bool = False
+    trained_betas: tuple[float, ...] | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
         freeze(self)
@@ -157,6 +159,10 @@ class DiffusionConfig(Record):
         require(1 <= self.timesteps <= 1_000_000, "timesteps", self.timesteps, "must be between 1 and 1000000")
         require(0 < self.beta_start <= self.beta_end < 1, "beta_start, beta_end", (self.beta_start, self.beta_end),
                 "must satisfy 0 < beta_start <= beta_end < 1")
+        if (given := self.trained_betas) is not None:
+            require(len(given) == self.timesteps and all(0 < beta < 1 for beta in given), "trained_betas", f"{len(given)} numbers",
+                    f"must be as many as timesteps={self.timesteps}, each between 0 and 1")
+            require(not self.beta_scaling, "beta_scaling", True, "goes without trained_betas, which are what they are")
         if self.beta_scaling:
             largest = self.beta_end * 1000 / self.timesteps
             require(largest < 1, "timesteps", self.timesteps,

@@ -1,8 +1,4 @@
-"""Where public implementations differ, as data, and `Plan`: one sampling path with every such choice resolved.
-
-A sampler needs nothing beside its plan. Its choices compile into one array of coefficients per term of the update
-(`samplers.coefficients`, in the reference and in each backend), so that one loop without branches runs every convention.
-"""
+"""Where public implementations differ, as data, and what makes a `Plan` of it, with a file's and a caller's own choices."""
 
 from __future__ import annotations
 
@@ -13,9 +9,10 @@ import numpy as np
 from . import timesteps
 from .config import VARIANCES, DiffusionConfig, ModelConfig, require
 from .diffusion import network_t
-
-CLEAN = -1  # the virtual state after the last step, whose alpha_bar is `Plan.final_alpha_bar`
-PURE_NOISE = -2  # the virtual state of alpha_bar = 0
+from .plan import CLEAN as CLEAN
+from .plan import PURE_NOISE as PURE_NOISE
+from .plan import Plan as Plan
+from .scheduler import SILENT, Scheduler, parse_clip
 
 
 @dataclass(frozen=True)
@@ -78,53 +75,6 @@ CONVENTIONS = {c.name: c for c in (
 )}
 
 
-@dataclass(frozen=True)
-class Plan:
-    """One sampling path, everything resolved. Hashable. Build it with `make_plan` or `make_encode_plan`.
-
-    Step i moves from `timesteps[i]` to `previous[i]`, both indices into the schedule or `CLEAN`, giving the network
-    `network_t[i]` and adding noise where `noise_gate[i]` is 1.
-    """
-
-    diffusion: DiffusionConfig
-    sampler: str  # "ddim" or "ddpm"
-    timesteps: tuple[int, ...]
-    previous: tuple[int, ...]
-    network_t: tuple[float, ...]
-    noise_gate: tuple[int, ...]
-    eta: float  # DDIM equation 16: scales the standard deviation
-    sigma_hat: bool  # DDIM table 1's last row: noise of sqrt(1 - ab/ab_prev), eps term as with eta = 1
-    variance: str  # DDPM only
-    clip: str
-    threshold_ratio: float
-    rederive_eps: bool
-    final_alpha_bar: str
-    float32_tables: bool
-    log_variance_first: str
-    convention: str
-
-    @property
-    def steps(self) -> int:
-        """Number of network calls."""
-        return len(self.timesteps)
-
-    @property
-    def needs_noise(self) -> bool:
-        """Whether any step adds noise."""
-        return any(self.noise_gate) and (self.sampler == "ddpm" or self.sigma_hat or self.eta > 0)
-
-    @property
-    def learned(self) -> str:
-        """How the network's extra channels give the DDPM variance: "learned", "learned_range" or "" (fixed)."""
-        return self.variance if self.sampler == "ddpm" and self.variance in ("learned", "learned_range") else ""
-
-    def cut(self, start: int, stop: int) -> Plan:
-        """Steps start .. stop - 1 of this path, as a plan. Noise of its step i is that of step start + i here."""
-        require(0 <= start < stop <= self.steps, "start, stop", (start, stop), f"must satisfy 0 <= start < stop <= {self.steps}")
-        per_step = ("timesteps", "previous", "network_t", "noise_gate")
-        return replace(self, **{name: getattr(self, name)[start:stop] for name in per_step})
-
-
 def get_convention(name: str) -> Convention:
     """The convention of this name; `ConfigError` lists the valid ones."""
     require(name in CONVENTIONS, "convention", name, f"must be one of {', '.join(CONVENTIONS)}")
@@ -137,10 +87,11 @@ def adopt(diffusion: DiffusionConfig, convention: str) -> DiffusionConfig:
     Training keeps float64 tables in every convention: float32 ones differ by less than the float32 images that they multiply.
     """
     c = get_convention(convention)
-    variant = "_float32" if diffusion.schedule in c.float32_schedules else ""
+    named = diffusion.trained_betas is None  # given betas are what they are
+    variant = "_float32" if named and diffusion.schedule in c.float32_schedules else ""
     out = replace(
         diffusion, schedule=diffusion.schedule + variant,
-        beta_scaling=diffusion.beta_scaling or (c.beta_scaling and diffusion.schedule == "linear"),
+        beta_scaling=diffusion.beta_scaling or (c.beta_scaling and named and diffusion.schedule == "linear"),
         rescale_timesteps=diffusion.rescale_timesteps or c.rescale_timesteps,
         large_variance_first=diffusion.large_variance_first or c.large_variance_first,
         approximate_cdf=diffusion.approximate_cdf or c.approximate_cdf)
@@ -162,66 +113,84 @@ def make_plan(
     diffusion: DiffusionConfig,
     steps: int | tuple[int, ...],
     *,
-    sampler: str = "ddim",
-    eta: float | str = 0.0,
+    sampler: str | None = None,
+    eta: float | str | None = None,
     spacing: str | None = None,
     convention: str = "plain",
-    clip: str | None = None,
-    threshold_ratio: float = 0.995,
+    clip: str | float | None = None,
+    threshold_ratio: float | None = None,
     variance: str | None = None,
     final_alpha_bar: str | None = None,
+    steps_offset: int | None = None,
     rederive_eps: bool | None = None,
+    scheduler: Scheduler = SILENT,
 ) -> Plan:
-    """Resolve a convention and the caller's own choices (None: the convention's) into a `Plan`.
+    """Resolve the caller's choices, a file's and a convention's into a `Plan`. Raises `ConfigError`.
 
-    `steps` is S or IDDPM's section counts; `eta` is a number in [0, 1], "sigma_hat", or "ddpm" for the sampler ddpm, so that one
-    option names all kinds of noise. Raises `ConfigError`.
+    What the caller leaves at None is what `scheduler` says where the convention is `diffusers`, else the convention's. The fixed
+    variance that `scheduler` says holds in every convention. `steps` is S or IDDPM's section counts; `eta` is a number in [0, 1],
+    "sigma_hat", or "ddpm" for the sampler ddpm, so that one option names all kinds of noise; `clip` is as `parse_clip` reads it.
     """
     c = get_convention(convention)
-    if eta == "ddpm":
-        sampler, eta = "ddpm", 0.0
-    require(sampler in ("ddim", "ddpm"), "sampler", sampler, "must be ddim or ddpm")
-    sigma_hat = eta == "sigma_hat"
-    scale = 1.0 if isinstance(eta, str) else float(eta)
-    require(sigma_hat or (not isinstance(eta, str) and 0 <= scale <= 1), "eta", eta, "must be in [0, 1], sigma_hat or ddpm")
-    clip = clip or (c.clip_ddim if sampler == "ddim" else c.clip_ddpm)
-    require(clip in ("none", "clip", "dynamic"), "clip", clip, "must be none, clip or dynamic")
-    require(0 < threshold_ratio <= 1, "threshold_ratio", threshold_ratio, "must be in (0, 1]")
-    variance = variance or (diffusion.variance if diffusion.learned_variance else c.variance)
+    said = scheduler if convention == "diffusers" else Scheduler(variance_type=scheduler.variance_type)
+    sampler, scale, sigma_hat = _noise(sampler or (said.sampler if eta is None else None) or "ddim", eta)
+    ddim = sampler == "ddim"
+    clipped = parse_clip(clip if clip is not None else said.clip or (c.clip_ddim if ddim else c.clip_ddpm))
+    ratio = clipped.ratio if threshold_ratio is None else threshold_ratio
+    require(0 < ratio <= 1, "threshold_ratio", ratio, "must be in (0, 1]")
+    variance = variance or (diffusion.variance if diffusion.learned_variance else said.variance or c.variance)
     require(variance in VARIANCES, "variance", variance, f"must be one of {', '.join(VARIANCES)}")
     require((variance in ("learned", "learned_range")) <= (variance == diffusion.variance), "variance", variance,
             f"the network was built for variance {diffusion.variance}")
-    final_alpha_bar = final_alpha_bar or c.final_alpha_bar
+    final_alpha_bar = final_alpha_bar or (said.final_alpha_bar if ddim else None) or c.final_alpha_bar
     require(final_alpha_bar in ("one", "first"), "final_alpha_bar", final_alpha_bar, "must be one or first")
     diffusion = adopt(diffusion, convention)
-    T = diffusion.timesteps
-    path = tuple(timesteps.path(T, steps, spacing or c.spacing, convention)[::-1])
+    rule = spacing or said.timestep_spacing or c.spacing
+    offset = said.steps_offset if steps_offset is None and rule == "leading" else steps_offset
+    path = tuple(timesteps.path(diffusion.timesteps, steps, rule, convention, offset or 0)[::-1])
     previous = (*path[1:], CLEAN)
-    if sampler == "ddim" and c.previous_ddim == "ratio":
-        stride = T // len(path)
+    if ddim and c.previous_ddim == "ratio":
+        stride = diffusion.timesteps // (steps if isinstance(steps, int) else len(path))
         previous = tuple(max(t - stride, CLEAN) for t in path)
-    gate = {
-        "list_end": [1] * (len(path) - 1) + [0],
-        "clean": [int(t != CLEAN or final_alpha_bar == "first") for t in previous],
-        "t_positive": [int(t > 0) for t in path],
-    }[c.gate_ddim if sampler == "ddim" else c.gate_ddpm]
+    gate = _gate(c.gate_ddim if ddim else c.gate_ddpm, path, previous, final_alpha_bar)
     return Plan(
-        diffusion, sampler, path, previous, _network_t(path, diffusion), tuple(gate), scale, sigma_hat, variance, clip,
-        threshold_ratio, c.rederive_eps if rederive_eps is None else rederive_eps, final_alpha_bar, c.float32_tables,
-        c.log_variance_first, convention,
+        diffusion, sampler, path, previous, _network_t(path, diffusion), gate, scale, sigma_hat, variance, clipped.kind,
+        clipped.limit, ratio, clipped.most, c.rederive_eps if rederive_eps is None else rederive_eps, final_alpha_bar,
+        c.float32_tables, c.log_variance_first, convention,
     )
 
 
+def _gate(rule: str, path: tuple[int, ...], previous: tuple[int, ...], final_alpha_bar: str) -> tuple[int, ...]:
+    """1 for each step that adds noise."""
+    return tuple({
+        "list_end": [1] * (len(path) - 1) + [0],
+        "clean": [int(t != CLEAN or final_alpha_bar == "first") for t in previous],
+        "t_positive": [int(t > 0) for t in path],
+    }[rule])
+
+
+def _noise(sampler: str, eta: float | str | None) -> tuple[str, float, bool]:
+    """(sampler, scale of sigma, whether it is sigma_hat)."""
+    if eta == "ddpm":
+        sampler, eta = "ddpm", 0.0
+    require(sampler in ("ddim", "ddpm"), "sampler", sampler, "must be ddim or ddpm")
+    scale = 1.0 if isinstance(eta, str) else float(eta or 0)
+    require(eta == "sigma_hat" or (not isinstance(eta, str) and 0 <= scale <= 1), "eta", eta,
+            "must be in [0, 1], sigma_hat or ddpm")
+    return sampler, scale, eta == "sigma_hat"
+
+
 def make_encode_plan(diffusion: DiffusionConfig, steps: int | tuple[int, ...], *, spacing: str | None = None,
-                     convention: str = "plain") -> Plan:
+                     convention: str = "plain", scheduler: Scheduler = SILENT) -> Plan:
     """DDIM's ODE run from x0 to x_T (DDIM section 4.3), eta = 0.
 
     The first step leaves the clean image, alpha_bar = 1, for which no timestep exists: the network gets the first timestep
     of the path there. Nothing is clipped, because at alpha_bar = 1 eps can't be derived from x0. Two codes differ:
     `nichol2021` takes the image for a sample at the path's first timestep, clips, and its last step goes to alpha_bar = 0;
-    `diffusers` gives the network the timestep that each step goes to, and clips.
+    `diffusers` gives the network the timestep that each step goes to, and clips; `scheduler` is as in `make_plan`.
     """
-    decode = make_plan(diffusion, steps, spacing=spacing, convention=convention)
+    inverse = replace(scheduler, thresholding=None)  # diffusers' DDIMInverseScheduler has none
+    decode = make_plan(diffusion, steps, eta=0.0, spacing=spacing, convention=convention, scheduler=inverse)
     c = get_convention(convention)
     path = decode.timesteps[::-1]
     if c.encode == "shifted":

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import schedules
-from .conventions import CLEAN, Plan
+from .plan import CLEAN, Plan
 
 Array = NDArray[np.float64]
 Coefficients = dict[str, Array]
@@ -102,17 +102,17 @@ def _previous_terms(plan: Plan, ab: Array, ab_prev: Array, gate: Array) -> Coeff
 
 
 def clip_x0(x0: Array, plan: Plan) -> Array:
-    """x0_hat (N, C, H, W) as the plan clips it: not at all, to [-1, 1], or by Imagen's dynamic threshold.
+    """x0_hat (N, C, H, W) as the plan clips it: not at all, to its range, or by Imagen's dynamic threshold.
 
-    The threshold (Saharia et al. 2022, arXiv:2205.11487, section 2.3) is per image: the given quantile of |x0|, at least 1;
-    x0 is clipped to it and divided by it.
+    The threshold (Saharia et al. 2022, arXiv:2205.11487, section 2.3) is per image: the given quantile of |x0|, at least 1
+    and, as in diffusers, at most `plan.sample_max`; x0 is clipped to it and divided by it.
     """
     if plan.clip == "none":
         return x0
     if plan.clip == "clip":
-        return np.clip(x0, -1, 1)
+        return np.clip(x0, -plan.clip_range, plan.clip_range)
     s = np.quantile(np.abs(x0).reshape(len(x0), -1), plan.threshold_ratio, axis=1)
-    s = np.maximum(s, 1).reshape(-1, 1, 1, 1)
+    s = np.minimum(np.maximum(s, 1), plan.sample_max).reshape(-1, 1, 1, 1)
     return np.clip(x0, -s, s) / s
 
 

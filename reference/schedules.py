@@ -32,6 +32,8 @@ class Process(Protocol):
     def beta_scaling(self) -> bool: ...
     @property
     def zero_terminal_snr(self) -> bool: ...
+    @property
+    def trained_betas(self) -> tuple[float, ...] | None: ...
 
 
 def _sigmoid(x: Array) -> Array:
@@ -120,7 +122,10 @@ def zero_terminal_snr(betas: Array) -> Array:
 def betas(config: Process) -> Array:
     """Betas of a diffusion config, shape (T,), float64 in (0, 1) (the last is 1 with zero terminal SNR)."""
     scale = 1000 / config.timesteps if config.beta_scaling else 1.0
-    out = BETAS[config.schedule](config.timesteps, scale * config.beta_start, scale * config.beta_end)
+    if config.trained_betas is not None:
+        out = np.array(config.trained_betas)
+    else:
+        out = BETAS[config.schedule](config.timesteps, scale * config.beta_start, scale * config.beta_end)
     return zero_terminal_snr(out) if config.zero_terminal_snr else out
 
 

@@ -128,18 +128,24 @@ LITERAL: dict[str, dict[str, Callable[[int, int], list[int]]]] = {
 }
 
 
-def path(T: int, steps: int | tuple[int, ...], spacing: str, convention: str = "plain") -> list[int]:
+def path(T: int, steps: int | tuple[int, ...], spacing: str, convention: str = "plain", offset: int = 0) -> list[int]:
     """Increasing timesteps of a shortened sampler.
 
-    `steps` is S, or IDDPM's section counts (conventions plain and nichol2021). Raises `ConfigError` naming S, T and the rule.
+    `steps` is S, or IDDPM's section counts (conventions plain and nichol2021). `offset` moves the rule "leading" up, diffusers'
+    `steps_offset`. Raises `ConfigError` naming S, T and the rule.
     """
     rules = LITERAL[convention]
+    require(offset >= 0 and not (offset and (isinstance(steps, tuple) or spacing != "leading")), "steps_offset", offset,
+            f"must be 0 or more, and moves the spacing leading alone, not {'sections' if isinstance(steps, tuple) else spacing}")
     if isinstance(steps, tuple):
         require(convention in ("plain", "nichol2021"), "steps", steps, f"convention {convention} has no sections")
         return _nichol_sections(T, steps) if convention == "nichol2021" else sections(T, steps)
     require(spacing in rules, "spacing", spacing, f"convention {convention} has {', '.join(rules)}")
     _check(T, steps, spacing)
-    return rules[spacing](T, steps)
+    out = rules[spacing](T, steps)
+    require(out[-1] + offset < T, "steps_offset", offset,
+            f"takes the first step to t = {out[-1] + offset}, which must be below T={T}")
+    return [t + offset for t in out]
 
 
 def parse_steps(text: str) -> list[int]:

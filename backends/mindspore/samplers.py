@@ -10,7 +10,7 @@ from collections.abc import Callable
 import mindspore as ms
 from mindspore import Tensor, ops
 
-from reference.conventions import CLEAN, Plan
+from reference.plan import CLEAN, Plan
 
 from . import schedules
 from .schedules import f64
@@ -86,17 +86,17 @@ def _previous_terms(plan: Plan, ab: Tensor, ab_prev: Tensor, gate: Tensor) -> Co
 
 
 def clip_x0(x0: Tensor, plan: Plan) -> Tensor:
-    """x0_hat (N, C, H, W) as the plan clips it: not at all, to [-1, 1], or by Imagen's dynamic threshold.
+    """x0_hat (N, C, H, W) as the plan clips it: not at all, to its range, or by Imagen's dynamic threshold.
 
-    The threshold (Saharia et al. 2022, arXiv:2205.11487, section 2.3) is per image: the given quantile of |x0|, at least 1;
-    x0 is clipped to it and divided by it.
+    The threshold (Saharia et al. 2022, arXiv:2205.11487, section 2.3) is per image: the given quantile of |x0|, at least 1
+    and, as in diffusers, at most `plan.sample_max`; x0 is clipped to it and divided by it.
     """
     if plan.clip == "none":
         return x0
     if plan.clip == "clip":
-        return x0.clamp(-1, 1)
+        return x0.clamp(-plan.clip_range, plan.clip_range)
     s = _quantile(x0.abs().flatten(start_dim=1), plan.threshold_ratio)
-    s = s.clamp(min=1).reshape(-1, 1, 1, 1)
+    s = s.clamp(min=1).clamp(max=plan.sample_max).reshape(-1, 1, 1, 1)
     return x0.clamp(-s, s) / s
 
 

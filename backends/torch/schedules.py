@@ -87,7 +87,10 @@ def zero_terminal_snr(betas: Tensor) -> Tensor:
 def betas(config: DiffusionConfig) -> Tensor:
     """Betas of a diffusion config, shape (T,), float64."""
     scale = 1000 / config.timesteps if config.beta_scaling else 1.0
-    out = BETAS[config.schedule](config.timesteps, scale * config.beta_start, scale * config.beta_end)
+    if config.trained_betas is not None:
+        out = torch.tensor(config.trained_betas, dtype=F64)
+    else:
+        out = BETAS[config.schedule](config.timesteps, scale * config.beta_start, scale * config.beta_end)
     return zero_terminal_snr(out) if config.zero_terminal_snr else out
 
 

@@ -18,9 +18,11 @@ from bench.cli.options import (
     DEVICE,
     DTYPE,
     FRESH,
+    IGNORE,
     MODE,
     NAMED,
     OUT,
+    SAMPLING,
     SEED,
     SPACING,
     THREADS,
@@ -59,7 +61,7 @@ def _run(commands: Parser) -> None:
     command goes on from its finished cells. `python bench/run.py` is the same command.
     """
     p = commands.command("run", _run.__doc__, "ddim-bench run --steps 10,50,1000",
-                         (BACKENDS, DATA, DEVICE, DTYPE, SEED, SPACING, THREADS, OUT, FRESH), body="run",
+                         (BACKENDS, DATA, DEVICE, DTYPE, SEED, SPACING, SAMPLING, IGNORE, THREADS, OUT, FRESH), body="run",
                          goes_on_from="the finished cells")
     p.add_argument("--list", dest="body", action="store_const", const="listing", default=argparse.SUPPRESS,
                    help="print presets, conventions, data sets and backends, one line each, and stop")
@@ -67,7 +69,8 @@ def _run(commands: Parser) -> None:
                    "default: only the cells of --steps and --eta")
     p.add_argument("--seeds", metavar="N[,M]", help="with --table: sample seeds of a cell, and of one at S = 1000; default: 3,1")
     p.add_argument("--steps", metavar="S[,S]", help="sampling steps; default: 10,50,1000, with --table all of the table's")
-    p.add_argument("--sampler", metavar="A[,B]", help="ddim, ddpm or both; default: ddim, with --table both")
+    p.add_argument("--sampler", metavar="A[,B]", help="ddim, ddpm or both; default: ddim, with --table both, with --weights and "
+                   "--convention diffusers that of the folder's scheduler")
     p.add_argument("--eta", metavar="X[,X]", help="of the sampler ddim: one or more of [0, 1] or sigma_hat; ddpm among them adds "
                    "that sampler; default: 0, with --table all of the table's")
     p.add_argument("--preset", metavar="NAME", help=f"{NAMED}; default: quick, with --table table")
@@ -118,7 +121,7 @@ def _train(commands: Parser) -> None:
       msrun --worker_num=N --local_worker_num=N --join=True bench/train.py ...
     """
     p = commands.command("train", _train.__doc__, "ddim-bench train --preset base --train-steps 20000 --save my-checkpoint",
-                         (DATA, DEVICE, DTYPE, MODE, SEED), body="train", goes_on_from="the last state")
+                         (DATA, DEVICE, DTYPE, MODE, SEED, IGNORE), body="train", goes_on_from="the last state")
     p.add_argument("--train-steps", type=int, required=True, help="optimiser steps; the learning rate decays over them")
     p.add_argument("--save", type=place_to_write, required=True, metavar="FOLDER", help="of the finished pipeline")
     p.add_argument("--preset", metavar="NAME", default="quick", help=NAMED)
@@ -140,7 +143,7 @@ def _sample(commands: Parser) -> None:
     moving. --save keeps the images themselves as a NumPy array, uint8 (N, C, H, W).
     """
     p = commands.command("sample", _sample.__doc__, "ddim-bench sample --weights results/checkpoints/fmnist-small --grid a.png",
-                         (BACKEND, DEVICE, DTYPE, SEED, SPACING), body="sample", goes_on_from="")
+                         (BACKEND, DEVICE, DTYPE, SEED, SPACING, SAMPLING, IGNORE), body="sample", goes_on_from="")
     p.add_argument("--weights", metavar="SOURCE", required=True, help=WEIGHTS)
     p.add_argument("--grid", type=Path, metavar="FILE.png", help="where to draw the grid; default: nowhere")
     p.add_argument("--strip", type=Path, metavar="FILE.png", help="where to draw the strip; default: nowhere")
@@ -151,7 +154,8 @@ def _sample(commands: Parser) -> None:
     p.add_argument("--sample-batch", type=int, default=64, help="images drawn at once")
     p.add_argument("--steps", type=int, metavar="S", help="sampling steps; default: 50")
     p.add_argument("--sections", metavar="N,M[,K]", help="IDDPM's section counts, such as 10,15,20; default: --steps")
-    p.add_argument("--sampler", default="ddim", help="ddim or ddpm")
+    p.add_argument("--sampler", metavar="NAME", help="ddim or ddpm; default: ddim, with --convention diffusers that of the "
+                   "folder's scheduler")
     p.add_argument("--eta", metavar="X", help="of the sampler ddim: a number in [0, 1] or sigma_hat; default: 0")
     p.add_argument("--convention", metavar="NAME", default="plain", help=f"details of process and sampler; {NAMED}")
 
@@ -163,8 +167,8 @@ def _convert(commands: Parser) -> None:
     a checkpoint of the DDIM code or of improved-diffusion, or a file of canonical names (safetensors, PyTorch, MindSpore) with
     its config.json beside it.
     """
-    p = commands.command("convert", _convert.__doc__, "ddim-bench convert google/ddpm-cifar10-32 my-folder", body="convert",
-                         goes_on_from="")
+    p = commands.command("convert", _convert.__doc__, "ddim-bench convert google/ddpm-cifar10-32 my-folder", (IGNORE,),
+                         body="convert", goes_on_from="")
     p.add_argument("source", metavar="SOURCE", help="folder, file or name on the hub")
     p.add_argument("folder", metavar="FOLDER", type=place_to_write, help="pipeline folder to write")
     p.add_argument("--sample-size", type=int, help="image size, where a checkpoint file does not say it; default: that whose first "
@@ -182,7 +186,7 @@ def _recipe(commands: Parser) -> None:
     --epochs shorten the training; picture, row and page then say so. The same command goes on from its last state.
     """
     p = commands.command("recipe", _recipe.__doc__, "ddim-bench recipe mnist-scratch --epochs 1",
-                         (DATA, DEVICE, DTYPE, MODE, SEED, OUT), body="recipe", goes_on_from="the last state")
+                         (DATA, DEVICE, DTYPE, MODE, SEED, OUT, IGNORE), body="recipe", goes_on_from="the last state")
     p.add_argument("name", metavar="NAME", help="mnist-scratch, ddpm-cifar10, ddim-respaced, cosine-selfcond or "
                    "fashion-mnist-mindspore")
     p.add_argument("--backend", metavar="NAME", help="default: the recipe's")

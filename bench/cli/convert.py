@@ -17,10 +17,11 @@ def run(args: argparse.Namespace, command: str) -> None:
             f"must be one of {', '.join(SCHEDULES)}")
     if not Path(args.source).is_file():
         unused(args, "to a folder or a name on the hub, which say it themselves", "sample_size", "heads")
-    weights, model, diffusion = sources.load(args.source, args.sample_size, args.heads or sources.HEADS)
+    weights, model, diffusion, scheduler = sources.read(args.source, args.sample_size, args.heads or sources.HEADS,
+                                                        args.ignore_scheduler)
     given = {key: value for key in ("schedule", "timesteps") if (value := getattr(args, key)) is not None}
     diffusion = replace(diffusion, **given)
-    pipeline.save_pipeline(args.folder, weights, model, diffusion)
+    pipeline.save_pipeline(args.folder, weights, model, diffusion, scheduler=scheduler)
     if args.mindspore:
         tensor_files.write_mindspore(args.folder / "unet" / folders.MINDSPORE, weights)
     print(f"wrote {args.folder}: {sum(value.size for value in weights.values())} parameters, {diffusion}")

@@ -132,6 +132,28 @@ OUT = _parent(("--out", {"type": Path, "metavar": "FOLDER", "default": ROOT / "r
 FRESH = _parent(("--fresh", {"action": "store_true", "help": "do finished work again"}))
 SPACING = _parent(("--spacing", {"metavar": "NAME", "help": "how timesteps are chosen: leading (uniform), linspace, trailing or "
                                  "quad; default: the convention's"}))
+SAMPLING = _parent(
+    ("--clip", {"metavar": "RULE", "help": "of the predicted image: none, a largest value such as 1 or 3.5, or "
+                "dynamic[:RATIO[:MAX]]; default: the convention's"}),
+    ("--variance", {"metavar": "NAME", "help": "of the sampler ddpm: small, large, learned or learned_range; default: that of the "
+                    "weights, else the convention's"}),
+    ("--final-alpha", {"metavar": "NAME", "help": "alpha_bar after the last step: one, or first, that of t = 0; default: the "
+                       "convention's"}),
+    ("--steps-offset", {"type": int, "metavar": "N", "help": "added to the timesteps of the spacing leading; default: 0"}))
+IGNORE = _parent(("--ignore-scheduler", {"action": "store_true", "help": "go on without the sampling settings of a diffusers "
+                                         "folder, whose scheduler may then be of any class"}))
+
+
+def sampling_choices(args: argparse.Namespace) -> dict[str, Any]:
+    """The options of SAMPLING that were given, as arguments of `make_plan`. Raises ConfigError for a mistyped rule of clipping."""
+    from reference.scheduler import parse_clip
+
+    try:
+        parse_clip(args.clip or "none")
+    except ConfigError as error:
+        raise ConfigError(f"--{error}") from None
+    asked = {"clip": args.clip, "variance": args.variance, "final_alpha_bar": args.final_alpha, "steps_offset": args.steps_offset}
+    return {name: value for name, value in asked.items() if value is not None}
 
 
 def data_choice(args: argparse.Namespace) -> Choice:

@@ -41,14 +41,17 @@ def read(args: argparse.Namespace, recipe: Recipe) -> Options:
             f"{recipe.name} compares trainings and takes no weights")
     if args.weights is not None:
         unused(args, "with --weights, which are trained", *TRAINING)
+    else:
+        unused(args, "without --weights", "ignore_scheduler")
     if recipe.takes_weights:
         unused(args, f"to {recipe.name}, which compares no trainings", "seeds")
     if not recipe.shows:
         unused(args, f"to {recipe.name}, which draws pictures of its own", "grid", "strip", "gif")
     return Options(
         backend=args.backend or recipe.backend, device=args.device, dtype=args.dtype, mode=args.mode, train_steps=args.train_steps,
-        epochs=args.epochs, batch_size=args.batch_size, lr=args.lr, weights=args.weights, samples=args.samples, steps=args.steps,
-        sample_batch=args.sample_batch, seed=args.seed, seeds=3 if args.seeds is None else args.seeds, data=data_choice(args),
+        epochs=args.epochs, batch_size=args.batch_size, lr=args.lr, weights=args.weights, ignore_scheduler=args.ignore_scheduler,
+        samples=args.samples, steps=args.steps, sample_batch=args.sample_batch, seed=args.seed,
+        seeds=3 if args.seeds is None else args.seeds, data=data_choice(args),
         pictures=tuple(kind for kind in ("grid", "strip", "gif") if getattr(args, kind)),
         log=parse_log(args.log or "tensorboard"), sample_at=tuple(parse_steps(args.sample_at)) if args.sample_at else (),
         out=args.out)

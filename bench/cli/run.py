@@ -17,13 +17,13 @@ from pathlib import Path
 import backends
 from backends.protocol import Spec
 from bench.cli.launch import launched, serve_as_scheduler
-from bench.cli.options import at_least, data_choice, parse_eta, parse_seeds, unused
+from bench.cli.options import at_least, data_choice, parse_eta, parse_seeds, sampling_choices, unused
 from bench.job import forecast
 from bench.job import run as stages
 from bench.job.job import Images, Job
 from bench.metric import inception
 from bench.paths import ROOT
-from bench.presets import get_preset
+from bench.presets import Preset, get_preset
 from bench.records import rows
 from bench.records.cells import Cells
 from bench.records.notebook import Notebook
@@ -32,12 +32,14 @@ from bench.report.html.page import render as render_html
 from bench.sampling import table1
 from bench.sampling.cell import Cell
 from bench.weights import sources
+from bench.weights.scheduler_config import require_expressible
 from bench.workers import ray_cluster
 from bench.workers.crew import Crew
 from bench.workers.errors import WorkerError
 from reference import weights
 from reference.config import ConfigError, require
 from reference.conventions import adopt, get_convention
+from reference.scheduler import SILENT
 from reference.timesteps import parse_steps
 
 
@@ -58,19 +60,10 @@ def resolve(args: argparse.Namespace) -> tuple[Job, list[str]]:
     require(preset.samples >= 2 * by.width, "--samples", preset.samples,
             f"the metric needs at least twice its feature width, {2 * by.width}")
     chosen, absent = backends.choose(launch.backends(args.backends))
-    cells = sampling_cells(args, chosen)
+    preset, initial, found = beginning(args, preset)
+    own = found.scheduler.sampler if args.weights and args.convention == "diffusers" else None
+    cells = sampling_cells(args, chosen, own or "ddim")
     absent += [f"{backend}: draws none of the cells asked for" for backend in chosen if backend not in cells]
-    initial = weights.initialise(preset.model, args.seed)
-    folder = args.weights or preset.weights
-    if folder is None:
-        trained = initial
-    else:
-        trained, model, process = sources.load(folder)
-        if args.weights:
-            preset = preset.changed(model=model, diffusion=process)
-            initial = weights.initialise(model, args.seed)
-        else:
-            weights.check(trained, preset.model, str(folder))
     preset = preset.changed(diffusion=adopt(preset.diffusion, args.convention))
     shape = Spec(preset.model, preset.diffusion, preset.optim, args.device, args.dtype).image_shape
     dataset, held_out = data_choice(args).both(preset.dataset, shape)
@@ -86,16 +79,39 @@ def resolve(args: argparse.Namespace) -> tuple[Job, list[str]]:
     else:
         require(preset.samples <= len(held_out), "--samples", preset.samples,
                 f"the metric's floor is that of as many held-out images, and there are {len(held_out)}")
-    job = Job(preset, initial, trained, cells, args.device, args.dtype, args.convention, args.seed, dataset, held_out,
+    if fit:
+        require_expressible("--fit", preset.diffusion, SILENT)
+    said = {} if fit else found.scheduler.to_dict()
+    choices = sampling_choices(args) | ({"scheduler": said} if said else {})
+    job = Job(preset, initial, found.weights, cells, args.device, args.dtype, args.convention, args.seed, dataset, held_out,
               args.threads or launch.threads, args.save_every, args.timeout, args.check_determinism, launch.rank, launch.processes,
-              fit, by)
+              fit, by, choices)
     for cell in job.all_cells:
         job.plan(cell)
     return job, absent
 
 
-def sampling_cells(args: argparse.Namespace, chosen: tuple[str, ...]) -> dict[str, tuple[Cell, ...]]:
-    """What each backend draws. Of a table the first one draws all and the others the subset in which they are compared."""
+def beginning(args: argparse.Namespace, preset: Preset) -> tuple[Preset, weights.Weights, sources.Loaded]:
+    """The preset with the network of --weights, its seeded weights, and what sampling starts from."""
+    if args.weights is None:
+        unused(args, "without --weights", "ignore_scheduler")
+    folder = args.weights or preset.weights
+    if folder is None:
+        initial = weights.initialise(preset.model, args.seed)
+        return preset, initial, sources.Loaded(initial, preset.model, preset.diffusion)
+    found = sources.read(folder, ignore_scheduler=args.ignore_scheduler)
+    if args.weights:
+        preset = preset.changed(model=found.model, diffusion=found.diffusion)
+    else:
+        weights.check(found.weights, preset.model, str(folder))
+    return preset, weights.initialise(preset.model, args.seed), found
+
+
+def sampling_cells(args: argparse.Namespace, chosen: tuple[str, ...], own: str) -> dict[str, tuple[Cell, ...]]:
+    """What each backend draws. Of a table the first one draws all and the others the subset in which they are compared.
+
+    `own` is the sampler where none is asked for.
+    """
     require(not (args.table and args.spacing), "--spacing", args.spacing, "goes without --table, which has both of the paper's")
     if args.table:
         unused(args, "with --table, which has both samplers", "sampler")
@@ -105,14 +121,14 @@ def sampling_cells(args: argparse.Namespace, chosen: tuple[str, ...]) -> dict[st
         rest = dict.fromkeys(chosen[1:], table1.paired(whole)) if table1.paired(whole) else {}
         return {chosen[0]: whole, **rest}
     steps = parse_steps(args.steps if args.steps is not None else "10,50,1000")
-    etas = sampling_noise(args)
+    etas = sampling_noise(args, own)
     return dict.fromkeys(chosen, tuple(Cell(s, eta, args.spacing, args.seed) for s in steps for eta in etas))
 
 
-def sampling_noise(args: argparse.Namespace) -> tuple[float | str, ...]:
+def sampling_noise(args: argparse.Namespace, own: str) -> tuple[float | str, ...]:
     """The eta of each cell, "ddpm" for that sampler's: --eta, and what --sampler adds or leaves out."""
     if args.sampler is None:
-        return parse_eta(args.eta if args.eta is not None else "0")
+        return parse_eta(args.eta if args.eta is not None else "ddpm" if own == "ddpm" else "0")
     samplers = args.sampler.split(",")
     require(set(samplers) <= {"ddim", "ddpm"} and len(set(samplers)) == len(samplers), "--sampler", args.sampler,
             "must be ddim, ddpm or both, separated by a comma")

@@ -7,7 +7,7 @@ import argparse
 import numpy as np
 
 from bench import api, files
-from bench.cli.options import at_least, parse_sections, unused
+from bench.cli.options import at_least, parse_sections, sampling_choices, unused
 from bench.data.pixels import to_uint8
 from bench.recipes.show import KINDS, show
 from reference.config import ConfigError, require
@@ -29,8 +29,9 @@ def run(args: argparse.Namespace, command: str) -> None:
     if args.sampler == "ddpm":
         unused(args, "to the sampler ddpm", "eta")
     steps = parse_sections(args.sections) if args.sections is not None else args.steps or 50
-    model = api.load(args.weights, args.backend, device=args.device, dtype=args.dtype)
-    plan = model.plan(steps, sampler=args.sampler, eta=_eta(args.eta), spacing=args.spacing, convention=args.convention)
+    choices = sampling_choices(args)
+    model = api.load(args.weights, args.backend, device=args.device, dtype=args.dtype, ignore_scheduler=args.ignore_scheduler)
+    plan = model.plan(steps, sampler=args.sampler, eta=_eta(args.eta), spacing=args.spacing, convention=args.convention, **choices)
     images, _ = show(model, plan, args.samples, {kind: path for kind, path in asked.items() if kind in KINDS}, seed=args.seed,
                      batch_size=args.sample_batch)
     if args.save:
@@ -42,8 +43,8 @@ def run(args: argparse.Namespace, command: str) -> None:
     print("\n".join(f"wrote {path}" for path in asked.values()))
 
 
-def _eta(text: str | None) -> float | str:
+def _eta(text: str | None) -> float | str | None:
     try:
-        return "sigma_hat" if text == "sigma_hat" else float(text or 0)
+        return text if text in (None, "sigma_hat") else float(text)
     except ValueError:
         raise ConfigError(f"--eta={text!r}: must be a number in [0, 1] or sigma_hat") from None

@@ -14,7 +14,7 @@ from bench.presets import get_preset
 from bench.studies import ablation, neighbours, noise, scaling
 from reference.config import require
 
-DRAWING = ("backend", "device", "samples", "steps", "sample_batch", "seed")  # options of `neighbours` that --images leaves unused
+DRAWING = ("backend", "device", "samples", "steps", "sample_batch", "seed", "ignore_scheduler")  # what --images leaves unused
 
 
 def run(args: argparse.Namespace, command: str) -> int:
@@ -47,6 +47,6 @@ def _neighbours(args: argparse.Namespace) -> None:
     at_least(args, 1, "samples")
     backend, steps, seed = args.backend or backends.DEFAULT, args.steps or 50, args.seed or 0
     samples = neighbours.draw(args.weights, backend, args.device or "cpu", args.samples or 1000, steps, args.sample_batch or 64,
-                              seed)
+                              seed, args.ignore_scheduler)
     return neighbours.run(samples, args.name or Path(args.weights).name, data_choice(args), args.out, backend,
                           {"steps": steps, "eta": "0.0", "seed": seed})

@@ -17,7 +17,7 @@ import backends
 from backends.protocol import Spec
 from bench import files
 from bench.cli.launch import launched, serve_as_scheduler
-from bench.cli.options import at_least, data_choice, parse_log
+from bench.cli.options import at_least, data_choice, parse_log, unused
 from bench.paths import ROOT
 from bench.presets import Preset, get_preset
 from bench.progress import tracked
@@ -25,9 +25,10 @@ from bench.records import environment
 from bench.training import loop
 from bench.training.trackers import Log
 from bench.weights import pipeline, sources, tensor_files
+from bench.weights.scheduler_config import require_expressible
 from reference import weights
 from reference.config import ConfigError, require
-from reference.conventions import adopt, adopt_network
+from reference.conventions import adopt, adopt_network, get_convention
 
 
 def run(args: argparse.Namespace, command: str) -> None:
@@ -38,7 +39,8 @@ def run(args: argparse.Namespace, command: str) -> None:
     require(not args.save.exists() or (args.save / "model_index.json").exists(), "--save", str(args.save),
             "exists and is no pipeline folder; it is not overwritten")
     preset = get_preset(args.preset)
-    initial, model, process = _beginning(args, preset)
+    initial, model, process, scheduler = _beginning(args, preset)
+    require_expressible(f"--save={str(args.save)!r}", process, scheduler)
     began_with, before = None, []
     if args.weights:
         began_with = _record(Path(args.weights) / "training.json") or {"weights": args.weights}
@@ -77,7 +79,7 @@ def run(args: argparse.Namespace, command: str) -> None:
     }
     curve = "step,loss\n" + "".join(f"{n},{loss}\n" for n, loss in enumerate([*before, *(f"{x:.6g}" for x in done.losses)]))
     pipeline.save_pipeline(args.save, backend.weights(ema=True), spec.model, spec.diffusion,
-                             {"loss.csv": curve, "training.json": json.dumps(about, indent=2) + "\n"})
+                             {"loss.csv": curve, "training.json": json.dumps(about, indent=2) + "\n"}, scheduler)
     print(f"wrote {args.save.relative_to(ROOT) if args.save.is_relative_to(ROOT) else args.save}")
 
 
@@ -85,13 +87,16 @@ def _beginning(args: argparse.Namespace, preset: Preset) -> sources.Loaded:
     """Weights, network and process to begin with: those of --weights, or the preset's with seeded weights."""
     if args.weights:
         require(args.convention == "plain", "--convention", args.convention, "goes without --weights, which have a network")
-        initial, model, process = sources.load(args.weights)
+        found = sources.read(args.weights, ignore_scheduler=args.ignore_scheduler)
     else:
+        unused(args, "without --weights", "ignore_scheduler")
         model, process = adopt_network(preset.model, args.convention), adopt(preset.diffusion, args.convention)
-        initial = weights.initialise(model, args.seed)
+        if args.convention != "plain" and not process.learned_variance:  # the file says what this code samples with
+            process = replace(process, variance=get_convention(args.convention).variance)
+        found = sources.Loaded(weights.initialise(model, args.seed), model, process)
     if not args.allow_cancelled_time:
-        model.require_time("--allow-cancelled-time trains it all the same")
-    return initial, model, process
+        found.model.require_time("--allow-cancelled-time trains it all the same")
+    return found
 
 
 def _record(path: Path) -> dict[str, Any] | None:

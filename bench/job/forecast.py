@@ -92,7 +92,7 @@ def keep_budget(job: Job, book: Notebook) -> None:
     """Keep and print what the whole job costs, finished cells too, by a calibration before the first cell is drawn."""
     key = job.key(" ".join(job.backends), stage="budget", weights=job.trained_hash, samples=job.preset.samples,
                   batch_size=job.preset.sample_batch, extractor_sha256=job.extractor.sha256,
-                  cells={b: [str(cell) for cell in drawn] for b, drawn in job.cells.items()})
+                  cells={b: [str(cell) for cell in drawn] for b, drawn in job.cells.items()}, **job.choices_key(*job.all_cells))
 
     def compute(folder: Path) -> Row:
         predictions = predict(job, Cells(folder, fresh=True), folder / SCRATCH) if job.processes == 1 else []

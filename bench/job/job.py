@@ -13,10 +13,10 @@ from bench.metric import fmnist_cnn
 from bench.metric.extractor import Extractor
 from bench.presets import Preset
 from bench.records.notebook import Key
-from bench.sampling.cell import Cell, Draw
+from bench.sampling.cell import Cell, Draw, plan_of
 from bench.weights.tensor_files import weights_hash
 from reference import weights as names
-from reference.conventions import Plan, get_convention, make_plan
+from reference.conventions import Plan, get_convention
 
 Images = dict[tuple[str, Cell], Path]  # of a backend's cell: the file, (n, C, H, W) float32
 
@@ -43,6 +43,7 @@ class Job:
     processes: int = 1
     fit: int = 0  # steps of training that make `trained` first; 0: it is given
     extractor: Extractor = field(default_factory=fmnist_cnn.extractor)  # of the metric's features
+    choices: Key = field(default_factory=dict)  # of sampling, beside the cells' and the convention's: arguments of `make_plan`
 
     @property
     def spec(self) -> Spec:
@@ -82,11 +83,11 @@ class Job:
 
     def plan(self, cell: Cell) -> Plan:
         """The sampling path of one cell."""
-        return make_plan(self.preset.diffusion, **cell.plan(self.convention))
+        return plan_of(self.preset.diffusion, self.draw(cell).plan)
 
     def draw(self, cell: Cell) -> Draw:
         """What decides the images of one cell."""
-        return Draw(self.trained, cell, self.convention, self.preset.samples, self.preset.sample_batch)
+        return Draw(self.trained, cell, self.convention, self.preset.samples, self.preset.sample_batch, self.choices)
 
     def key(self, backend: str, **more: Any) -> Key:
         """What decides the result of a cell."""
@@ -101,10 +102,15 @@ class Job:
         return self.key(backend, stage="train", weights=self.initial_hash, optim=p.optim.to_dict(), dataset=self.dataset.sha256,
                         train_steps=p.train_steps, batch_size=p.batch_size, provenance=self.dataset.provenance)
 
+    def choices_key(self, *cells: Cell) -> Key:
+        """`choices`, where they change a path of these cells; other cells keep their keys."""
+        changed = any(self.plan(cell) != plan_of(self.preset.diffusion, cell.plan(self.convention)) for cell in cells)
+        return {"choices": self.choices} if changed else {}
+
     def images_key(self, backend: str, cell: Cell, **more: Any) -> Key:
         """Of what is done with the images of a cell; `stage` names it."""
         return self.key(backend, weights=self.trained_hash, samples=self.preset.samples,
-                        batch_size=self.preset.sample_batch) | cell.config | more
+                        batch_size=self.preset.sample_batch) | cell.config | self.choices_key(cell) | more
 
     def sample_key(self, backend: str, cell: Cell) -> Key:
         """Of a sampling cell."""

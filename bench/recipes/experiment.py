@@ -55,7 +55,8 @@ class Experiment:
     def model(self) -> api.Model:
         """The network that the recipe is about: trained, or with `--weights` loaded."""
         o = self.options
-        model = self.train() if o.weights is None else api.load(o.weights, o.backend, device=o.device, dtype=o.dtype, mode=o.mode)
+        model = self.train() if o.weights is None else api.load(o.weights, o.backend, device=o.device, dtype=o.dtype, mode=o.mode,
+                                                                ignore_scheduler=o.ignore_scheduler)
         self.weights = weights_hash(model.backend.weights(ema=True))
         return model
 

@@ -49,6 +49,7 @@ class Options:
     batch_size: int | None  # of training
     lr: float | None
     weights: str | None  # of a trained network, in place of training
+    ignore_scheduler: bool  # go on without the sampling settings of their folder
     samples: int | None
     steps: int | None  # of sampling
     sample_batch: int

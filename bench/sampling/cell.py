@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from reference.config import DiffusionConfig
+from reference.conventions import Plan, make_plan
+from reference.scheduler import Scheduler
 from reference.weights import Weights
 
 
@@ -32,6 +36,13 @@ class Cell:
         return {"steps": self.steps, "eta": self.eta, "spacing": self.spacing, "convention": convention}
 
 
+def plan_of(diffusion: DiffusionConfig, arguments: Mapping[str, Any]) -> Plan:
+    """`make_plan` with its arguments as JSON has them: a list of section counts, a scheduler as a dictionary."""
+    steps, said = arguments["steps"], arguments.get("scheduler", {})
+    return make_plan(diffusion, **{**arguments, "steps": tuple(steps) if isinstance(steps, list) else steps,
+                                   "scheduler": Scheduler.from_dict(said)})
+
+
 @dataclass(frozen=True)
 class Draw:
     """What decides the images: weights, cell, convention, the number of images, images per batch."""
@@ -41,6 +52,12 @@ class Draw:
     convention: str
     samples: int
     batch_size: int
+    choices: Mapping[str, Any] = field(default_factory=dict)  # further arguments of `make_plan`, as JSON has them
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """Arguments of `make_plan`, as JSON has them."""
+        return {**self.cell.plan(self.convention), **self.choices}
 
     @property
     def batch(self) -> int:

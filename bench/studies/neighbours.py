@@ -124,9 +124,10 @@ def describe(found: Found, n: int) -> str:
     return "\n".join(text)
 
 
-def draw(weights: str, backend: str, device: str, n: int, steps: int, batch_size: int, seed: int) -> Images:
+def draw(weights: str, backend: str, device: str, n: int, steps: int, batch_size: int, seed: int, ignore_scheduler: bool = False
+         ) -> Images:
     """Images 0 .. n - 1 of this seed, (n, C, H, W), from weights by DDIM with eta = 0."""
-    model = api.load(weights, backend, device=device)
+    model = api.load(weights, backend, device=device, ignore_scheduler=ignore_scheduler)
     return pixels.to_uint8(model.follow(model.noise(n, seed), model.plan(steps), seed=seed, batch_size=batch_size,
                                         progress="sample"))
 

@@ -10,9 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench.weights.errors import CheckpointError, named, read_object
+from bench.weights.errors import CheckpointError, named, note, read_object
+from bench.weights.scheduler_config import IGNORE, PROCESS, sampling_json, scheduler_class, written_class
 from reference import schedules
 from reference.config import DiffusionConfig, ModelConfig
+from reference.scheduler import FIXED, SILENT, Scheduler
 
 # diffusers' UNet2DModel: the value of a missing key, and the keys that this network does not vary.
 UNET_DEFAULTS: dict[str, Any] = {
@@ -30,8 +32,6 @@ UNET_FIXED: dict[str, Any] = {
 BETA_SCHEDULES = {"linear": "linear", "quad": "scaled_linear", "cosine": "squaredcos_cap_v2", "sigmoid": "sigmoid"}
 PREDICTION_TYPES = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}
 VARIANCE_TYPES = {"small": "fixed_small", "large": "fixed_large", "learned": "learned", "learned_range": "learned_range"}
-SAMPLING = {"clip_sample": True, "clip_sample_range": 1.0, "thresholding": False, "timestep_spacing": "leading",
-            "steps_offset": 0}  # a sampler's choices, which a diffusion config does not hold
 OURS = "ddim_bench"  # key of the exact record in both JSON files; diffusers ignores it with a warning
 
 
@@ -84,43 +84,80 @@ def _limited(path: Path, model: ModelConfig) -> ModelConfig:
     return model
 
 
-def scheduler_json(diffusion: DiffusionConfig) -> dict[str, Any]:
-    """Contents of `scheduler/scheduler_config.json`. A schedule that diffusers has no name for goes in as `trained_betas`."""
-    return {"_class_name": "DDPMScheduler", **_scheduler_keys(diffusion), **SAMPLING, OURS: diffusion.to_dict()}
+def scheduler_json(diffusion: DiffusionConfig, scheduler: Scheduler = SILENT) -> dict[str, Any]:
+    """Contents of `scheduler/scheduler_config.json`. A schedule that the class has no name for goes in as `trained_betas`."""
+    name = written_class(scheduler)
+    return {"_class_name": name, **_scheduler_keys(diffusion, name, scheduler.variance_type), **sampling_json(scheduler),
+            OURS: diffusion.to_dict()}
 
 
-def _scheduler_keys(d: DiffusionConfig) -> dict[str, Any]:
-    has_name = d.schedule in BETA_SCHEDULES and not d.beta_scaling
-    return {
+def _scheduler_keys(d: DiffusionConfig, name: str, variance_type: Any = None) -> dict[str, Any]:
+    """`name` is the class, and `variance_type` diffusers' name of the variance, where it has two for ours."""
+    has_name = d.schedule in _beta_schedules(name) and not d.beta_scaling and d.trained_betas is None
+    keys = {
         "num_train_timesteps": d.timesteps, "beta_start": d.beta_start, "beta_end": d.beta_end,
-        "beta_schedule": BETA_SCHEDULES.get(d.schedule, "linear"), "rescale_betas_zero_snr": d.zero_terminal_snr,
+        "beta_schedule": _beta_schedules(name).get(d.schedule, "linear"), "rescale_betas_zero_snr": d.zero_terminal_snr,
         "trained_betas": None if has_name else schedules.betas(replace(d, zero_terminal_snr=False)).tolist(),
-        "prediction_type": PREDICTION_TYPES[d.objective], "variance_type": VARIANCE_TYPES[d.variance],
+        "prediction_type": PREDICTION_TYPES[d.objective],
     }
+    if name == "DDPMScheduler":
+        kept = isinstance(variance_type, str) and FIXED.get(variance_type) == d.variance
+        keys["variance_type"] = variance_type if kept else VARIANCE_TYPES[d.variance]
+    return keys
 
 
-def read_scheduler(path: Path) -> DiffusionConfig:
-    """The diffusion of a DDPM or DDIM `scheduler_config.json`. Raises `CheckpointError`."""
-    values = _read_json(path, ("DDPMScheduler", "DDIMScheduler"))
+def _beta_schedules(name: str) -> dict[str, str]:
+    """DDIMScheduler has no sigmoid."""
+    return {ours: theirs for ours, theirs in BETA_SCHEDULES.items() if name == "DDPMScheduler" or theirs != "sigmoid"}
+
+
+def read_scheduler(path: Path, ignore: bool = False) -> DiffusionConfig:
+    """The diffusion of a DDPM or DDIM `scheduler_config.json`; `read_sampling` reads the rest of it. Raises `CheckpointError`.
+
+    With `ignore` the class may be any, and what of the process can't be read is diffusers' default, with a warning.
+    """
+    values = read_object(path)
+    name = scheduler_class(path, values, ignore)
     if OURS in values:
-        return _read_ours(path, values, DiffusionConfig, _scheduler_keys)
-    if values.get("trained_betas") is not None:
-        raise CheckpointError(f"{path}: trained_betas: only schedules with a name are read")
+        return _read_ours(path, values, DiffusionConfig,
+                          lambda config: {} if ignore else _scheduler_keys(config, name, values.get("variance_type")))
+    try:
+        return _process(path, values, name, ignore)
+    except CheckpointError as error:
+        if not ignore:
+            raise
+        note(f"{error}; ignored, and the process is that of diffusers' DDPMScheduler()")
+        return DiffusionConfig(variance="small")
 
-    def ours(key: str, default: str, names: dict[str, str]) -> str:
+
+def _process(path: Path, values: dict[str, Any], name: str, ignore: bool) -> DiffusionConfig:
+    def ours(key: str, names: dict[str, str], default: str) -> str:
         value = values.get(key, default)
-        if value not in names.values():
-            raise CheckpointError(f"{path}: {key}={value!r}: must be one of {', '.join(names.values())}")
-        return next(name for name, theirs in names.items() if theirs == value)
+        if isinstance(value, str) and value in names:
+            return names[value]
+        wrong = f"{path}: {key}={value!r}: must be one of {', '.join(names)}"
+        if not ignore:
+            raise CheckpointError(f"{wrong}; {IGNORE}")
+        note(f"{wrong}; ignored, and {default} is used")
+        return names[default]
 
+    given = values.get("trained_betas")
+    if given is not None and not (isinstance(given, list) and all(type(beta) in (int, float) for beta in given)):
+        raise CheckpointError(f"{path}: trained_betas: must be null or a list of numbers")
+    known = {key: values.get(key, default) for key, default in PROCESS.items()}
     with named(path):
         return DiffusionConfig(
-            schedule=ours("beta_schedule", "linear", BETA_SCHEDULES), timesteps=values.get("num_train_timesteps", 1000),
-            beta_start=values.get("beta_start", 1e-4), beta_end=values.get("beta_end", 0.02),
-            zero_terminal_snr=values.get("rescale_betas_zero_snr", False),
-            objective=ours("prediction_type", "epsilon", PREDICTION_TYPES),
-            variance=ours("variance_type", "fixed_small", VARIANCE_TYPES),
+            schedule="linear" if given is not None else ours("beta_schedule", _turned(_beta_schedules(name)), "linear"),
+            timesteps=known["num_train_timesteps"], beta_start=known["beta_start"], beta_end=known["beta_end"],
+            trained_betas=None if given is None else tuple(map(float, given)),
+            zero_terminal_snr=known["rescale_betas_zero_snr"],
+            objective=ours("prediction_type", _turned(PREDICTION_TYPES), "epsilon"),
+            variance=ours("variance_type", _turned(VARIANCE_TYPES) | FIXED, "fixed_small"),
         )
+
+
+def _turned(names: dict[str, str]) -> dict[str, str]:
+    return {theirs: ours for ours, theirs in names.items()}
 
 
 def _read_ours(path: Path, values: dict[str, Any], record: Any, theirs: Callable[[Any], dict[str, Any]]) -> Any:

@@ -11,6 +11,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,8 +20,10 @@ from bench.weights import folders, tensor_files
 from bench.weights.diffusers_config import read_scheduler, read_unet, scheduler_json, unet_json
 from bench.weights.errors import CheckpointError, named
 from bench.weights.folders import WEIGHTS
+from bench.weights.scheduler_config import read_sampling, require_expressible, written_class
 from bench.weights.tensor_files import write_safetensors
 from reference.config import DiffusionConfig, ModelConfig
+from reference.scheduler import SILENT, Scheduler
 from reference.weights import Weights, check, shapes
 
 MAX_HEADER = 16 << 20  # bytes
@@ -28,20 +31,32 @@ MAX_HEADER = 16 << 20  # bytes
 LEGACY_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # of attention, up to diffusers 0.16
 
 
+class Loaded(NamedTuple):
+    """What a source holds: canonical float32 weights, and what its files say of network, process and sampling."""
+
+    weights: dict[str, np.ndarray]
+    model: ModelConfig
+    diffusion: DiffusionConfig
+    scheduler: Scheduler = SILENT
+
+
 def save_pipeline(folder: Path, weights: Weights, model: ModelConfig, diffusion: DiffusionConfig,
-                  extra: Mapping[str, str] | None = None) -> str:
+                  extra: Mapping[str, str] | None = None, scheduler: Scheduler = SILENT) -> str:
     """Write a folder that `load_pipeline` and diffusers' `DDPMPipeline.from_pretrained` read; returns the weights' SHA-256.
 
-    `extra` holds further text files by name. The folder appears whole, and replaces an older one. Raises `CheckpointError`, and
-    `FileError` where it can't be written.
+    `extra` holds further text files by name; `scheduler` is that of the weights' source. The folder appears whole, and replaces an
+    older one. Raises `CheckpointError`, also for what diffusers would misread, and `FileError` where it can't be written.
     """
     folder = Path(folder).absolute()
     check(weights, model, str(folder))
+    require_expressible(str(folder), diffusion, scheduler)
     if folder.exists() and not (folder / "model_index.json").exists():
         raise CheckpointError(f"{folder}: exists and is no pipeline folder; it is not overwritten")
-    index = {"_class_name": "DDPMPipeline", "scheduler": ["diffusers", "DDPMScheduler"], "unet": ["diffusers", "UNet2DModel"]}
+    name = written_class(scheduler)
+    index = {"_class_name": name.replace("Scheduler", "Pipeline"), "scheduler": ["diffusers", name],
+             "unet": ["diffusers", "UNet2DModel"]}
     texts = {"model_index.json": index, "unet/config.json": unet_json(model),
-             "scheduler/scheduler_config.json": scheduler_json(diffusion)}
+             "scheduler/scheduler_config.json": scheduler_json(diffusion, scheduler)}
     with files.replacing_folder(folder) as part:
         (part / "unet").mkdir()
         (part / "scheduler").mkdir()
@@ -54,7 +69,12 @@ def save_pipeline(folder: Path, weights: Weights, model: ModelConfig, diffusion:
 
 
 def load_pipeline(folder: Path, file: Path | None = None) -> tuple[dict[str, np.ndarray], ModelConfig, DiffusionConfig]:
-    """(weights, model, diffusion) of a pipeline folder of ours or of diffusers, nested or flat (as google/ddpm-cifar10-32 is).
+    """The first three of `read_pipeline`."""
+    return read_pipeline(folder, file)[:3]
+
+
+def read_pipeline(folder: Path, file: Path | None = None, ignore_scheduler: bool = False) -> Loaded:
+    """What is in a pipeline folder of ours or of diffusers, nested or flat (as google/ddpm-cifar10-32 is).
 
     Weights that are not in `file` are found by `folders.find`. A network alone, as `UNet2DModel.save_pretrained` writes it, has the
     diffusion of diffusers' `DDPMScheduler()`. Raises `CheckpointError`.
@@ -63,11 +83,14 @@ def load_pipeline(folder: Path, file: Path | None = None) -> tuple[dict[str, np.
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such folder")
     place = folders.find(folder, file)
-    diffusion = read_scheduler(place.scheduler) if place.scheduler else DiffusionConfig(variance="small")
+    diffusion, scheduler = DiffusionConfig(variance="small"), SILENT
+    if place.scheduler:
+        diffusion = read_scheduler(place.scheduler, ignore_scheduler)
+        scheduler = read_sampling(place.scheduler, ignore_scheduler)
     largest = sum(8 * math.prod(shape) for shape in shapes(read_unet(place.config, legacy=True)).values()) + MAX_HEADER
     arrays = folders.network_of(place.weights, tensor_files.read(place.weights, largest))
     model = read_unet(place.config, legacy=any(".query." in name for name in arrays))
-    return as_weights(place.weights, arrays, model), model, diffusion
+    return Loaded(as_weights(place.weights, arrays, model), model, diffusion, scheduler)
 
 
 def as_weights(path: Path, arrays: Mapping[str, np.ndarray], model: ModelConfig) -> dict[str, np.ndarray]:

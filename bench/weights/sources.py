@@ -16,44 +16,55 @@ import numpy as np
 
 from bench.weights import folders, other_codes, pipeline, tensor_files
 from bench.weights.errors import CheckpointError
+from bench.weights.pipeline import Loaded
 from reference.config import DiffusionConfig, ModelConfig
 
 HUB_NAME = re.compile(r"(?P<name>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?")  # owner/name, owner/name@revision
 HEADS = 4  # improved-diffusion's default, which its files don't hold
 
-Loaded = tuple[dict[str, np.ndarray], ModelConfig, DiffusionConfig]
+
+def load(source: str | Path, sample_size: int | None = None, heads: int = HEADS
+         ) -> tuple[dict[str, np.ndarray], ModelConfig, DiffusionConfig]:
+    """The first three of `read`."""
+    return read(source, sample_size, heads)[:3]
 
 
-def load(source: str | Path, sample_size: int | None = None, heads: int = HEADS) -> Loaded:
-    """(weights, model, diffusion) of a folder, a file or a name on the hub.
+def read(source: str | Path, sample_size: int | None = None, heads: int = HEADS, ignore_scheduler: bool = False) -> Loaded:
+    """What is in a folder, a file or a name on the hub.
 
-    `sample_size` and `heads` are for checkpoints that don't say them, see `other_codes`. Raises
-    `CheckpointError`, also where the file needs a framework that is not installed.
+    `sample_size` and `heads` are for checkpoints that don't say them, see `other_codes`. `ignore_scheduler` leaves out what a
+    scheduler_config.json says about sampling, and takes any class. Raises `CheckpointError`, also where the file needs a framework
+    that is not installed.
     """
     path = Path(source)
     try:
         if path.is_dir():
-            return pipeline.load_pipeline(path)
+            return pipeline.read_pipeline(path, ignore_scheduler=ignore_scheduler)
         if path.is_file():
-            return load_file(path, sample_size, heads)
+            return _read_file(path, sample_size, heads, ignore_scheduler)
     except OSError as error:
         raise CheckpointError(f"{path}: can't be read: {error.strerror or error}") from None
     if match := HUB_NAME.fullmatch(str(source)):
-        return pipeline.load_pipeline(fetch(match["name"], match["revision"]))
+        return pipeline.read_pipeline(fetch(match["name"], match["revision"]), ignore_scheduler=ignore_scheduler)
     raise CheckpointError(f"{source}: no such folder or file, and no name on the hub (owner/name)")
 
 
-def load_file(path: Path, sample_size: int | None = None, heads: int = HEADS) -> Loaded:
+def load_file(path: Path, sample_size: int | None = None, heads: int = HEADS
+              ) -> tuple[dict[str, np.ndarray], ModelConfig, DiffusionConfig]:
     """As `load`, of one file."""
+    return _read_file(path, sample_size, heads, False)[:3]
+
+
+def _read_file(path: Path, sample_size: int | None, heads: int, ignore_scheduler: bool) -> Loaded:
     config = path.parent / "config.json"
     if config.exists():
-        return pipeline.load_pipeline(path.parent, path)
+        return pipeline.read_pipeline(path.parent, path, ignore_scheduler)
     states = tensor_files.read(path)
     if (found := other_codes.convert(path, states, sample_size, heads)) is None:
         name = next((name for state in states.values() for name in state), "nothing")
         raise CheckpointError(f"{path}: holds {name}, which is neither of the DDIM code nor of improved-diffusion; canonical names "
                               "need the network's config.json beside the file")
-    return pipeline.as_weights(path, found[0], found[1]), *found[1:]
+    return Loaded(pipeline.as_weights(path, found[0], found[1]), *found[1:])
 
 
 def fetch(name: str, revision: str | None = None) -> Path:

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 
 import backends
 from backends.protocol import Backend, Batch, Spec
 from bench import files, messages
+from bench.sampling.cell import plan_of
 from bench.sampling.loop import draw
 from bench.timing import flops
 from bench.timing.memory import peak_memory
@@ -22,7 +23,6 @@ from bench.training.loop import SAVE_EVERY, fit
 from bench.weights.tensor_files import weights_hash
 from bench.workers import peers
 from reference.config import require
-from reference.conventions import Plan, make_plan
 from reference.weights import count
 
 
@@ -68,7 +68,7 @@ def weights(session: Session, asked: messages.Weights) -> messages.Done:
 
 
 def tables(session: Session, asked: messages.Tables) -> messages.Done:
-    files.savez(Path(asked.out), **session.backend.tables(_plan(session, asked.plan)))
+    files.savez(Path(asked.out), **session.backend.tables(plan_of(session.spec.diffusion, asked.plan)))
     return messages.Done()
 
 
@@ -103,7 +103,7 @@ def train(session: Session, asked: messages.Train) -> messages.Trained:
 def sample(session: Session, asked: messages.Sample) -> messages.Sampled:
     start, stop = asked.ids
     require(0 <= start < stop, "ids", asked.ids, "must be a range of at least one id")
-    path = _plan(session, asked.plan)
+    path = plan_of(session.spec.diffusion, asked.plan)
     drawn = draw(session.backend, path, np.arange(start, stop), session.spec.image_shape, seed=asked.seed,
                  batch_size=min(asked.batch_size, session.batch_that_fits or asked.batch_size), on_progress=session.progress)
     notes = [f"{session.name}: {note}" for note in drawn.notes]
@@ -114,8 +114,3 @@ def sample(session: Session, asked: messages.Sample) -> messages.Sampled:
     files.write_rows(Path(asked.out), drawn.images, asked.at, asked.total)
     seconds = drawn.batch_seconds
     return messages.Sampled(sum(seconds), seconds, path.steps * len(seconds), drawn.batch_size, notes)
-
-
-def _plan(session: Session, values: dict[str, Any]) -> Plan:
-    steps = values["steps"]
-    return make_plan(session.spec.diffusion, **{**values, "steps": tuple(steps) if isinstance(steps, list) else steps})

@@ -134,6 +134,12 @@ SPECIAL = {
     "quad_doubles": plan_of("ddim", {"eta": 0.0}, {}, 50, spacing="quad", convention="song2021"),
     "wrong_previous": plan_of("ddim", DDIM, {}, spacing="linspace", convention="diffusers"),
     "high_quantile": plan_of("ddim", DDIM, {}, clip="dynamic", threshold_ratio=0.97),
+    "clip_range": plan_of("ddim", DDIM, {}, clip=3.5),
+    "clip_range_ddpm": plan_of("ddpm", DDPM, {}, clip=0.5, convention="diffusers"),
+    "sample_max": plan_of("ddim", DDIM, {}, clip="dynamic:0.9:1.5"),
+    "sample_max_below_1": plan_of("ddim", DDIM, {}, clip="dynamic:0.9:0.7"),
+    "steps_offset": plan_of("ddim", DDIM, {}, steps_offset=7),
+    "steps_offset_diffusers": plan_of("ddpm", {"variance": "large"}, {}, steps_offset=1, convention="diffusers"),
 } | {
     f"encode_{convention}_{objective}": make_encode_plan(
         DiffusionConfig(objective=objective, timesteps=300), 300 if convention == "ho2020" else 6, convention=convention)
