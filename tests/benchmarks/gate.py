@@ -9,6 +9,7 @@ times its A/A spread.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from bench.timing import blocks
 
 SUITE, STORAGE = Path("tests", "benchmarks"), Path("results", "benchmarks")
 LEAST_CHANGE = 0.10
+GROUP = "param:backend"
 KERNEL_SECONDS = 0.05  # of the calibration kernel before each round
 SUITE_OPTIONS = ("benchmark_compare", "benchmark_compare_fail", "benchmark_json", "benchmark_save", "benchmark_autosave",
                  "benchmark_only", "benchmark_enable")
@@ -60,6 +62,9 @@ def wanted(config: pytest.Config) -> bool:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Where a comparison or a saved result is asked for, run the suite in place of the tests; refuse what would measure nothing."""
+    for name in SUITE_OPTIONS:
+        if str(config.getoption(name, None)) in ("", "."):  # Path("") is "."
+            raise pytest.UsageError(f"--{name.replace('_', '-')}=: must not be empty; is a variable unset?")
     if not wanted(config):
         return
     if "--benchmark-disable" in config.invocation_params.args:
@@ -74,7 +79,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.option.benchmark_storage == "file://./.benchmarks":
         config.option.benchmark_storage = f"file://{config.rootpath / STORAGE}"
     if config.option.benchmark_group_by == "group":
-        config.option.benchmark_group_by = "param:backend"
+        config.option.benchmark_group_by = GROUP
     if (asked := config.option.benchmark_compare) and not _baseline(config):  # which takes the path behind it for a name
         name = "" if asked is True else f"={asked!r}"
         raise pytest.UsageError(f"--benchmark-compare{name}: no such baseline in {STORAGE}; paths of tests go before this option")
@@ -97,14 +102,40 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def _baseline(config: pytest.Config) -> tuple[Any, dict[str, Any]] | None:
-    """The newest result of the name that --benchmark-compare was given, if any."""
+    """The newest result of the name that --benchmark-compare was given, if any. Raises UsageError where it is broken."""
     wanted = config.option.benchmark_compare
     storage = load_storage(config.option.benchmark_storage, logger=Logger(config=config), default_machine_id=get_machine_id(),
                            netrc=None)
     try:
-        return (list(storage.load(*([] if wanted is True else [wanted]))) or [None])[-1]
+        found = [path for path in storage.query("[0-9][0-9][0-9][0-9]_" if wanted is True else wanted) if path.suffix == ".json"]
     except ValueError:  # a path of many parts
         return None
+    return (found[-1], read_baseline(found[-1])) if found else None
+
+
+def read_baseline(path: Path) -> dict[str, Any]:
+    """A saved result that can be compared with. Raises UsageError where it is broken, or none of this suite's."""
+    try:
+        saved = json.loads(path.read_text(encoding="utf8"))
+        ratios = [benchmark["extra_info"].get("ratios") for benchmark in saved["benchmarks"] if benchmark["fullname"]]
+        whole = isinstance(saved["machine_info"], dict) and all(r is None or (len(r) > 1 and min(r) > 0) for r in ratios)
+    except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
+        raise pytest.UsageError(f"{path}: is broken: {type(error).__name__}: {error}; measure the baseline again") from None
+    if not whole or not any(ratios):
+        raise pytest.UsageError(f"{path}: holds no ratios to the calibration kernel, which are what is compared; measure it again "
+                                f"with the suite in {SUITE}")
+    return dict(saved)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_benchmark_group_stats(benchmarks: Any, group_by: str) -> list[tuple[str, list[Any]]] | None:
+    """By backend; pytest-benchmark's own way fails at a benchmark that has none."""
+    if group_by != GROUP:
+        return None
+    groups: dict[str, list[Any]] = {}
+    for found in sorted(benchmarks, key=lambda found: found["name"]):
+        groups.setdefault(f"backend={(found['params'] or {}).get('backend')}", []).append(found)
+    return sorted(groups.items())
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
@@ -147,11 +178,14 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 def judge(machine: Mapping[str, Any], measured: Mapping[str, Mapping[str, Any]], baseline: Mapping[str, Any],
           least: float = LEAST_CHANGE) -> tuple[bool, list[str]]:
     """(whether all is comparable and nothing slower, what to say). `measured` is extra_info by a benchmark's full name."""
-    before = {b["fullname"]: b["extra_info"] for b in baseline["benchmarks"]}
+    before = {b["fullname"]: b["extra_info"] for b in baseline["benchmarks"] if "ratios" in b["extra_info"]}
+    plain = sorted(name for name, info in measured.items() if "ratios" not in info)
+    measured = {name: info for name, info in measured.items() if name not in plain}
     differ = [f"{key} was {baseline['machine_info'].get(key)!r}, is {value!r}" for key, value in machine.items()
               if baseline["machine_info"].get(key) != value]
     missing, both = sorted(measured.keys() - before.keys()), [name for name in measured if name in before]
-    lines = [f"missing in baseline: {name}" for name in missing]
+    lines = [f"not comparable: {name}: times itself; let gate.measure do it" for name in plain]
+    lines += [f"missing in baseline: {name}" for name in missing]
     lines += [f"not run here, though in the baseline: {name}" for name in sorted(before.keys() - measured.keys())]
     if differ:
         return False, [f"not comparable: other machine: {'; '.join(differ)}", *lines]
@@ -164,7 +198,7 @@ def judge(machine: Mapping[str, Any], measured: Mapping[str, Mapping[str, Any]],
                          f"{100 * limit:.0f}% (A/A {100 * spread:.1f}%)")
     lines.insert(0, f"comparable: same machine; {len(both)} of {len(measured)} compared, {slower} slower" if both else
                  "not comparable: nothing that was measured is in the baseline")
-    return bool(both) and not missing and not slower, lines
+    return bool(both) and not missing and not plain and not slower, lines
 
 
 def compare(now: list[float], before: list[float], least: float = LEAST_CHANGE) -> tuple[float, float, float]:

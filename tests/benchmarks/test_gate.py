@@ -143,6 +143,56 @@ def test_without_a_baseline_nothing_is_compared(project):
     assert code == 4 and "--benchmark-compare: no such baseline in results/benchmarks" in told
 
 
+@pytest.mark.parametrize("option", ["--benchmark-compare=", "--benchmark-json="])
+def test_an_empty_variable_compares_nothing_and_is_refused(option, baseline):
+    code, told = run(baseline, option)
+    assert code == 4 and f"{option}: must not be empty" in told and "Traceback" not in told, told
+
+
+@pytest.fixture
+def spoilt(baseline):
+    """spoil(change): a newer baseline, the good one's text after `change`."""
+    path = baseline / BASELINE.replace("0001", "0003")
+    yield lambda change: path.write_text(change((baseline / BASELINE).read_text()))
+    path.unlink(missing_ok=True)
+
+
+def without_ratios(text):
+    saved = json.loads(text)
+    saved["benchmarks"][0]["extra_info"] = {}
+    return json.dumps(saved)
+
+
+BROKEN = {
+    "cut short": (lambda text: text[:200], "is broken: JSONDecodeError"), "empty": (lambda text: "", "is broken: JSONDecodeError"),
+    "another object": (lambda text: "[1, 2]", "is broken: TypeError"), "no benchmarks": (lambda text: "{}", "is broken: KeyError"),
+    "no machine": (lambda text: text.replace("machine_info", "machine"), "is broken: KeyError"),
+    "ratios of text": (lambda text: text.replace('"ratios": [', '"ratios": ["a",'), "is broken: TypeError"),
+    "no ratios": (without_ratios, "holds no ratios to the calibration kernel"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_baseline_is_called_broken(case, baseline, spoilt):
+    """Not absent; nor is an older one taken in its place."""
+    change, reason = BROKEN[case]
+    spoilt(change)
+    code, told = run(baseline, *FAIL)
+    assert code == 4 and f"0003_baseline.json: {reason}" in told and "Traceback" not in told, told
+    assert "0 slower" in run(baseline, "--benchmark-compare", "0001")[1]
+
+
+def test_a_benchmark_that_times_itself_is_named(baseline):
+    mine = baseline / "tests" / "benchmarks" / "test_mine.py"
+    mine.write_text("def test_mine(benchmark):\n    benchmark(sum, range(9))\n")
+    try:
+        code, told = run(baseline, *FAIL)
+    finally:
+        mine.unlink()
+    assert code == 1 and "Traceback" not in told, told
+    assert "not comparable: tests/benchmarks/test_mine.py::test_mine: times itself; let gate.measure do it" in told
+
+
 def test_a_percentage_is_asked_for(baseline):
     code, told = run(baseline, "--benchmark-compare", "--benchmark-compare-fail=median:0.1")
     assert code == 4 and "must be a percentage" in told
