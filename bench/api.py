@@ -6,8 +6,8 @@
     images = model.sample(16, steps=50, eta=0.0, seed=0)  # NumPy, (16, 1, 28, 28) float32
     print(model.time(batch_size=16)["images_per_second"], model.check())
 
-Images are float32, about in [-1, 1] (`bench.data.pixels.to_uint8` clips and scales them). Randomness comes from `bench.streams`:
-image n of a seed is the same whatever the backend and the batch it is drawn in.
+Images are float32 (float64 from a float64 network), about in [-1, 1] (`bench.data.pixels.to_uint8` clips and scales them).
+Randomness comes from `bench.streams`: image n of a seed is the same whatever the backend and the batch it is drawn in.
 """
 
 from __future__ import annotations
@@ -30,23 +30,25 @@ from bench.sampling.loop import draw, time_steps
 from bench.timing import blocks
 from bench.training import batches, loop
 from bench.weights import pipeline, sources
+from bench.weights.unsaid import Unsaid
 from reference import weights as names
 from reference.config import DiffusionConfig, ModelConfig, OptimConfig, require
 from reference.conventions import CLEAN, Plan, make_encode_plan, make_plan
 from reference.scheduler import SILENT, Scheduler
 
-Images = NDArray[np.float32]
+Images = NDArray[np.floating[Any]]  # float32, float64 from a network of that dtype
 
 
 def load(source: str | Path, backend: str = backends.DEFAULT, *, device: str = "cpu", dtype: str = "float32", mode: str = "tuned",
-         ignore_scheduler: bool = False) -> Model:
+         ignore_scheduler: bool = False, **said: Any) -> Model:
     """A trained network on a backend (`backends.names()`): a diffusers folder, a file or a name on the hub, see `sources.read`.
 
-    `ignore_scheduler` goes on without the sampling settings of a diffusers folder. Warns of keys that are not honoured. Raises
-    `CheckpointError` for the source, `NotInstalled` for the backend, `DeviceError` for the device or dtype, all of them
-    `ConfigError`s.
+    `said` is for files that don't say it: heads, image_size, schedule, timesteps, objective, time_order ("sin" or "cos" first); a
+    line names what is assumed. `ignore_scheduler` goes on without the sampling settings of a diffusers folder. Warns of keys that
+    are not honoured. Raises `CheckpointError` for the source, `NotInstalled` for the backend, `DeviceError` for the device or
+    dtype, all of them `ConfigError`s.
     """
-    found = sources.read(source, ignore_scheduler=ignore_scheduler)
+    found = sources.read(source, Unsaid(**said), ignore_scheduler)
     spec = Spec(found.model, found.diffusion, OptimConfig(), device, dtype, mode)
     return _make(backend, spec, found.weights, found.scheduler)
 
@@ -118,13 +120,13 @@ class Model:
         """States on the way, (frames + 1, N, C, H, W) from x itself to the result, and the timestep of each, -1 for clean."""
         require(1 <= frames <= plan.steps, "frames", frames, f"must be from 1 to the plan's {plan.steps} steps")
         cuts = np.linspace(0, plan.steps, frames + 1).round().astype(int).tolist()
-        states, ids = [x.astype(np.float32)], np.arange(len(x))
+        states, ids = [x], np.arange(len(x))
         for a, b in pairwise(cuts):
             if self.spec.diffusion.self_conditioning:  # the last x0_hat is not part of a state: from the start each time
                 a = 0
             z = self._z(seed, ids, a)
             got = self.backend.sample(self.backend.to_device(states[0 if a == 0 else -1]), plan.cut(a, b), z)
-            states.append(self.backend.to_host(got).astype(np.float32))
+            states.append(self.backend.to_host(got))
         return np.stack(states), [plan.timesteps[0], *(plan.previous[b - 1] for b in cuts[1:])]
 
     def train(self, images: NDArray[np.uint8], steps: int, *, batch_size: int = 64, seed: int = 0, flip: bool = False,

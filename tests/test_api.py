@@ -23,6 +23,14 @@ def tiny(backend="torch", **diffusion):
     return api.new(model, process, OptimConfig(lr=1e-3), backend, seed=3)
 
 
+def test_a_float64_network_gives_float64_images_within_float64s_tolerance():
+    model = api.new(TINY, DiffusionConfig(timesteps=20), seed=3, dtype="float64")
+    x, plan = model.noise(2), model.plan(4)
+    assert all(v["ok"] for v in model.check().values()), model.check()
+    assert model.follow(x, plan).dtype == model.path(x, plan, 2)[0].dtype == np.float64
+    assert tiny("torch").follow(x, plan).dtype == tiny("torch").path(x, plan, 2)[0].dtype == np.float32
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_example_of_the_docstring_runs(backend, capsys):
     code = textwrap.dedent(api.__doc__.split("\n\n", 1)[1].rsplit("\n\n", 1)[0])

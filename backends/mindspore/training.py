@@ -75,7 +75,12 @@ class Process(nn.Cell):
         return share * large + (1 - share) * small
 
     def vlb_terms(self, x0: Tensor, xt: Tensor, t: Tensor, output: Tensor, variance: Tensor, clip: bool = False) -> Tensor:
-        """One term of the variational bound per image, bits per dimension, shape (N,) (DDPM equation 5)."""
+        """One term of the variational bound per image, bits per dimension, shape (N,), float64 (DDPM equation 5).
+
+        The likelihood is a difference of two values near 1, and float32 `tanh` on a CPU is 1 from 6 on.
+        """
+        x0, xt, output, variance = (x0.astype(ms.float64), xt.astype(ms.float64), output.astype(ms.float64),
+                                    variance.astype(ms.float64))
         mean_x0, mean_xt, small = self.at(self.mean_x0, t), self.at(self.mean_xt, t), self.at(self.log_variance_min, t)
         x0_hat = self.x0_from_output(xt, t, output)
         mean = mean_x0 * (x0_hat.clamp(-1, 1) if clip else x0_hat) + mean_xt * xt
@@ -110,7 +115,7 @@ class Process(nn.Cell):
         total = (ops.gather(self.weight, t, 0) * per_image).mean()
         if config.variance in ("learned", "learned_range"):  # IDDPM section 3.1; the mean is held fixed in the bound
             terms = self.vlb_terms(x0, xt, t, ops.stop_gradient(mean), output[:, channels:])
-            total = total + config.timesteps / 1000 * terms.mean()
+            total = total + config.timesteps / 1000 * terms.mean().astype(total.dtype)
         return total
 
 

@@ -23,6 +23,7 @@ from bench.cli.options import (
     NAMED,
     OUT,
     SAMPLING,
+    SAYING,
     SEED,
     SPACING,
     THREADS,
@@ -61,7 +62,7 @@ def _run(commands: Parser) -> None:
     command goes on from its finished cells. `python bench/run.py` is the same command.
     """
     p = commands.command("run", _run.__doc__, "ddim-bench run --steps 10,50,1000",
-                         (BACKENDS, DATA, DEVICE, DTYPE, SEED, SPACING, SAMPLING, IGNORE, THREADS, OUT, FRESH), body="run",
+                         (BACKENDS, DATA, DEVICE, DTYPE, SEED, SPACING, SAMPLING, IGNORE, SAYING, THREADS, OUT, FRESH), body="run",
                          goes_on_from="the finished cells")
     p.add_argument("--list", dest="body", action="store_const", const="listing", default=argparse.SUPPRESS,
                    help="print presets, conventions, data sets and backends, one line each, and stop")
@@ -121,7 +122,7 @@ def _train(commands: Parser) -> None:
       msrun --worker_num=N --local_worker_num=N --join=True bench/train.py ...
     """
     p = commands.command("train", _train.__doc__, "ddim-bench train --preset base --train-steps 20000 --save my-checkpoint",
-                         (DATA, DEVICE, DTYPE, MODE, SEED, IGNORE), body="train", goes_on_from="the last state")
+                         (DATA, DEVICE, DTYPE, MODE, SEED, IGNORE, SAYING), body="train", goes_on_from="the last state")
     p.add_argument("--train-steps", type=int, required=True, help="optimiser steps; the learning rate decays over them")
     p.add_argument("--save", type=place_to_write, required=True, metavar="FOLDER", help="of the finished pipeline")
     p.add_argument("--preset", metavar="NAME", default="quick", help=NAMED)
@@ -143,7 +144,7 @@ def _sample(commands: Parser) -> None:
     moving. --save keeps the images themselves as a NumPy array, uint8 (N, C, H, W).
     """
     p = commands.command("sample", _sample.__doc__, "ddim-bench sample --weights results/checkpoints/fmnist-small --grid a.png",
-                         (BACKEND, DEVICE, DTYPE, SEED, SPACING, SAMPLING, IGNORE), body="sample", goes_on_from="")
+                         (BACKEND, DEVICE, DTYPE, SEED, SPACING, SAMPLING, IGNORE, SAYING), body="sample", goes_on_from="")
     p.add_argument("--weights", metavar="SOURCE", required=True, help=WEIGHTS)
     p.add_argument("--grid", type=Path, metavar="FILE.png", help="where to draw the grid; default: nowhere")
     p.add_argument("--strip", type=Path, metavar="FILE.png", help="where to draw the strip; default: nowhere")
@@ -167,15 +168,10 @@ def _convert(commands: Parser) -> None:
     a checkpoint of the DDIM code or of improved-diffusion, or a file of canonical names (safetensors, PyTorch, MindSpore) with
     its config.json beside it.
     """
-    p = commands.command("convert", _convert.__doc__, "ddim-bench convert google/ddpm-cifar10-32 my-folder", (IGNORE,),
+    p = commands.command("convert", _convert.__doc__, "ddim-bench convert google/ddpm-cifar10-32 my-folder", (IGNORE, SAYING),
                          body="convert", goes_on_from="")
     p.add_argument("source", metavar="SOURCE", help="folder, file or name on the hub")
     p.add_argument("folder", metavar="FOLDER", type=place_to_write, help="pipeline folder to write")
-    p.add_argument("--sample-size", type=int, help="image size, where a checkpoint file does not say it; default: that whose first "
-                   "attention is at 16 x 16")
-    p.add_argument("--heads", type=int, help="attention heads of a checkpoint file of improved-diffusion; default: 4")
-    p.add_argument("--schedule", metavar="NAME", help="noise schedule, where the source does not say it; default: linear")
-    p.add_argument("--timesteps", type=int, metavar="T", help="where the source does not say it; default: 1000")
     p.add_argument("--mindspore", action="store_true", help="also write unet/diffusion_pytorch_model.ckpt for MindSpore")
 
 
@@ -186,7 +182,7 @@ def _recipe(commands: Parser) -> None:
     --epochs shorten the training; picture, row and page then say so. The same command goes on from its last state.
     """
     p = commands.command("recipe", _recipe.__doc__, "ddim-bench recipe mnist-scratch --epochs 1",
-                         (DATA, DEVICE, DTYPE, MODE, SEED, OUT, IGNORE), body="recipe", goes_on_from="the last state")
+                         (DATA, DEVICE, DTYPE, MODE, SEED, OUT, IGNORE, SAYING), body="recipe", goes_on_from="the last state")
     p.add_argument("name", metavar="NAME", help="mnist-scratch, ddpm-cifar10, ddim-respaced, cosine-selfcond or "
                    "fashion-mnist-mindspore")
     p.add_argument("--backend", metavar="NAME", help="default: the recipe's")

@@ -18,10 +18,12 @@ from reference.errors import ConfigError, require
 
 if TYPE_CHECKING:
     from bench.data.datasets import Choice
+    from bench.weights.unsaid import Unsaid
 
 WEIGHTS = "a diffusers folder, a checkpoint of the DDIM code or of improved-diffusion, or a name on the Hugging Face hub"
 NAMED = "`ddim-bench run --list` names them"
-MOVED = {"--batch-size": "--sample-batch", "--sampling-steps": "--steps", "--steps": "--train-steps"}  # what was meant, most likely
+MOVED = {"--batch-size": "--sample-batch", "--sampling-steps": "--steps", "--steps": "--train-steps",
+         "--sample-size": "--image-size"}  # what was meant, most likely
 
 
 class Help(argparse.RawDescriptionHelpFormatter):
@@ -132,6 +134,7 @@ OUT = _parent(("--out", {"type": Path, "metavar": "FOLDER", "default": ROOT / "r
 FRESH = _parent(("--fresh", {"action": "store_true", "help": "do finished work again"}))
 SPACING = _parent(("--spacing", {"metavar": "NAME", "help": "how timesteps are chosen: leading (uniform), linspace, trailing or "
                                  "quad; default: the convention's"}))
+
 SAMPLING = _parent(
     ("--clip", {"metavar": "RULE", "help": "of the predicted image: none, a largest value such as 1 or 3.5, or "
                 "dynamic[:RATIO[:MAX]]; default: the convention's"}),
@@ -142,6 +145,31 @@ SAMPLING = _parent(
     ("--steps-offset", {"type": int, "metavar": "N", "help": "added to the timesteps of the spacing leading; default: 0"}))
 IGNORE = _parent(("--ignore-scheduler", {"action": "store_true", "help": "go on without the sampling settings of a diffusers "
                                          "folder, whose scheduler may then be of any class"}))
+
+
+UNSAID = ("heads", "image_size", "schedule", "timesteps", "objective", "time_order")
+SAYING = _parent(
+    ("--heads", {"type": int, "metavar": "N", "help": "attention heads of --weights whose file does not say it; default: 4 for "
+                 "improved-diffusion, whose LSUN networks have 1; 8 channels each for a UNet2DModel"}),
+    ("--image-size", {"type": int, "metavar": "N", "help": "of such --weights; default: that whose first attention is at 16 x 16"}),
+    ("--schedule", {"metavar": "NAME", "help": "noise schedule of such --weights; default: linear"}),
+    ("--timesteps", {"type": int, "metavar": "T", "help": "of the process of such --weights; default: 1000"}),
+    ("--objective", {"metavar": "NAME", "help": "what such --weights predict: eps, x0 or v; default: eps"}),
+    ("--time-order", {"metavar": "NAME", "help": "whether sin or cos comes first in the time embedding of such --weights; default: "
+                      "that of their code"}))
+
+
+def unsaid(args: argparse.Namespace) -> Unsaid:
+    """The options of SAYING as a record. Raises ConfigError, also where they are given without --weights."""
+    from bench.weights.unsaid import Unsaid
+
+    if getattr(args, "weights", "") is None:
+        unused(args, "without --weights", *UNSAID)
+    try:
+        return Unsaid(**{name: getattr(args, name) for name in UNSAID}, clip=getattr(args, "clip", None))
+    except ConfigError as error:
+        name, _, rest = str(error).partition("=")
+        raise ConfigError(f"--{name.replace('_', '-')}={rest}") from None
 
 
 def sampling_choices(args: argparse.Namespace) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from bench.cli.options import data_choice, parse_log, unused
+from bench.cli.options import data_choice, parse_log, unsaid, unused
 from bench.recipes import RECIPES, gallery
 from bench.recipes.experiment import Experiment
 from bench.recipes.recipe import Options, Recipe
@@ -50,7 +50,7 @@ def read(args: argparse.Namespace, recipe: Recipe) -> Options:
     return Options(
         backend=args.backend or recipe.backend, device=args.device, dtype=args.dtype, mode=args.mode, train_steps=args.train_steps,
         epochs=args.epochs, batch_size=args.batch_size, lr=args.lr, weights=args.weights, ignore_scheduler=args.ignore_scheduler,
-        samples=args.samples, steps=args.steps, sample_batch=args.sample_batch, seed=args.seed,
+        unsaid=unsaid(args), samples=args.samples, steps=args.steps, sample_batch=args.sample_batch, seed=args.seed,
         seeds=3 if args.seeds is None else args.seeds, data=data_choice(args),
         pictures=tuple(kind for kind in ("grid", "strip", "gif") if getattr(args, kind)),
         log=parse_log(args.log or "tensorboard"), sample_at=tuple(parse_steps(args.sample_at)) if args.sample_at else (),

@@ -17,7 +17,7 @@ from pathlib import Path
 import backends
 from backends.protocol import Spec
 from bench.cli.launch import launched, serve_as_scheduler
-from bench.cli.options import at_least, data_choice, parse_eta, parse_seeds, sampling_choices, unused
+from bench.cli.options import at_least, data_choice, parse_eta, parse_seeds, sampling_choices, unsaid, unused
 from bench.job import forecast
 from bench.job import run as stages
 from bench.job.job import Images, Job
@@ -93,13 +93,14 @@ def resolve(args: argparse.Namespace) -> tuple[Job, list[str]]:
 
 def beginning(args: argparse.Namespace, preset: Preset) -> tuple[Preset, weights.Weights, sources.Loaded]:
     """The preset with the network of --weights, its seeded weights, and what sampling starts from."""
+    said = unsaid(args)
     if args.weights is None:
         unused(args, "without --weights", "ignore_scheduler")
     folder = args.weights or preset.weights
     if folder is None:
         initial = weights.initialise(preset.model, args.seed)
         return preset, initial, sources.Loaded(initial, preset.model, preset.diffusion)
-    found = sources.read(folder, ignore_scheduler=args.ignore_scheduler)
+    found = sources.read(folder, said, args.ignore_scheduler)
     if args.weights:
         preset = preset.changed(model=found.model, diffusion=found.diffusion)
     else:

@@ -7,7 +7,7 @@ import argparse
 import numpy as np
 
 from bench import api, files
-from bench.cli.options import at_least, parse_sections, sampling_choices, unused
+from bench.cli.options import at_least, parse_sections, sampling_choices, unsaid, unused
 from bench.data.pixels import to_uint8
 from bench.recipes.show import KINDS, show
 from reference.config import ConfigError, require
@@ -30,7 +30,8 @@ def run(args: argparse.Namespace, command: str) -> None:
         unused(args, "to the sampler ddpm", "eta")
     steps = parse_sections(args.sections) if args.sections is not None else args.steps or 50
     choices = sampling_choices(args)
-    model = api.load(args.weights, args.backend, device=args.device, dtype=args.dtype, ignore_scheduler=args.ignore_scheduler)
+    model = api.load(args.weights, args.backend, device=args.device, dtype=args.dtype, ignore_scheduler=args.ignore_scheduler,
+                     **vars(unsaid(args)))
     plan = model.plan(steps, sampler=args.sampler, eta=_eta(args.eta), spacing=args.spacing, convention=args.convention, **choices)
     images, _ = show(model, plan, args.samples, {kind: path for kind, path in asked.items() if kind in KINDS}, seed=args.seed,
                      batch_size=args.sample_batch)

@@ -4,7 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.cli.options import BACKEND, BACKENDS, DATA, DEVICE, DTYPE, FRESH, IGNORE, NAMED, OUT, SEED, THREADS, WEIGHTS, Parser
+from bench.cli.options import (
+    BACKEND,
+    BACKENDS,
+    DATA,
+    DEVICE,
+    DTYPE,
+    FRESH,
+    IGNORE,
+    NAMED,
+    OUT,
+    SAYING,
+    SEED,
+    THREADS,
+    WEIGHTS,
+    Parser,
+)
 
 
 def add(commands: Parser) -> None:
@@ -31,8 +46,8 @@ def _neighbours(studies: Parser) -> None:
 
     Compares pixel by pixel, prints what it finds, appends a row of kind "study" and draws the nearest pairs.
     """
-    p = studies.command("neighbours", _neighbours.__doc__, "ddim-bench study neighbours --images samples.npy", (DATA, OUT, IGNORE),
-                        body="study", study="neighbours", goes_on_from="")
+    p = studies.command("neighbours", _neighbours.__doc__, "ddim-bench study neighbours --images samples.npy",
+                        (DATA, OUT, SAYING, IGNORE), body="study", study="neighbours", goes_on_from="")
     p.add_argument("--images", type=Path, metavar="FILE.npy", help="uint8 or floats in [-1, 1], (n, C, H, W); default: --weights")
     p.add_argument("--weights", metavar="SOURCE", help=f"draw them from {WEIGHTS}; default: --images")
     p.add_argument("--name", help="of the row and the picture; default: that of the file or folder")

@@ -17,7 +17,7 @@ import backends
 from backends.protocol import Spec
 from bench import files
 from bench.cli.launch import launched, serve_as_scheduler
-from bench.cli.options import at_least, data_choice, parse_log, unused
+from bench.cli.options import at_least, data_choice, parse_log, unsaid, unused
 from bench.paths import ROOT
 from bench.presets import Preset, get_preset
 from bench.progress import tracked
@@ -85,9 +85,10 @@ def run(args: argparse.Namespace, command: str) -> None:
 
 def _beginning(args: argparse.Namespace, preset: Preset) -> sources.Loaded:
     """Weights, network and process to begin with: those of --weights, or the preset's with seeded weights."""
+    said = unsaid(args)
     if args.weights:
         require(args.convention == "plain", "--convention", args.convention, "goes without --weights, which have a network")
-        found = sources.read(args.weights, ignore_scheduler=args.ignore_scheduler)
+        found = sources.read(args.weights, said, args.ignore_scheduler)
     else:
         unused(args, "without --weights", "ignore_scheduler")
         model, process = adopt_network(preset.model, args.convention), adopt(preset.diffusion, args.convention)

@@ -56,7 +56,7 @@ class Experiment:
         """The network that the recipe is about: trained, or with `--weights` loaded."""
         o = self.options
         model = self.train() if o.weights is None else api.load(o.weights, o.backend, device=o.device, dtype=o.dtype, mode=o.mode,
-                                                                ignore_scheduler=o.ignore_scheduler)
+                                                                ignore_scheduler=o.ignore_scheduler, **vars(o.unsaid))
         self.weights = weights_hash(model.backend.weights(ema=True))
         return model
 

@@ -10,6 +10,7 @@ from typing import Any
 import backends
 from bench.data import datasets
 from bench.presets import Preset, get_preset
+from bench.weights.unsaid import Unsaid
 from reference.config import OptimConfig, require
 
 
@@ -50,6 +51,7 @@ class Options:
     lr: float | None
     weights: str | None  # of a trained network, in place of training
     ignore_scheduler: bool  # go on without the sampling settings of their folder
+    unsaid: Unsaid  # what their files don't say
     samples: int | None
     steps: int | None  # of sampling
     sample_batch: int

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from bench.timing.memory import out_of_memory
 from reference.config import require
 from reference.conventions import Plan, make_plan
 
-Images = NDArray[np.float32]
+Images = NDArray[np.floating[Any]]  # float32, float64 from a network of that dtype
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def draw(backend: Backend, plan: Plan, ids: NDArray[np.int64], shape: tuple[int,
     require(len(ids) >= 1, "ids", len(ids), "must be at least one")
     require(batch_size >= 1, "batch_size", batch_size, "must be at least 1")
     n, size, done = len(ids), batch_size, 0
-    images = np.empty((n, *shape), np.float32)  # no memory map: a full disk would end the process with a signal
+    images: Images = np.empty(0)
     seconds: list[float] = []
     notes: list[str] = []
     while done < n:
@@ -53,7 +54,7 @@ def draw(backend: Backend, plan: Plan, ids: NDArray[np.int64], shape: tuple[int,
                 on_progress(before * plan.steps + (i + 1) * kept, n * plan.steps)
 
         try:
-            start = streams.normal(seed, "x_T", ids[rows], shape) if x is None else x[rows].astype(np.float32)
+            start = streams.normal(seed, "x_T", ids[rows], shape) if x is None else x[rows]
             out, took = _batch(backend, plan, start, seed, ids[rows], step_done)
         except Exception as error:
             if size == 1 or not out_of_memory(error):
@@ -61,6 +62,8 @@ def draw(backend: Backend, plan: Plan, ids: NDArray[np.int64], shape: tuple[int,
             notes.append(f"out of memory with a sampling batch of {size}; going on with {size // 2}")
             size //= 2
             continue
+        if done == 0:
+            images = np.empty((n, *shape), out.dtype)  # no memory map: a full disk would end the process with a signal
         images[done:done + kept] = out[:kept]
         seconds.append(took)
         done += kept

@@ -103,5 +103,5 @@ def _intact(part: Path, ids: range) -> bool:
 
 
 def _crc(path: Path, ids: range) -> int:
-    rows: NDArray[np.float32] = np.load(path, mmap_mode="r")[ids.start:ids.stop]
+    rows: NDArray[np.floating[Any]] = np.load(path, mmap_mode="r")[ids.start:ids.stop]
     return zlib.crc32(np.ascontiguousarray(rows).data)

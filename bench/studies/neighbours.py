@@ -29,6 +29,7 @@ from bench.pictures import grids
 from bench.progress import tracked
 from bench.records import rows
 from bench.records.notebook import stamped
+from bench.weights.unsaid import SILENT, Unsaid
 from reference.config import require
 
 K = 5
@@ -124,10 +125,10 @@ def describe(found: Found, n: int) -> str:
     return "\n".join(text)
 
 
-def draw(weights: str, backend: str, device: str, n: int, steps: int, batch_size: int, seed: int, ignore_scheduler: bool = False
-         ) -> Images:
+def draw(weights: str, backend: str, device: str, n: int, steps: int, batch_size: int, seed: int, ignore_scheduler: bool = False,
+         said: Unsaid = SILENT) -> Images:
     """Images 0 .. n - 1 of this seed, (n, C, H, W), from weights by DDIM with eta = 0."""
-    model = api.load(weights, backend, device=device, ignore_scheduler=ignore_scheduler)
+    model = api.load(weights, backend, device=device, ignore_scheduler=ignore_scheduler, **vars(said))
     return pixels.to_uint8(model.follow(model.noise(n, seed), model.plan(steps), seed=seed, batch_size=batch_size,
                                         progress="sample"))
 

@@ -1,7 +1,7 @@
-"""Weights of other codes' UNets under the canonical names: the DDIM code (song2021) and improved-diffusion (nichol2021).
+"""Weights without a config.json under canonical names: of the DDIM code (song2021), improved-diffusion (nichol2021), UNet2DModel.
 
-The network is read off the names and shapes. These files do not say the schedule, the heads and the image size; for the last, both
-codes' published configs place the first attention at 16 x 16.
+The network is read off the names and shapes. What these files do not say is an `Unsaid`; for the image size, the first two codes'
+published configs place the first attention at 16 x 16.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 
 from bench.weights import folders
 from bench.weights.errors import CheckpointError, named
+from bench.weights.unsaid import Unsaid
 from reference.config import ConfigError, DiffusionConfig, ModelConfig
 from reference.weights import shapes
 
@@ -25,21 +26,26 @@ Source = tuple[str, tuple[int, ...], int | None]  # their name, their shape, whi
 
 @dataclass(frozen=True)
 class Layout:
-    """One code's names. `mark` is a parameter that tells it from the others."""
+    """One code's names. `mark` is a parameter that tells it from the others; `source` is None where its names are ours.
+
+    `said` is what the code itself fixes, `usual` what its scripts have by default where its files do not say it.
+    """
 
     name: str
     mark: str
-    infer: Callable[[State, int], dict[str, Any]]
-    source: Callable[[str, tuple[int, ...], ModelConfig], Source]
+    infer: Callable[[State], dict[str, Any]]
+    source: Callable[[str, tuple[int, ...], ModelConfig], Source] | None
+    said: Mapping[str, Any]
+    usual: Mapping[str, Any]
     rescale_timesteps: bool = False
+    rest: str = ""
 
 
-def convert(path: Path, states: dict[str, dict[str, np.ndarray]], sample_size: int | None, heads: int
+def convert(path: Path, states: dict[str, dict[str, np.ndarray]], unsaid: Unsaid
             ) -> tuple[dict[str, np.ndarray], ModelConfig, DiffusionConfig] | None:
     """(weights, model, diffusion) of the network in a file; None where it is of no layout that is known here.
 
-    `folders.network_of` chooses among several. The diffusion is the default of that code's scripts: linear, T = 1000. Raises
-    `CheckpointError` that names the first difference to our network.
+    `folders.network_of` chooses among several. Raises `CheckpointError` that names the first difference to our network.
     """
     for state in states.values():
         for pattern, what in LUCIDRAINS:
@@ -49,24 +55,35 @@ def convert(path: Path, states: dict[str, dict[str, np.ndarray]], sample_size: i
     for layout in LAYOUTS:
         if layout.mark in state:
             with named(path):
-                network = layout.infer(state, heads)
-                model = ModelConfig(sample_size=sample_size or _published_size(network), **network)
-                learned = model.out_channels == 2 * model.in_channels
-                return _rename(path, state, layout, model), model, DiffusionConfig(
-                    variance="learned_range" if learned else "large", rescale_timesteps=layout.rescale_timesteps)
+                return _read(path, state, layout, unsaid)
     return None
 
 
-def _published_size(network: Mapping[str, Any]) -> int:
-    if "AttnDownBlock2D" not in network["down_block_types"]:
-        raise ConfigError("no level but the middle has attention, so the image size must be stated (--sample-size)")
-    return 16 << network["down_block_types"].index("AttnDownBlock2D")
+def _read(path: Path, state: State, layout: Layout, unsaid: Unsaid) -> tuple[dict[str, np.ndarray], ModelConfig, DiffusionConfig]:
+    network = layout.infer(state)
+    usual = {"heads": 1, "image_size": _published_size(network), **layout.usual, **USUAL_PROCESS}
+    if any(".query." in name for name in state):  # UNet2DModel's of before diffusers 0.17, which had one head by default
+        usual["heads"] = 1
+    found = unsaid.fill(path, layout.said, {key: value for key, value in usual.items() if key not in layout.said}, rest=layout.rest)
+    heads = {"attention_head_dim": 8} if found["heads"] == EIGHT_WIDE else {
+        "num_attention_heads": None if found["heads"] == 1 else found["heads"]}  # one head is what UNet2DModel can say of any width
+    model = ModelConfig(**network, **heads, sample_size=found["image_size"], flip_sin_to_cos=found["time_order"] == "cos")
+    learned = model.out_channels == 2 * model.in_channels
+    process = unsaid.process(path, DiffusionConfig(variance="learned_range" if learned else "large",
+                                                   rescale_timesteps=layout.rescale_timesteps), found)
+    return dict(state) if layout.source is None else _rename(path, state, layout.source, model), model, process
 
 
-def _rename(path: Path, state: State, layout: Layout, model: ModelConfig) -> dict[str, np.ndarray]:
+def _published_size(network: Mapping[str, Any]) -> int | None:
+    down = network["down_block_types"]
+    return 16 << down.index("AttnDownBlock2D") if "AttnDownBlock2D" in down else None
+
+
+def _rename(path: Path, state: State, source: Callable[[str, tuple[int, ...], ModelConfig], Source], model: ModelConfig
+            ) -> dict[str, np.ndarray]:
     out, used = {}, set()
     for name, shape in shapes(model).items():
-        theirs, wanted, part = layout.source(name, shape, model)
+        theirs, wanted, part = source(name, shape, model)
         if theirs not in state:
             raise CheckpointError(f"{path}: {theirs}: parameter is missing, which this network has")
         value = state[theirs]
@@ -104,13 +121,13 @@ def _count(state: State, pattern: str) -> int:
     return n
 
 
-def _song2021(state: State, heads: int) -> dict[str, Any]:
+def _song2021(state: State) -> dict[str, Any]:
     levels = _count(state, "down.{}.block.0.conv1.weight")
     widths = [_dim(state, f"down.{i}.block.0.conv1.weight", 0) for i in range(levels)]
     down = [f"down.{i}.attn.0.q.weight" in state for i in range(levels)]
     up = [f"up.{i}.attn.0.q.weight" in state for i in range(levels)][::-1]
     return _model(state, ("conv_in.weight", "conv_out.weight"), widths, _count(state, "down.0.block.{}.conv1.weight"), down, up) | {
-        "norm_eps": 1e-6, "downsample_padding": 0, "flip_sin_to_cos": False, "freq_shift": 1, "zero_init": False}
+        "norm_eps": 1e-6, "downsample_padding": 0, "freq_shift": 1, "zero_init": False}
 
 
 SONG2021_NAMES = (
@@ -132,7 +149,7 @@ def _song2021_source(name: str, shape: tuple[int, ...], model: ModelConfig) -> S
     return name, (*shape, 1, 1) if is_projection else shape, None
 
 
-def _nichol2021(state: State, heads: int) -> dict[str, Any]:
+def _nichol2021(state: State) -> dict[str, Any]:
     numbers = {int(m[1]) for name in state if (m := re.match(r"input_blocks\.(\d{1,4})\.", name))}
     levels: list[list[int]] = [[]]  # width of each residual block
     for n in range(1, max(numbers, default=0) + 1):
@@ -147,9 +164,8 @@ def _nichol2021(state: State, heads: int) -> dict[str, Any]:
     up = [f"output_blocks.{i * (layers + 1)}.1.qkv.weight" in state for i in range(len(levels))]
     scale_shift = _dim(state, "input_blocks.1.0.emb_layers.1.weight", 0) == 2 * levels[0][0]
     return _model(state, ("input_blocks.0.0.weight", "out.2.weight"), [level[0] for level in levels], layers, down, up) | {
-        "norm_eps": 1e-5, "downsample_padding": 1, "flip_sin_to_cos": True, "freq_shift": 0, "zero_init": True,
-        **({"resnet_time_scale_shift": "scale_shift", "attn_norm_num_groups": 32} if scale_shift else {}),
-        "num_attention_heads": heads}
+        "norm_eps": 1e-5, "downsample_padding": 1, "freq_shift": 0, "zero_init": True,
+        **({"resnet_time_scale_shift": "scale_shift", "attn_norm_num_groups": 32} if scale_shift else {})}
 
 
 NICHOL2021_RESNET = {"norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "norm2": "out_layers.0",
@@ -186,9 +202,26 @@ def _nichol2021_source(name: str, shape: tuple[int, ...], model: ModelConfig) ->
     return f"{where}.{position}.{'norm' if what == 'attentions' else leaf}.{kind}", shape, None
 
 
+def _unet2d(state: State) -> dict[str, Any]:
+    levels = _count(state, "down_blocks.{}.resnets.0.conv1.weight")
+    widths = [_dim(state, f"down_blocks.{i}.resnets.0.conv1.weight", 0) for i in range(levels)]
+    down, up = ([f"{part}_blocks.{i}.attentions.0.group_norm.weight" in state for i in range(levels)] for part in ("down", "up"))
+    layers = _count(state, "down_blocks.0.resnets.{}.conv1.weight")
+    if any(width % 32 for width in widths):
+        raise ConfigError(f"widths {widths}: 32 groups, UNet2DModel's default, do not divide them; put the network's config.json "
+                          "beside the file, which says norm_num_groups")
+    return _model(state, ("conv_in.weight", "conv_out.weight"), widths, layers, down, up) | {
+        "norm_eps": 1e-5, "downsample_padding": 1, "freq_shift": 0, "zero_init": True}
+
+
+EIGHT_WIDE = "of 8 channels each"  # UNet2DModel's default
+USUAL_PROCESS = {"schedule": "linear", "timesteps": 1000, "objective": "eps"}
 LAYOUTS = (
-    Layout("DDIM code", "temb.dense.0.weight", _song2021, _song2021_source),
-    Layout("improved-diffusion code", "time_embed.0.weight", _nichol2021, _nichol2021_source, rescale_timesteps=True),
+    Layout("DDIM code", "temb.dense.0.weight", _song2021, _song2021_source, {"heads": 1}, {"time_order": "sin"}),
+    Layout("improved-diffusion code", "time_embed.0.weight", _nichol2021, _nichol2021_source, {}, {"heads": 4, "time_order": "cos"},
+           rescale_timesteps=True),
+    Layout("UNet2DModel", "time_embedding.linear_1.weight", _unet2d, None, {}, {"heads": EIGHT_WIDE, "time_order": "cos"},
+           rest="; all else as UNet2DModel has it by default: a config.json beside the file would say it"),
 )
 LUCIDRAINS = ((r"(^|\.)init_conv\.weight$", "a 7x7 convolution stands where this network has a 3x3 one"),
               (r"\.norm\.g$", "RMSNorm stands where this network has GroupNorm"),

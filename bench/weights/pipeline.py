@@ -22,6 +22,8 @@ from bench.weights.errors import CheckpointError, named
 from bench.weights.folders import WEIGHTS
 from bench.weights.scheduler_config import read_sampling, require_expressible, written_class
 from bench.weights.tensor_files import write_safetensors
+from bench.weights.unsaid import SILENT as SAID_NOTHING
+from bench.weights.unsaid import Unsaid
 from reference.config import DiffusionConfig, ModelConfig
 from reference.scheduler import SILENT, Scheduler
 from reference.weights import Weights, check, shapes
@@ -73,7 +75,7 @@ def load_pipeline(folder: Path, file: Path | None = None) -> tuple[dict[str, np.
     return read_pipeline(folder, file)[:3]
 
 
-def read_pipeline(folder: Path, file: Path | None = None, ignore_scheduler: bool = False) -> Loaded:
+def read_pipeline(folder: Path, file: Path | None = None, ignore_scheduler: bool = False, unsaid: Unsaid = SAID_NOTHING) -> Loaded:
     """What is in a pipeline folder of ours or of diffusers, nested or flat (as google/ddpm-cifar10-32 is).
 
     Weights that are not in `file` are found by `folders.find`. A network alone, as `UNet2DModel.save_pretrained` writes it, has the
@@ -90,6 +92,7 @@ def read_pipeline(folder: Path, file: Path | None = None, ignore_scheduler: bool
     largest = sum(8 * math.prod(shape) for shape in shapes(read_unet(place.config, legacy=True)).values()) + MAX_HEADER
     arrays = folders.network_of(place.weights, tensor_files.read(place.weights, largest))
     model = read_unet(place.config, legacy=any(".query." in name for name in arrays))
+    model, diffusion = unsaid.in_folder(place.config, place.scheduler, model, diffusion)
     return Loaded(as_weights(place.weights, arrays, model), model, diffusion, scheduler)
 
 
@@ -113,10 +116,10 @@ def as_weights(path: Path, arrays: Mapping[str, np.ndarray], model: ModelConfig)
         out[name] = value
     with named(path):
         check(out, model, str(path))
-    return out
-
-
     if model.cancels_time:
         warnings.warn(f"{path}: norm_num_groups={model.norm_num_groups}: with one channel a group (width {model.norm_num_groups}) "
                       "GroupNorm cancels the time embedding, so blocks of this width do not know t; the network is used as it is",
                       stacklevel=3)
+    return out
+
+

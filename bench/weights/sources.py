@@ -17,53 +17,45 @@ import numpy as np
 from bench.weights import folders, other_codes, pipeline, tensor_files
 from bench.weights.errors import CheckpointError
 from bench.weights.pipeline import Loaded
+from bench.weights.unsaid import SILENT, Unsaid
 from reference.config import DiffusionConfig, ModelConfig
 
 HUB_NAME = re.compile(r"(?P<name>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?")  # owner/name, owner/name@revision
-HEADS = 4  # improved-diffusion's default, which its files don't hold
 
 
-def load(source: str | Path, sample_size: int | None = None, heads: int = HEADS
-         ) -> tuple[dict[str, np.ndarray], ModelConfig, DiffusionConfig]:
+def load(source: str | Path, unsaid: Unsaid = SILENT) -> tuple[dict[str, np.ndarray], ModelConfig, DiffusionConfig]:
     """The first three of `read`."""
-    return read(source, sample_size, heads)[:3]
+    return read(source, unsaid)[:3]
 
 
-def read(source: str | Path, sample_size: int | None = None, heads: int = HEADS, ignore_scheduler: bool = False) -> Loaded:
+def read(source: str | Path, unsaid: Unsaid = SILENT, ignore_scheduler: bool = False) -> Loaded:
     """What is in a folder, a file or a name on the hub.
 
-    `sample_size` and `heads` are for checkpoints that don't say them, see `other_codes`. `ignore_scheduler` leaves out what a
+    `unsaid` is the user's word on what the files don't say; a line names what is assumed. `ignore_scheduler` leaves out what a
     scheduler_config.json says about sampling, and takes any class. Raises `CheckpointError`, also where the file needs a framework
     that is not installed.
     """
     path = Path(source)
     try:
         if path.is_dir():
-            return pipeline.read_pipeline(path, ignore_scheduler=ignore_scheduler)
+            return pipeline.read_pipeline(path, None, ignore_scheduler, unsaid)
         if path.is_file():
-            return _read_file(path, sample_size, heads, ignore_scheduler)
+            return _read_file(path, unsaid, ignore_scheduler)
     except OSError as error:
         raise CheckpointError(f"{path}: can't be read: {error.strerror or error}") from None
     if match := HUB_NAME.fullmatch(str(source)):
-        return pipeline.read_pipeline(fetch(match["name"], match["revision"]), ignore_scheduler=ignore_scheduler)
+        return pipeline.read_pipeline(fetch(match["name"], match["revision"]), None, ignore_scheduler, unsaid)
     raise CheckpointError(f"{source}: no such folder or file, and no name on the hub (owner/name)")
 
 
-def load_file(path: Path, sample_size: int | None = None, heads: int = HEADS
-              ) -> tuple[dict[str, np.ndarray], ModelConfig, DiffusionConfig]:
-    """As `load`, of one file."""
-    return _read_file(path, sample_size, heads, False)[:3]
-
-
-def _read_file(path: Path, sample_size: int | None, heads: int, ignore_scheduler: bool) -> Loaded:
-    config = path.parent / "config.json"
-    if config.exists():
-        return pipeline.read_pipeline(path.parent, path, ignore_scheduler)
+def _read_file(path: Path, unsaid: Unsaid, ignore_scheduler: bool) -> Loaded:
+    if (path.parent / "config.json").exists():
+        return pipeline.read_pipeline(path.parent, path, ignore_scheduler, unsaid)
     states = tensor_files.read(path)
-    if (found := other_codes.convert(path, states, sample_size, heads)) is None:
-        name = next((name for state in states.values() for name in state), "nothing")
-        raise CheckpointError(f"{path}: holds {name}, which is neither of the DDIM code nor of improved-diffusion; canonical names "
-                              "need the network's config.json beside the file")
+    if (found := other_codes.convert(path, states, unsaid)) is None:
+        name = next((name for state in states.values() for name in state), "no array")
+        raise CheckpointError(f"{path}: holds {name}, which is of no network that is read without a config.json: of the DDIM code, "
+                              "improved-diffusion, UNet2DModel")
     return Loaded(pipeline.as_weights(path, found[0], found[1]), *found[1:])
 
 

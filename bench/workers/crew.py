@@ -17,6 +17,8 @@ from bench.progress import tracked
 from bench.workers.process import Worker
 from reference.weights import Weights
 
+START_SECONDS = 300.0  # to import a framework, which reports no progress and may hold the heartbeat up
+
 
 class Crew:
     """A context manager, which ends the workers. Iterating gives their names, in the order of their start.
@@ -46,9 +48,11 @@ class Crew:
         name = name or backend
         self.stop(name)
         spec = replace(self.spec, **changes)
-        self._workers[name] = Worker(backend, spec.to_dict(), self.threads, self.logs / f"{name}.log", silence=self.timeout)
+        self._workers[name] = Worker(backend, spec.to_dict(), self.threads, self.logs / f"{name}.log",
+                                     silence=max(self.timeout, START_SECONDS))
         try:
-            self._workers[name].call(Create(), timeout=self.timeout)
+            self._workers[name].call(Create(), timeout=max(self.timeout, START_SECONDS))
+            self._workers[name].silence = self.timeout
         except BaseException:
             self.stop(name)
             raise
@@ -86,7 +90,7 @@ class Crew:
         path.unlink()
 
     def draw(self, name: str, ids: range, plan: dict[str, Any], batch_size: int, seed: int, stage: str = "sample"
-             ) -> NDArray[np.float32]:
+             ) -> NDArray[np.floating[Any]]:
         """Images of these sample ids by the loaded weights, (n, C, H, W); `plan` are the arguments of `make_plan`."""
         path = self.logs / f"{name}-drawn.npy"
         path.unlink(missing_ok=True)

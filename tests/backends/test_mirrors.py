@@ -68,6 +68,23 @@ def test_variational_bound(mirror, convention):
                                    rtol=mirror.tolerance)
 
 
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_the_likelihood_of_pixels_far_from_the_mean(mirror, convention):
+    """Bins 3 to 5.5 standard deviations away, on both sides: there a distribution function is near 0 and near 1."""
+    config = adopt(DiffusionConfig(timesteps=100, variance="learned", objective="x0"), convention)
+    schedule, process = schedules.Schedule.from_config(config), mirror.process(config)
+    far = np.linspace(3, 5.5, 9).repeat(2) * np.tile((1, -1), 9)
+    x0 = 0.5 * np.ones((18, 1, 4, 4))
+    log_variance = np.full_like(x0, 2 * np.log(0.02))
+    t, xt = np.zeros(18, int), x0.copy()  # beta_1 is small: mean_x0 is near 1 at t = 0, and the mean is the network's x0
+    output = x0 + 0.02 * far.reshape(-1, 1, 1, 1)
+    expected = diffusion.vlb_terms(config, x0, xt, t, output, log_variance, schedule)
+    got = host(process.vlb_terms(*map(mirror.tensor, (x0, xt, t, output, log_variance))))
+    np.testing.assert_allclose(got, expected, rtol=max(mirror.tolerance, 1e-6))  # of a difference of two values near 1
+    assert np.ptp(expected) > 10  # bits: the likelihoods differ, and few are at the bound's floor of 1e-12
+    assert (expected < 0.99 * -np.log2(1e-12)).all()
+
+
 def test_the_network_is_told_rescaled_timesteps_in_training(mirror):
     """T = 300: a network told t in place of t x 10/3 has another loss."""
     config = adopt(DiffusionConfig(timesteps=300), "nichol2021")
