@@ -134,6 +134,13 @@ def _exchanged(a: Path, b: Path) -> bool:
         return False
 
 
+def write_page(path: Path, text: str) -> Path:
+    """Write a Markdown page by `replacing`. No page has HTML of its own: what comes from names and rows shall not become any."""
+    with replacing(path) as file:
+        file.write(text.replace("<", "&lt;").encode())
+    return path
+
+
 def savez(path: Path, **arrays: Any) -> None:
     """`np.savez` by `replacing`, through memory: NumPy's own leaves a broken archive open where a disk is full."""
     archive = io.BytesIO()

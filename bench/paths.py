@@ -6,15 +6,25 @@ import shlex
 import unicodedata
 from pathlib import Path
 
+from reference.errors import ConfigError
+
 ROOT = Path(__file__).resolve().parents[1]
 CHECKPOINTS = ROOT / "results" / "checkpoints"
 ASSETS = Path(__file__).parent / "assets"
-
+IS_CLONE = (ROOT / "pyproject.toml").is_file()  # else an installed wheel, beside which nothing is written
+RESULTS = ROOT / "results" if IS_CLONE else Path("results")
 
 STUDIES = ("noise", "neighbours", "ablation", "scaling", "extractor")
 MOVED = {  # options of older commands
     "train": {"--steps": "--train-steps"}, "recipe": {"--steps": "--train-steps", "--sampling-steps": "--steps"},
     "sample": {"--batch-size": "--sample-batch"}, "neighbours": {"--batch-size": "--sample-batch"}}
+
+
+def require_clone(name: str, what: str) -> None:
+    """Raise ConfigError for an installed wheel, since `what`, which the option `name` asks for, is in a clone alone."""
+    if not IS_CLONE:
+        raise ConfigError(f"{name}: {what} in a clone of the project alone, and this is an installed wheel: clone it and "
+                          "`pip install -e .` there")
 
 
 def command_line(name: str, *options: str) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import backends
-from bench.paths import ROOT, printable
+from bench.paths import RESULTS, printable
 from reference.errors import ConfigError, require
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ DATA = _parent(
     ("--pad", {"action": "store_true", "help": "surround images that are smaller than the network's with black"}))
 SEED = _parent(("--seed", {"type": int, "default": 0, "help": "of weights, batches and samples"}))
 THREADS = _parent(("--threads", {"type": int, "help": "CPU threads of each backend; default: the cores that this process may use"}))
-OUT = _parent(("--out", {"type": Path, "metavar": "FOLDER", "default": ROOT / "results",
+OUT = _parent(("--out", {"type": Path, "metavar": "FOLDER", "default": RESULTS,
                          "help": "of rows, figures and pages; default: results"}))
 FRESH = _parent(("--fresh", {"action": "store_true", "help": "do finished work again"}))
 SPACING = _parent(("--spacing", {"metavar": "NAME", "help": "how timesteps are chosen: leading (uniform), linspace, trailing or "

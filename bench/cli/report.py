@@ -34,8 +34,11 @@ def run(args: argparse.Namespace, command: str) -> int:
                 kept.append(f"missing: {path}: kept as it is, because images that it shows are not in {out / 'work'}: "
                             f"{', '.join(sorted(lost))}; `{made_by(out / 'table.md', 'run', '--table', 'ddim')}` draws them")
                 continue
-            with files.replacing(path) as file:
-                file.write(text.encode())
+            if path.suffix == ".md":
+                files.write_page(path, text)
+            else:
+                with files.replacing(path) as file:
+                    file.write(text.encode())
             print(f"page: {path}")
     print("\n".join(kept), end="\n" * bool(kept), file=sys.stderr)
     return 3 if kept else 0

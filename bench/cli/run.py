@@ -22,7 +22,7 @@ from bench.job import forecast
 from bench.job import run as stages
 from bench.job.job import Images, Job
 from bench.metric import inception
-from bench.paths import ROOT
+from bench.paths import ROOT, require_clone
 from bench.presets import Preset, get_preset
 from bench.records import rows
 from bench.records.cells import Cells
@@ -100,6 +100,8 @@ def beginning(args: argparse.Namespace, preset: Preset) -> tuple[Preset, weights
     if folder is None:
         initial = weights.initialise(preset.model, args.seed)
         return preset, initial, sources.Loaded(initial, preset.model, preset.diffusion)
+    if not args.weights:
+        require_clone(f"--preset={preset.name!r}", "its weights ship")
     found = sources.read(folder, said, args.ignore_scheduler)
     if args.weights:
         preset = preset.changed(model=found.model, diffusion=found.diffusion)

@@ -15,7 +15,7 @@ import numpy as np
 from bench.data.datasets import Dataset, load, load_subset
 from bench.metric import fmnist_cnn
 from bench.metric.fmnist_cnn import RECORD, REFERENCES, STATISTICS, TRAINED_ON, WEIGHTS, network, scale, sha256
-from bench.paths import command_line
+from bench.paths import command_line, require_clone
 from bench.progress import tracked
 from reference.config import require
 from reference.frechet import statistics
@@ -58,6 +58,7 @@ def run(data_folder: Path | None, seed: int, epochs: int, threads: int) -> None:
 
     Raises ConfigError where the full data set is not found, in `data_folder` or else the download cache.
     """
+    require_clone("study extractor", "its files are written to bench/assets")
     import torch
     from safetensors.numpy import save_file
     from safetensors.torch import save_file as save_tensors

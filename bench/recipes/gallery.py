@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.files import replacing
+from bench.files import write_page
 from bench.paths import command_line, renamed
 from bench.recipes import RECIPES
 from bench.records import rows
@@ -15,10 +15,7 @@ from bench.records.rows import Row
 
 def write(out: Path) -> Path:
     """Write `out`/gallery.md from `out`/rows; returns it."""
-    path = out / "gallery.md"
-    with replacing(path) as file:
-        file.write(page(rows.read(out / "rows")).encode())
-    return path
+    return write_page(out / "gallery.md", page(rows.read(out / "rows")))
 
 
 def page(every: list[Row]) -> str:

@@ -144,10 +144,7 @@ def render(rows: list[Row], images: Images, out: Path, command: str, missing: li
         "## Figures", "", *(f"![{alt}](figures/{path.name})\n" for path, alt in made), "## Machine", "",
         *(f"- {key}: {value}" for key, value in _machine(e).items()), "",
     ]
-    path = out / "README.md"
-    with files.replacing(path) as file:
-        file.write("\n".join(text).encode())
-    return path
+    return files.write_page(out / "README.md", "\n".join(text))
 
 
 def _links(out: Path, told: dict[str, str]) -> list[str]:
@@ -158,7 +155,7 @@ def _links(out: Path, told: dict[str, str]) -> list[str]:
 
 def update_readme(path: Path, rows: list[Row]) -> None:
     """Put the table of `rows` between the two markers of the project's README and of its translations, README.*.md beside it."""
-    table = "\n".join([sample_table(rows).to_markdown(index=False), "", *bounds(rows)])
+    table = "\n".join([sample_table(rows).to_markdown(index=False), "", *bounds(rows)]).replace("<", "&lt;")
     for page in (path, *path.parent.glob(f"{path.stem}.*{path.suffix}")):
         before, rest = page.read_text().split(BEGIN)
         with files.replacing(page) as file:

@@ -58,10 +58,7 @@ def page(rows: list[Row], command: str, missing: list[str]) -> str:
 
 def write(out: Path, rows: list[Row], command: str, missing: list[str]) -> Path:
     """Write `out`/table.md."""
-    path = out / "table.md"
-    with files.replacing(path) as file:
-        file.write(page(rows, command, missing).encode())
-    return path
+    return files.write_page(out / "table.md", page(rows, command, missing))
 
 
 def _markdown(frame: pd.DataFrame) -> str:

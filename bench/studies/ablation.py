@@ -128,6 +128,5 @@ def run(asked: Settings, only: Sequence[str], data: datasets.Choice, out: Path, 
     for name in only or VARIANTS:
         if (row := measure(name, asked, dataset, out)) is not None:
             rows.append(out / "rows", row)
-        with files.replacing(out / "ablation.md") as file:
-            file.write(ablation_page.render(rows.studies(rows.read(out / "rows"), STUDY), command).encode())
+        files.write_page(out / "ablation.md", ablation_page.render(rows.studies(rows.read(out / "rows"), STUDY), command))
     print(f"report: {out / 'ablation.md'}")

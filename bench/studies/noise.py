@@ -89,6 +89,5 @@ def run(images: Sequence[str], data: datasets.Choice, seed: int, out: Path, comm
         rows.append(out / "rows", study(name, measured, provenance, seed))
     studies = noise_page.newest(rows.read(out / "rows"))
     noise_page.figure(studies, out / "figures" / "noise.png")
-    with files.replacing(out / "noise.md") as file:
-        file.write(noise_page.render(studies, command).encode())
+    files.write_page(out / "noise.md", noise_page.render(studies, command))
     print(f"report: {out / 'noise.md'}")

@@ -131,7 +131,6 @@ def run(axes: Sequence[str], preset: Preset, backends: Sequence[str], *, device:
     require(len(book.rows) > 0, "points", len(wanted), "none could be measured")
     (out / "figures").mkdir(exist_ok=True)
     scaling_page.figure(book.rows, out / "figures" / "scaling.png")
-    with files.replacing(out / "scaling.md") as file:
-        file.write(scaling_page.render(book.rows, command, rows.read(out / "rows")).encode())
+    files.write_page(out / "scaling.md", scaling_page.render(book.rows, command, rows.read(out / "rows")))
     print(f"report: {out / 'scaling.md'}")
     return 3 if book.missing else 0

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import shutil
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from bench import files
 from bench.cli.main import main
 from bench.data import datasets
 from bench.paths import CHECKPOINTS, ROOT, printable
+from bench.records import rows
 
 SMALL = CHECKPOINTS / "fmnist-small"
 
@@ -157,3 +160,23 @@ def test_a_plain_file_passes(tmp_path):
     (tmp_path / "b").symlink_to(tmp_path / "a")
     for name in ("a", "b", "missing", "."):
         assert files.require_file(tmp_path / name) == tmp_path / name
+
+
+def test_no_page_has_html_from_a_row(tmp_path):
+    """A name such as <script> is text on Markdown pages as in report.html; a stranger's rows are shown beside one's own."""
+    script = "<script>x</script>"
+    (tmp_path / "rows").mkdir()
+    with (tmp_path / "rows" / "study.jsonl").open("w") as file:
+        for row in rows.studies(rows.read(ROOT / "results" / "rows"), "noise"):
+            spoilt = {key: value + script for key, value in row.config.items() if isinstance(value, str) and key != "study"}
+            file.write(replace(row, config=row.config | spoilt).line() + "\n")
+    assert main(["report", "--out", str(tmp_path)]) == 0
+    pages = {path.name: path.read_text() for path in tmp_path.iterdir() if path.is_file()}
+    assert {"noise.md", "report.html"} <= pages.keys() and not [name for name, text in pages.items() if script in text]
+    assert pages["noise.md"].count("&lt;script>x") > 3
+
+
+def test_markdown_pages_are_written_by_the_one_function_that_escapes(tmp_path):
+    assert files.write_page(tmp_path / "a.md", "`<b>` | <img src=x>").read_text() == "`&lt;b>` | &lt;img src=x>"
+    writers = [path for path in (ROOT / "bench").rglob("*.py") if re.search(r'replacing\([^)]*\.md"', path.read_text())]
+    assert not writers
