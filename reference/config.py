@@ -5,7 +5,6 @@ Field names of `ModelConfig` are the keys of diffusers' `UNet2DModel` config, be
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,6 +12,7 @@ import numpy as np
 from . import schedules
 from .errors import ConfigError as ConfigError
 from .errors import require
+from .optim_config import OptimConfig as OptimConfig
 from .records import LATER, Record, choice, freeze
 
 SCHEDULES = tuple(schedules.BETAS)
@@ -20,8 +20,9 @@ OBJECTIVES = ("eps", "x0", "v")
 LOSSES = ("l2", "l1")
 LOSS_WEIGHTS = ("none", "p2", "min_snr")
 VARIANCES = ("small", "large", "learned", "learned_range")
-DOWN_BLOCKS = ("DownBlock2D", "AttnDownBlock2D")
-UP_BLOCKS = ("UpBlock2D", "AttnUpBlock2D")
+DOWN_BLOCKS = ("DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D")
+UP_BLOCKS = ("UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D")
+RESAMPLING = ("conv", "resnet")
 TIME_SCALE_SHIFT = ("default", "scale_shift")
 SMALLEST_ALPHA_BAR = 2.0**-252  # its root is the smallest normal float32
 
@@ -35,6 +36,9 @@ class ModelConfig(Record):
     `resnet_time_scale_shift` "scale_shift" the time embedding scales and shifts what the second norm of a resnet gives (IDDPM
     appendix A, its code's use_scale_shift_norm); by default it is added before that norm. `attn_norm_num_groups` are the groups of
     the middle attention's norm. As in diffusers, None is `norm_num_groups` by default, and with scale_shift no norm there.
+    Where `downsample_type` or `upsample_type` is "resnet", blocks with attention change their resolution by a residual block, as do
+    the two Resnet.. block types always (guided-diffusion's resblock_updown); by default a convolution does. `center_input_sample`
+    takes images in [0, 1] to [-1, 1]. `time_embedding_dim` is 4 first widths by default; `add_attention` is the middle's.
     """
 
     sample_size: int = 28
@@ -55,6 +59,11 @@ class ModelConfig(Record):
     zero_init: bool = True  # zero the last convolution of each residual branch at initialisation, as Ho et al. do
     resnet_time_scale_shift: str = field(default="default", metadata=LATER)
     attn_norm_num_groups: int | None = field(default=None, metadata=LATER)
+    downsample_type: str = field(default="conv", metadata=LATER)
+    upsample_type: str = field(default="conv", metadata=LATER)
+    add_attention: bool = field(default=True, metadata=LATER)
+    center_input_sample: bool = field(default=False, metadata=LATER)
+    time_embedding_dim: int | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
         freeze(self)
@@ -71,6 +80,9 @@ class ModelConfig(Record):
             require(channels > 0 and channels % self.norm_num_groups == 0, "block_out_channels", self.block_out_channels,
                     f"every width must be a positive multiple of norm_num_groups={self.norm_num_groups}")
         choice("resnet_time_scale_shift", self.resnet_time_scale_shift, TIME_SCALE_SHIFT)
+        for name in ("downsample_type", "upsample_type"):
+            choice(name, getattr(self, name), RESAMPLING)
+        require(1 <= self.time_width <= 65536, "time_embedding_dim", self.time_embedding_dim, "must be between 1 and 65536")
         groups = self.attn_norm_num_groups
         require(groups is None or groups > 0 and self.block_out_channels[-1] % groups == 0, "attn_norm_num_groups", groups,
                 f"must divide the last width {self.block_out_channels[-1]}")
@@ -94,6 +106,16 @@ class ModelConfig(Record):
         """Whether some residual blocks can't know t. The time embedding adds a constant to each channel; where a group of the norm
         that follows is one channel, the norm takes that constant away again."""
         return self.norm_num_groups in self.block_out_channels and not self.scale_shift
+
+    @property
+    def time_width(self) -> int:
+        """Of the time embedding."""
+        return 4 * self.block_out_channels[0] if self.time_embedding_dim is None else self.time_embedding_dim
+
+    def by_resnet(self, kind: str) -> bool:
+        """Whether a block of this type changes its resolution by a residual block."""
+        return kind.startswith("Resnet") or {"AttnDownBlock2D": self.downsample_type, "AttnUpBlock2D": self.upsample_type
+                                             }.get(kind) == "resnet"
 
     @property
     def scale_shift(self) -> bool:
@@ -190,47 +212,3 @@ class DiffusionConfig(Record):
     def learned_variance(self) -> bool:
         """Whether the network predicts the variance too, in the second half of its output channels."""
         return self.variance in ("learned", "learned_range")
-
-
-@dataclass(frozen=True)
-class OptimConfig(Record):
-    """Adam (Kingma & Ba 2015) with global-norm clipping, linear warm-up, cosine decay and an EMA of the weights.
-
-    Every backend takes the rate and the decay of a step from here: they are plain Python numbers.
-    """
-
-    lr: float = 2e-4
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
-    warmup_steps: int = 0
-    total_steps: int = 0
-    min_lr: float = 0.0
-    max_grad_norm: float = 1.0  # 0: no clipping
-    ema_decay: float = 0.9999
-
-    def __post_init__(self) -> None:
-        freeze(self)
-        require(0 < self.lr < float("inf"), "lr", self.lr, "must be positive and finite")
-        for name in ("beta1", "beta2", "ema_decay"):
-            require(0 <= getattr(self, name) < 1, name, getattr(self, name), "must be in [0, 1)")
-        require(self.eps > 0, "eps", self.eps, "must be positive")
-        for name in ("warmup_steps", "total_steps", "max_grad_norm"):
-            require(0 <= getattr(self, name) < float("inf"), name, getattr(self, name), "must be finite and not negative")
-        require(0 <= self.min_lr <= self.lr, "min_lr", self.min_lr, "must be between 0 and lr")
-        require(self.total_steps == 0 or self.total_steps > self.warmup_steps, "total_steps", self.total_steps,
-                f"must exceed warmup_steps={self.warmup_steps}")
-
-    def learning_rate(self, step: int) -> float:
-        """Rate of step 0, 1, ..: linear warm-up to `lr`, then constant where `total_steps` is 0, else a half cosine that reaches
-        `min_lr` at `total_steps` and stays there."""
-        if step < self.warmup_steps:
-            return self.lr * (step + 1) / self.warmup_steps
-        if self.total_steps == 0:
-            return self.lr
-        progress = min((step - self.warmup_steps) / (self.total_steps - self.warmup_steps), 1.0)
-        return self.min_lr + (self.lr - self.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
-
-    def ema_decay_at(self, step: int) -> float:
-        """Decay of the moving average after step 0, 1, ..: it begins low, so that the average forgets the initial weights."""
-        return min(self.ema_decay, (1 + step) / (10 + step))

@@ -6,6 +6,8 @@ computed in float64 whatever the weights' dtype.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -57,10 +59,23 @@ def group_norm(w: Weights, name: str, x: Array, config: ModelConfig, groups: int
     return y * w[f"{name}.weight"].reshape(1, c, 1, 1) + w[f"{name}.bias"].reshape(1, c, 1, 1)
 
 
-def resnet(w: Weights, name: str, x: Array, temb: Array, config: ModelConfig) -> Array:
+def halve(x: Array) -> Array:
+    """The mean of each 2 x 2 pixels."""
+    n, c, h, width = x.shape
+    return x.reshape(n, c, h // 2, 2, width // 2, 2).mean((3, 5))
+
+
+def double(x: Array) -> Array:
+    """Nearest neighbour."""
+    return x.repeat(2, axis=2).repeat(2, axis=3)
+
+
+def resnet(w: Weights, name: str, x: Array, temb: Array, config: ModelConfig, resize: Callable[[Array], Array] = np.asarray
+           ) -> Array:
     """Two norm-SiLU-conv around a shortcut. The time embedding is added between them; or, IDDPM appendix A, it scales and shifts
-    what the second norm gives."""
-    h = conv(w, f"{name}.conv1", silu(group_norm(w, f"{name}.norm1", x, config)))
+    what the second norm gives. Where it changes the resolution, `resize` does so on both ways before the first convolution."""
+    h = conv(w, f"{name}.conv1", resize(silu(group_norm(w, f"{name}.norm1", x, config))))
+    x = resize(x)
     emb = linear(w, f"{name}.time_emb_proj", silu(temb))[:, :, None, None]
     if config.scale_shift:
         scale, shift = np.split(emb, 2, axis=1)
@@ -96,7 +111,7 @@ def downsample(w: Weights, name: str, x: Array, config: ModelConfig) -> Array:
 
 def upsample(w: Weights, name: str, x: Array) -> Array:
     """Nearest neighbour, then a convolution."""
-    return conv(w, f"{name}.conv", x.repeat(2, axis=2).repeat(2, axis=3))
+    return conv(w, f"{name}.conv", double(x))
 
 
 def forward(w: Weights, config: ModelConfig, x: ArrayLike, t: ArrayLike, activations: dict[str, Array] | None = None) -> Array:
@@ -113,7 +128,8 @@ def forward(w: Weights, config: ModelConfig, x: ArrayLike, t: ArrayLike, activat
 
     temb = linear(w, "time_embedding.linear_2", silu(linear(w, "time_embedding.linear_1", time_proj(t, config))))
     note("time_embedding", temb)
-    h = note("conv_in", conv(w, "conv_in", np.asarray(x, np.float64)))
+    image = np.asarray(x, np.float64)
+    h = note("conv_in", conv(w, "conv_in", 2 * image - 1 if config.center_input_sample else image))
     skips = [h]
     for i, kind in enumerate(config.down_block_types):
         for j in range(config.layers_per_block):
@@ -125,10 +141,11 @@ def forward(w: Weights, config: ModelConfig, x: ArrayLike, t: ArrayLike, activat
             skips.append(h)
         if i < len(config.block_out_channels) - 1:
             name = f"down_blocks.{i}.downsamplers.0"
-            h = note(name, downsample(w, name, h, config))
+            h = note(name, resnet(w, name, h, temb, config, halve) if config.by_resnet(kind) else downsample(w, name, h, config))
             skips.append(h)
     h = note("mid_block.resnets.0", resnet(w, "mid_block.resnets.0", h, temb, config))
-    h = note("mid_block.attentions.0", attention(w, "mid_block.attentions.0", h, config, config.middle_groups))
+    if config.add_attention:
+        h = note("mid_block.attentions.0", attention(w, "mid_block.attentions.0", h, config, config.middle_groups))
     h = note("mid_block.resnets.1", resnet(w, "mid_block.resnets.1", h, temb, config))
     for i, kind in enumerate(config.up_block_types):
         for j in range(config.layers_per_block + 1):
@@ -139,5 +156,5 @@ def forward(w: Weights, config: ModelConfig, x: ArrayLike, t: ArrayLike, activat
                 h = note(name, attention(w, name, h, config))
         if i < len(config.block_out_channels) - 1:
             name = f"up_blocks.{i}.upsamplers.0"
-            h = note(name, upsample(w, name, h))
+            h = note(name, resnet(w, name, h, temb, config, double) if config.by_resnet(kind) else upsample(w, name, h))
     return note("conv_out", conv(w, "conv_out", silu(group_norm(w, "conv_norm_out", h, config))))

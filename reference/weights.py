@@ -41,7 +41,7 @@ def _attention(name: str, channels: int, norm: bool = True) -> Shapes:
 def shapes(config: ModelConfig) -> Shapes:
     """Name and shape of every parameter, in the order of the forward pass."""
     widths, layers = config.block_out_channels, config.layers_per_block
-    temb = 4 * widths[0]
+    temb = config.time_width
     out = _conv("conv_in", config.in_channels, widths[0])
     out |= _linear("time_embedding.linear_1", widths[0], temb) | _linear("time_embedding.linear_2", temb, temb)
     skips, cin = [widths[0]], widths[0]
@@ -53,10 +53,12 @@ def shapes(config: ModelConfig) -> Shapes:
             cin = width
             skips.append(width)
         if i < len(widths) - 1:
-            out |= _conv(f"down_blocks.{i}.downsamplers.0.conv", width, width)
+            name = f"down_blocks.{i}.downsamplers.0"
+            out |= _resnet(name, width, width, temb, config) if config.by_resnet(kind) else _conv(f"{name}.conv", width, width)
             skips.append(width)
     out |= _resnet("mid_block.resnets.0", cin, cin, temb, config)
-    out |= _attention("mid_block.attentions.0", cin, config.middle_groups is not None)
+    if config.add_attention:
+        out |= _attention("mid_block.attentions.0", cin, config.middle_groups is not None)
     out |= _resnet("mid_block.resnets.1", cin, cin, temb, config)
     for i, (width, kind) in enumerate(zip(widths[::-1], config.up_block_types, strict=True)):
         for j in range(layers + 1):
@@ -65,7 +67,8 @@ def shapes(config: ModelConfig) -> Shapes:
                 out |= _attention(f"up_blocks.{i}.attentions.{j}", width)
             cin = width
         if i < len(widths) - 1:
-            out |= _conv(f"up_blocks.{i}.upsamplers.0.conv", width, width)
+            name = f"up_blocks.{i}.upsamplers.0"
+            out |= _resnet(name, width, width, temb, config) if config.by_resnet(kind) else _conv(f"{name}.conv", width, width)
     return out | _norm("conv_norm_out", widths[0]) | _conv("conv_out", widths[0], config.out_channels)
 
 

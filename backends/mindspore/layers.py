@@ -129,11 +129,11 @@ class TimeEmbedding(nn.Cell):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         width = config.block_out_channels[0]
-        self.linear_1 = Linear(width, 4 * width)
-        self.linear_2 = Linear(4 * width, 4 * width)
+        self.linear_1 = Linear(width, config.time_width)
+        self.linear_2 = Linear(config.time_width, config.time_width)
 
     def construct(self, x: Tensor) -> Tensor:
-        """(N, first width) to (N, 4 first width)."""
+        """(N, first width) to (N, time width)."""
         return self.linear_2(ops.silu(self.linear_1(x)))
 
 
@@ -164,6 +164,19 @@ class Attention(nn.Cell):
         return x + mixed.reshape(n, h * w, c).transpose(0, 2, 1).reshape(n, c, h, w)
 
 
+def halve(x: Tensor) -> Tensor:
+    """The mean of each 2 x 2 pixels."""
+    n, c, h, w = x.shape
+    return x.reshape(n, c, h // 2, 2, w // 2, 2).mean((3, 5))
+
+
+def double(x: Tensor, tuned: bool) -> Tensor:
+    """Nearest neighbour."""
+    if tuned:
+        return ops.interpolate(x, size=(2 * x.shape[2], 2 * x.shape[3]), mode="nearest")
+    return ops.repeat_interleave(ops.repeat_interleave(x, 2, 2), 2, 3)
+
+
 class Downsample(nn.Cell):
     """Strided convolution; padding 0 means right and bottom only."""
 
@@ -187,6 +200,4 @@ class Upsample(nn.Cell):
 
     def construct(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C, 2H, 2W)."""
-        if self.tuned:
-            return self.conv(ops.interpolate(x, size=(2 * x.shape[2], 2 * x.shape[3]), mode="nearest"))
-        return self.conv(ops.repeat_interleave(ops.repeat_interleave(x, 2, 2), 2, 3))
+        return self.conv(double(x, self.tuned))

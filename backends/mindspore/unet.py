@@ -11,21 +11,35 @@ from mindspore import Tensor, nn, ops
 
 from reference.config import ModelConfig
 
-from .layers import AddShift, Attention, Conv2d, Downsample, Dropout, GroupNorm, Linear, TimeEmbedding, Upsample, time_proj
+from .layers import (
+    AddShift,
+    Attention,
+    Conv2d,
+    Downsample,
+    Dropout,
+    GroupNorm,
+    Linear,
+    TimeEmbedding,
+    Upsample,
+    double,
+    halve,
+    time_proj,
+)
 
 SAME = (1, 1, 1, 1)
 
 
 class Resnet(nn.Cell):
     """Two norm-SiLU-conv around a shortcut. The time embedding's projection is added between them, or scales and shifts what the
-    second norm gives (IDDPM appendix A)."""
+    second norm gives (IDDPM appendix A). `resize` "down" or "up" changes the resolution, on both ways before conv1."""
 
-    def __init__(self, cin: int, cout: int, config: ModelConfig, tuned: bool) -> None:
+    def __init__(self, cin: int, cout: int, config: ModelConfig, tuned: bool, resize: str = "") -> None:
         super().__init__()
+        self.resize, self.tuned = resize, tuned
         self.norm1 = GroupNorm(cin, config, tuned)
         self.conv1 = Conv2d(cin, cout, 3, SAME, 1)
         self.scale_shift, self.cout = config.scale_shift, cout
-        self.time_emb_proj = Linear(4 * config.block_out_channels[0], cout * (1 + config.scale_shift))
+        self.time_emb_proj = Linear(config.time_width, cout * (1 + config.scale_shift))
         self.add_shift = AddShift(tuned)
         self.norm2 = GroupNorm(cout, config, tuned)
         self.dropout = Dropout(config.dropout)
@@ -34,7 +48,12 @@ class Resnet(nn.Cell):
 
     def construct(self, x: Tensor, shift: Tensor, key: Tensor) -> Tensor:
         """x (N, cin, H, W), shift (N or 1, cout) or scale and shift (N or 1, 2 cout), key () int32, to (N, cout, H, W)."""
-        h = self.conv1(ops.silu(self.norm1(x)))
+        h = ops.silu(self.norm1(x))
+        if self.resize == "down":
+            h, x = halve(h), halve(x)
+        elif self.resize == "up":
+            h, x = double(h, self.tuned), double(x, self.tuned)
+        h = self.conv1(h)
         if self.scale_shift:
             scale, shift = shift[:, :self.cout], shift[:, self.cout:]
             h = self.add_shift(self.norm2(h) * (1 + scale.reshape(-1, self.cout, 1, 1)), shift)
@@ -48,14 +67,17 @@ class Block(nn.Cell):
     """Resnets of one resolution, each followed by attention where the block has it, and the change of resolution."""
 
     def __init__(self, channels: Sequence[tuple[int, int]], attentions: int, config: ModelConfig, tuned: bool,
-                 down: bool = False, up: bool = False, middle: bool = False) -> None:
+                 down: bool = False, up: bool = False, middle: bool = False, by_resnet: bool = False) -> None:
         super().__init__()
         width, groups = channels[-1][1], config.middle_groups if middle else config.norm_num_groups
         self.resnets = nn.CellList([Resnet(cin, cout, config, tuned) for cin, cout in channels])
         self.attentions = nn.CellList([Attention(width, config, groups, tuned) for _ in range(attentions)])
-        self.downsamplers = nn.CellList([Downsample(width, config)] if down else [])
-        self.upsamplers = nn.CellList([Upsample(width, tuned)] if up else [])
+        self.downsamplers = nn.CellList(
+            [Resnet(width, width, config, tuned, "down") if by_resnet else Downsample(width, config)] if down else [])
+        self.upsamplers = nn.CellList(
+            [Resnet(width, width, config, tuned, "up") if by_resnet else Upsample(width, tuned)] if up else [])
         self.attends, self.down, self.up = attentions > 0, down, up  # a compiled graph can't ask an empty list
+        self.by_resnet = by_resnet
 
 
 class UNet(nn.Cell):
@@ -71,16 +93,17 @@ class UNet(nn.Cell):
         for i, (width, kind) in enumerate(zip(widths, config.down_block_types, strict=True)):
             last = i == len(widths) - 1
             channels = [(cin, width)] + [(width, width)] * (layers - 1)
-            down_blocks.append(Block(channels, layers * (kind == "AttnDownBlock2D"), config, tuned, down=not last))
+            attentions = layers * (kind == "AttnDownBlock2D")
+            down_blocks.append(Block(channels, attentions, config, tuned, down=not last, by_resnet=config.by_resnet(kind)))
             skips += [width] * (layers + (not last))
             cin = width
         self.down_blocks = nn.CellList(down_blocks)
-        self.mid_block = Block([(cin, cin), (cin, cin)], 1, config, tuned, middle=True)
+        self.mid_block = Block([(cin, cin), (cin, cin)], int(config.add_attention), config, tuned, middle=True)
         up_blocks = []
         for i, (width, kind) in enumerate(zip(widths[::-1], config.up_block_types, strict=True)):
             channels = [((cin if j == 0 else width) + skips.pop(), width) for j in range(layers + 1)]
             attentions = (layers + 1) * (kind == "AttnUpBlock2D")
-            up_blocks.append(Block(channels, attentions, config, tuned, up=i < len(widths) - 1))
+            up_blocks.append(Block(channels, attentions, config, tuned, up=i < len(widths) - 1, by_resnet=config.by_resnet(kind)))
             cin = width
         self.up_blocks = nn.CellList(up_blocks)
         self.conv_norm_out = GroupNorm(widths[0], config, tuned)
@@ -94,11 +117,15 @@ class UNet(nn.Cell):
         for block in self.down_blocks:
             for resnet in block.resnets:
                 shifts += (resnet.time_emb_proj(temb),)
+            if block.down and block.by_resnet:
+                shifts += (block.downsamplers[0].time_emb_proj(temb),)
         for resnet in self.mid_block.resnets:
             shifts += (resnet.time_emb_proj(temb),)
         for block in self.up_blocks:
             for resnet in block.resnets:
                 shifts += (resnet.time_emb_proj(temb),)
+            if block.up and block.by_resnet:
+                shifts += (block.upsamplers[0].time_emb_proj(temb),)
         return shifts
 
     def denoise(self, x: Tensor, time_shifts: tuple[Tensor, ...], step: Tensor | int = 0) -> Tensor:
@@ -107,6 +134,8 @@ class UNet(nn.Cell):
         `step`, of training, decides what dropout drops.
         """
         n, key = 0, step * len(time_shifts)
+        if self.config.center_input_sample:
+            x = 2 * x - 1
         h = self.conv_in(x)
         skips: tuple[Tensor, ...] = (h,)
         for block in self.down_blocks:
@@ -117,10 +146,15 @@ class UNet(nn.Cell):
                     h = block.attentions[j](h)
                 skips += (h,)
             if block.down:
-                h = block.downsamplers[0](h)
+                if block.by_resnet:
+                    h = block.downsamplers[0](h, time_shifts[n], key + n)
+                    n += 1
+                else:
+                    h = block.downsamplers[0](h)
                 skips += (h,)
         h = self.mid_block.resnets[0](h, time_shifts[n], key + n)
-        h = self.mid_block.attentions[0](h)
+        if self.mid_block.attends:
+            h = self.mid_block.attentions[0](h)
         h = self.mid_block.resnets[1](h, time_shifts[n + 1], key + n + 1)
         n += 2
         last = len(skips)
@@ -131,7 +165,10 @@ class UNet(nn.Cell):
                 n += 1
                 if block.attends:
                     h = block.attentions[j](h)
-            if block.up:
+            if block.up and block.by_resnet:
+                h = block.upsamplers[0](h, time_shifts[n], key + n)
+                n += 1
+            elif block.up:
                 h = block.upsamplers[0](h)
         return self.conv_out(ops.silu(self.conv_norm_out(h)))
 

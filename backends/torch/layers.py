@@ -31,11 +31,11 @@ class TimeEmbedding(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         width = config.block_out_channels[0]
-        self.linear_1 = nn.Linear(width, 4 * width)
-        self.linear_2 = nn.Linear(4 * width, 4 * width)
+        self.linear_1 = nn.Linear(width, config.time_width)
+        self.linear_2 = nn.Linear(config.time_width, config.time_width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, first width) to (N, 4 first width)."""
+        """(N, first width) to (N, time width)."""
         return self.linear_2(F.silu(self.linear_1(x)))
 
 
@@ -129,6 +129,16 @@ class Attention(nn.Module):
         return x + self.to_out[0](mixed).transpose(1, 2).reshape(n, c, h, w)
 
 
+def halve(x: Tensor) -> Tensor:
+    """The mean of each 2 x 2 pixels."""
+    return F.avg_pool2d(x, 2)
+
+
+def double(x: Tensor) -> Tensor:
+    """Nearest neighbour."""
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
 class Downsample(nn.Module):
     """Strided convolution; padding 0 means right and bottom only."""
 
@@ -150,4 +160,4 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C, 2H, 2W)."""
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return self.conv(double(x))

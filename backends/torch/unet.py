@@ -5,7 +5,7 @@ Modules carry the canonical names, so `state_dict()` is the exchange format.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import cast
 
 import torch
@@ -14,19 +14,20 @@ from torch import Tensor, nn
 
 from reference.config import ModelConfig
 
-from .layers import Attention, Downsample, GroupNorm, NormSiLU, TimeEmbedding, Upsample, time_proj
+from .layers import Attention, Downsample, GroupNorm, NormSiLU, TimeEmbedding, Upsample, double, halve, time_proj
 
 
 class Resnet(nn.Module):
     """Two norm-SiLU-conv around a shortcut. The time embedding's projection is added between them, or scales and shifts what the
-    second norm gives (IDDPM appendix A)."""
+    second norm gives (IDDPM appendix A). `resize` changes the resolution, on both ways before the first convolution."""
 
-    def __init__(self, cin: int, cout: int, config: ModelConfig) -> None:
+    def __init__(self, cin: int, cout: int, config: ModelConfig, resize: Callable[[Tensor], Tensor] | None = None) -> None:
         super().__init__()
+        self.resize = resize
         self.norm1 = NormSiLU(cin, config)
         self.conv1 = nn.Conv2d(cin, cout, 3, padding=1)
         self.scale_shift = config.scale_shift
-        self.time_emb_proj = nn.Linear(4 * config.block_out_channels[0], cout * (1 + config.scale_shift))
+        self.time_emb_proj = nn.Linear(config.time_width, cout * (1 + config.scale_shift))
         self.norm2 = GroupNorm(cout, config) if config.scale_shift else NormSiLU(cout, config)
         self.dropout = nn.Dropout(config.dropout)
         self.conv2 = nn.Conv2d(cout, cout, 3, padding=1)
@@ -34,7 +35,10 @@ class Resnet(nn.Module):
 
     def forward(self, x: Tensor, shift: Tensor) -> Tensor:
         """x (N, cin, H, W), shift (N or 1, cout), or scale and shift (N or 1, 2 cout), to (N, cout, H, W)."""
-        h = self.conv1(self.norm1(x))
+        h = self.norm1(x)
+        if self.resize:
+            h, x = self.resize(h), self.resize(x)
+        h = self.conv1(h)
         if self.scale_shift:
             scale, shift = shift[:, :, None, None].chunk(2, dim=1)
             h = F.silu(self.norm2(h) * (1 + scale) + shift)
@@ -49,13 +53,14 @@ class Block(nn.Module):
     """The layers of one resolution under their canonical names; `UNet` runs them."""
 
     def __init__(self, channels: list[tuple[int, int]], attentions: int, config: ModelConfig, *,
-                 down: bool = False, up: bool = False, middle: bool = False) -> None:
+                 down: bool = False, up: bool = False, middle: bool = False, by_resnet: bool = False) -> None:
         super().__init__()
         width, groups = channels[-1][1], config.middle_groups if middle else config.norm_num_groups
         self.resnets = nn.ModuleList([Resnet(cin, cout, config) for cin, cout in channels])
         self.attentions = nn.ModuleList([Attention(width, config, groups) for _ in range(attentions)])
-        self.downsamplers = nn.ModuleList([Downsample(width, config)] if down else [])
-        self.upsamplers = nn.ModuleList([Upsample(width)] if up else [])
+        self.downsamplers = nn.ModuleList(
+            [Resnet(width, width, config, halve) if by_resnet else Downsample(width, config)] if down else [])
+        self.upsamplers = nn.ModuleList([Resnet(width, width, config, double) if by_resnet else Upsample(width)] if up else [])
 
 
 class UNet(nn.Module):
@@ -71,16 +76,17 @@ class UNet(nn.Module):
         for i, (width, kind) in enumerate(zip(widths, config.down_block_types, strict=True)):
             last = i == len(widths) - 1
             channels = [(cin, width)] + [(width, width)] * (layers - 1)
-            down_blocks.append(Block(channels, layers * (kind == "AttnDownBlock2D"), config, down=not last))
+            attentions = layers * (kind == "AttnDownBlock2D")
+            down_blocks.append(Block(channels, attentions, config, down=not last, by_resnet=config.by_resnet(kind)))
             skips += [width] * (layers + (not last))
             cin = width
         self.down_blocks = nn.ModuleList(down_blocks)
-        self.mid_block = Block([(cin, cin), (cin, cin)], 1, config, middle=True)
+        self.mid_block = Block([(cin, cin), (cin, cin)], int(config.add_attention), config, middle=True)
         up_blocks = []
         for i, (width, kind) in enumerate(zip(widths[::-1], config.up_block_types, strict=True)):
             channels = [((cin if j == 0 else width) + skips.pop(), width) for j in range(layers + 1)]
             attentions = (layers + 1) * (kind == "AttnUpBlock2D")
-            up_blocks.append(Block(channels, attentions, config, up=i < len(widths) - 1))
+            up_blocks.append(Block(channels, attentions, config, up=i < len(widths) - 1, by_resnet=config.by_resnet(kind)))
             cin = width
         self.up_blocks = nn.ModuleList(up_blocks)
         self.conv_norm_out = NormSiLU(widths[0], config)
@@ -95,6 +101,8 @@ class UNet(nn.Module):
     def denoise(self, x: Tensor, time_shifts: list[Tensor]) -> Tensor:
         """Output (N, out_channels, H, W) for x (N, in_channels, H, W); shifts are those of N t, or of one where all agree."""
         shifts = iter(time_shifts)
+        if self.config.center_input_sample:
+            x = 2 * x - 1
         h = self.conv_in(x)
         skips = [h]
         for block in cast("Iterable[Block]", self.down_blocks):
@@ -104,10 +112,11 @@ class UNet(nn.Module):
                     h = block.attentions[j](h)
                 skips.append(h)
             for downsample in block.downsamplers:
-                h = downsample(h)
+                h = downsample(h, next(shifts)) if isinstance(downsample, Resnet) else downsample(h)
                 skips.append(h)
         h = self.mid_block.resnets[0](h, next(shifts))
-        h = self.mid_block.attentions[0](h)
+        if self.mid_block.attentions:
+            h = self.mid_block.attentions[0](h)
         h = self.mid_block.resnets[1](h, next(shifts))
         for block in cast("Iterable[Block]", self.up_blocks):
             for j, resnet in enumerate(block.resnets):
@@ -115,7 +124,7 @@ class UNet(nn.Module):
                 if block.attentions:
                     h = block.attentions[j](h)
             for upsample in block.upsamplers:
-                h = upsample(h)
+                h = upsample(h, next(shifts)) if isinstance(upsample, Resnet) else upsample(h)
         return self.conv_out(self.conv_norm_out(h))
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:

@@ -29,9 +29,15 @@ NETWORKS = {
     "equal_groups": replace(TINY, norm_num_groups=8, norm_eps=0.1),  # one channel a group at width 8
     "scale_shift": replace(TINY, resnet_time_scale_shift="scale_shift", attn_norm_num_groups=2),
     "scale_shift_bare": replace(ONE_LEVEL, resnet_time_scale_shift="scale_shift", dropout=0.3),  # no norm in the middle attention
+    "resampling": replace(TINY, sample_size=8, block_out_channels=(8, 16, 8), downsample_type="resnet", upsample_type="resnet",
+                          down_block_types=("ResnetDownsampleBlock2D", ADOWN, DOWN), center_input_sample=True,
+                          up_block_types=("ResnetUpsampleBlock2D", AUP, UP)),
+    "no_middle_attention": replace(TINY, down_block_types=(ADOWN, DOWN), up_block_types=(UP, AUP), add_attention=False,
+                                   time_embedding_dim=24, downsample_type="resnet", upsample_type="conv"),
 }
 TRAINED = {"tiny": TINY, "iddpm": replace(NETWORKS["iddpm"], block_out_channels=(8, 8)),
-           "scale_shift": replace(NETWORKS["scale_shift"], block_out_channels=(8, 8))}
+           "scale_shift": replace(NETWORKS["scale_shift"], block_out_channels=(8, 8)),
+           "resampling": replace(NETWORKS["no_middle_attention"], block_out_channels=(8, 8), upsample_type="resnet")}
 
 
 def network(diffusion: DiffusionConfig, base: ModelConfig = TINY) -> ModelConfig:

@@ -272,6 +272,18 @@ NETS = {
     "scale-shift, no norm in the middle": ModelConfig(sample_size=8, block_out_channels=(8, 16), norm_num_groups=8, freq_shift=0,
                                                       down_block_types=DOWN, up_block_types=UP[::-1], layers_per_block=2,
                                                       resnet_time_scale_shift="scale_shift"),
+    "scale-shift, resampled by residual blocks": ModelConfig(
+        sample_size=8, block_out_channels=(8, 16, 16), norm_num_groups=4, attn_norm_num_groups=4,
+        resnet_time_scale_shift="scale_shift",
+        down_block_types=("ResnetDownsampleBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"), downsample_type="resnet",
+        up_block_types=("AttnUpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D"), upsample_type="resnet", attention_head_dim=8),
+    "other ways to resample": ModelConfig(
+        sample_size=16, block_out_channels=(8, 16, 8, 8), norm_num_groups=4, downsample_type="resnet", layers_per_block=2,
+        down_block_types=("AttnDownBlock2D", "DownBlock2D", "ResnetDownsampleBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D", "UpBlock2D")),
+    "other inputs and no attention in the middle": ModelConfig(
+        sample_size=8, block_out_channels=(8, 16), norm_num_groups=4, down_block_types=DOWN, up_block_types=UP[::-1],
+        center_input_sample=True, time_embedding_dim=20, add_attention=False, upsample_type="resnet"),
     "other groups in the middle": ModelConfig(sample_size=8, block_out_channels=(8, 16), norm_num_groups=4, attn_norm_num_groups=2,
                                               down_block_types=DOWN, up_block_types=UP[::-1]),
 }

@@ -122,7 +122,7 @@ def test_as_many_groups_as_channels_load_with_a_line(tmp_path):
 
 
 @pytest.mark.parametrize("key, value", [("class_embed_type", "timestep"), ("mid_block_scale_factor", 2.0),
-                                        ("add_attention", False), ("time_embedding_type", "fourier"), ("act_fn", "gelu")])
+                                        ("mid_block_type", None), ("time_embedding_type", "fourier"), ("act_fn", "gelu")])
 def test_a_feature_that_we_lack_is_named(folder, key, value):
     edit(folder / "unet/config.json", ddim_bench=None, attention_head_dim=8, **{key: value})
     values = json.loads((folder / "unet/config.json").read_text())
@@ -131,7 +131,7 @@ def test_a_feature_that_we_lack_is_named(folder, key, value):
         sources.load(folder)
 
 
-@pytest.mark.parametrize("block", ["AttnSkipDownBlock2D", "ResnetDownsampleBlock2D"])
+@pytest.mark.parametrize("block", ["AttnSkipDownBlock2D", "SkipDownBlock2D"])
 def test_a_block_that_we_lack_is_named(folder, block):
     edit(folder / "unet/config.json", ddim_bench=None, attention_head_dim=8, down_block_types=["DownBlock2D", block])
     with pytest.raises(CheckpointError, match=f"down_block_types='{block}'"):
