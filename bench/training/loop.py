@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from backends.protocol import Backend, Spec
 from bench.timing.memory import out_of_memory
 from bench.training.batches import batch_of, batches
-from bench.training.states import load_state, save_state
+from bench.training.states import at_work, load_state, save_state
 from reference.config import require
 
 COLLECT_EVERY = 50  # steps between looks at the losses, which wait for the device
@@ -36,6 +37,24 @@ class Fit:
     skipped: int  # steps that a loss scaler left out, whose gradients overflowed half precision
 
 
+P = ParamSpec("P")
+
+
+def _alone(work: Callable[P, Fit]) -> Callable[P, Fit]:
+    """One training at a time in a folder of states."""
+    @functools.wraps(work)
+    def locked(*args: P.args, **options: P.kwargs) -> Fit:
+        spec, states = args[1], options.get("states")
+        assert isinstance(spec, Spec)
+        if not isinstance(states, Path) or spec.rank > 0:
+            return work(*args, **options)
+        with at_work(states):
+            return work(*args, **options)
+
+    return locked
+
+
+@_alone
 def fit(backend: Backend, spec: Spec, images: NDArray[np.uint8], *, seed: int, steps: int, batch_size: int, flip: bool,
         states: Path | None = None, config: Mapping[str, Any] | None = None, save_every: float = SAVE_EVERY,
         on_step: Callable[[int, int], object] | None = None,
@@ -48,7 +67,8 @@ def fit(backend: Backend, spec: Spec, images: NDArray[np.uint8], *, seed: int, s
     such as the data's hash. `on_step(done, steps)` is called after each step was queued,
     `on_losses(step, losses)` with the losses from that step on whenever they were read.
 
-    Raises `TrainingError`, and `CheckpointError` where a state is damaged, of another config or can't be written.
+    Raises `TrainingError`, and `CheckpointError` where a state is damaged, of another config or can't be written, or where another
+    training is at work in `states`.
     """
     config = {"model": spec.model.to_dict(), "diffusion": spec.diffusion.to_dict(), "optim": spec.optim.to_dict(),
               "dtype": spec.dtype, "seed": seed, "batch_size": batch_size, "flip": flip, **(config or {})}

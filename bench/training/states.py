@@ -4,17 +4,35 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from bench import files
 from bench.weights.errors import CheckpointError
 from bench.weights.tensor_files import read_safetensors, write_safetensors
 
 KEEP = 2  # states
+
+
+@contextmanager
+def at_work(folder: Path) -> Iterator[None]:
+    """Keep the folder for one training. Raises `CheckpointError` where another one is at work in it."""
+    lock = FileLock(files.folder(folder) / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise CheckpointError(f"{folder}: another training is at work in this folder; wait for its end, or use another") from None
+    except OSError as error:
+        raise files.FileError(f"{folder}: can't be written: {error.strerror or error}") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def save_state(folder: Path, step: int, state: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> Path:

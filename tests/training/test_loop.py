@@ -59,7 +59,7 @@ def test_an_interrupted_training_ends_with_the_same_bits(tmp_path, name, spec):
     done = loop.fit(last, spec, IMAGES, steps=8, states=tmp_path, save_every=0, **HOW)
     assert done.starts == 3 and np.array_equal(done.losses, expected.losses)
     assert same(last.state(), straight.state())
-    assert len(list(tmp_path.iterdir())) == 2  # the last good two
+    assert len(list(tmp_path.glob("state-*"))) == 2  # the last good two
     again = backend(name, spec)  # nothing left to do
     assert np.array_equal(loop.fit(again, spec, IMAGES, steps=8, states=tmp_path, **HOW).losses, expected.losses)
     assert same(again.state(), straight.state())
@@ -67,7 +67,7 @@ def test_an_interrupted_training_ends_with_the_same_bits(tmp_path, name, spec):
 
 def test_states_are_saved_after_the_seconds_asked_for_and_at_the_end(tmp_path):
     loop.fit(backend(), SPEC, IMAGES, steps=5, states=tmp_path, save_every=1000, **HOW)
-    assert [path.name for path in tmp_path.iterdir()] == ["state-00000005.safetensors"]
+    assert [path.name for path in tmp_path.glob("state-*")] == ["state-00000005.safetensors"]
 
 
 @pytest.mark.parametrize("change, said", [
@@ -82,6 +82,19 @@ def test_a_state_of_another_training_is_refused_and_kept(tmp_path, change, said)
     with pytest.raises(CheckpointError, match="diffusion.schedule"):
         other = replace(SPEC, diffusion=replace(SPEC.diffusion, schedule="cosine"))
         loop.fit(backend(spec=other), other, IMAGES, steps=4, states=tmp_path, **HOW)
+
+
+def test_a_second_training_in_the_same_folder_is_refused_while_the_first_is_at_work(tmp_path):
+    said = []
+
+    def second(done, _):
+        with pytest.raises(CheckpointError, match=f"{tmp_path}: another training is at work in this folder; wait") as refused:
+            loop.fit(backend(), SPEC, IMAGES, steps=3, states=tmp_path, **HOW)
+        said.append(str(refused.value))
+
+    loop.fit(backend(), SPEC, IMAGES, steps=3, states=tmp_path, on_step=second, **HOW)
+    assert len(said) == 3 and "remove" not in said[0]
+    loop.fit(backend(), SPEC, IMAGES, steps=3, states=tmp_path, **HOW)  # its lock is free again
 
 
 def poisoned(monkeypatch, one, step, loss):
