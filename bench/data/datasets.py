@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -60,7 +60,7 @@ class Choice:
 
     def load(self, default: str, shape: tuple[int, int, int], split: str) -> Dataset:
         """One split for a network of image shape (C, H, W). `default` is the name where none was asked for and `path` does not
-        hold other images. Prints the notes. Raises DataError as `load`."""
+        hold other images. Warns of its notes. Raises DataError as `load`."""
         found = load(self._name(default), split, self.path, shape=shape, pad=self.pad, download=self.download)
         _say(found)
         return found
@@ -130,7 +130,7 @@ def load_images(path: Path, shape: tuple[int, int, int], *, pad: bool = False) -
     notes = [f"{name}: not read: {printable(', '.join(unread[:SHOWN]))}{more}"] if unread else []
     train, test = (_own(name, split, *parts[split], shape, pad) for split in SPLITS)
     if said := splits.check(train.images, test.images, path):
-        notes.append(said)
+        notes.append(printable(said))
     if (brightest := max(part.images.max() for part in (train, test))) < DARK:
         notes.append(f"{name}: nearly black: its brightest pixel is {brightest} of 255; multiply masks of 0 and 1 by 255")
     return replace(train, notes=tuple(notes)), test
@@ -145,7 +145,7 @@ def _place(folder: str | os.PathLike[str] | None, shape: tuple[int, int, int] | 
 
 def _say(*found: Dataset) -> None:
     for note in dict.fromkeys(note for dataset in found for note in dataset.notes):
-        print(f"note: {note}", file=sys.stderr)
+        warnings.warn(note, stacklevel=3)
 
 
 def _own(name: str, split: str, images: NDArray[np.uint8], part: str, shape: tuple[int, int, int], pad: bool) -> Dataset:

@@ -318,3 +318,47 @@ def test_folder_of_pictures(tmp_path_factory, spoilt, name):
             assert str(where / name) in str(error)
             return
     assert counts == [2, 2]
+
+
+# Splits
+
+
+WORDS = ["train", "Training", "x_train", "test", "val", "x_val", "validation", "test_images", "images", "arr_0", "y_train"]
+
+
+def check_splits(path):
+    """Refused in one line, or no image is in both splits."""
+    try:
+        train, test = datasets.load_images(path, (1, 8, 8))
+    except readers.DataError as error:
+        assert str(path) in str(error) and "\n" not in str(error)
+        return
+    held_out = {image.tobytes() for image in test.images}
+    assert len(train) and len(test) and not held_out & {image.tobytes() for image in train.images}
+
+
+@fuzz()
+@given(names=st.lists(st.sampled_from(WORDS), unique=True, min_size=1, max_size=4), copies=st.integers(0, 3), data=st.data())
+def test_names_and_copies_of_arrays(tmp_path_factory, names, copies, data):
+    path = tmp_path_factory.mktemp("npz") / "a.npz"
+    arrays = {name: np.random.default_rng(seed).integers(0, 256, (12, 8, 8), np.uint8) for seed, name in enumerate(names)}
+    for name in data.draw(st.lists(st.sampled_from(names), max_size=copies)):
+        arrays[name][data.draw(st.integers(0, 11))] = arrays[data.draw(st.sampled_from(names))][0]
+    np.savez(path, **arrays)
+    check_splits(path)
+
+
+PLACES = st.lists(st.sampled_from([*WORDS[:8], "cats", ".hidden", "raw"]), max_size=3).map("/".join)
+FILES = st.tuples(PLACES, st.sampled_from(["0.png", "1.PNG", "2", "labels.csv", "Thumbs.db", ".x", "a\nb.png", "caf\udce9.png"]),
+                  st.integers(0, 9))
+
+
+@fuzz()
+@given(files=st.lists(FILES, max_size=12, unique_by=lambda file: file[:2]))
+def test_names_and_copies_in_folders(tmp_path_factory, files):
+    where = tmp_path_factory.mktemp("tree")
+    for place, name, seed in files:
+        (where / place).mkdir(parents=True, exist_ok=True)
+        grey = Image.fromarray(np.random.default_rng(seed).integers(0, 256, (8, 8), np.uint8))
+        grey.save(where / place / name, format="PNG")
+    check_splits(where)
