@@ -41,8 +41,9 @@ def parser() -> Parser:
 
     ddim-bench COMMAND --help explains a command.
 
-    Exit codes: 0 all well; 2 a mistake in the command, or a file that can't be read or written; 3 work that failed (a worker
-    died or hung, a loss was not finite, memory ran out); 4 backends or oracle disagree; 130 interrupted.
+    Exit codes: 0 all well; 1 a fault of this program, which leaves a log; 2 a mistake in the command, or a file that can't be read
+    or written; 3 work that failed (a worker died or hung, a loss was not finite, memory ran out); 4 backends or oracle disagree;
+    130, 143 and 129 ended by Ctrl-C, SIGTERM or SIGHUP.
     """
     try:
         installed = version("ddim-bench")
@@ -204,5 +205,8 @@ def _recipe(commands: Parser) -> None:
 
 
 def _report(commands: Parser) -> None:
-    """Write OUT/report.html again, from the rows in OUT/rows."""
+    """Write the pages in OUT again, from the rows in OUT/rows.
+
+    A page keeps the command that it names as its maker. OUT/README.md is written by the main job alone.
+    """
     commands.command("report", _report.__doc__, "ddim-bench report", (OUT,), body="report", goes_on_from="")
