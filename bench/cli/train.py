@@ -24,7 +24,7 @@ from bench.progress import tracked
 from bench.records import environment
 from bench.training import loop
 from bench.training.trackers import Log
-from bench.weights import pipeline, sources, tensor_files
+from bench.weights import folders, pipeline, sources, tensor_files
 from bench.weights.scheduler_config import require_expressible
 from reference import weights
 from reference.config import ConfigError, require
@@ -43,8 +43,9 @@ def run(args: argparse.Namespace, command: str) -> None:
     require_expressible(f"--save={str(args.save)!r}", process, scheduler)
     began_with, before = None, []
     if args.weights:
-        began_with = _record(Path(args.weights) / "training.json") or {"weights": args.weights}
-        before = _losses(Path(args.weights) / "loss.csv")
+        source = folders.run_of(Path(args.weights))
+        began_with = _record(source / "training.json") or {"weights": args.weights}
+        before = _losses(source / "loss.csv")
     steps = args.train_steps
     require(steps > preset.optim.warmup_steps, "--train-steps", steps,
             f"must exceed the warm-up's {preset.optim.warmup_steps}")

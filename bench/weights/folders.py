@@ -19,6 +19,7 @@ CHECKPOINT = re.compile(r"checkpoint-(\d{1,12})")
 MARKS = ("time_embedding.linear_1.weight", "temb.dense.0.weight", "time_embed.0.weight")  # of the networks that are read
 AVERAGE = re.compile(r"(^|[\W_])(ema|average)|average($|[\W_])", re.IGNORECASE)
 SCHEDULER = "scheduler_config.json"
+NETWORKS = ("unet", "unet_ema")  # names of their folders
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,12 @@ def find(folder: Path, file: Path | None = None) -> Place:
     """
     network = _network(folder)
     return Place(network / "config.json", file or weights_file(network), _scheduler(network))
+
+
+def run_of(source: Path) -> Path:
+    """The folder of the pipeline or run that a network's folder or file of weights is part of, else the folder itself."""
+    network = source.parent if source.is_file() else source
+    return network.parent if network.name in NETWORKS else network
 
 
 def _network(folder: Path) -> Path:
@@ -60,7 +67,7 @@ def _network(folder: Path) -> Path:
 
 def _scheduler(network: Path) -> Path | None:
     around = [network]
-    if network.name in ("unet", "unet_ema"):
+    if network.name in NETWORKS:
         around.append(network.parent)
         if CHECKPOINT.fullmatch(network.parent.name):
             around.append(network.parent.parent)

@@ -52,6 +52,14 @@ def test_a_training_begins_with_weights_and_keeps_their_record(run, tmp_path):
     assert np.allclose(after[4:, 1], expected.losses, rtol=1e-5)
 
 
+@pytest.mark.parametrize("part", ["unet", "unet/diffusion_pytorch_model.safetensors"])
+def test_the_record_is_found_from_a_part_of_the_folder_too(run, tmp_path, part):
+    assert run("tiny", "a") == 0 and run("tiny", "b", "--weights", tmp_path / "a" / part) == 0
+    record = json.loads((tmp_path / "b" / "training.json").read_text())
+    assert record["began_with"] == json.loads((tmp_path / "a" / "training.json").read_text())
+    assert len((tmp_path / "b/loss.csv").read_text().splitlines()) == 9
+
+
 def test_states_of_other_first_weights_are_refused(run, tmp_path, capsys):
     assert run("tiny", "a") == 0 and run("tiny", "b", "--weights", tmp_path / "a") == 0
     assert run("tiny", "b", "--weights", tmp_path / "b") == 2
