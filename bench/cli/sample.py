@@ -35,12 +35,11 @@ def run(args: argparse.Namespace, command: str) -> None:
     plan = model.plan(steps, sampler=args.sampler, eta=_eta(args.eta), spacing=args.spacing, convention=args.convention, **choices)
     images, _ = show(model, plan, args.samples, {kind: path for kind, path in asked.items() if kind in KINDS}, seed=args.seed,
                      batch_size=args.sample_batch)
-    if args.save:
+    if args.save and args.save.suffix.lower() == ".npz":
+        files.savez(args.save, images=to_uint8(images))
+    elif args.save:
         with files.replacing(args.save) as file:
-            if args.save.suffix.lower() == ".npz":
-                np.savez(file, images=to_uint8(images))
-            else:
-                np.save(file, to_uint8(images))
+            np.save(file, to_uint8(images))
     print("\n".join(f"wrote {path}" for path in asked.values()))
 
 
