@@ -41,11 +41,7 @@ def run(args: argparse.Namespace, command: str) -> None:
     preset = get_preset(args.preset)
     initial, model, process, scheduler = _beginning(args, preset)
     require_expressible(f"--save={str(args.save)!r}", process, scheduler)
-    began_with, before = None, []
-    if args.weights:
-        source = folders.run_of(Path(args.weights))
-        began_with = _record(source / "training.json") or {"weights": args.weights}
-        before = _losses(source / "loss.csv")
+    began_with, before = _history(args.weights) if args.weights else (None, [])
     steps = args.train_steps
     require(steps > preset.optim.warmup_steps, "--train-steps", steps,
             f"must exceed the warm-up's {preset.optim.warmup_steps}")
@@ -99,6 +95,12 @@ def _beginning(args: argparse.Namespace, preset: Preset) -> sources.Loaded:
     if not args.allow_cancelled_time:
         found.model.require_time("--allow-cancelled-time trains it all the same")
     return found
+
+
+def _history(weights: str) -> tuple[dict[str, Any], list[str]]:
+    """The record and the losses of the training that made these weights, as far as they lie beside them."""
+    source = folders.run_of(Path(weights))
+    return _record(source / "training.json") or {"weights": weights}, _losses(source / "loss.csv")
 
 
 def _record(path: Path) -> dict[str, Any] | None:

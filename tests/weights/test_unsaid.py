@@ -63,7 +63,7 @@ def test_one_head_is_right_where_it_is_said_and_four_are_named_where_not(lsun):
 
 @pytest.mark.parametrize("order, expected", [("cos", True), ("sin", False)])
 def test_every_option_is_taken_and_leaves_the_line(lsun, order, expected, recwarn):
-    _, model, process = sources.load(lsun[0], Unsaid(1, 8, "cosine", 400, "x0", order, "none"))
+    _, model, process = sources.load(lsun[0], Unsaid(1, 8, "cosine", 400, "x0", order, clip="none"))
     assert (model.sample_size, model.flip_sin_to_cos, model.heads(64)) == (8, expected, 1)
     assert process == DiffusionConfig(schedule="cosine", timesteps=400, objective="x0", variance="learned_range",
                                       rescale_timesteps=True)
