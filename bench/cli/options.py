@@ -147,10 +147,14 @@ IGNORE = _parent(("--ignore-scheduler", {"action": "store_true", "help": "go on 
                                          "folder, whose scheduler may then be of any class"}))
 
 
-UNSAID = ("heads", "image_size", "schedule", "timesteps", "objective", "time_order")
+UNSAID = ("heads", "image_size", "schedule", "timesteps", "objective", "time_order", "head_channels", "qkv_order")
 SAYING = _parent(
     ("--heads", {"type": int, "metavar": "N", "help": "attention heads of --weights whose file does not say it; default: 4 for "
                  "improved-diffusion, whose LSUN networks have 1; 8 channels each for a UNet2DModel"}),
+    ("--head-channels", {"type": int, "metavar": "N", "help": "channels of a head, in place of --heads, in a file of "
+                         "guided-diffusion (its num_head_channels); default: as --heads says"}),
+    ("--qkv-order", {"metavar": "NAME", "help": "in such a file: heads, or qkv where its use_new_attention_order was on; default: "
+                     "heads"}),
     ("--image-size", {"type": int, "metavar": "N", "help": "of such --weights; default: that whose first attention is at 16 x 16"}),
     ("--schedule", {"metavar": "NAME", "help": "noise schedule of such --weights; default: linear"}),
     ("--timesteps", {"type": int, "metavar": "T", "help": "of the process of such --weights; default: 1000"}),

@@ -48,9 +48,9 @@ def convert(path: Path, states: dict[str, dict[str, np.ndarray]], unsaid: Unsaid
     `folders.network_of` chooses among several. Raises `CheckpointError` that names the first difference to our network.
     """
     for state in states.values():
-        for pattern, what in LUCIDRAINS:
+        for pattern, what in REFUSED:
             if found := next((name for name in state if re.search(pattern, name)), None):
-                raise CheckpointError(f"{path}: {found} {state[found].shape}: {what}; lucidrains' UNet can't be converted")
+                raise CheckpointError(f"{path}: {found} {state[found].shape}: {what}")
     state = folders.network_of(path, states)
     for layout in LAYOUTS:
         if layout.mark in state:
@@ -64,14 +64,19 @@ def _read(path: Path, state: State, layout: Layout, unsaid: Unsaid) -> tuple[dic
     usual = {"heads": 1, "image_size": _published_size(network), **layout.usual, **USUAL_PROCESS}
     if any(".query." in name for name in state):  # UNet2DModel's of before diffusers 0.17, which had one head by default
         usual["heads"] = 1
-    found = unsaid.fill(path, layout.said, {key: value for key, value in usual.items() if key not in layout.said}, rest=layout.rest)
-    heads = {"attention_head_dim": 8} if found["heads"] == EIGHT_WIDE else {
-        "num_attention_heads": None if found["heads"] == 1 else found["heads"]}  # one head is what UNet2DModel can say of any width
+    joint = layout.source is _nichol2021_source
+    if joint and unsaid.head_channels:
+        del usual["heads"]
+    usual = {key: value for key, value in usual.items() if key not in layout.said}
+    found = unsaid.fill(path, layout.said, usual, rest=layout.rest, joint=joint)
+    wide = unsaid.head_channels or 8 * (found["heads"] == EIGHT_WIDE)
+    heads = {"attention_head_dim": wide} if wide else {  # one head is what UNet2DModel can say of any width
+        "num_attention_heads": None if found["heads"] == 1 else found["heads"]}
     model = ModelConfig(**network, **heads, sample_size=found["image_size"], flip_sin_to_cos=found["time_order"] == "cos")
     learned = model.out_channels == 2 * model.in_channels
     process = unsaid.process(path, DiffusionConfig(variance="learned_range" if learned else "large",
                                                    rescale_timesteps=layout.rescale_timesteps), found)
-    return dict(state) if layout.source is None else _rename(path, state, layout.source, model), model, process
+    return _rename(path, state, layout.source, model, unsaid.qkv_order == "qkv"), model, process
 
 
 def _published_size(network: Mapping[str, Any]) -> int | None:
@@ -79,8 +84,10 @@ def _published_size(network: Mapping[str, Any]) -> int | None:
     return 16 << down.index("AttnDownBlock2D") if "AttnDownBlock2D" in down else None
 
 
-def _rename(path: Path, state: State, source: Callable[[str, tuple[int, ...], ModelConfig], Source], model: ModelConfig
-            ) -> dict[str, np.ndarray]:
+def _rename(path: Path, state: State, source: Callable[[str, tuple[int, ...], ModelConfig], Source] | None, model: ModelConfig,
+            qkv_first: bool) -> dict[str, np.ndarray]:
+    if source is None:
+        return dict(state)
     out, used = {}, set()
     for name, shape in shapes(model).items():
         theirs, wanted, part = source(name, shape, model)
@@ -89,7 +96,9 @@ def _rename(path: Path, state: State, source: Callable[[str, tuple[int, ...], Mo
         value = state[theirs]
         if value.shape != wanted:
             raise CheckpointError(f"{path}: {theirs} {value.shape}: shape must be {wanted}")
-        if part is not None:  # rows are ordered by head, then q, k, v
+        if part is not None and qkv_first:
+            value = value.reshape(3, *shape)[part]
+        elif part is not None:  # rows are ordered by head, then q, k, v
             value = value.reshape(model.heads(shape[0]), 3, -1, *shape[1:])[:, part]
         out[name] = value.reshape(shape)
         used.add(theirs)
@@ -151,9 +160,14 @@ def _song2021_source(name: str, shape: tuple[int, ...], model: ModelConfig) -> S
 
 def _nichol2021(state: State) -> dict[str, Any]:
     numbers = {int(m[1]) for name in state if (m := re.match(r"input_blocks\.(\d{1,4})\.", name))}
+    if _dim(state, first := "input_blocks.0.0.weight", 1) == 6:
+        raise ConfigError(f"{first} {state[first].shape}: a network that enlarges images, which is not read")
+    # guided-diffusion's resblock_updown: the last residual block of an upper level, a second one beside it, changes the resolution
+    ups = [int(m[1]) for name in state if (m := re.match(r"output_blocks\.(\d{1,4})\.[12]\.in_layers\.0\.weight", name))]
+    every = min(ups, default=0) + 1  # input blocks of a level, the one that halves the resolution included
     levels: list[list[int]] = [[]]  # width of each residual block
     for n in range(1, max(numbers, default=0) + 1):
-        if f"input_blocks.{n}.0.in_layers.2.weight" in state:
+        if f"input_blocks.{n}.0.in_layers.2.weight" in state and not (ups and n % every == 0):
             levels[-1].append(_dim(state, f"input_blocks.{n}.0.in_layers.2.weight", 0))
         else:
             levels.append([])
@@ -163,7 +177,12 @@ def _nichol2021(state: State) -> dict[str, Any]:
     down = [f"input_blocks.{1 + i * (layers + 1)}.1.qkv.weight" in state for i in range(len(levels))]
     up = [f"output_blocks.{i * (layers + 1)}.1.qkv.weight" in state for i in range(len(levels))]
     scale_shift = _dim(state, "input_blocks.1.0.emb_layers.1.weight", 0) == 2 * levels[0][0]
-    return _model(state, ("input_blocks.0.0.weight", "out.2.weight"), [level[0] for level in levels], layers, down, up) | {
+    found = _model(state, ("input_blocks.0.0.weight", "out.2.weight"), [level[0] for level in levels], layers, down, up)
+    if ups:
+        found |= {"downsample_type": "resnet", "upsample_type": "resnet"} | {
+            key: tuple(kind if kind.startswith("Attn") else by_resnet for kind in found[key])
+            for key, by_resnet in (("down_block_types", "ResnetDownsampleBlock2D"), ("up_block_types", "ResnetUpsampleBlock2D"))}
+    return found | {
         "norm_eps": 1e-5, "downsample_padding": 1, "freq_shift": 0, "zero_init": True,
         **({"resnet_time_scale_shift": "scale_shift", "attn_norm_num_groups": 32} if scale_shift else {})}
 
@@ -190,7 +209,7 @@ def _nichol2021_source(name: str, shape: tuple[int, ...], model: ModelConfig) ->
         ("up", "attentions"): (f"output_blocks.{i * (layers + 1) + n}", 1),
         ("up", "upsamplers"): (f"output_blocks.{i * (layers + 1) + layers}", 1 + attends),
     }[block, what]
-    if what == "resnets":
+    if leaf in NICHOL2021_RESNET:  # also where one changes the resolution
         return f"{where}.{position}.{NICHOL2021_RESNET[leaf]}.{kind}", shape, None
     if what == "downsamplers":
         return f"{where}.{position}.op.{kind}", shape, None
@@ -226,3 +245,5 @@ LAYOUTS = (
 LUCIDRAINS = ((r"(^|\.)init_conv\.weight$", "a 7x7 convolution stands where this network has a 3x3 one"),
               (r"\.norm\.g$", "RMSNorm stands where this network has GroupNorm"),
               (r"\.mem_kv$", "linear attention with memory stands where this network has none"))
+REFUSED = ((r"^(module\.)?(label_emb|class_embedding)\.", "makes the network class-conditional, which is not read"),
+           *((pattern, f"{what}; lucidrains' UNet can't be converted") for pattern, what in LUCIDRAINS))

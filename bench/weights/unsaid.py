@@ -10,6 +10,7 @@ from typing import Any
 from bench.weights.errors import CheckpointError, named, note
 from reference.config import OBJECTIVES, SCHEDULES, DiffusionConfig, ModelConfig, require
 
+QKV_ORDERS = ("heads", "qkv")  # what the rows of a joint projection are split by first; "heads" is guided-diffusion's legacy order
 TIME_ORDERS = ("sin", "cos")  # which half of the time embedding comes first
 Config = tuple[ModelConfig, DiffusionConfig]
 
@@ -28,23 +29,32 @@ class Unsaid:
     objective: str | None = None
     time_order: str | None = None
     clip: str | float | None = None
+    head_channels: int | None = None
+    qkv_order: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("heads", "image_size", "timesteps"):
+        require(self.heads is None or self.head_channels is None, "head_channels", self.head_channels,
+                "is the width of a head and heads their number: give one of them")
+        for name in ("heads", "image_size", "timesteps", "head_channels"):
             value = getattr(self, name)
             require(value is None or value >= 1, name, value, "must be at least 1")
-        for name, allowed in (("schedule", SCHEDULES), ("objective", OBJECTIVES), ("time_order", TIME_ORDERS)):
+        for name, allowed in (("schedule", SCHEDULES), ("objective", OBJECTIVES), ("time_order", TIME_ORDERS),
+                              ("qkv_order", QKV_ORDERS)):
             value = getattr(self, name)
             require(value is None or value in allowed, name, value, f"must be one of {', '.join(allowed)}")
 
-    def fill(self, path: Path, said: Mapping[str, Any], usual: Mapping[str, Any], scheduler: bool = False, rest: str = ""
-             ) -> dict[str, Any]:
+    def fill(self, path: Path, said: Mapping[str, Any], usual: Mapping[str, Any], scheduler: bool = False, rest: str = "",
+             joint: bool = False) -> dict[str, Any]:
         """The value of each key: what the file says, else what the user says, else what is usual, named in one line.
 
-        `scheduler`: the files say how to clip. `rest` ends the line. Raises `CheckpointError` where the user contradicts the file,
-        or a value is None.
+        `scheduler`: the files say how to clip. `rest` ends the line. `joint`: q, k and v are one projection, to which alone
+        head_channels and qkv_order apply. Raises `CheckpointError` where the user contradicts the file, or a value is None.
         """
         found, assumed = dict(said), []
+        for key in ("head_channels", "qkv_order"):
+            if getattr(self, key) is not None and not joint:
+                raise CheckpointError(f"{path}: {_option(key)}={getattr(self, key)}: applies to files of improved-diffusion and "
+                                      "guided-diffusion alone; leave it out")
         for key, value in said.items():
             given = getattr(self, key)
             if given not in (None, value):

@@ -76,15 +76,23 @@ def song2021(p: Parameters, x: Tensor, t: Tensor, ch: int = 64, mult: tuple[int,
 
 
 def nichol2021(p: Parameters, x: Tensor, t: Tensor, ch: int = 64, mult: tuple[int, ...] = (1, 2, 2), layers: int = 2,
-               attends: tuple[int, ...] = (1,), out: int = 6, heads: int = 4, scale_shift: bool = False) -> Tensor:
-    """github.com/openai/improved-diffusion: x (N, C, H, W), t (N,)."""
+               attends: tuple[int, ...] = (1,), out: int = 6, heads: int = 4, scale_shift: bool = False, updown: bool = False,
+             head_channels: int = 0, qkv_first: bool = False) -> Tensor:
+    """github.com/openai/improved-diffusion, and with the last three options guided-diffusion: x (N, C, H, W), t (N,)."""
     half = ch // 2
     angle = t.float()[:, None] * torch.exp(torch.arange(half) * (-math.log(10000) / half))
     temb = p.linear("time_embed.0", torch.cat((angle.cos(), angle.sin()), 1), 4 * ch)
     temb = p.linear("time_embed.2", F.silu(temb), 4 * ch)
 
-    def resnet(name: str, x: Tensor, width: int) -> Tensor:
-        h = p.conv(f"{name}.in_layers.2", F.silu(p.norm(f"{name}.in_layers.0", x, 1e-5)), width, padding=1)
+    def halve(x: Tensor) -> Tensor:
+        return (x[..., 0::2, 0::2] + x[..., 0::2, 1::2] + x[..., 1::2, 0::2] + x[..., 1::2, 1::2]) / 4
+
+    def double(x: Tensor) -> Tensor:
+        return x.repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+    def resnet(name: str, x: Tensor, width: int, resize=lambda x: x) -> Tensor:
+        h = p.conv(f"{name}.in_layers.2", resize(F.silu(p.norm(f"{name}.in_layers.0", x, 1e-5))), width, padding=1)
+        x = resize(x)
         emb = p.linear(f"{name}.emb_layers.1", F.silu(temb), width * (1 + scale_shift))[:, :, None, None]
         if scale_shift:
             scale, shift = emb.chunk(2, dim=1)
@@ -97,10 +105,13 @@ def nichol2021(p: Parameters, x: Tensor, t: Tensor, ch: int = 64, mult: tuple[in
     def attention(name: str, x: Tensor) -> Tensor:
         n, c, height, width = x.shape
         joint = p.conv(f"{name}.qkv", p.norm(f"{name}.norm", x.flatten(2), 1e-5), 3 * c, 1)
-        mixed = []
-        for one in joint.reshape(n, heads, 3 * c // heads, height * width).unbind(1):  # one head after the other, each q, k, v
-            q, k, v = one.chunk(3, dim=1)
-            mixed.append(v @ torch.softmax(q.transpose(1, 2) @ k / math.sqrt(c // heads), dim=2).transpose(1, 2))
+        mixed, count = [], c // head_channels if head_channels else heads
+        if qkv_first:
+            each = zip(*(part.chunk(count, dim=1) for part in joint.chunk(3, dim=1)), strict=True)
+        else:  # one head after the other, each q, k, v
+            each = (one.chunk(3, dim=1) for one in joint.reshape(n, count, 3 * c // count, height * width).unbind(1))
+        for q, k, v in each:
+            mixed.append(v @ torch.softmax(q.transpose(1, 2) @ k / math.sqrt(c // count), dim=2).transpose(1, 2))
         return x + p.conv(f"{name}.proj_out", torch.cat(mixed, 1), c, 1).reshape(n, c, height, width)
 
     skips, n = [p.conv("input_blocks.0.0", x, ch, padding=1)], 1
@@ -110,7 +121,8 @@ def nichol2021(p: Parameters, x: Tensor, t: Tensor, ch: int = 64, mult: tuple[in
             skips.append(attention(f"input_blocks.{n}.1", h) if i in attends else h)
             n += 1
         if i < len(mult) - 1:
-            skips.append(p.conv(f"input_blocks.{n}.0.op", skips[-1], ch * m, stride=2, padding=1))
+            skips.append(resnet(f"input_blocks.{n}.0", skips[-1], ch * m, halve) if updown else
+                         p.conv(f"input_blocks.{n}.0.op", skips[-1], ch * m, stride=2, padding=1))
             n += 1
     h = resnet("middle_block.0", skips[-1], ch * mult[-1])
     h = resnet("middle_block.2", attention("middle_block.1", h), ch * mult[-1])
@@ -120,7 +132,7 @@ def nichol2021(p: Parameters, x: Tensor, t: Tensor, ch: int = 64, mult: tuple[in
             h = resnet(f"output_blocks.{n}.0", torch.cat((h, skips.pop()), 1), ch * mult[i])
             h = attention(f"output_blocks.{n}.1", h) if i in attends else h
             if i > 0 and j == layers:
-                h = h.repeat_interleave(2, 2).repeat_interleave(2, 3)
-                h = p.conv(f"output_blocks.{n}.{1 + (i in attends)}.conv", h, ch * mult[i], padding=1)
+                name = f"output_blocks.{n}.{1 + (i in attends)}"
+                h = resnet(name, h, ch * mult[i], double) if updown else p.conv(f"{name}.conv", double(h), ch * mult[i], padding=1)
             n += 1
     return p.conv("out.2", F.silu(p.norm("out.0", h, 1e-5)), out, padding=1)

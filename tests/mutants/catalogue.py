@@ -238,9 +238,9 @@ MUTANTS = [Mutant(*m) for m in (
     ("L3", "exact distribution function for the code's tanh", "training", "approximate_cdf if self.config.approximate_cdf else torch.special.ndtr",
      "torch.special.ndtr"),
     ("L3", "t not rescaled in training", "training", "t.float() * (1000 / self.config.timesteps) if self.config.rescale_timesteps else t", "t"),
+    ("L3", "no gradient into the scale", "unet", "(1 + scale)", "(1 + scale.detach())"),
     ("L3", "no gradient into the time projection", "unet", "temb = F.silu(temb)", "temb = F.silu(temb).detach()"),
     ("L3", "dropout never active", "unet", "nn.Dropout(config.dropout)", "nn.Dropout(0.0)"),
-    ("L3", "no gradient into the scale", "unet", "(1 + scale)", "(1 + scale.detach())"),
     # The optimiser.
     ("L4", "gradients not clipped", "training", "if self.config.max_grad_norm:", "if False:"),
     ("L4", "gradients clipped by value", "training", "nn.utils.clip_grad_norm_(self.parameters,", "nn.utils.clip_grad_value_(self.parameters,"),
