@@ -40,7 +40,6 @@ def run(args: argparse.Namespace, command: str) -> None:
             "exists and is no pipeline folder; it is not overwritten")
     preset = get_preset(args.preset)
     initial, model, process, scheduler = _beginning(args, preset)
-    require_expressible(f"--save={str(args.save)!r}", process, scheduler)
     began_with, before = _history(args.weights) if args.weights else (None, [])
     steps = args.train_steps
     require(steps > preset.optim.warmup_steps, "--train-steps", steps,
@@ -94,6 +93,7 @@ def _beginning(args: argparse.Namespace, preset: Preset) -> sources.Loaded:
         found = sources.Loaded(weights.initialise(model, args.seed), model, process)
     if not args.allow_cancelled_time:
         found.model.require_time("--allow-cancelled-time trains it all the same")
+    require_expressible(f"--save={str(args.save)!r}", found.diffusion, found.scheduler)
     return found
 
 
