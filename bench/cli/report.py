@@ -56,7 +56,7 @@ def pages(found: list[Row], out: Path) -> Iterator[tuple[str, str]]:
         yield "scaling.md", scaling_page.render(points, made_by(out / "scaling.md", "study", "scaling"), found)
     if sets := noise_page.newest(found):
         yield "noise.md", noise_page.render(sets, made_by(out / "noise.md", "study", "noise"))
-    if tried := rows.studies(found, ablation_page.STUDY):
+    if tried := ablation_page.studied(found):
         yield "ablation.md", ablation_page.render(tried, made_by(out / "ablation.md", "study", "ablation"))
     if any(row.kind == "recipe" for row in found):
         yield "gallery.md", gallery.page(found)

@@ -158,7 +158,8 @@ CONFIG: dict[str, dict[str, Any]] = {
     "budget": {"samples": int, "weights": str, "model": dict[str, Any], "diffusion": dict[str, Any], "device": str},
     "study noise": {"name": str, "samples": int, "extractor": str, "extractor_sha256": str, "images": str, "images_sha256": str},
     "study neighbours": {"name": str},
-    "study ablation": {"variant": str, "optim": dict[str, Any], "batch_size": int, "samples": int},
+    "study ablation": {"variant": str, "optim": dict[str, Any], "batch_size": int, "samples": int, "sampling_steps": int,
+                       "extractor": str, "extractor_sha256": str, "reference": str, "dataset": str, "dtype": str},
 }
 
 
@@ -203,8 +204,7 @@ def _is(value: Any, hint: Any) -> bool:
         return isinstance(value, dict) and all(_is(item, inner[1]) for item in value.values())
     if origin is UnionType:
         return any(_is(value, one) for one in inner)
-    numbers = {float: (int, float), int: int}
-    return isinstance(value, numbers.get(hint, hint)) and (hint is bool or not isinstance(value, bool))
+    return isinstance(value, (int, float) if hint is float else hint) and (hint is bool or not isinstance(value, bool))
 
 
 def _shown(hint: Any) -> str:

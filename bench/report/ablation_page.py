@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 
+from bench.records import rows
 from bench.records.rows import Row
 
 STUDY = "ablation"
@@ -16,15 +19,20 @@ ORDER = (  # of the lines, by the names of `studies.ablation.VARIANTS`
 LAST = 500  # losses whose mean is shown
 
 
+def studied(every: list[Row]) -> list[Row]:
+    """The rows of the page, oldest first: those of variants in `ORDER`."""
+    return [row for row in rows.studies(every, STUDY) if row.config["variant"] in ORDER]
+
+
 def table(studies: list[Row]) -> pd.DataFrame:
-    """One line a variant, its last row, in `ORDER`; `studies` from `rows.studies`."""
+    """One line a variant, its last row, in `ORDER`; `studies` from `studied`."""
     last = {row.config["variant"]: row for row in studies}
     lines = []
     for name in (name for name in ORDER if name in last):
         c, v = last[name].config, last[name].values
         lines.append({"variant": name, "images": c["batch_size"] * c["optim"]["total_steps"], "batch": c["batch_size"],
                       "loss": v["losses_mean_of_last"], "fid": v["fid"], "fid_inf": v["fid_inf"],
-                      "kid": v["kid"], "precision": v["precision"], "recall": v["recall"]})
+                      "kid": v["kid"], "precision": v.get("precision", math.nan), "recall": v.get("recall", math.nan)})
     return pd.DataFrame(lines)
 
 

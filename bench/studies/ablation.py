@@ -128,5 +128,5 @@ def run(asked: Settings, only: Sequence[str], data: datasets.Choice, out: Path, 
     for name in only or VARIANTS:
         if (row := measure(name, asked, dataset, out)) is not None:
             rows.append(out / "rows", row)
-        files.write_page(out / "ablation.md", ablation_page.render(rows.studies(rows.read(out / "rows"), STUDY), command))
+        files.write_page(out / "ablation.md", ablation_page.render(ablation_page.studied(rows.read(out / "rows")), command))
     print(f"report: {out / 'ablation.md'}")

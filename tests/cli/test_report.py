@@ -1,11 +1,13 @@
 """`ddim-bench report` on the rows that ship."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 
 from bench.cli.main import main
 from bench.paths import ROOT
+from bench.records import rows
 
 PAGES = ("table.md", "speed.md", "scaling.md", "noise.md", "ablation.md", "gallery.md")
 
@@ -38,3 +40,10 @@ def test_a_page_whose_images_are_gone_is_kept(out, capsys):
 def test_pages_without_rows_are_not_written(tmp_path):
     assert main(["report", "--out", str(tmp_path)]) == 0
     assert [path.name for path in tmp_path.glob("*.*")] == ["report.html"]
+
+
+def test_a_strangers_variant_is_no_line_of_ours(out):
+    found = rows.studies(rows.read(out / "rows"), "ablation")
+    (out / "rows" / "study.jsonl").unlink()
+    rows.append(out / "rows", replace(found[-1], config=found[-1].config | {"variant": "of my own"}))
+    assert main(["report", "--out", str(out)]) == 0 and not (out / "ablation.md").exists()

@@ -114,7 +114,7 @@ def checkpoints(every: list[Row], out: Path) -> Section:
     else:
         s.missing.append(("No trained network lies beside this page.",
                           command_line("train", "--train-steps", "9000", "--save", "FOLDER")))
-    if tried := rows.studies(every, ablation_page.STUDY):
+    if tried := ablation_page.studied(every):
         s.tables.append(Table("What improves the training", ablation_page.shown(tried), ablation_page.describe(tried),
                               command_line("study", "ablation", "--dtype", tried[-1].config["dtype"]), folded=True))
     return s
