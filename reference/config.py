@@ -17,8 +17,8 @@ from .records import LATER, Record, choice, freeze
 
 SCHEDULES = tuple(schedules.BETAS)
 OBJECTIVES = ("eps", "x0", "v")
-LOSSES = ("l2", "l1")
-LOSS_WEIGHTS = ("none", "p2", "min_snr")
+LOSSES = ("l2", "l1", "huber")
+LOSS_WEIGHTS = ("none", "snr", "p2", "min_snr")
 VARIANCES = ("small", "large", "learned", "learned_range")
 DOWN_BLOCKS = ("DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D")
 UP_BLOCKS = ("UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D")

@@ -43,6 +43,7 @@ class Convention:
     float32_schedules: tuple[str, ...] = ()  # schedules of which the code has the variant `..._float32`
     gate_ddim: str = "list_end"  # no noise on the last step of the list, or "clean": on a step to alpha_bar = 1 only
     gate_ddpm: str = "list_end"  # the same, or "t_positive": none at t = 0 only
+    loss_weight: str = "none"  # of training, where the caller names none
     rescale_timesteps: bool = False  # the network's input is t x 1000/T, a float32 product
     encode: str = "paper"  # `make_encode_plan` says what "paper", "shifted" and "destination" are
     # The network: fields of `ModelConfig`. All codes have 32 groups, which is the width's affair.
@@ -53,6 +54,7 @@ class Convention:
     zero_init: bool = True
     attention_head_dim: int | None = None
     num_attention_heads: int | None = None
+    resnet_time_scale_shift: str = "default"
 
 
 CONVENTIONS = {c.name: c for c in (
@@ -62,16 +64,16 @@ CONVENTIONS = {c.name: c for c in (
     Convention("song2021", "github.com/ermongroup/ddim", float32_tables=True, gate_ddpm="t_positive",
                zero_init=False),
     Convention("nichol2021", "github.com/openai/improved-diffusion", beta_scaling=True, spacing="linspace",
-               clip_ddim="clip", rederive_eps=True, variance="small", large_variance_first=True,
+               clip_ddim="clip", rederive_eps=True, large_variance_first=True,
                approximate_cdf=True, rescale_timesteps=True, encode="shifted", flip_sin_to_cos=True, freq_shift=0, norm_eps=1e-5,
-               downsample_padding=1, num_attention_heads=4),
+               downsample_padding=1, num_attention_heads=4, resnet_time_scale_shift="scale_shift"),
     Convention("diffusers", "github.com/huggingface/diffusers", clip_ddim="clip", variance="small",
                log_variance_first="floor", previous_ddim="ratio", float32_tables=True, float32_schedules=("linear", "quad"),
                gate_ddim="clean", gate_ddpm="t_positive", encode="destination", flip_sin_to_cos=True, freq_shift=0, norm_eps=1e-5,
                downsample_padding=1, zero_init=False, attention_head_dim=8),
     Convention("lucidrains", "github.com/lucidrains/denoising-diffusion-pytorch", beta_scaling=True, spacing="trailing",
                clip_ddim="clip", rederive_eps=True, variance="small", log_variance_first="floor",
-               float32_schedules=("sigmoid_alpha_bar",)),
+               float32_schedules=("sigmoid_alpha_bar",), loss_weight="snr"),
 )}
 
 
@@ -82,9 +84,10 @@ def get_convention(name: str) -> Convention:
 
 
 def adopt(diffusion: DiffusionConfig, convention: str) -> DiffusionConfig:
-    """The process as this convention's code defines and trains it: betas, the network's t, the bound. Raises `ConfigError`.
+    """The process as this convention's code defines and trains it: betas, the network's t, loss weight, bound.
 
     Training keeps float64 tables in every convention: float32 ones differ by less than the float32 images that they multiply.
+    Raises `ConfigError`.
     """
     c = get_convention(convention)
     named = diffusion.trained_betas is None  # given betas are what they are
@@ -94,13 +97,14 @@ def adopt(diffusion: DiffusionConfig, convention: str) -> DiffusionConfig:
         beta_scaling=diffusion.beta_scaling or (c.beta_scaling and named and diffusion.schedule == "linear"),
         rescale_timesteps=diffusion.rescale_timesteps or c.rescale_timesteps,
         large_variance_first=diffusion.large_variance_first or c.large_variance_first,
-        approximate_cdf=diffusion.approximate_cdf or c.approximate_cdf)
+        approximate_cdf=diffusion.approximate_cdf or c.approximate_cdf,
+        loss_weight=c.loss_weight if diffusion.loss_weight == "none" else diffusion.loss_weight)
     out.check_tables(c.float32_tables)
     return out
 
 
 NETWORK = ("flip_sin_to_cos", "freq_shift", "norm_eps", "downsample_padding", "zero_init", "attention_head_dim",
-           "num_attention_heads")
+           "num_attention_heads", "resnet_time_scale_shift")
 
 
 def adopt_network(model: ModelConfig, convention: str) -> ModelConfig:

@@ -80,15 +80,19 @@ def target(config: DiffusionConfig, x0: Array, t: Index, noise: Array, alpha_bar
 def loss_weights(config: DiffusionConfig, alpha_bars: Array) -> Array:
     """Weight of the loss at each timestep, shape (T,).
 
-    "p2": (k + SNR)^-gamma (Choi et al. 2022, arXiv:2204.00227, equation 8, relative to the unweighted eps loss).
-    "min_snr": min(SNR, gamma) on the x0 loss (Hang et al. 2023, arXiv:2303.09556), divided by SNR for eps and by SNR + 1 for
-    v, whose losses are that multiple of the x0 loss.
+    At the same t the eps loss is SNR times the x0 loss, and SNR / (SNR + 1) times the v loss: "snr" weights these, so that every
+    objective has the unweighted eps loss (lucidrains' code). "p2": (k + SNR)^-gamma times that (Choi et al. 2022,
+    arXiv:2204.00227, equation 8). "min_snr": min(SNR, gamma) on the x0 loss (Hang et al. 2023, arXiv:2303.09556), divided by SNR
+    for eps and by SNR + 1 for v.
     """
     if config.loss_weight == "none":
         return np.ones_like(alpha_bars)
     snr = alpha_bars / (1 - alpha_bars)
+    as_eps = {"x0": snr, "eps": np.ones_like(snr), "v": snr / (snr + 1)}[config.objective]
+    if config.loss_weight == "snr":
+        return as_eps
     if config.loss_weight == "p2":
-        return (config.p2_k + snr) ** -config.p2_gamma
+        return (config.p2_k + snr) ** -config.p2_gamma * as_eps
     clipped = np.minimum(snr, config.min_snr_gamma)
     return {"x0": clipped, "eps": clipped / np.maximum(snr, 1e-20), "v": clipped / (snr + 1)}[config.objective]
 
@@ -156,8 +160,16 @@ def prior_bits(x0: Array, schedule: Schedule) -> Array:
     return normal_kl(np.sqrt(ab) * x0, zero + np.log(1 - ab), zero, zero).mean(axis=(1, 2, 3)) / np.log(2)
 
 
+def pixel_loss(error: Array, loss: str) -> Array:
+    """Each pixel's part of the loss: the square ("l2"), the size ("l1"), or Huber's function with delta = 1 (Huber 1964), half the
+    square below 1 and the size less a half above."""
+    if loss == "huber":
+        return np.where(np.abs(error) < 1, error**2 / 2, np.abs(error) - 0.5)
+    return error**2 if loss == "l2" else np.abs(error)
+
+
 def loss(config: DiffusionConfig, x0: Array, t: Index, noise: Array, output: Array) -> float:
-    """The training loss of one batch: mean over images of weight(t) x mean over pixels of |output - target|^2 or |.|.
+    """The training loss of one batch: mean over images of weight(t) x mean over pixels of `pixel_loss` of output - target.
 
     With a learned variance (IDDPM section 3.1) `output` is (N, 2C, H, W) and the loss is L_simple + L_vlb / 1000, where L_vlb
     is T x the batch's mean bound term, and the mean is held fixed in it: its gradient reaches the variance alone.
@@ -165,7 +177,7 @@ def loss(config: DiffusionConfig, x0: Array, t: Index, noise: Array, output: Arr
     schedule = Schedule.from_config(config)
     mean, variance = output[:, : x0.shape[1]], output[:, x0.shape[1]:]
     error = mean - target(config, x0, t, noise, schedule.alpha_bars)
-    per_image = (error**2 if config.loss == "l2" else np.abs(error)).mean(axis=(1, 2, 3))
+    per_image = pixel_loss(error, config.loss).mean(axis=(1, 2, 3))
     total = (loss_weights(config, schedule.alpha_bars)[t] * per_image).mean()
     if config.learned_variance:
         xt = q_sample(x0, t, noise, schedule.alpha_bars)
@@ -188,5 +200,5 @@ def slerp(a: Array, b: Array, share: float) -> Array:
 
 
 def mix(a: Array, b: Array, share: float) -> Array:
-    """DDPM's interpolation of two images diffused to the same t (section 4.3, appendix D.3): (1 - share) a + share b."""
+    """DDPM's interpolation of two images diffused to the same t (section 4.4, appendix D.3): (1 - share) a + share b."""
     return (1 - share) * a + share * b

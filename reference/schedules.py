@@ -79,6 +79,11 @@ def sigmoid(T: int, beta_start: float, beta_end: float) -> Array:
     return _sigmoid(np.linspace(-6, 6, T)) * (beta_end - beta_start) + beta_start
 
 
+def const(T: int, beta_start: float, beta_end: float) -> Array:
+    """The DDIM code's `const`: every beta is the last one. The first end is not used."""
+    return np.full(T, beta_end)
+
+
 def sigmoid_alpha_bar(T: int, beta_start: float, beta_end: float) -> Array:
     """Jabri et al. 2022 (arXiv:2212.11972), algorithm 1 with start -3, end 3, tau 1. The two beta ends are not used."""
     start, end = _sigmoid(np.array(-3.0)), _sigmoid(np.array(3.0))
@@ -107,7 +112,7 @@ def tutorial(T: int, beta_start: float, beta_end: float) -> Array:
     return np.linspace(beta_start, beta_end, T + 1)[1:]
 
 
-BETAS = {f.__name__: f for f in (linear, quad, cosine, sigmoid, sigmoid_alpha_bar, tutorial, linear_float32, quad_float32,
+BETAS = {f.__name__: f for f in (linear, quad, cosine, sigmoid, const, sigmoid_alpha_bar, tutorial, linear_float32, quad_float32,
                                  sigmoid_alpha_bar_float32)}
 
 

@@ -55,6 +55,11 @@ def sigmoid(T: int, beta_start: float, beta_end: float) -> Tensor:
     return ops.sigmoid(_linspace(-6, 6, T)) * f64(beta_end - beta_start) + f64(beta_start)
 
 
+def const(T: int, beta_start: float, beta_end: float) -> Tensor:
+    """The DDIM code's `const`: every beta is the last one. The first end is not used."""
+    return ops.full((T,), 1.0, dtype=F64) * f64(beta_end)
+
+
 def sigmoid_alpha_bar(T: int, beta_start: float, beta_end: float) -> Tensor:
     """Jabri et al. 2022 (arXiv:2212.11972), algorithm 1 with start -3, end 3, tau 1. The two beta ends are not used."""
     start, end = ops.sigmoid(Tensor([-3.0, 3.0], F64))
@@ -83,7 +88,7 @@ def tutorial(T: int, beta_start: float, beta_end: float) -> Tensor:
     return _linspace(beta_start, beta_end, T + 1)[1:]
 
 
-BETAS = {f.__name__: f for f in (linear, quad, cosine, sigmoid, sigmoid_alpha_bar, tutorial, linear_float32, quad_float32,
+BETAS = {f.__name__: f for f in (linear, quad, cosine, sigmoid, const, sigmoid_alpha_bar, tutorial, linear_float32, quad_float32,
                                  sigmoid_alpha_bar_float32)}
 
 

@@ -111,7 +111,7 @@ class Process(nn.Cell):
         output = self.network(inputs, told, step)
         mean = output[:, :channels]
         error = mean - self.target(x0, t, noise)
-        per_image = (error.square() if config.loss == "l2" else error.abs()).mean((1, 2, 3))
+        per_image = pixel_loss(error, config.loss).mean((1, 2, 3))
         total = (ops.gather(self.weight, t, 0) * per_image).mean()
         if config.variance in ("learned", "learned_range"):  # IDDPM section 3.1; the mean is held fixed in the bound
             terms = self.vlb_terms(x0, xt, t, ops.stop_gradient(mean), output[:, channels:])
@@ -119,13 +119,23 @@ class Process(nn.Cell):
         return total
 
 
+def pixel_loss(error: Tensor, loss: str) -> Tensor:
+    """Each pixel's part of the loss: `reference.diffusion.loss`."""
+    if loss == "huber":
+        return ops.where(error.abs() < 1, error.square() / 2, error.abs() - 0.5)
+    return error.square() if loss == "l2" else error.abs()
+
+
 def loss_weights(config: DiffusionConfig, alpha_bars: Tensor) -> Tensor:
     """Weight of the loss at each timestep, shape (T,): `reference.diffusion.loss_weights`."""
     if config.loss_weight == "none":
         return ops.ones_like(alpha_bars)
     snr = alpha_bars / (1 - alpha_bars)
+    as_eps = {"x0": snr, "eps": ops.ones_like(snr), "v": snr / (snr + 1)}[config.objective]
+    if config.loss_weight == "snr":
+        return as_eps
     if config.loss_weight == "p2":
-        return (f64(config.p2_k) + snr) ** f64(-config.p2_gamma)
+        return (f64(config.p2_k) + snr) ** f64(-config.p2_gamma) * as_eps
     clipped = snr.minimum(f64(config.min_snr_gamma))
     return {"x0": clipped, "eps": clipped / snr.maximum(f64(TINY)), "v": clipped / (snr + 1)}[config.objective]
 

@@ -44,6 +44,11 @@ def sigmoid(T: int, beta_start: float, beta_end: float) -> Tensor:
     return torch.sigmoid(torch.linspace(-6, 6, T, dtype=F64)) * (beta_end - beta_start) + beta_start
 
 
+def const(T: int, beta_start: float, beta_end: float) -> Tensor:
+    """The DDIM code's `const`: every beta is the last one. The first end is not used."""
+    return torch.full((T,), beta_end, dtype=F64)
+
+
 def sigmoid_alpha_bar(T: int, beta_start: float, beta_end: float) -> Tensor:
     """Jabri et al. 2022 (arXiv:2212.11972), algorithm 1 with start -3, end 3, tau 1. The two beta ends are not used."""
     start, end = torch.sigmoid(torch.tensor([-3.0, 3.0], dtype=F64))
@@ -72,7 +77,7 @@ def tutorial(T: int, beta_start: float, beta_end: float) -> Tensor:
     return torch.linspace(beta_start, beta_end, T + 1, dtype=F64)[1:]
 
 
-BETAS = {f.__name__: f for f in (linear, quad, cosine, sigmoid, sigmoid_alpha_bar, tutorial, linear_float32, quad_float32,
+BETAS = {f.__name__: f for f in (linear, quad, cosine, sigmoid, const, sigmoid_alpha_bar, tutorial, linear_float32, quad_float32,
                                  sigmoid_alpha_bar_float32)}
 
 

@@ -104,7 +104,7 @@ class Process:
         output = network(inputs, told)
         mean, variance = output[:, : x0.shape[1]], output[:, x0.shape[1]:]
         error = mean - self.target(x0, t, noise)
-        per_image = (error.square() if config.loss == "l2" else error.abs()).mean(dim=(1, 2, 3))
+        per_image = pixel_loss(error, config.loss).mean(dim=(1, 2, 3))
         total = (self.tables["weight"][t].to(per_image.dtype) * per_image).mean()
         if config.learned_variance:  # IDDPM section 3.1; the mean is held fixed in the bound
             terms = self.vlb_terms(x0.double(), xt.double(), t, mean.detach().double(), variance.double())
@@ -112,13 +112,23 @@ class Process:
         return total
 
 
+def pixel_loss(error: Tensor, loss: str) -> Tensor:
+    """Each pixel's part of the loss: `reference.diffusion.loss`."""
+    if loss == "huber":
+        return torch.where(error.abs() < 1, error.square() / 2, error.abs() - 0.5)
+    return error.square() if loss == "l2" else error.abs()
+
+
 def loss_weights(config: DiffusionConfig, alpha_bars: Tensor) -> Tensor:
     """Weight of the loss at each timestep, shape (T,): `reference.diffusion.loss_weights`."""
     if config.loss_weight == "none":
         return torch.ones_like(alpha_bars)
     snr = alpha_bars / (1 - alpha_bars)
+    as_eps = {"x0": snr, "eps": torch.ones_like(snr), "v": snr / (snr + 1)}[config.objective]
+    if config.loss_weight == "snr":
+        return as_eps
     if config.loss_weight == "p2":
-        return (config.p2_k + snr) ** -config.p2_gamma
+        return (config.p2_k + snr) ** -config.p2_gamma * as_eps
     clipped = snr.clamp(max=config.min_snr_gamma)
     return {"x0": clipped, "eps": clipped / snr.clamp(min=TINY), "v": clipped / (snr + 1)}[config.objective]
 

@@ -63,7 +63,7 @@ def test_dry_run_prints_config_and_cells_and_writes_nothing(tmp_path, capsys):
 @pytest.mark.parametrize("name, changed", [
     ("plain", {}), ("ho2020", {"large_variance_first": True, "approximate_cdf": True}), ("song2021", {}),
     ("nichol2021", {"beta_scaling": True, "rescale_timesteps": True, "large_variance_first": True, "approximate_cdf": True}),
-    ("diffusers", {"schedule": "linear_float32"}), ("lucidrains", {"beta_scaling": True}),
+    ("diffusers", {"schedule": "linear_float32"}), ("lucidrains", {"beta_scaling": True, "loss_weight": "snr"}),
 ])
 def test_dry_run_shows_what_a_convention_changes(name, changed, capsys):
     """The process that is trained and sampled, every choice of the sampler, and both samplers' cells."""

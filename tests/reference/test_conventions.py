@@ -113,7 +113,7 @@ def test_eps_is_rederived_from_the_clipped_x0(name, rederived):
     assert got == pytest.approx(math.sqrt(ab_prev) + math.sqrt(1 - ab_prev) * eps, rel=1e-13)
 
 
-@pytest.mark.parametrize("name, variance", row("large large large small small small").items())
+@pytest.mark.parametrize("name, variance", row("large large large large small small").items())
 def test_ddpm_variance(name, variance):
     plan = plan_of(name, sampler="ddpm")
     c, i = coefficients(plan), plan.steps // 2
@@ -192,7 +192,7 @@ def test_what_training_adopts():
     assert adopt(ours, "nichol2021") == dataclasses.replace(ours, beta_scaling=True, rescale_timesteps=True,
                                                             large_variance_first=True, approximate_cdf=True)
     assert adopt(ours, "diffusers") == dataclasses.replace(ours, schedule="linear_float32")
-    assert adopt(ours, "lucidrains") == dataclasses.replace(ours, beta_scaling=True)
+    assert adopt(ours, "lucidrains") == dataclasses.replace(ours, beta_scaling=True, loss_weight="snr")
     assert plan_of("nichol2021", 50, ours).diffusion == adopt(ours, "nichol2021")
 
 
@@ -204,6 +204,7 @@ def test_network_details(name, order, shift, eps, padding, zeroed, heads):
     model = adopt_network(ModelConfig(), name)
     assert (model.flip_sin_to_cos, model.freq_shift, model.norm_eps) == (order == "cos", shift, eps)
     assert model.downsample_padding == padding and model.zero_init == zeroed and model.heads(64) == heads
+    assert (model.resnet_time_scale_shift == "scale_shift") == (name == "nichol2021")
     assert adopt_network(model, "plain") == ModelConfig()
 
 

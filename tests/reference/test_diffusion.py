@@ -186,6 +186,9 @@ def test_loss_by_hand():
     assert diffusion.loss(TWO_STEPS, x0, t, noise, output) == pytest.approx(3.5)
     l1 = DiffusionConfig(timesteps=2, beta_start=0.25, beta_end=0.5, loss="l1")
     assert diffusion.loss(l1, x0, t, noise, output) == pytest.approx(1.5)
+    # Huber, (1/2, 3 - 1/2) and (0, 2 - 1/2): per image 1.5 and 0.75.
+    huber = DiffusionConfig(timesteps=2, beta_start=0.25, beta_end=0.5, loss="huber")
+    assert diffusion.loss(huber, x0, t, noise, output) == pytest.approx(1.125)
     # p2 with k = 2, gamma = 1/2: SNR = 3 at t = 0 and 3/5 at t = 1, weights 5^-1/2 and 2.6^-1/2.
     p2 = DiffusionConfig(timesteps=2, beta_start=0.25, beta_end=0.5, loss_weight="p2", p2_k=2.0, p2_gamma=0.5)
     assert diffusion.loss(p2, x0, t, noise, output) == pytest.approx((5 / math.sqrt(5) + 2 / math.sqrt(2.6)) / 2)
@@ -201,20 +204,25 @@ def test_min_snr_weights_by_hand(objective, weights):
     np.testing.assert_allclose(diffusion.loss_weights(config, np.array([0.9, 0.75, 0.2])), weights, rtol=1e-12)
 
 
-def test_p2_weights_by_hand():
-    config = DiffusionConfig(loss_weight="p2")
-    np.testing.assert_allclose(diffusion.loss_weights(config, np.array([0.9, 0.75, 0.2])), [1 / 10, 1 / 4, 1 / 1.25], rtol=1e-12)
+@pytest.mark.parametrize("objective, as_eps", [("x0", [9, 3, 1 / 4]), ("eps", [1, 1, 1]), ("v", [9 / 10, 3 / 4, 1 / 5])])
+def test_snr_and_p2_weights_by_hand(objective, as_eps):
+    """SNR = 9, 3, 1/4; p2 with k = 1 and gamma = 1 divides the eps loss by 10, 4, 5/4."""
+    for weight, divided in (("snr", [1, 1, 1]), ("p2", [10, 4, 1.25])):
+        config = DiffusionConfig(objective=objective, loss_weight=weight)
+        found = diffusion.loss_weights(config, np.array([0.9, 0.75, 0.2]))
+        np.testing.assert_allclose(found, np.divide(as_eps, divided), rtol=1e-12)
 
 
+@pytest.mark.parametrize("weight", ["snr", "p2", "min_snr"])
 @LAW
 @given(st.data(), st.integers(2, 500), SEED)
-def test_min_snr_is_one_loss_for_every_objective(data, T, seed):
+def test_a_weighted_loss_is_the_same_for_every_objective(weight, data, T, seed):
     """The eps loss is SNR times the x0 loss and the v loss SNR + 1 times, so the weighted losses of one prediction agree."""
     t = np.array([data.draw(st.integers(0, T - 1))])
     x0, noise, x0_hat = np.random.default_rng(seed).standard_normal((3, 1, 1, 4, 4))
     losses = []
     for objective in ("eps", "x0", "v"):
-        config = DiffusionConfig(timesteps=T, objective=objective, loss_weight="min_snr")
+        config = DiffusionConfig(timesteps=T, objective=objective, loss_weight=weight)
         ab = schedules.alpha_bars(schedules.betas(config))
         eps_hat = diffusion.eps_from_x0(diffusion.q_sample(x0, t, noise, ab), t, x0_hat, ab)
         losses.append(diffusion.loss(config, x0, t, noise, diffusion.target(config, x0_hat, t, eps_hat, ab)))

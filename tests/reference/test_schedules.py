@@ -22,6 +22,7 @@ BY_HAND = {  # the formula of each schedule in plain Python, beta of t = 0..T-1
     "quad": lambda t: (1e-4**0.5 + (0.02**0.5 - 1e-4**0.5) * t / (T - 1)) ** 2,
     "cosine": lambda t: min(1 - _cosine(t + 1) / _cosine(t), 0.999),
     "sigmoid": lambda t: (0.02 - 1e-4) / (1 + math.exp(6 - 12 * t / (T - 1))) + 1e-4,
+    "const": lambda t: 0.02,
     "sigmoid_alpha_bar": lambda t: min(1 - _jabri(t + 1) / _jabri(t), 0.999),
     "tutorial": lambda t: 1e-4 + (0.02 - 1e-4) * (t + 1) / T,
 }
