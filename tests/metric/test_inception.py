@@ -182,7 +182,7 @@ def test_download_goes_where_torch_fidelity_looks_and_is_checked(weights, tmp_pa
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     asked = []
 
-    def fetch(url, place, hash_prefix):
+    def fetch(url, place, hash_prefix, progress):
         asked.append((url.rpartition("/")[2], hash_prefix))
         with open(place, "wb") as file:
             file.write(weights.read_bytes())
@@ -191,7 +191,7 @@ def test_download_goes_where_torch_fidelity_looks_and_is_checked(weights, tmp_pa
     first, again = inception.load(download=True), inception.load()
     assert first == again and asked == [("weights-inception-2015-12-05-6726825d.pth", "6726825d")]
 
-    def fail(*_):
+    def fail(*_, **__):
         raise URLError("no route to host")
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "other"))

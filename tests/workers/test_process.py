@@ -212,7 +212,7 @@ def test_the_training_of_a_worker_that_died_goes_on_in_the_next(start, tmp_path,
     expected = start().call(Train(images=images, **TRAIN))
     with pytest.raises(WorkerDied):
         start("die").call(Train(images=images, **more, **TRAIN))
-    assert sorted(path.name for path in (tmp_path / "states").iterdir()) == [f"state-0000000{n}.safetensors" for n in (2, 3)]
+    assert sorted(path.name for path in (tmp_path / "states").glob("state-*")) == [f"state-0000000{n}.safetensors" for n in (2, 3)]
     again = start().call(Train(images=images, **more, **TRAIN))
     assert again.starts == 2 and again.losses == expected.losses and again.weights == expected.weights
     with pytest.raises(ConfigError, match="data is 'x' there and 'y' here"):
