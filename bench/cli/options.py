@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import inspect
+import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -196,10 +197,11 @@ def data_choice(args: argparse.Namespace) -> Choice:
 
 
 def at_least(args: argparse.Namespace, least: float, *names: str) -> None:
-    """Raise ConfigError where an option that was given is below `least`."""
+    """Raise ConfigError where an option that was given is below `least`, not finite, or a seed of more than 64 bits."""
     for name in names:
-        value = getattr(args, name)
-        require(value is None or value >= least, f"--{name.replace('_', '-')}", value, f"must be at least {least:g}")
+        value, most = getattr(args, name), 2**64 if name == "seed" else math.inf
+        require(value is None or least <= value < most, f"--{name.replace('_', '-')}", value,
+                f"must be at least {least:g}" + (" and below 2^64" if name == "seed" else " and finite" if value == most else ""))
 
 
 def unused(args: argparse.Namespace, why: str, *names: str) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import math
 
-from bench.cli.options import data_choice, parse_log, unsaid, unused
+from backends.protocol import Spec
+from bench.cli.options import at_least, data_choice, parse_log, unsaid, unused
 from bench.recipes import RECIPES, gallery
 from bench.recipes.experiment import Experiment
 from bench.recipes.recipe import Options, Recipe
+from bench.timing.memory import require_room
 from reference.config import require
 from reference.timesteps import parse_steps
 
@@ -34,8 +37,10 @@ def read(args: argparse.Namespace, recipe: Recipe) -> Options:
     """The options as a record. Raises ConfigError where one is out of range, or changes nothing in this recipe."""
     for name in ("train_steps", "epochs", "batch_size", "samples", "steps", "sample_batch", "seeds"):
         value = getattr(args, name)
-        require(value is None or value > 0, f"--{name.replace('_', '-')}", value, "must be positive")
-    require(args.seed >= 0, "--seed", args.seed, "must be 0 or more")
+        require(value is None or 0 < value < math.inf, f"--{name.replace('_', '-')}", value, "must be positive and finite")
+        if name in ("batch_size", "samples", "sample_batch") and value is not None:
+            require_room(f"--{name.replace('_', '-')}", value, Spec(recipe.preset.model, recipe.preset.diffusion).image_shape)
+    at_least(args, 0, "seed")
     require(args.train_steps is None or args.epochs is None, "--epochs", args.epochs, "give --train-steps or --epochs, not both")
     require(args.weights is None or recipe.takes_weights, "--weights", args.weights,
             f"{recipe.name} compares trainings and takes no weights")

@@ -31,6 +31,7 @@ from bench.report import results, table1_frames, table1_page
 from bench.report.html.page import render as render_html
 from bench.sampling import table1
 from bench.sampling.cell import Cell
+from bench.timing.memory import require_room
 from bench.weights import sources
 from bench.weights.scheduler_config import require_expressible
 from bench.workers import ray_cluster
@@ -66,6 +67,8 @@ def resolve(args: argparse.Namespace) -> tuple[Job, list[str]]:
     absent += [f"{backend}: draws none of the cells asked for" for backend in chosen if backend not in cells]
     preset = preset.changed(diffusion=adopt(preset.diffusion, args.convention))
     shape = Spec(preset.model, preset.diffusion, preset.optim, args.device, args.dtype).image_shape
+    require_room("--batch-size", preset.batch_size, shape)
+    require_room("--sample-batch", preset.sample_batch, shape)
     dataset, held_out = data_choice(args).both(preset.dataset, shape)
     other = dataset.name != preset.dataset
     fit = args.fit if args.fit is not None else preset.fit_steps if other and not args.weights else 0

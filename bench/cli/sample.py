@@ -10,6 +10,7 @@ from bench import api, files
 from bench.cli.options import at_least, parse_sections, sampling_choices, unsaid, unused
 from bench.data.pixels import to_uint8
 from bench.recipes.show import KINDS, show
+from bench.timing.memory import require_room
 from reference.config import ConfigError, require
 
 ENDINGS = {"grid": (".png",), "strip": (".png",), "gif": (".gif",), "save": (".npy", ".npz")}
@@ -32,6 +33,8 @@ def run(args: argparse.Namespace, command: str) -> None:
     choices = sampling_choices(args)
     model = api.load(args.weights, args.backend, device=args.device, dtype=args.dtype, ignore_scheduler=args.ignore_scheduler,
                      **vars(unsaid(args)))
+    require_room("--samples", args.samples, model.spec.image_shape)
+    require_room("--sample-batch", min(args.sample_batch, args.samples), model.spec.image_shape)
     plan = model.plan(steps, sampler=args.sampler, eta=_eta(args.eta), spacing=args.spacing, convention=args.convention, **choices)
     images, _ = show(model, plan, args.samples, {kind: path for kind, path in asked.items() if kind in KINDS}, seed=args.seed,
                      batch_size=args.sample_batch)

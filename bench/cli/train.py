@@ -22,6 +22,7 @@ from bench.paths import ROOT
 from bench.presets import Preset, get_preset
 from bench.progress import tracked
 from bench.records import environment
+from bench.timing.memory import require_room
 from bench.training import loop
 from bench.training.trackers import Log
 from bench.weights import folders, pipeline, sources, tensor_files
@@ -49,6 +50,7 @@ def run(args: argparse.Namespace, command: str) -> None:
     name = launch.backends(args.backend) or backends.DEFAULT
     spec = Spec(model, process, optim, args.device, args.dtype, args.mode, launch.rank, launch.processes)
     batch_size = args.batch_size or preset.batch_size
+    require_room("--batch-size", batch_size, spec.image_shape)
     dataset = data_choice(args).load(preset.dataset, spec.image_shape, "train")
     backend = backends.load(name).create(spec)
     backend.load_weights(initial)

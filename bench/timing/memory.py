@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import os
 import re
 import resource
 import sys
 from pathlib import Path
+
+from reference.config import require
 
 
 def peak_memory() -> int:
@@ -19,9 +23,18 @@ def peak_memory() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
+
 _OUT_OF_MEMORY = re.compile(r"out of memory|(can.?t|cannot|failed to|unable to) allocate|allocate.{0,20}memory.{0,20}fail", re.I)
 
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether this is NumPy's or a framework's way to say that memory ran out."""
     return isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(str(error)) is not None
+
+
+def require_room(name: str, count: int, shape: tuple[int, ...]) -> None:
+    """Raise `ConfigError` where so many images of this shape can't be in this machine's memory: float32, beside their noise, the
+    network's input and its output. A network needs far more; what it can't get is found out when it asks."""
+    needed, there = 16 * count * math.prod(shape), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    require(needed <= there, name, count, f"images of {' x '.join(map(str, shape))} need {needed / 2**30:.3g} GiB, and this "
+            f"machine has {there / 2**30:.3g}; ask for fewer at once")

@@ -28,6 +28,9 @@ MISTAKES = [
     ("--seeds 3", "--seeds='3': goes with --table"), ("--table ddim --seeds 0", "--seeds"), ("--table ddim --seeds 3,x", "--seeds"),
     ("--table ddim --steps 30", "--steps=30: table ddim has 10, 20"), ("--table ddim --eta 0.3", "--eta=0.3"),
     ("--table ddim --convention nichol2021", "quad"), ("--table ddim --speed", "--table"), ("--table ddim --steps 10,x", "--steps"),
+    ("--seed 18446744073709551616", "must be at least 0 and below 2^64"), ("--save-every inf", "--save-every=inf: must be"),
+    ("--batch-size 1000000000000", "--batch-size=1000000000000: images of 1 x 28 x 28 need"),
+    ("--sample-batch 1000000000000", "--sample-batch=1000000000000: images of"),
     ("--save-every -1", "--save-every=-1.0: must be at least 0"), ("--timeout 0", "--timeout"), ("--timeout nan", "--timeout"),
 ]
 

@@ -31,15 +31,7 @@ NICHOL2021_SAYS = {
     True: [-0.04596353, 0.01612959, 0.20979439, -0.51825106, 0.34229013, 0.01252415],
 }
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Networks here are tiny: threads would spend their time waiting for one another."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with torch.no_grad():
-        yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("scale_shift", NICHOL2021_SAYS)

@@ -32,15 +32,7 @@ FMNIST_SMALL = Path(__file__).parents[2] / "results/checkpoints/fmnist-small"
 FILE = "scheduler/scheduler_config.json"
 CLASSES = {"DDIMScheduler": DDIMScheduler, "DDPMScheduler": DDPMScheduler}
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Networks here are tiny: threads would spend their time waiting for one another."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with torch.no_grad():
-        yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

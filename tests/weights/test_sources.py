@@ -35,15 +35,7 @@ from tests.helpers.other_codes import Parameters, nichol2021, song2021  # noqa: 
 
 FMNIST_SMALL = Path(__file__).parents[2] / "results/checkpoints/fmnist-small"
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Networks here are tiny: threads would spend their time waiting for one another."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with torch.no_grad():
-        yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # diffusers
