@@ -15,6 +15,7 @@ from . import kit
 from .kit import LEVELS, SAMPLER_LEVELS, Subject
 
 LEVEL_FILE = re.compile(r"test_(l\d)_(\w+)\.py")
+LONG = ("l4", "l6")  # levels of many training steps
 SUBJECTS = pytest.StashKey[list[Subject]]()
 NOTES = pytest.StashKey[list[str]]()
 
@@ -64,10 +65,16 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """`subject`: backend, device, dtype and mode."""
+    """`subject`: backend, device, dtype and mode. Where nothing was asked for, the long tests of further backends' stock mode are a
+    sample, run with --slow: their tuned mode takes the same steps. With --backend or --mode they are tests like any other."""
     if "subject" in metafunc.fixturenames:
-        found = subjects_of(metafunc.config, Path(str(metafunc.module.__file__)))
-        metafunc.parametrize("subject", found, ids=str, scope="module")
+        path, config = Path(str(metafunc.module.__file__)), metafunc.config
+        whole = not (config.getoption("--backend") or config.getoption("--mode"))
+        long = whole and LEVEL_FILE.fullmatch(path.name).group(1) in LONG  # type: ignore[union-attr]
+        marks = [pytest.mark.slow, pytest.mark.sampled]
+        metafunc.parametrize("subject", [
+            pytest.param(s, marks=marks if long and s.mode == "stock" and s.name != backends.DEFAULT else [])
+            for s in subjects_of(config, path)], ids=str, scope="module")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

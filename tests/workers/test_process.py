@@ -9,6 +9,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -351,7 +352,7 @@ def test_a_real_backend_end_to_end(start, tmp_path, images, name):
 def test_time_in_which_this_process_was_stopped_does_not_count(monkeypatch):
     """Ctrl-Z, or a laptop that sleeps: no worker is ended for what it could not say meanwhile."""
     clock = iter([0.0, 0.5, 1.0, 3601.0, 3601.5])
-    monkeypatch.setattr(process.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(process, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     worker = process.Worker.__new__(process.Worker)
     worker._awake, worker._last = 0.0, process.time.monotonic()
     assert [worker._seconds() for _ in range(4)] == [0.5, 1.0, 1.5, 2.0]
