@@ -207,6 +207,7 @@ def test_where_nothing_can_be_compiled_all_is_eager_and_says_so() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.sampled
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-5), ("bfloat16", 0.1)])
 def test_the_compiled_network_is_the_eager_one(dtype: str, tolerance: float) -> None:
     x = torch.from_numpy(noise(2)(99))

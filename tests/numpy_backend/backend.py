@@ -48,6 +48,8 @@ def betas(c: DiffusionConfig) -> np.ndarray:
         out = (points.astype(np.float32) ** power).astype(np.float64)
     elif c.schedule == "linear":
         out = low + share * (high - low)
+    elif c.schedule == "const":
+        out = np.full(T, high)
     else:
         raise ConfigError(f"schedule={c.schedule!r}: the NumPy backend does not have it")
     if not c.zero_terminal_snr:
@@ -139,10 +141,10 @@ class NumpySampler:
         x0 = c["x0_from_x"] * x + c["x0_from_output"] * output
         if plan.clip == "dynamic":
             s = np.quantile(np.abs(x0).reshape(len(x0), -1), plan.threshold_ratio, axis=1).astype(x.dtype)
-            s = np.maximum(s, 1)[:, None, None, None]
+            s = np.minimum(np.maximum(s, 1), plan.sample_max)[:, None, None, None]
             x0 = np.clip(x0, -s, s) / s
         elif plan.clip == "clip":
-            x0 = np.clip(x0, -1, 1)
+            x0 = np.clip(x0, -plan.clip_range, plan.clip_range)
         eps = c["eps_from_x"] * x + c["eps_from_output"] * output + c["eps_from_x0"] * x0
         mean = c["prev_from_x0"] * x0 + c["prev_from_x"] * x + c["prev_from_eps"] * eps
         if z is None:

@@ -46,7 +46,7 @@ def test_losses_are_those_of_the_steps_one_by_one():
     assert done.seconds > 0 and done.first_seconds > 0 and (done.starts, done.skipped) == (1, 0)
 
 
-@pytest.mark.parametrize("name", ["torch", pytest.param("mindspore", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["torch", pytest.param("mindspore", marks=[pytest.mark.slow, pytest.mark.sampled])])
 @pytest.mark.parametrize("spec", [SPEC, replace(SPEC, model=replace(TINY, dropout=0.3))])
 def test_an_interrupted_training_ends_with_the_same_bits(tmp_path, name, spec):
     straight = backend(name, spec)

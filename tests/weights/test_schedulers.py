@@ -74,8 +74,11 @@ CASES = [*(("DDIMScheduler", 0.0, s) for s in DDIM), *(("DDIMScheduler", 0.5, s)
          *(("DDPMScheduler", None, s) for s in DDPM)]
 
 
+SAMPLED = [pytest.mark.slow, pytest.mark.sampled]
+
+
 @pytest.mark.parametrize("backend, every", [
-    ("torch", 7), pytest.param("torch", 1, marks=pytest.mark.slow), pytest.param("mindspore", 1, marks=pytest.mark.slow)])
+    ("torch", 7), pytest.param("torch", 1, marks=SAMPLED), pytest.param("mindspore", 1, marks=SAMPLED)])
 @pytest.mark.parametrize("name", CLASSES)
 def test_each_of_fifty_steps_is_theirs(name, backend, every, net, tmp_path, monkeypatch):
     """From the state of their path before each step, with the network's output and the noise given to both."""

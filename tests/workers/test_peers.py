@@ -44,6 +44,7 @@ def test_diffusers_computes_our_function(model):
 
 
 @pytest.mark.slow
+@pytest.mark.sampled
 @pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-5), ("bfloat16", 6e-2)])
 def test_tuned_diffusers_computes_it_too(dtype, tolerance):
     """Compiled, channels_last, and in bfloat16 to its precision. With one layer a block: compiling each takes seconds."""
