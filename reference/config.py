@@ -97,9 +97,8 @@ class ModelConfig(Record):
                 f"must be divisible by 2^{levels - 1} for {levels} levels")
         require(self.attention_head_dim is None or self.num_attention_heads is None, "num_attention_heads",
                 self.num_attention_heads, "give attention_head_dim or num_attention_heads, not both")
-        for channels, down, up in zip(self.block_out_channels, self.down_block_types, self.up_block_types[::-1], strict=True):
-            if "Attn" in down or "Attn" in up or channels == self.block_out_channels[-1]:
-                self.heads(channels)
+        for channels in self.attention_widths:
+            self.heads(channels)
 
     @property
     def cancels_time(self) -> bool:
@@ -131,6 +130,12 @@ class ModelConfig(Record):
         """Raise `ConfigError` where `cancels_time`, which nobody means to train; `remedy` says how to train it all the same."""
         require(not self.cancels_time, "norm_num_groups", self.norm_num_groups, "must be below every width: with one channel a "
                 f"group (width {self.norm_num_groups}) GroupNorm cancels the time embedding, which is added before it; {remedy}")
+
+    @property
+    def attention_widths(self) -> tuple[int, ...]:
+        """Of the levels that have attention, and of the middle, in increasing order."""
+        levels = zip(self.block_out_channels, self.down_block_types, self.up_block_types[::-1], strict=True)
+        return tuple(sorted({width for width, down, up in levels if "Attn" in down + up} | {self.block_out_channels[-1]}))
 
     def heads(self, channels: int) -> int:
         """Number of attention heads in a block of this width."""

@@ -108,9 +108,13 @@ NETWORK = ("flip_sin_to_cos", "freq_shift", "norm_eps", "downsample_padding", "z
 
 
 def adopt_network(model: ModelConfig, convention: str) -> ModelConfig:
-    """The network of this size with the convention's details, for training; trained weights keep theirs. Raises `ConfigError`."""
+    """The network of this size with the convention's details, for training; trained weights keep theirs. Raises `ConfigError`.
+
+    The norm of the middle attention stays: a network with scale-shift conditioning loses it unless its groups are said.
+    """
     c = get_convention(convention)
-    return replace(model, **{name: getattr(c, name) for name in NETWORK})
+    groups = model.norm_num_groups if c.resnet_time_scale_shift == "scale_shift" else None
+    return replace(model, attn_norm_num_groups=groups, **{name: getattr(c, name) for name in NETWORK})
 
 
 def make_plan(

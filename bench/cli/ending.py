@@ -75,11 +75,8 @@ def _signals() -> Iterator[None]:
     def end(number: int, _: object) -> None:
         raise Ended(number)
 
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
     before: dict[signal.Signals, Any] = {}
-    for number, handler in ((signal.SIGINT, interrupt), (signal.SIGTERM, end), (signal.SIGHUP, end)):
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, end), (signal.SIGHUP, end)):
         if signal.getsignal(number) != signal.SIG_IGN:
             before[number] = signal.signal(number, handler)
     try:

@@ -30,7 +30,8 @@ def run(args: argparse.Namespace, command: str) -> int:
     with Cells(out, fresh=False).shared("report"):
         for name, text in pages(found, out):
             path = out / name
-            if lost := html.figures(path.read_text()) - html.figures(text) if name == "report.html" and path.exists() else set():
+            shown = html.figures(path.read_text()) if name == "report.html" and path.exists() else set()
+            if lost := shown - html.figures(text):
                 kept.append(f"missing: {path}: kept as it is, because images that it shows are not in {out / 'work'}: "
                             f"{', '.join(sorted(lost))}; `{made_by(out / 'table.md', 'run', '--table', 'ddim')}` draws them")
                 continue

@@ -104,6 +104,8 @@ class Job:
 
     def choices_key(self, *cells: Cell) -> Key:
         """`choices`, where they change a path of these cells; other cells keep their keys."""
+        if not self.choices:
+            return {}
         changed = any(self.plan(cell) != plan_of(self.preset.diffusion, cell.plan(self.convention)) for cell in cells)
         return {"choices": self.choices} if changed else {}
 

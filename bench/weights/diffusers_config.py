@@ -42,13 +42,11 @@ def unet_json(model: ModelConfig) -> dict[str, Any]:
 
 def _unet_keys(model: ModelConfig) -> dict[str, Any]:
     values = model.to_dict()
-    levels = zip(model.block_out_channels, model.down_block_types, model.up_block_types[::-1], strict=True)
-    widths = {width for width, down, up in levels if "Attn" in down + up} | {model.block_out_channels[-1]}
-    head = {width // model.heads(width) for width in widths}
+    head = {width // model.heads(width) for width in model.attention_widths}
     if model.num_attention_heads is not None:
         if len(head) > 1:
             raise CheckpointError(f"num_attention_heads={model.num_attention_heads}: diffusers' layout has one head width, and "
-                                  f"attention at widths {sorted(widths)} needs {sorted(head)}")
+                                  f"attention at widths {list(model.attention_widths)} needs {sorted(head)}")
         values["attention_head_dim"] = head.pop()
     return {key: values.get(key, default) for key, default in (UNET_DEFAULTS | {"attention_head_dim": None}).items()}
 

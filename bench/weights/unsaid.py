@@ -97,7 +97,5 @@ def _option(key: str) -> str:
 
 def _heads(model: ModelConfig) -> int | list[int]:
     """Of the attention blocks: one number, or several where the levels differ."""
-    levels = zip(model.block_out_channels, model.down_block_types, model.up_block_types[::-1], strict=True)
-    widths = {width for width, down, up in levels if "Attn" in down + up} | {model.block_out_channels[-1]}
-    found = sorted({model.heads(width) for width in widths})
+    found = sorted({model.heads(width) for width in model.attention_widths})
     return found[0] if len(found) == 1 else found

@@ -205,6 +205,7 @@ def test_network_details(name, order, shift, eps, padding, zeroed, heads):
     assert (model.flip_sin_to_cos, model.freq_shift, model.norm_eps) == (order == "cos", shift, eps)
     assert model.downsample_padding == padding and model.zero_init == zeroed and model.heads(64) == heads
     assert (model.resnet_time_scale_shift == "scale_shift") == (name == "nichol2021")
+    assert model.middle_groups == model.norm_num_groups  # every one of these codes has a norm before the middle attention
     assert adopt_network(model, "plain") == ModelConfig()
 
 
