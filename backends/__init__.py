@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import re
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +18,8 @@ from backends.facts import About
 from reference.errors import ConfigError, require
 
 GROUP = "ddim_bench.backends"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,40}")  # names become those of files
+RESERVED = ("real", "noise", "images", "diffusers", "lucidrains")  # what rows and workers call so is no backend
 
 
 class NotInstalled(ConfigError):
@@ -24,8 +27,14 @@ class NotInstalled(ConfigError):
 
 
 def names() -> list[str]:
-    """The folders of this package by `About.order`, then the entry points by name."""
-    return [*sorted(_folders(), key=order), *sorted(set(_outside()) - _folders())]
+    """The folders of this package by `About.order`, then the entry points by name, those in `refused` aside."""
+    return [*sorted(_folders(), key=order), *sorted(_outside())]
+
+
+def refused() -> dict[str, str]:
+    """The entry points that are no backend because of their names, and why."""
+    rule = f"must be letters, digits, _ and -, and none of {', '.join(sorted({*RESERVED, *_folders()}))}"
+    return {name: f"the name of an installed package's backend {rule}" for name in sorted(_registered()) if not _fits(name)}
 
 
 @functools.cache
@@ -78,9 +87,9 @@ def choose(asked: str | None) -> tuple[tuple[str, ...], list[str]]:
 
     Raises `ConfigError` for an unknown name, one that is given twice, and one that is asked for but not installed.
     """
-    chosen, absent = [], []
+    chosen, absent = [], [f"missing: all cells of {name!r}: {why}" for name, why in refused().items() if asked is None]
     for name in names() if asked is None else asked.split(","):
-        require(name in names(), "--backends", name, f"must be one of {', '.join(names())}")
+        require(name in names(), "--backends", name, refused().get(name, f"must be one of {', '.join(names())}"))
         if installed(name):
             chosen.append(name)
             continue
@@ -107,8 +116,16 @@ def _folders() -> frozenset[str]:
     return frozenset(path.parent.name for path in Path(__file__).parent.glob("*/backend.py"))
 
 
-def _outside() -> dict[str, EntryPoint]:
+def _registered() -> dict[str, EntryPoint]:
     return {entry.name: entry for entry in entry_points(group=GROUP)}
+
+
+def _fits(name: str) -> bool:
+    return NAME.fullmatch(name) is not None and name not in RESERVED and name not in _folders()
+
+
+def _outside() -> dict[str, EntryPoint]:
+    return {name: entry for name, entry in _registered().items() if _fits(name)}
 
 
 def _package(name: str) -> str:

@@ -28,6 +28,10 @@ class DeviceError(ConfigError):
     """This machine or framework does not have the device or dtype."""
 
 
+class BackendError(RuntimeError):
+    """A backend gave what is not what this interface promises."""
+
+
 @dataclass(frozen=True)
 class Spec:
     """Everything that `create` needs to build a backend."""

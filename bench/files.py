@@ -10,16 +10,20 @@ import platform
 import shutil
 import stat
 import sys
+import tempfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from filelock import FileLock
 from numpy.typing import NDArray
 
 from reference.config import ConfigError
+
+TEMPORARY, LOCK = "ddim-bench-", ".lock"
 
 
 class FileError(ConfigError):
@@ -47,6 +51,21 @@ def folder(path: Path) -> Path:
     except OSError as error:
         raise FileError(f"{path}: can't be made: {error.strerror}") from error
     return path
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder that is gone after its block. Those that killed processes left behind, whose locks are free, are removed first."""
+    for left in Path(tempfile.gettempdir()).glob(f"{TEMPORARY}*"):
+        with suppress(OSError, NotImplementedError):  # another user's, or at work
+            if left.lstat().st_uid == os.getuid() and (left / LOCK).is_file() and not left.is_symlink():
+                with FileLock(left / LOCK, timeout=0):
+                    shutil.rmtree(left)
+    while True:
+        with tempfile.TemporaryDirectory(prefix=TEMPORARY, ignore_cleanup_errors=True) as name, FileLock(Path(name, LOCK)):
+            if Path(name, LOCK).exists():  # else another process took it for a dead one's before it was locked
+                yield Path(name)
+                return
 
 
 @contextmanager

@@ -2,12 +2,17 @@
 
 import multiprocessing
 import os
+import shutil
+import subprocess
 import sys
+import tempfile
 import threading
+from pathlib import Path
 
 import pytest
 
 from bench import files
+from bench.paths import ROOT
 
 
 def write_often(path, letter):
@@ -70,3 +75,50 @@ def test_what_a_killed_process_left_is_removed_and_what_another_one_writes_is_no
     with files.replacing(path) as file:
         file.write(b"x")
     assert not left.exists() and live.exists() and foreign.exists()
+
+
+HOLD = """
+import sys
+from bench import files
+with files.temporary_folder() as folder:
+    print(folder, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_the_folders_of_killed_runs_are_swept_and_those_of_living_ones_stay(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / f"{files.TEMPORARY}strange").mkdir()  # without a lock it is none of ours
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / files.LOCK).touch()
+    (tmp_path / f"{files.TEMPORARY}link").symlink_to(tmp_path / "far")
+    runs = [subprocess.Popen([sys.executable, "-c", HOLD], cwd=ROOT, env={**os.environ, "TMPDIR": str(tmp_path)}, text=True,
+                             stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(2)]
+    killed, living = (Path(run.stdout.readline().strip()) for run in runs)
+    (killed / "log").write_text("half")
+    runs[0].kill()
+    runs[0].wait()
+    assert killed.exists()
+    with files.temporary_folder() as own:
+        assert own.parent == tmp_path and not killed.exists() and living.exists()
+    assert not own.exists() and (tmp_path / "far" / files.LOCK).exists() and (tmp_path / f"{files.TEMPORARY}strange").exists()
+    runs[1].communicate("")
+    assert not living.exists()
+
+
+def test_a_folder_that_was_taken_for_a_dead_ones_is_made_again(tmp_path, monkeypatch):
+    """Another process sweeps between the making of the folder and its lock."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    swept = []
+
+    class Late(files.FileLock):
+        def acquire(self, *args, **more):
+            out = super().acquire(*args, **more)
+            if not swept:
+                swept.append(Path(self.lock_file).parent)
+                shutil.rmtree(swept[0])
+            return out
+
+    monkeypatch.setattr(files, "FileLock", Late)
+    with files.temporary_folder() as own:
+        assert own != swept[0] and own.exists() and not swept[0].exists()

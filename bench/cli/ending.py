@@ -47,13 +47,14 @@ def exit_code(work: Callable[[], int | None], goes_on_from: str = "") -> int:
 
 def _line(error: Exception) -> tuple[str, int]:
     # Imported only now: --help must not wait for NumPy.
+    from backends.protocol import BackendError
     from bench.training.loop import TrainingError
     from bench.workers.errors import WorkerError
     from reference.errors import ConfigError
 
     if isinstance(error, ConfigError | OSError):  # OSError: a full disk, a folder that is gone
         return str(error), 2
-    if isinstance(error, TrainingError | WorkerError):
+    if isinstance(error, TrainingError | WorkerError | BackendError):
         return str(error), 3
     if isinstance(error, MemoryError):
         return f"out of memory: {' '.join(str(error).split()) or 'no size was said'}; ask for less at once", 3

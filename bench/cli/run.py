@@ -10,12 +10,12 @@ import argparse
 import contextlib
 import json
 import sys
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
 import backends
 from backends.protocol import Spec
+from bench import files
 from bench.cli.launch import launched, serve_as_scheduler
 from bench.cli.options import at_least, data_choice, parse_eta, parse_seeds, sampling_choices, unsaid, unused
 from bench.job import forecast
@@ -168,15 +168,15 @@ def run(args: argparse.Namespace, command: str) -> int:
         if job.rank == 0:
             print(describe(job, absent))
         if args.dry_run == "cost" and job.processes == 1:
-            with tempfile.TemporaryDirectory(prefix="ddim-bench-") as folder:
-                print("\n" + forecast.table(forecast.predict(job, Cells(args.out, args.fresh), Path(folder))))
+            with files.temporary_folder() as folder:
+                print("\n" + forecast.table(forecast.predict(job, Cells(args.out, args.fresh), folder)))
         return 0
     require(args.executor == "local" or job.processes == 1, "--executor", args.executor, "is for one process alone")
     cluster = ray_cluster.connect(args.executor, job.threads, job.device)
     book = Notebook(Cells(args.out, args.fresh), job.preset.name, survives=(WorkerError,) if job.processes == 1 else ())
     book.missing += absent
-    with tempfile.TemporaryDirectory(prefix="ddim-bench-") as logs, contextlib.closing(cluster) if cluster else \
-            contextlib.nullcontext(), Crew(job.spec, job.threads, Path(logs), job.timeout, quiet=job.rank > 0) as crew:
+    with files.temporary_folder() as logs, contextlib.closing(cluster) if cluster else \
+            contextlib.nullcontext(), Crew(job.spec, job.threads, logs, job.timeout, quiet=job.rank > 0) as crew:
         stages.start(job, crew, book)  # before anything is written: a device that is absent is the user's mistake
         require_writable(args.out)
         if job.rank > 0:

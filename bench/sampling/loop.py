@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.protocol import Backend, Spec
+from backends.protocol import Backend, BackendError, Spec
 from bench import streams
 from bench.timing.memory import out_of_memory
 from reference.config import require
@@ -37,7 +37,8 @@ def draw(backend: Backend, plan: Plan, ids: NDArray[np.int64], shape: tuple[int,
     """Take noise, or the rows of x (n, *shape), along a plan; row i gets x_T and the step noise of image `ids[i]`.
 
     Every batch has `batch_size` rows, the last one filled up with the first rows again, which are dropped: a compiled network
-    sees one shape. Where memory runs out the batch is halved. `on_progress(done, total)` counts steps of images.
+    sees one shape. Where memory runs out the batch is halved. `on_progress(done, total)` counts steps of images. Raises
+    `BackendError` for images of another shape, and for NaN and infinities.
     """
     require(len(ids) >= 1, "ids", len(ids), "must be at least one")
     require(batch_size >= 1, "batch_size", batch_size, "must be at least 1")
@@ -77,7 +78,18 @@ def _batch(backend: Backend, plan: Plan, x: Images, seed: int, ids: NDArray[np.i
     backend.synchronize(on_device)
     began = time.perf_counter()
     out = backend.sample(on_device, plan, lambda i: streams.normal(seed, "z", ids, x.shape[1:], step=i), on_step=step_done)
-    return backend.to_host(out), time.perf_counter() - began
+    images, took = backend.to_host(out), time.perf_counter() - began
+    return sound("images", images, x.shape), took
+
+
+def sound(what: str, given: Any, shape: tuple[int, ...]) -> NDArray[Any]:
+    """What a backend gave as an array, which must be of this shape and finite. Raises `BackendError`."""
+    array = np.asarray(given)
+    if array.shape != shape:
+        raise BackendError(f"{what}: shape {array.shape} in place of {shape}")
+    if bad := np.count_nonzero(~np.isfinite(array)):
+        raise BackendError(f"{what}: {bad} of {array.size} values are not finite")
+    return array
 
 
 def time_steps(backend: Backend, spec: Spec, units: int, batch_size: int, seed: int) -> float:

@@ -7,7 +7,6 @@ own, and a cell: an interrupted study goes on from its finished points. Rows, a 
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -124,7 +123,7 @@ def run(axes: Sequence[str], preset: Preset, backends: Sequence[str], *, device:
     wanted = list(points(axes, backends, preset, device, threads))
     book = Notebook(Cells(out, fresh), preset.name)
     spec = Spec(preset.model, preset.diffusion, preset.optim, device)
-    with tempfile.TemporaryDirectory(prefix="ddim-bench-") as logs, Crew(spec, threads, Path(logs), timeout, quiet=True) as crew:
+    with files.temporary_folder() as logs, Crew(spec, threads, logs, timeout, quiet=True) as crew:
         for p in tracked(wanted, desc="points", leave=False):
             measure(p, crew, book)
     print("\n".join(book.missing))

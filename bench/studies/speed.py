@@ -8,7 +8,6 @@ noise floor. Each workload is one cell: an interrupted run goes on from the fini
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -207,7 +206,7 @@ def run(preset: Preset, backends: Sequence[str], *, device: str, threads: int, p
         return 0
     book = Notebook(Cells(out, fresh), preset.name)
     spec = Spec(preset.model, preset.diffusion, preset.optim, device)
-    with tempfile.TemporaryDirectory(prefix="ddim-bench-") as logs, Crew(spec, threads, Path(logs), timeout) as crew:
+    with files.temporary_folder() as logs, Crew(spec, threads, logs, timeout) as crew:
         this = Race(preset, crew, book)
         who = this.able(wanted)
         for c in {(c.backend, c.dtype): replace(c, again=False) for c in who}.values():

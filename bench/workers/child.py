@@ -16,7 +16,7 @@ from dataclasses import asdict
 from typing import Any
 
 from backends import NotInstalled
-from backends.protocol import Spec
+from backends.protocol import Backend, Spec
 from bench import messages
 from bench.workers import session, timed
 from reference.config import ConfigError, require
@@ -37,6 +37,13 @@ def _die_with_parent() -> None:
     """On Linux at once, so that a killed job's worker can't write beside the next one's; elsewhere at the next heartbeat."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def _raised_in(backend: Backend, error: Exception) -> bool:
+    """Whether the code of a backend at work raised this: then it is no user's mistake, whatever its class."""
+    rooms = {"backends", type(backend).__module__.partition(".")[0]}
+    names = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return any(name.partition(".")[0] in rooms for name in names)
 
 
 def serve(pipe: int) -> None:
@@ -75,11 +82,9 @@ def serve(pipe: int) -> None:
                 return {"reply": asdict(session.describe(at_work, asked))}
             require(at_work is not None, "backend", first["backend"], "is not created yet: the first command is Create")
             return {"reply": asdict(COMMANDS[type(asked)](at_work, asked))}  # type: ignore[arg-type]
-        except NotInstalled as error:
-            return {"error": "NotInstalled", "message": str(error)}
-        except ConfigError as error:
-            return {"error": "ConfigError", "message": str(error)}
         except Exception as error:
+            if isinstance(error, ConfigError) and not (at_work and _raised_in(at_work.backend, error)):
+                return {"error": "NotInstalled" if isinstance(error, NotInstalled) else "ConfigError", "message": str(error)}
             traceback.print_exc()
             text = " ".join(str(error).split())[:500]
             return {"error": "WorkerError", "message": f"worker {first['backend']}: {messages.said(message['command'])} failed: "

@@ -15,13 +15,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
 from backends import NotInstalled
 from bench.messages import Command, R, said
-from bench.paths import ROOT
+from bench.paths import ROOT, printable
 from bench.records.environment import worker_env
 from bench.workers.errors import WorkerDied, WorkerError
 from reference.config import ConfigError
@@ -29,6 +29,7 @@ from reference.config import ConfigError
 SILENCE_SECONDS = 300.0  # without a heartbeat; a compilation may hold the GIL for long
 LOOK_SECONDS, GAP_SECONDS = 0.5, 5.0
 TAIL_LINES, TAIL_BYTES = 5, 4096
+MAX_MESSAGE = 1 << 30  # bytes; the largest are the losses of a training
 
 
 class Worker:
@@ -40,7 +41,7 @@ class Worker:
     def __init__(self, backend: str, spec: Mapping[str, Any], threads: int, log_path: Path,
                  silence: float = SILENCE_SECONDS) -> None:
         self.backend, self.silence, self.log_path = backend, silence, Path(log_path)
-        self._received, self._dead = b"", ""
+        self._received, self._dead = bytearray(), ""
         self._awake, self._last = 0.0, time.monotonic()
         paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {**os.environ, **worker_env(threads), "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
@@ -78,18 +79,20 @@ class Worker:
             self._send({"command": type(command).__name__, "args": asdict(command)})  # type: ignore[call-overload]
             moved = self._seconds()
             while True:
-                if "beat" in (message := self._receive(name)):
-                    if timeout is not None and self._seconds() - moved > timeout:
-                        self._die(f"made no progress for {timeout:g} s in {name}")
-                elif "progress" in message:
-                    moved = self._seconds()
-                    if on_progress:
-                        on_progress(*message["progress"])
-                elif "error" in message:
-                    raise {"ConfigError": ConfigError, "NotInstalled": NotInstalled}.get(message["error"], WorkerError)(
-                        message["message"])
-                else:
-                    return command.reply(**message["reply"])
+                match message := self._receive(name):
+                    case {"beat": _}:
+                        if timeout is not None and self._seconds() - moved > timeout:
+                            self._die(f"made no progress for {timeout:g} s in {name}")
+                    case {"progress": [int(done), int(total)]}:
+                        moved = self._seconds()
+                        if on_progress:
+                            on_progress(done, total)
+                    case {"error": str(kind), "message": str(text)}:
+                        raise {"ConfigError": ConfigError, "NotInstalled": NotInstalled}.get(kind, WorkerError)(printable(text))
+                    case {"reply": dict(values)} if set(values) == {field.name for field in fields(command.reply)}:
+                        return command.reply(**values)
+                    case _:
+                        self._die(f"wrote what is no message to its pipe in {name}, {message!r:.80}")
         except BrokenPipeError:
             self._die(f"ended before {name}", patience=5)
 
@@ -118,10 +121,12 @@ class Worker:
         self._process.stdin.write(json.dumps(message).encode() + b"\n")
         self._process.stdin.flush()
 
-    def _receive(self, command: str) -> dict[str, Any]:
-        """The next message, of which a working child sends one a second."""
-        quiet_since = self._seconds()
-        while b"\n" not in self._received:
+    def _receive(self, command: str) -> Any:
+        """The next message, of which a working child sends one a second; bytes that are no JSON as they are."""
+        quiet_since, searched = self._seconds(), 0
+        while (end := self._received.find(b"\n", searched)) < 0:
+            if (searched := len(self._received)) > MAX_MESSAGE:
+                self._die(f"wrote more than {MAX_MESSAGE} bytes without a line end to its pipe in {command}")
             ready, _, _ = select.select([self._pipe], [], [], LOOK_SECONDS)
             self._seconds()
             if ready:
@@ -130,8 +135,12 @@ class Worker:
                 self._received += data
             elif self._seconds() - quiet_since > self.silence:
                 self._die(f"sent no heartbeat for {self.silence:g} s in {command}")
-        line, _, self._received = self._received.partition(b"\n")
-        return json.loads(line)
+        line = bytes(self._received[:end])
+        del self._received[:end + 1]
+        try:
+            return json.loads(line)
+        except (ValueError, RecursionError):
+            return line
 
     def _seconds(self) -> float:
         """Seconds that this process was awake. It looks every `LOOK_SECONDS`: a gap is Ctrl-Z, or a machine that slept, for which
@@ -157,5 +166,5 @@ class Worker:
         with self.log_path.open("rb") as log:
             log.seek(max(0, log.seek(0, os.SEEK_END) - TAIL_BYTES))
             tail = [line for line in log.read().decode("utf-8", "replace").splitlines() if line.strip()][-TAIL_LINES:]
-        self._dead = f"worker {self.backend} {how}; last output: {' | '.join(tail) or 'none'}"
+        self._dead = f"worker {self.backend} {how}; last output: {printable(' | '.join(tail)) or 'none'}"
         raise WorkerDied(self._dead)

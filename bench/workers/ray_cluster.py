@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import tempfile
 import time
 from collections.abc import Callable, Hashable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bench import files
 from bench.data.datasets import Dataset
 from bench.messages import Command, Create, R
 from bench.metric import fid
@@ -38,15 +37,15 @@ def draw_cell(backend: str, spec: dict[str, Any], threads: int, timeout: float, 
               ) -> tuple[dict[str, Any], NDArray[np.float32], dict[str, Any]]:
     """(values of the row, images, the machine) of one sampling cell, drawn in a worker of this machine."""
     began = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix="ddim-bench-") as folder, \
-            Worker(backend, spec, threads, Path(folder) / "worker.log") as worker:
+    with files.temporary_folder() as folder, \
+            Worker(backend, spec, threads, folder / "worker.log") as worker:
         def call(command: Command[R], stage: str = "") -> R:
             return worker.call(command, timeout=timeout)
 
         call(Create())
-        parts.draw(call, cell, Path(folder))
-        values = parts.collect(cell, Path(folder))
-        return values, np.load(Path(folder) / parts.IMAGES), _machine(began)
+        parts.draw(call, cell, folder)
+        values = parts.collect(cell, folder)
+        return values, np.load(folder / parts.IMAGES), _machine(began)
 
 
 def measure_cell(images: NDArray[np.uint8], dataset: Dataset, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:

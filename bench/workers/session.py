@@ -13,17 +13,18 @@ from typing import cast
 import numpy as np
 
 import backends
-from backends.protocol import Backend, Batch, Spec
+from backends.protocol import Backend, BackendError, Batch, Spec
 from bench import files, messages
 from bench.sampling.cell import plan_of
-from bench.sampling.loop import draw
+from bench.sampling.loop import draw, sound
 from bench.timing import flops
 from bench.timing.memory import peak_memory
 from bench.training.loop import SAVE_EVERY, fit
 from bench.weights.tensor_files import weights_hash
 from bench.workers import peers
-from reference.config import require
-from reference.weights import count
+from reference import samplers
+from reference.config import ConfigError, require
+from reference.weights import check, count
 
 
 @dataclass
@@ -51,7 +52,10 @@ def describe(session: Session, asked: messages.Create | messages.Describe) -> me
     backend, model = session.backend, session.spec.model
     ours = {"parameters": count(model), "flops_per_image": flops.forward(model)}
     size = backend.size() if isinstance(backend, peers.Peer) else ours
-    return messages.Description(dict(backend.device_info()), peak_memory(), **size)
+    info = dict(backend.device_info())
+    if not all(isinstance(word, str) for item in info.items() for word in item):
+        raise BackendError(f"device_info: {info} is no dict of str to str")
+    return messages.Description(info, peak_memory(), **size)
 
 
 def load(session: Session, asked: messages.Load) -> messages.Done:
@@ -68,7 +72,11 @@ def weights(session: Session, asked: messages.Weights) -> messages.Done:
 
 
 def tables(session: Session, asked: messages.Tables) -> messages.Done:
-    files.savez(Path(asked.out), **session.backend.tables(plan_of(session.spec.diffusion, asked.plan)))
+    plan = plan_of(session.spec.diffusion, asked.plan)
+    found, wanted = session.backend.tables(plan), samplers.coefficients(plan)
+    if missing := set(wanted) - set(found):
+        raise BackendError(f"tables: {', '.join(sorted(missing))} missing")
+    files.savez(Path(asked.out), **{name: sound(name, found[name], array.shape) for name, array in wanted.items()})
     return messages.Done()
 
 
@@ -77,7 +85,9 @@ def forward(session: Session, asked: messages.Forward) -> messages.Done:
     with np.load(asked.inputs) as file:
         given = {name: backend.to_device(file[name]) for name in file.files}
     with files.replacing(Path(asked.out)) as file:
-        np.save(file, backend.to_host(backend.forward(**given, ema=asked.ema)))
+        output = backend.to_host(backend.forward(**given, ema=asked.ema))
+        model = session.spec.model
+        np.save(file, sound("output", output, (len(given["x"]), model.out_channels, *given["x"].shape[2:])))
     return messages.Done()
 
 
@@ -85,7 +95,7 @@ def loss(session: Session, asked: messages.Loss) -> messages.LossValue:
     backend = session.backend
     with np.load(asked.batch) as file:
         value, _ = backend.loss_and_gradients(Batch(**{name: file[name] for name in file.files}, step=0))
-    return messages.LossValue(float(backend.to_host(value)))
+    return messages.LossValue(float(sound("loss", backend.to_host(value), ())))
 
 
 def train(session: Session, asked: messages.Train) -> messages.Trained:
@@ -95,7 +105,12 @@ def train(session: Session, asked: messages.Train) -> messages.Trained:
                save_every=SAVE_EVERY if asked.save_every is None else asked.save_every, on_step=session.progress)
     session.steps_trained = asked.steps
     if asked.out:
-        files.savez(Path(asked.out), **backend.weights(ema=True))
+        trained = backend.weights(ema=True)
+        try:
+            check(trained, session.spec.model, "weights")
+        except ConfigError as error:
+            raise BackendError(str(error)) from None
+        files.savez(Path(asked.out), **trained)
     return messages.Trained(done.losses.tolist(), done.seconds, done.first_seconds, done.starts, done.skipped,
                             weights_hash(backend.weights()), weights_hash(backend.weights(ema=True)))
 

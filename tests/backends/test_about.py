@@ -13,6 +13,7 @@ import pytest
 
 import backends
 from backends.protocol import About
+from bench.workers import peers
 from reference.config import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -100,3 +101,22 @@ def test_facts_of_another_type_are_refused(outside):
 def test_a_name_of_old_rows_is_its_own_label():
     assert backends.about("gone").label == "gone" and backends.about("").label == "" and backends.about("facts").label == "facts"
     assert sorted(["gone", "mindspore", "another", "torch"], key=backends.order) == ["torch", "mindspore", "another", "gone"]
+
+
+@pytest.mark.parametrize("name", ["../x", "real", "noise", "diffusers", "torch", "a b", "x\nb", "", ".hidden", "x" * 60])
+def test_names_that_are_paths_or_mean_something_else_are_no_backends(monkeypatch, name):
+    entry = EntryPoint(name, "tests.helpers.fake_backend", backends.GROUP)
+    monkeypatch.setattr(backends, "entry_points", lambda group: [entry, EntryPoint("good-1", "tests.helpers.fake_backend", group)])
+    assert backends.names() == [*sorted(backends._folders(), key=backends.order), "good-1"]
+    assert backends.load("torch").__name__ == "backends.torch.backend"
+    chosen, absent = backends.choose(None)
+    assert "good-1" in chosen and name not in set(chosen) - {"torch"}
+    said = f"missing: all cells of {name!r}: the name of an installed package's backend must be letters, digits, _ and -, and "
+    assert [line for line in absent if line.startswith(said)] == absent[:1]
+    if name and name != "torch":
+        with pytest.raises(ConfigError, match="the name of an installed package's backend must be"):
+            backends.choose(name)
+
+
+def test_the_peers_names_are_reserved():
+    assert set(peers.PEERS) <= set(backends.RESERVED)

@@ -1,4 +1,4 @@
-"""A backend in NumPy that misbehaves on request (FAKE_HARM), registered by an entry point as an outside package would be."""
+"""A backend in NumPy that misbehaves on request, registered by an entry point as an outside package would be."""
 
 import os
 import signal
@@ -21,7 +21,9 @@ def create(spec):
 
 
 def harm():
-    return os.environ.get("FAKE_HARM", "")
+    """FAKE_HARM, or what the file of that name says now: one worker then shows many harms."""
+    said = os.environ.get("FAKE_HARM", "")
+    return open(said).read() if os.path.isabs(said) else said
 
 
 class Fake:
@@ -40,10 +42,13 @@ class Fake:
         pass
 
     def device_info(self):
+        if harm() == "odd device":
+            return {"framework": 5}
         return {"framework": "fake", "threads": os.environ["OMP_NUM_THREADS"], "allocator": os.environ["MALLOC_MMAP_MAX_"]}
 
     def tables(self, plan):
-        return samplers.coefficients(plan)
+        found = samplers.coefficients(plan)
+        return dict(list(found.items())[1:]) if harm() == "fewer tables" else found
 
     def load_weights(self, given):
         weights.check(given, self.spec.model, "weights")
@@ -59,9 +64,11 @@ class Fake:
         self.scale, self.steps = float(state["weights/scale"]), int(state["step"])
 
     def forward(self, x, t, *, ema=False):
-        return self.scale * x
+        return self.scale * x[:, :, :1] if harm() == "small output" else self.scale * x
 
     def loss_and_gradients(self, batch):
+        if harm() == "nan loss":
+            return np.float32("nan"), {}
         return np.float32(np.mean((batch.noise - self.scale * batch.x0) ** 2)), {}
 
     def train_step(self, batch):
@@ -95,6 +102,19 @@ class Fake:
         if harm() == "chatter":
             print('{"reply": "not this"}')
             os.write(1, b'{"reply": "nor this"}\n' * 3000)
+        if harm() == "garbage":
+            os.write(int(sys.argv[1]), b"\xff\x00 loading [3/5]\n")
+        if harm() == "forged":
+            os.write(int(sys.argv[1]), b'{"reply": {"seconds": 1}}\n')
+        if harm() == "half a line":
+            os.write(int(sys.argv[1]), b'{"beat"')
+        if harm() == "own error":
+            from reference.config import ConfigError
+            raise ConfigError("S=5: is my mistake")
+        if harm() == "flat images":
+            return x[:, :, 0, 0].reshape(len(x), -1, 1, 1)
+        if harm() == "nan images":
+            return np.where(x > 1, np.nan, x)
         if harm() == "oom" and len(x) > 3:
             raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB")
         if harm() == "oom always":

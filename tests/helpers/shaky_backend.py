@@ -8,6 +8,7 @@ import time
 import numpy as np
 
 from backends.torch.backend import TorchBackend
+from reference.config import ConfigError
 
 
 def create(spec):
@@ -46,6 +47,12 @@ class Shaky(TorchBackend):
         harm = os.environ.get("SHAKY") if len(x) > 3 else None
         if harm == "hang in sample":
             time.sleep(1000)
+        if harm == "garbage in sample":
+            os.write(int(sys.argv[1]), b"\xff\x00 loading [3/5]\n")
+        if harm == "own error in sample":
+            raise ConfigError("S=5: is my mistake")
+        if harm == "nan in sample":
+            return super().sample(x, plan, noise, **more) * float("nan")
         if harm == "full in sample" and len(x) > 20:
             raise MemoryError("Unable to allocate 20 GiB")
         return super().sample(x, plan, noise, **more)

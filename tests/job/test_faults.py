@@ -54,6 +54,12 @@ ALL = {"check": 1, "train": 1, "timing": 2, "sample": 1, "metric": 1}
      "missing: train shaky: worker shaky sent no heartbeat for 40 s in train and was killed", {}),
     ("hang in sample", ["--timeout", "40"], "worker shaky made no progress for 40 s in time_sample and was killed",
      {"train": 1, "check": 1, "timing": 1}),
+    ("garbage in sample", [], "missing: sample shaky: worker shaky wrote what is no message to its pipe in time_sample, ",
+     {"train": 1, "check": 1, "timing": 1}),
+    ("own error in sample", [], "missing: sample shaky: worker shaky: sample failed: ConfigError: S=5: is my mistake",
+     {"train": 1, "check": 1, "timing": 1}),
+    ("nan in sample", [], "missing: sample shaky: worker shaky: sample failed: BackendError: images: ",
+     {"train": 1, "check": 1, "timing": 2}),
     ("nan in train", [], "missing: train shaky: worker shaky: train failed: TrainingError: loss=nan: is not finite at step 3, "
      "learning rate 0.001, float32; last good state: ", ALL | {"train": 0}),
     ("full in train", [], "missing: train shaky: worker shaky: train failed: TrainingError: batch_size=4: out of memory at "

@@ -151,6 +151,37 @@ def test_chatter_on_stdout_breaks_nothing(start, tmp_path):
     assert "nor this" in (tmp_path / "fake.log").read_text()
 
 
+@pytest.mark.parametrize("harm, wrote", [("garbage", "xff"), ("forged", "seconds"), ("half a line", "beat")])
+def test_a_backend_that_writes_to_the_pipe_is_named(start, tmp_path, harm, wrote):
+    with pytest.raises(WorkerDied, match=f"worker fake wrote what is no message to its pipe in sample, .*{wrote}.* and was killed; "
+                                         "last output: none") as caught:
+        draw(start(harm), tmp_path, [0, 3], 3)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_backend_that_answers_nonsense_is_named_and_is_no_users_mistake(start, tmp_path):
+    harm = tmp_path / "harm"
+    harm.touch()
+    worker, images, batch = start(str(harm)), np.zeros((2, 1, 8, 8)), str(tmp_path / "b.npz")
+    np.savez(batch, ids=np.arange(2), x0=images, t=np.arange(2), noise=images)
+    np.savez(tmp_path / "in.npz", x=images, t=np.zeros(2))
+    sample = Sample((0, 3), GENTLE, 3, seed=3, out=str(tmp_path / "s.npy"), at=0, total=3)
+    for name, command, said in (
+            ("own error", sample, "sample failed: ConfigError: S=5: is my mistake"),
+            ("flat images", sample, "sample failed: BackendError: images: shape (3, 1, 1, 1) in place of (3, 1, 8, 8)"),
+            ("nan images", sample, "sample failed: BackendError: images: "),
+            ("fewer tables", Tables(GENTLE, str(tmp_path / "t.npz")), "tables failed: BackendError: tables: "),
+            ("nan loss", Loss(batch), "loss failed: BackendError: loss: 1 of 1 values are not finite"),
+            ("small output", Forward(str(tmp_path / "in.npz"), str(tmp_path / "o.npy")), "forward failed: BackendError: output: "),
+            ("odd device", Describe(), "describe failed: BackendError: device_info: {'framework': 5} is no dict of str to str")):
+        harm.write_text(name)
+        with pytest.raises(WorkerError) as caught:
+            worker.call(command)
+        assert str(caught.value).startswith(f"worker fake: {said}") and type(caught.value) is WorkerError, caught.value
+    harm.write_text("")
+    assert worker.call(sample).calls == 5  # and it goes on
+
+
 @pytest.mark.parametrize("harm, error, said", [
     ("no device", ConfigError, "this machine has none"), ("no framework", NotInstalled, "pip install fake")])
 def test_a_users_mistake_comes_back_as_one(start, harm, error, said):
