@@ -162,6 +162,16 @@ def test_song2021_ddpm_adds_nothing_where_quad_repeats_a_step():
     np.testing.assert_allclose(step(x, output, plan.steps - 7, plan, z, c)[0], x, rtol=1e-12)
 
 
+def test_song2021_gates_noise_on_t_in_ddpm_and_on_the_list_in_ddim():
+    """Where quad repeats t = 0, DDPM adds nothing on the way out of any of them, and DDIM nothing on the last step alone, whatever
+    alpha_bar that ends at."""
+    ddpm = plan_of("song2021", 100, spacing="quad", sampler="ddpm")
+    assert ddpm.timesteps[-5:] == (1, 0, 0, 0, 0) and ddpm.noise_gate == (1,) * 96 + (0,) * 4
+    for final in ("one", "first"):
+        ddim = plan_of("song2021", 100, spacing="quad", eta=1.0, final_alpha_bar=final)
+        assert ddim.noise_gate == (1,) * 99 + (0,)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_no_eps_is_left_from_alpha_bar_zero_at_eta_one(name):
     """1 - ab' - sigma^2 is 0 there, and rounding must not make it the root of 1e-16 or NaN."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -242,6 +243,18 @@ def test_hybrid_loss_is_simple_plus_a_thousandth_of_the_bound(variance):
     expected = ((mean - noise) ** 2).mean() + 2 / 1000 * vlb.mean()
     assert diffusion.loss(config, x0, t, noise, np.concatenate((mean, v), axis=1)) == pytest.approx(expected, rel=1e-13)
     assert vlb.shape == (3,)
+
+
+def test_the_loss_weight_is_not_the_bounds():
+    """With a learned variance the weight multiplies the simple loss alone."""
+    plain = DiffusionConfig(timesteps=2, beta_start=0.25, beta_end=0.5, variance="learned_range", objective="x0")
+    weighted = replace(plain, loss_weight="snr")
+    x0, noise, mean, v = np.random.default_rng(1).uniform(-1, 1, (4, 2, 2, 4, 4))
+    t, output = np.array([0, 1]), np.concatenate((mean, v), axis=1)
+    weights = np.array([0.75 / 0.25, 0.375 / 0.625])  # SNR of alpha_bar 0.75 and 0.375
+    extra = ((weights - 1) * ((mean - x0) ** 2).mean(axis=(1, 2, 3))).mean()
+    losses = [diffusion.loss(config, x0, t, noise, output) for config in (plain, weighted)]
+    assert losses[1] - losses[0] == pytest.approx(extra, rel=1e-12)
 
 
 def test_learned_range_ends_at_the_fixed_variances():

@@ -84,6 +84,11 @@ def test_learning_rate_without_decay_or_warm_up():
     assert [config.learning_rate(n) for n in (0, 1, 2, 9)] == [0.5, 1, 1, 1]
 
 
+def test_learning_rate_that_decays_without_warm_up():
+    config = OptimConfig(lr=1.0, total_steps=4, min_lr=0.2)
+    assert [config.learning_rate(n) for n in (0, 2, 4, 9)] == pytest.approx([1, 0.6, 0.2, 0.2], rel=1e-15)
+
+
 def test_adam_uses_the_rate_of_its_step():
     config = OptimConfig(lr=1.0, warmup_steps=4, eps=1e-20, max_grad_norm=0)
     assert [w for w, _ in run(config, [1.0] * 4)] == pytest.approx([-0.25, -0.75, -1.5, -2.5])
@@ -98,6 +103,12 @@ def test_ema_by_hand():
     expected.append(2 / 11 * expected[-1] + 9 / 11 * -1)
     expected.append(0.2 * expected[-1] + 0.8 * -2)
     assert averages == pytest.approx(expected)
+
+
+def test_ema_without_memory_is_the_weights():
+    config = OptimConfig(lr=1.0, eps=1e-20, max_grad_norm=0, ema_decay=0.0)
+    assert [config.ema_decay_at(n) for n in (0, 1, 10**6)] == [0, 0, 0]
+    assert all(ema == w for w, ema in run(config, [1.0] * 3, w=1.0))
 
 
 @LAW
