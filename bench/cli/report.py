@@ -16,7 +16,7 @@ from bench.paths import command_line, renamed
 from bench.recipes import gallery
 from bench.records import rows
 from bench.records.cells import Cells
-from bench.records.rows import Row
+from bench.records.rows import AnyRow
 from bench.report import ablation_page, noise_page, scaling_page, speed_page, table1_frames, table1_page
 from bench.report.html import page as html
 
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace, command: str) -> int:
     return 3 if kept else 0
 
 
-def pages(found: list[Row], out: Path) -> Iterator[tuple[str, str]]:
+def pages(found: list[AnyRow], out: Path) -> Iterator[tuple[str, str]]:
     """(file name, content) of each page that has rows. A page keeps the command that it names as its maker."""
     table = table1_frames.latest(found)
     by = made_by(out / "table.md", "run", "--table", "ddim")

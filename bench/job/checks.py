@@ -15,9 +15,10 @@ from bench import oracle as reference_check
 from bench.job.job import Images, Job
 from bench.messages import Forward, Loss, Tables, Train, Weights
 from bench.oracle import TOLERANCES, relative_error, verdict
+from bench.records import values
 from bench.records.cells import SCRATCH
 from bench.records.notebook import Notebook
-from bench.records.rows import Row
+from bench.records.rows import AnyRow, of
 from bench.sampling.cell import Cell
 from bench.training import batches
 from bench.workers.crew import Crew
@@ -34,7 +35,7 @@ def oracle(job: Job, crew: Crew, book: Notebook, backend: str) -> None:
     key = job.key(backend, stage="oracle", weights=job.trained_hash, cells=[[c.steps, str(c.eta), c.spacing] for c in cells],
                   dataset=job.dataset.sha256, flip=job.dataset.flip, **job.choices_key(*cells))
 
-    def compute(folder: Path) -> Row:
+    def compute(folder: Path) -> AnyRow:
         scratch, shape, T = folder / SCRATCH, job.spec.image_shape, job.preset.diffusion.timesteps
         crew.load(backend, job.trained)
         tables = [(job.plan(cell), _tables(crew, backend, scratch, job.draw(cell).plan)) for cell in cells]
@@ -93,24 +94,25 @@ def determinism(job: Job, crew: Crew, book: Notebook, backend: str) -> None:
         return {f"losses of {TWICE_STEPS} steps": np.array(reply.losses), "weights and EMA after them": weights,
                 f"images of S={steps}, eta=1": drawn}
 
-    def compute(folder: Path) -> Row:
+    def compute(folder: Path) -> AnyRow:
         first = once(folder / SCRATCH)
         crew.start(backend)
         second = once(folder / SCRATCH)
-        values = {name: verdict(float(np.abs(a - second[name]).max()), None) | {"bit_equal": a.tobytes() == second[name].tobytes()}
-                  for name, a in first.items()}
-        return book.row("check", f"{backend} itself", key, values)
+        return book.row("check", f"{backend} itself", key, {
+            name: verdict(float(np.abs(a - second[name]).max()), None) | {"bit_equal": a.tobytes() == second[name].tobytes()}
+            for name, a in first.items()})
 
     book.cell("determinism", key, compute)
 
 
-def losses(job: Job, book: Notebook, trained: list[Row]) -> None:
+def losses(job: Job, book: Notebook, trained: list[AnyRow]) -> None:
     """The first losses of each further backend, compared with the first one's."""
-    for other in trained[1:]:
-        a, b = (np.array(r.values["losses"][:GATED_LOSSES]) for r in (trained[0], other))
-        key = job.key(f"{trained[0].backend} {other.backend}", stage="losses", rows=[trained[0].created, other.created])
-        values = {f"losses_of_{len(a)}_steps": verdict(relative_error(b, a), TOLERANCES[job.dtype]["losses"])}
-        book.keep("losses", "check", key, values)
+    found = of(trained, values.Train)
+    for other in found[1:]:
+        a, b = (np.array(r.values["losses"][:GATED_LOSSES]) for r in (found[0], other))
+        key = job.key(f"{found[0].backend} {other.backend}", stage="losses", rows=[found[0].created, other.created])
+        compared = {f"losses_of_{len(a)}_steps": verdict(relative_error(b, a), TOLERANCES[job.dtype]["losses"])}
+        book.keep("losses", "check", key, compared)
 
 
 def images(job: Job, book: Notebook, drawn: Images) -> None:

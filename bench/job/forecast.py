@@ -27,7 +27,8 @@ from bench.messages import Describe, Sample, TimeSample, TimeTrain, Timing, Trai
 from bench.metric import fid
 from bench.records.cells import SCRATCH, Cells
 from bench.records.notebook import Notebook
-from bench.records.rows import Row
+from bench.records.rows import AnyRow, of
+from bench.records.values import Budget
 from bench.timing import blocks, memory
 from bench.workers.crew import Crew
 from bench.workers.errors import WorkerError
@@ -94,12 +95,13 @@ def keep_budget(job: Job, book: Notebook) -> None:
                   batch_size=job.preset.sample_batch, extractor_sha256=job.extractor.sha256,
                   cells={b: [str(cell) for cell in drawn] for b, drawn in job.cells.items()}, **job.choices_key(*job.all_cells))
 
-    def compute(folder: Path) -> Row:
+    def compute(folder: Path) -> AnyRow:
         predictions = predict(job, Cells(folder, fresh=True), folder / SCRATCH) if job.processes == 1 else []
         return book.row("budget", key["backend"], key, {"calls": calls(job), "cells": [asdict(p) for p in predictions]})
 
-    if row := book.cell("budget", key, compute):
-        seconds = sum(cell["seconds"] or 0.0 for cell in row.values["cells"])
+    row = book.cell("budget", key, compute)
+    for plan in of([row] if row else [], Budget):
+        seconds = sum(cell["seconds"] or 0.0 for cell in plan.values["cells"])
         print("\n".join([*call_lines(job), f"predicted for the whole job: {seconds:.0f} s"]), flush=True)
 
 

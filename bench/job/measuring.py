@@ -15,7 +15,7 @@ from bench.job.job import Images, Job
 from bench.metric import fid, fmnist_cnn
 from bench.progress import tracked
 from bench.records.notebook import Key, Notebook
-from bench.records.rows import Row
+from bench.records.rows import AnyRow
 from bench.workers import ray_cluster
 from reference.config import require
 
@@ -54,7 +54,7 @@ def _cell(book: Notebook, key: Key, compute: Callable[[], fid.Result]) -> None:
 
 
 def _remote_cell(book: Notebook, key: Key, fetch: Callable[[], Any]) -> None:
-    def compute(folder: Path) -> Row:
+    def compute(folder: Path) -> AnyRow:
         values, machine = fetch()
         return replace(book.row("metric", key["backend"], key, values), environment=machine)
 

@@ -15,7 +15,7 @@ from bench.job.job import Images, Job
 from bench.progress import tracked
 from bench.records.cells import SCRATCH
 from bench.records.notebook import Notebook
-from bench.records.rows import Row
+from bench.records.rows import AnyRow
 from bench.sampling import parts
 from bench.sampling.cell import Cell
 from bench.workers import ray_cluster
@@ -52,7 +52,7 @@ def _cell(job: Job, crew: Crew, book: Notebook, images: Images, backend: str, ce
     key = job.sample_key(backend, cell)
     out = book.cells.folder("sample", key) / parts.IMAGES
 
-    def compute(folder: Path) -> Row:
+    def compute(folder: Path) -> AnyRow:
         if not fetch:
             share(job, crew, book, backend, cell)
             return book.row("sample", backend, key, parts.collect(job.draw(cell), folder / SCRATCH, out))

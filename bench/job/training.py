@@ -13,7 +13,7 @@ from bench.job.job import Job
 from bench.messages import Train
 from bench.records.cells import SCRATCH
 from bench.records.notebook import Key, Notebook
-from bench.records.rows import Row
+from bench.records.rows import AnyRow
 from bench.weights import pipeline
 from bench.workers.crew import Crew
 
@@ -39,7 +39,7 @@ def own_network(job: Job, crew: Crew, book: Notebook) -> Job | None:
     return job
 
 
-def compare(job: Job, crew: Crew, book: Notebook, backend: str) -> Row | None:
+def compare(job: Job, crew: Crew, book: Notebook, backend: str) -> AnyRow | None:
     """The training by which backends are compared, from the initial weights."""
     return _cell(job, crew, book, backend, job.train_key(backend))
 
@@ -51,8 +51,8 @@ def share(job: Job, crew: Crew, book: Notebook, backend: str) -> None:
         _fit(job, crew, backend, book.cells.folder("train", key) / SCRATCH, key["train_steps"])
 
 
-def _cell(job: Job, crew: Crew, book: Notebook, backend: str, key: Key, weights: str | None = None) -> Row | None:
-    def compute(folder: Path) -> Row:
+def _cell(job: Job, crew: Crew, book: Notebook, backend: str, key: Key, weights: str | None = None) -> AnyRow | None:
+    def compute(folder: Path) -> AnyRow:
         out = folder / weights if weights else None
         return book.row("train", backend, key, _fit(job, crew, backend, folder / SCRATCH, key["train_steps"], out))
 

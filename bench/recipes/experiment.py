@@ -25,7 +25,7 @@ from bench.recipes import show
 from bench.recipes.recipe import Options, Recipe, shortened
 from bench.records import rows
 from bench.records.notebook import stamped
-from bench.records.rows import Row
+from bench.records.rows import AnyRow
 from bench.training.trackers import Log
 from bench.weights.tensor_files import weights_hash
 from reference.config import DiffusionConfig, ModelConfig
@@ -200,7 +200,7 @@ class Experiment:
                 "backend": o.backend, "device": o.device, "dtype": o.dtype, "mode": o.mode, "sampling_steps": o.steps,
                 "weights": None if o.weights is None else Path(o.weights).name}
 
-    def row(self) -> Row:
+    def row(self) -> AnyRow:
         """Append the row of this run, and drop its training states, which are not needed any more."""
         config = self.config if self.options.weights is None else self.config | {
             "model": self.model.spec.model.to_dict(), "diffusion": self.model.spec.diffusion.to_dict(),

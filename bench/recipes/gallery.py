@@ -10,7 +10,8 @@ from bench.files import write_page
 from bench.paths import command_line, renamed
 from bench.recipes import RECIPES
 from bench.records import rows
-from bench.records.rows import Row
+from bench.records.rows import AnyRow, Row
+from bench.records.values import Recipe
 
 
 def write(out: Path) -> Path:
@@ -18,9 +19,9 @@ def write(out: Path) -> Path:
     return write_page(out / "gallery.md", page(rows.read(out / "rows")))
 
 
-def page(every: list[Row]) -> str:
+def page(every: list[AnyRow]) -> str:
     """`gallery.md`. A recipe without a row gets its command alone."""
-    found = [row for row in every if row.kind == "recipe"]
+    found = rows.of(every, Recipe)
     text = ["# Gallery", "", "One picture and one command per recipe. Every run has a row in "
             "[rows/recipe.jsonl](rows/recipe.jsonl) with its raw numbers, its configuration, the machine and the commit.", ""]
     for name, recipe in RECIPES.items():
@@ -36,7 +37,7 @@ def page(every: list[Row]) -> str:
     return "\n".join(text)
 
 
-def _shown(row: Row) -> list[str]:
+def _shown(row: Row[Recipe]) -> list[str]:
     (first, caption), *others = row.values["pictures"]
     notes = " ".join(row.values["notes"])
     figures = _figures(row)
@@ -50,7 +51,7 @@ def _linked(made: list[list[str]]) -> str:
     return ", ".join(f"[{caption.rstrip('.')}](gallery/{file})" for file, caption in made)
 
 
-def _figures(row: Row) -> str:
+def _figures(row: Row[Recipe]) -> str:
     """What a row measured, in a line."""
     parts = [f"Backend {row.backend}"]
     if training := row.values.get("training"):
@@ -58,7 +59,7 @@ def _figures(row: Row) -> str:
         seconds = sum(run["seconds"] for run in training.values())
         parts.append(f"{len(training)} training{'s' if len(training) > 1 else ''} in {seconds:.0f} s"
                      + (f", mean loss of the last {len(last[0])} steps {np.mean(last[0]):.4f}" if len(last) == 1 else ""))
-    metrics = {**{name: value["metric"] for name, value in {**row.values.get("variance", {})}.items()},
+    metrics = {**{name: value["metric"] for name, value in row.values.get("variance", {}).items()},
                "samples": row.values.get("samples", {}).get("metric")}
     parts += [f"{m['metric']} of {name} {m['fid']:.1f} (n = {m['n']})" for name, m in metrics.items() if m]
     if errors := row.values.get("round_trip_error"):

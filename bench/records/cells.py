@@ -87,7 +87,7 @@ class Cells:
         with FileLock(folder / ".lock"):
             yield folder
 
-    def run(self, name: str, key: dict[str, Any], compute: Callable[[Path], rows.Row]) -> rows.Row:
+    def run(self, name: str, key: dict[str, Any], compute: Callable[[Path], rows.AnyRow]) -> rows.AnyRow:
         """The cell's row: from its finished file, or computed, written and appended to the results.
 
         `compute` gets the cell's folder; what it writes to `folder / SCRATCH` is there again if it is interrupted, and removed

@@ -11,14 +11,14 @@ from typing import Any
 
 from bench.records import environment
 from bench.records.cells import Cells
-from bench.records.rows import Row, RowError
-from bench.records.values import problems
+from bench.records.rows import AnyRow, Row, RowError
+from bench.records.validity import problems
 
 Key = dict[str, Any]
 Values = dict[str, Any]
 
 
-def stamped(kind: str, backend: str, preset: str, config: Key, values: Values, machine: dict[str, Any] | None = None) -> Row:
+def stamped(kind: str, backend: str, preset: str, config: Key, values: Values, machine: dict[str, Any] | None = None) -> AnyRow:
     """A row made now, on this machine (by default as `environment.describe` finds it), with the values of its kind."""
     if wrong := problems(kind, config, values):
         raise RowError(f"row of kind {kind!r}: {'; '.join(wrong)}")
@@ -34,17 +34,17 @@ class Notebook:
 
     def __init__(self, cells: Cells, preset: str, survives: tuple[type[Exception], ...] = ()) -> None:
         self.cells, self.preset, self.survives = cells, preset, survives
-        self.rows: list[Row] = []
+        self.rows: list[AnyRow] = []
         self.missing: list[str] = []
         self.machine = environment.describe()
 
-    def row(self, kind: str, backend: str, key: Key, values: Values) -> Row:
+    def row(self, kind: str, backend: str, key: Key, values: Values) -> AnyRow:
         """A row of this run."""
         return stamped(kind, backend, self.preset, key, values, self.machine)
 
-    def cell(self, name: str, key: Key, compute: Callable[[Path], Row]) -> Row | None:
+    def cell(self, name: str, key: Key, compute: Callable[[Path], AnyRow]) -> AnyRow | None:
         """Run one cell, see `Cells.run`; its row carries its seconds. None where it is left missing."""
-        def timed(folder: Path) -> Row:
+        def timed(folder: Path) -> AnyRow:
             began = time.perf_counter()
             row = compute(folder)
             return replace(row, environment={"cell_seconds": round(time.perf_counter() - began, 3)} | row.environment)
@@ -55,7 +55,7 @@ class Notebook:
             self.missing.append(f"missing: {name} {key['backend']}: {error}")
             return None
         self.rows.append(row)
-        self.missing += row.values.get("notes", [])
+        self.missing += row.notes
         return row
 
     def keep(self, name: str, kind: str, key: Key, values: Values) -> None:

@@ -10,15 +10,15 @@ import itertools
 import json
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Generic, TypeVar, cast
 
 from filelock import FileLock
 
-from bench.records import values
+from bench.records import validity, values
 from reference.config import ConfigError
 
 VERSION = 1
@@ -29,13 +29,15 @@ LOCK_SECONDS = 60.0
 # How a row of version n becomes one of version n + 1.
 UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 
+Values = TypeVar("Values", covariant=True)  # a record of `bench.records.values`
+
 
 class RowError(ConfigError):
     """A row, or a file of rows, that can't be used; the message names the file, the line and the reason."""
 
 
 @dataclass(frozen=True)
-class Row:
+class Row(Generic[Values]):
     """One measured cell. Building one validates it.
 
     `config` is what was asked for, and identifies the cell; `values` is what was measured, raw; `environment` is
@@ -46,18 +48,23 @@ class Row:
     backend: str
     preset: str
     config: dict[str, Any]
-    values: dict[str, Any]
+    values: Values
     environment: dict[str, Any]
     commit: str
     created: str = ""
     version: int = VERSION
+
+    @property
+    def notes(self) -> list[str]:
+        """What its values say of how they came about, in the kinds that do."""
+        return list(cast(dict[str, Any], self.values).get("notes", []))
 
     def __post_init__(self) -> None:
         if self.created == "":
             object.__setattr__(self, "created", datetime.now(UTC).isoformat(timespec="seconds"))
         for field in fields(self):
             value, kind = getattr(self, field.name), str(field.type)
-            good = {"str": str, "int": int, "dict[str, Any]": dict}[kind]
+            good = {"str": str, "int": int, "dict[str, Any]": dict, "Values": dict}[kind]
             _require(type(value) is good, field.name, value, f"must be of type {good.__name__}")
         _require(self.version == VERSION, "version", self.version, f"must be {VERSION}")
         _require(self.kind in KINDS, "kind", self.kind, f"must be one of {', '.join(KINDS)}")
@@ -81,12 +88,15 @@ class Row:
             raise RowError(f"row of kind {self.kind!r}: {error}: values must be finite plain JSON types") from None
 
 
+AnyRow = Row[object]  # whose kind was not asked for: of its values nothing can be read, see `of`
+
+
 def _require(condition: bool, name: str, value: object, rule: str) -> None:
     if not condition:
         raise RowError(f"row field {name}={str(value)[:80]!r}: {rule}")
 
 
-def parse(line: bytes) -> Row:
+def parse(line: bytes) -> AnyRow:
     """The row in one line of JSON, written by this version or an older one. Raises `RowError`."""
     try:
         values = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
@@ -108,7 +118,7 @@ def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is no JSON number")
 
 
-def append(folder: Path, row: Row, *, once: bool = False) -> Path:
+def append(folder: Path, row: AnyRow, *, once: bool = False) -> Path:
     """Append `row` to `folder`/KIND.jsonl, creating both; returns the file. Safe from many processes at once.
 
     With `once`, a row that is there already, to the second of its `created`, is not written again.
@@ -136,11 +146,11 @@ def append(folder: Path, row: Row, *, once: bool = False) -> Path:
     return path
 
 
-def read(folder: Path) -> list[Row]:
+def read(folder: Path) -> list[AnyRow]:
     """Every row of `folder`/*.jsonl, by file and line; none where the folder is missing.
 
     A torn last line (its writer was killed) moves to FILE.torn, or stays where the folder is read-only, with a warning. Any
-    other bad line raises `RowError` with its number. A row whose fields are not those of its kind (`values.problems`) is left
+    other bad line raises `RowError` with its number. A row whose fields are not those of its kind (`validity.problems`) is left
     out, with a warning: someone else's row must not break the page of all.
     """
     out = []
@@ -153,7 +163,7 @@ def read(folder: Path) -> list[Row]:
                     if file.tell() >= end:
                         break
                     row = _parse_at(path, number, file.readline(MAX_LINE + 1))
-                    if wrong := values.problems(row.kind, row.config, row.values):
+                    if wrong := validity.problems(row.kind, row.config, cast(dict[str, Any], row.values)):
                         warnings.warn(f"{path}:{number}: row left out: {'; '.join(wrong[:3])}", stacklevel=2)
                     else:
                         out.append(row)
@@ -162,12 +172,23 @@ def read(folder: Path) -> list[Row]:
     return out
 
 
-def studies(every: list[Row], name: str) -> list[Row]:
+def of(found: Iterable[AnyRow], record: type[Values], **config: Any) -> list[Row[Values]]:
+    """The rows whose values are such a record of `bench.records.values`, and whose config has these values, in their order.
+
+    Every reader of `values` gets its rows here, so that a type checker knows their fields.
+    """
+    kind, study = values.kind_of(record)
+    asked = config | ({"study": study} if study else {})
+    return [cast("Row[Values]", row) for row in found
+            if row.kind == kind and all(row.config.get(name) == value for name, value in asked.items())]
+
+
+def studies(found: Iterable[AnyRow], record: type[Values]) -> list[Row[Values]]:
     """The rows of one study, oldest first."""
-    return sorted((row for row in every if row.kind == "study" and row.config["study"] == name), key=lambda row: row.created)
+    return sorted(of(found, record), key=lambda row: row.created)
 
 
-def _parse_at(path: Path, number: int, line: bytes) -> Row:
+def _parse_at(path: Path, number: int, line: bytes) -> AnyRow:
     try:
         _require(len(line) <= MAX_LINE, "line", f"{len(line)} bytes", f"must be at most {MAX_LINE} bytes")
         return parse(line)

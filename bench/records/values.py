@@ -4,9 +4,7 @@
 `NotRequired` is absent from older rows, or where its meaning says so.
 """
 
-from functools import cache
-from types import UnionType
-from typing import Annotated, Any, NotRequired, TypedDict, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Annotated, Any, NotRequired, TypedDict, get_args, get_type_hints
 
 from bench.paths import ROOT
 
@@ -71,6 +69,9 @@ class Verdict(TypedDict):
     bit_equal: NotRequired[Annotated[bool, "whether a second run gave the same bits"]]
 
 
+Checks = dict[str, Verdict]  # the values of a row of kind check
+
+
 class Timing(TypedDict):
     """Blocks of one kind of work, taken in turn with those of the other contenders."""
 
@@ -90,13 +91,15 @@ class Timing(TypedDict):
 
 
 class Recipe(TypedDict):
-    """One experiment of `bench.recipes`; a recipe adds fields of its own."""
+    """One experiment of `bench.recipes`; a recipe may add fields of its own."""
 
     command: Annotated[str, "what was run"]
     pictures: Annotated[list[list[str]], "file in the gallery's folder, caption"]
     notes: Annotated[list[str], "where the run falls short of the recipe"]
     training: NotRequired[Annotated[dict[str, Any], "losses, seconds and skipped steps of each training"]]
     samples: NotRequired[Annotated[dict[str, Any], "number of the samples and their metric"]]
+    variance: NotRequired[Annotated[dict[str, Any], "the same of each choice of the reverse process's variance"]]
+    round_trip_error: NotRequired[Annotated[dict[str, list[float]], "by S: of encoding and decoding, each image's error"]]
 
 
 class Budget(TypedDict):
@@ -163,51 +166,15 @@ CONFIG: dict[str, dict[str, Any]] = {
 }
 
 
-def problems(kind: str, config: dict[str, Any], values: dict[str, Any]) -> list[str]:
-    """What keeps a row from being one of its kind: fields that are missing, unknown or of another type."""
-    record = STUDIES.get(str(config.get("study"))) if kind == "study" else KINDS[kind]
-    if record is None:
-        return [f"study {config.get('study')!r} is unknown"]
-    stage = config.get("stage") if kind == "timing" else config.get("study") if kind == "study" else None
-    wanted: dict[str, Any] = CONFIG.get(kind, {}) | CONFIG.get(f"{kind} {stage}", {})
-    out = [f"config: {name} is missing" if name not in config else f"config: {name}={config[name]!r:.40} is not {_shown(hint)}"
-           for name, hint in wanted.items() if not _is(config.get(name), hint)]
-    for name, part in values.items() if kind == "check" else [("values", values)]:
-        out += [f"{name}: {wrong}" for wrong in _differences(part, record, open_to_others=kind in OPEN)]
-    return out
+def kind_of(record: object) -> tuple[str, str | None]:
+    """The kind of the rows whose values are of such a record, and the study that they belong to."""
+    places: dict[object, tuple[str, str | None]] = {known: ("study", study) for study, known in STUDIES.items()}
+    places |= {Checks if kind == "check" else known: (kind, None) for kind, known in KINDS.items()}
+    return places[record]
 
 
-def _differences(value: Any, record: Any, open_to_others: bool = False) -> list[str]:
-    """What keeps a value from being this typed dictionary."""
-    if not isinstance(value, dict):
-        return [f"{value!r:.40} is no object"]
-    hints = _hints(record)
-    out = [f"{name} is missing" for name in sorted(record.__required_keys__ - set(value))]
-    out += [f"{name} is unknown" for name in sorted(set(value) - set(hints)) if not open_to_others]
-    return out + [f"{name}={value[name]!r:.40} is not {_shown(hint)}" for name, hint in hints.items()
-                  if name in value and not _is(value[name], hint)]
-
-
-_hints = cache(get_type_hints)
-
-
-def _is(value: Any, hint: Any) -> bool:
-    """Whether a value of JSON has this type; a list must not be empty where its items are numbers."""
-    origin, inner = get_origin(hint), get_args(hint)
-    if hint is Any:
-        return True
-    if is_typeddict(hint):
-        return not _differences(value, hint)
-    if origin is list:
-        return isinstance(value, list) and all(_is(item, inner[0]) for item in value) and (inner[0] is not float or value != [])
-    if origin is dict:
-        return isinstance(value, dict) and all(_is(item, inner[1]) for item in value.values())
-    if origin is UnionType:
-        return any(_is(value, one) for one in inner)
-    return isinstance(value, (int, float) if hint is float else hint) and (hint is bool or not isinstance(value, bool))
-
-
-def _shown(hint: Any) -> str:
+def shown(hint: Any) -> str:
+    """A type as people read it."""
     return hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint).replace(f"{__name__}.", "")
 
 
@@ -224,8 +191,8 @@ def page() -> str:
         for field, hint in get_type_hints(record, include_extras=True).items():
             optional = field not in record.__required_keys__  # type: ignore[attr-defined]
             kind, meaning = get_args(hint.__args__[0] if optional else hint)
-            shown = _shown(kind).replace("typing.", "").replace("|", "or").replace("__main__.", "")
-            text.append(f"| {f'[{field}]' if optional else field} | {shown} | {meaning} |")
+            named = shown(kind).replace("typing.", "").replace("|", "or").replace("__main__.", "")
+            text.append(f"| {f'[{field}]' if optional else field} | {named} | {meaning} |")
     return "\n".join(text) + "\n"
 
 

@@ -7,7 +7,8 @@ import math
 import pandas as pd
 
 from bench.records import rows
-from bench.records.rows import Row
+from bench.records.rows import AnyRow, Row
+from bench.records.values import Ablation
 
 STUDY = "ablation"
 AS_IS = "as it is"
@@ -19,15 +20,15 @@ ORDER = (  # of the lines, by the names of `studies.ablation.VARIANTS`
 LAST = 500  # losses whose mean is shown
 
 
-def studied(every: list[Row]) -> list[Row]:
+def studied(every: list[AnyRow]) -> list[Row[Ablation]]:
     """The rows of the page, oldest first: those of variants in `ORDER`."""
-    return [row for row in rows.studies(every, STUDY) if row.config["variant"] in ORDER]
+    return [row for row in rows.studies(every, Ablation) if row.config["variant"] in ORDER]
 
 
-def table(studies: list[Row]) -> pd.DataFrame:
+def table(studies: list[Row[Ablation]]) -> pd.DataFrame:
     """One line a variant, its last row, in `ORDER`; `studies` from `studied`."""
     last = {row.config["variant"]: row for row in studies}
-    lines = []
+    lines: list[dict[str, str | float | None]] = []
     for name in (name for name in ORDER if name in last):
         c, v = last[name].config, last[name].values
         lines.append({"variant": name, "images": c["batch_size"] * c["optim"]["total_steps"], "batch": c["batch_size"],
@@ -36,7 +37,7 @@ def table(studies: list[Row]) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def shown(studies: list[Row]) -> pd.DataFrame:
+def shown(studies: list[Row[Ablation]]) -> pd.DataFrame:
     """`table` as people read it."""
     frame, by = table(studies), studies[-1].config["extractor"]
     return pd.DataFrame({
@@ -47,7 +48,7 @@ def shown(studies: list[Row]) -> pd.DataFrame:
     })
 
 
-def describe(studies: list[Row]) -> str:
+def describe(studies: list[Row[Ablation]]) -> str:
     """What the lines have in common."""
     row, frame = studies[-1], table(studies)
     c, as_is = row.config, frame[frame["variant"].str.startswith(AS_IS)]["fid"]
@@ -61,7 +62,7 @@ def describe(studies: list[Row]) -> str:
             "The decay of the EMA is at most (1 + n) / (10 + n) at step n: of such a short training all above 0.999 are the same.")
 
 
-def render(studies: list[Row], command: str) -> str:
+def render(studies: list[Row[Ablation]], command: str) -> str:
     """`ablation.md`."""
     return "\n".join(["# What improves the training", "", f"Made by `{command}`. Raw values: [rows/study.jsonl](rows/study.jsonl).",
                       "", describe(studies), "", shown(studies).to_markdown(index=False, disable_numparse=True)]) + "\n"

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import backends
-from bench.records.rows import Row
+from bench.records.rows import AnyRow, Row
+from bench.records.values import Sample, Timing
 
 
 def label(backend: str) -> str:
@@ -16,12 +17,7 @@ def label(backend: str) -> str:
     return backends.about(backend).label
 
 
-def matching(rows: list[Row], kind: str, **config: Any) -> list[Row]:
-    """The rows of a kind whose config has these values."""
-    return [r for r in rows if r.kind == kind and all(r.config.get(k) == v for k, v in config.items())]
-
-
-def seconds_per_image(row: Row) -> float:
+def seconds_per_image(row: Row[Sample]) -> float:
     """Of a sampling row: the time of the process that drew longest, where several took the batches in turn."""
     processes = row.config.get("processes", 1)
     return max(sum(row.values["batch_seconds"][rank::processes]) for rank in range(processes)) / row.values["images"]
@@ -32,17 +28,17 @@ def cores(environment: dict[str, Any]) -> int | None:
     return environment.get("usable_cores", environment.get("affinity"))
 
 
-def hardware(row: Row) -> str:
+def hardware(row: AnyRow) -> str:
     """The GPU, or the CPU and the cores that the process may use."""
     e = row.environment
     return ", ".join(e["gpu"]) if row.config["device"] != "cpu" and e.get("gpu") else f"{e['cpu']}, {cores(e)} cores"
 
 
-def unit_seconds(row: Row) -> NDArray[np.float64]:
+def unit_seconds(row: Row[Timing]) -> NDArray[np.float64]:
     """Seconds of one unit in each block."""
     return np.array(row.values["block_seconds"]) / row.values["units_per_block"]
 
 
-def peak_memory(row: Row) -> int:
+def peak_memory(row: Row[Timing]) -> int:
     """Bytes: of the contender's process, or of its device where the framework counts that."""
     return int(row.values["device"].get("peak_memory_bytes", row.values["peak_rss_bytes"]))

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from bench.metric import fid
 from bench.pictures import plots
 from bench.records import rows
-from bench.records.rows import Row
+from bench.records.rows import AnyRow, Row
+from bench.records.values import Noise
 from bench.report.measures import cores
 
 SURE = 1.96 * 2**0.5  # standard deviations of one figure, which two equal ones differ by in 95% of cases
@@ -20,7 +21,7 @@ SURE = 1.96 * 2**0.5  # standard deviations of one figure, which two equal ones 
 HELD_OUT = "held-out images"  # name of the study that is always made
 
 
-def table(row: Row) -> pd.DataFrame:
+def table(row: Row[Noise]) -> pd.DataFrame:
     """One line per n: `n`, `parts`, mean and standard deviation of FID and of its extrapolation, whether the parts are disjoint.
 
     Random parts of N images overlap, and their spread is sqrt(1 - n/N) of that of n new images: it is divided by that. The spread
@@ -49,12 +50,12 @@ def _spread(values: NDArray[np.float64], alike: float) -> float:
     return float(values.std(ddof=1)) / alike if len(values) > 1 else np.nan
 
 
-def newest(found: list[Row]) -> list[Row]:
+def newest(found: list[AnyRow]) -> list[Row[Noise]]:
     """The last study of every name."""
-    return list({row.config["name"]: row for row in rows.studies(found, "noise")}.values())
+    return list({row.config["name"]: row for row in rows.studies(found, Noise)}.values())
 
 
-def render(studies: list[Row], command: str) -> str:
+def render(studies: list[Row[Noise]], command: str) -> str:
     """`noise.md`."""
     text = ["# Noise of FID", "",
             f"Made by `{command}`. Raw values: [rows/study.jsonl](rows/study.jsonl).", "",
@@ -86,7 +87,7 @@ def _figures(values: pd.Series[float]) -> list[str]:
     return ["" if np.isnan(value) else f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}" for value in values]
 
 
-def figure(studies: list[Row], path: Path) -> None:
+def figure(studies: list[Row[Noise]], path: Path) -> None:
     """FID and its extrapolation against n, a panel each set of images, with one standard deviation."""
     import matplotlib
     matplotlib.use("Agg")

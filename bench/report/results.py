@@ -5,7 +5,7 @@ Rows hold raw samples; every median and interval is derived here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ from bench.data.pixels import to_uint8
 from bench.pictures import plots
 from bench.pictures.grids import grid
 from bench.pictures.plots import COLOURS
-from bench.records.rows import Row
-from bench.report.measures import label, matching, seconds_per_image
+from bench.records.rows import AnyRow, of
+from bench.records.values import Checks, Metric, Sample, Timing, Train
+from bench.report.measures import label, seconds_per_image, unit_seconds
 from bench.sampling.cell import Cell
 from bench.timing import blocks
 
@@ -27,12 +28,11 @@ Images = Mapping[tuple[str, Cell], Path]  # backend, cell: the file, (n, C, H, W
 BEGIN, END = "<!-- table: written by bench/report.py -->", "<!-- end of table -->"
 
 
-def speed_table(rows: list[Row]) -> pd.DataFrame:
+def speed_table(rows: list[AnyRow]) -> pd.DataFrame:
     """Medians of the timed blocks: units/s, quartiles, CV, first call, steadiness; one line per backend and workload."""
     lines = []
-    for row in matching(rows, "timing"):
-        v, per_unit = row.values, np.array(row.values["block_seconds"]) / row.values["units_per_block"]
-        s = blocks.summary(per_unit)
+    for row in of(rows, Timing):
+        v, s = row.values, blocks.summary(unit_seconds(row))
         lines.append({
             "backend": label(row.backend), "workload": row.config["workload"], "batch": row.config["batch_size"],
             "ms (median)": round(1e3 * s["median"], 2), "quartiles": f"{1e3 * s['q1']:.2f} .. {1e3 * s['q3']:.2f}",
@@ -43,13 +43,13 @@ def speed_table(rows: list[Row]) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def ratio_lines(rows: list[Row]) -> list[str]:
+def ratio_lines(rows: list[AnyRow]) -> list[str]:
     """Paired time ratios of the contenders that were timed in turn, with bootstrap intervals, beside the A/A floor."""
     out = []
     for workload in ("training step", "sampling step"):
-        found = matching(rows, "timing", workload=workload)
+        found = of(rows, Timing, workload=workload)
         for other in found[1:]:
-            a, b = (np.array(r.values["block_seconds"]) / r.values["units_per_block"] for r in (found[0], other))
+            a, b = unit_seconds(found[0]), unit_seconds(other)
             median, low, high = blocks.paired_ratio(b, a)
             same = [blocks.paired_ratio(x[0::2], x[1::2])[1:] for x in (a, b)]
             out.append(f"- {workload}: {label(other.backend)} takes {median:.2f} times {label(found[0].backend)}'s time "
@@ -57,14 +57,14 @@ def ratio_lines(rows: list[Row]) -> list[str]:
     return out
 
 
-def sample_table(rows: list[Row]) -> pd.DataFrame:
+def sample_table(rows: list[AnyRow]) -> pd.DataFrame:
     """One line per backend, S and eta: distance, time, and how far its images are from the first backend's."""
     lines = []
-    for row in matching(rows, "sample"):
+    for row in of(rows, Sample):
         c = row.config
         cell = {"steps": c["steps"], "eta": c["eta"], "spacing": c.get("spacing"), "seed": c["seed"]}
-        metric = [m for m in matching(rows, "metric", **cell) if m.backend == row.backend]
-        parity = [p for p in matching(rows, "check", **cell) if p.backend.endswith(f" {row.backend}")]
+        metric = [m for m in of(rows, Metric, **cell) if m.backend == row.backend]
+        parity = [p for p in of(rows, Checks, **cell) if p.backend.endswith(f" {row.backend}")]
         per_image = seconds_per_image(row)
         line = {"backend": label(row.backend), "S": c["steps"], "eta": c["eta"], "n": row.values["images"]}
         if metric:
@@ -72,20 +72,19 @@ def sample_table(rows: list[Row]) -> pd.DataFrame:
             line |= {m["metric"]: round(m["fid"], 3), m["metric"].replace("FID", "KID"): round(m["kid"], 5)}
         line |= {"s/image": f"{per_image:.4g}", "images/s": f"{1 / per_image:.4g}"}
         if parity:
-            v = parity[0].values["images"]
-            line |= {"max pixel difference": f"{v['error']:.1e}"}
+            line |= {"max pixel difference": f"{parity[0].values['images']['error']:.1e}"}
         lines.append(line)
     return pd.DataFrame(lines).fillna("")
 
 
-def bounds(rows: list[Row]) -> list[str]:
+def bounds(rows: list[AnyRow]) -> list[str]:
     """Floor and ceiling of the metric, and what it was measured with."""
     out = []
     for name, what in (("real", "floor: held-out real images"), ("noise", "ceiling: standard normal noise")):
-        for row in (r for r in matching(rows, "metric") if r.backend == name):
+        for row in (r for r in of(rows, Metric) if r.backend == name):
             v = row.values
             out.append(f"- {v['metric']} {what}, n = {v['n']}: {v['fid']:.3f} (KID {v['kid']:.5f})")
-    for row in [r for r in matching(rows, "metric") if r.backend not in ("real", "noise")][:1]:
+    for row in [r for r in of(rows, Metric) if r.backend not in ("real", "noise")][:1]:
         v = row.values
         out.append(f"- extractor {v['extractor']}, sha256 {v['extractor_sha256'][:16]}; reference: {v['reference']}")
         if v["n"] < 2000:
@@ -94,10 +93,10 @@ def bounds(rows: list[Row]) -> list[str]:
     return out
 
 
-def check_table(rows: list[Row]) -> pd.DataFrame:
+def check_table(rows: Iterable[AnyRow]) -> pd.DataFrame:
     """Every comparison with the oracle and between backends: measured error, tolerance, verdict."""
     lines = []
-    for row in matching(rows, "check"):
+    for row in of(rows, Checks):
         where = f", S={row.config['steps']}, eta={row.config['eta']}" if "steps" in row.config else ""
         where += f", {row.config['spacing']}, seed={row.config['seed']}" if row.config.get("spacing") else ""
         where += f", on {row.config['device']}, again in a new process" if row.config.get("stage") == "determinism" else ""
@@ -110,20 +109,20 @@ def check_table(rows: list[Row]) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def disagreements(rows: list[Row]) -> list[str]:
+def disagreements(rows: list[AnyRow]) -> list[str]:
     """One line per failed comparison."""
     return [f"{row.backend}: {name} off by {v['error']:.3g}, tolerance {v['tolerance']:.3g}"
-            for row in matching(rows, "check") for name, v in row.values.items() if not v["ok"]]
+            for row in of(rows, Checks) for name, v in row.values.items() if not v["ok"]]
 
 
-def terminal(rows: list[Row], missing: list[str]) -> str:
+def terminal(rows: list[AnyRow], missing: list[str]) -> str:
     """What the main job prints."""
     tables = [table.to_string(index=False) for table in (sample_table(rows), speed_table(rows)) if not table.empty]
     rest = [*ratio_lines(rows), *bounds(rows), check_table(rows).to_string(index=False), *missing]
     return "\n\n".join([*tables, "\n".join(rest)])
 
 
-def render(rows: list[Row], images: Images, out: Path, command: str, missing: list[str]) -> Path:
+def render(rows: list[AnyRow], images: Images, out: Path, command: str, missing: list[str]) -> Path:
     """Write `out`/README.md and `out`/figures/*.png; returns the former."""
     figures = out / "figures"
     figures.mkdir(parents=True, exist_ok=True)
@@ -153,7 +152,7 @@ def _links(out: Path, told: dict[str, str]) -> list[str]:
     return [*found, ""] if found else []
 
 
-def update_readme(path: Path, rows: list[Row]) -> None:
+def update_readme(path: Path, rows: list[AnyRow]) -> None:
     """Put the table of `rows` between the two markers of the project's README and of its translations, README.*.md beside it."""
     table = "\n".join([sample_table(rows).to_markdown(index=False), "", *bounds(rows)]).replace("<", "&lt;")
     for page in (path, *path.parent.glob(f"{path.stem}.*{path.suffix}")):
@@ -166,11 +165,11 @@ def _machine(environment: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in environment.items() if not isinstance(v, dict | list)} | environment.get("versions", {})
 
 
-def _curves(rows: list[Row], folder: Path) -> list[tuple[Path, str]]:
-    samples = matching(rows, "sample")
+def _curves(rows: list[AnyRow], folder: Path) -> list[tuple[Path, str]]:
+    samples = of(rows, Sample)
     series = sorted(sorted({(r.backend, r.config["eta"]) for r in samples}, reverse=True), key=lambda line: order(line[0]))
     made = []
-    metrics = [r for r in matching(rows, "metric") if r.backend not in ("real", "noise")]
+    metrics = [r for r in of(rows, Metric) if r.backend not in ("real", "noise")]
     name = metrics[0].values["metric"] if metrics else "FID"
     for file, ylabel, value in (("metric.png", name, "fid"), ("seconds.png", "seconds per image", "seconds")):
         figure, axes = plots.plot("sampling steps S", ylabel)
@@ -190,8 +189,8 @@ def _curves(rows: list[Row], folder: Path) -> list[tuple[Path, str]]:
                       color=COLOURS[i % 6], label=f"{label(backend)}, eta {eta}") if points else None
         if value == "fid":
             for bound, style in (("real", ":"), ("noise", "--")):
-                for r in (r for r in matching(rows, "metric") if r.backend == bound):
-                    axes.axhline(r.values["fid"], ls=style, color="black", lw=1,
+                for limit in (limit for limit in of(rows, Metric) if limit.backend == bound):
+                    axes.axhline(limit.values["fid"], ls=style, color="black", lw=1,
                                  label={"real": "floor: real images", "noise": "ceiling: noise"}[bound])
         axes.set_xscale("log")
         axes.set_yscale("log")
@@ -201,8 +200,8 @@ def _curves(rows: list[Row], folder: Path) -> list[tuple[Path, str]]:
     return made
 
 
-def _losses(rows: list[Row], folder: Path) -> list[tuple[Path, str]]:
-    train = matching(rows, "train", stage="train")
+def _losses(rows: list[AnyRow], folder: Path) -> list[tuple[Path, str]]:
+    train = of(rows, Train, stage="train")
     if not train:
         return []
     figure, axes = plots.plot("training step", "loss")

@@ -14,7 +14,8 @@ from backends import order
 from bench import files
 from bench.pictures.plots import COLOURS
 from bench.presets import PRESETS
-from bench.records.rows import Row
+from bench.records.rows import AnyRow, Row, of
+from bench.records.values import Sample, Timing, Train
 from bench.report.measures import hardware, label, peak_memory, seconds_per_image, unit_seconds
 from bench.timing import flops
 from reference import weights
@@ -29,7 +30,7 @@ SHARES = (0.1, 0.4)  # of the peak that is reached; small networks reach little,
 BATCH = 500  # images that one GPU draws at once
 
 
-def table(found: list[Row], axis: str) -> pd.DataFrame:
+def table(found: list[Row[Timing]], axis: str) -> pd.DataFrame:
     """One line per value of the axis: milliseconds and peak memory of each backend and workload."""
     lines: dict[int, dict[str, Any]] = {}
     for r in (r for r in found if r.config["axis"] == axis):
@@ -41,12 +42,12 @@ def table(found: list[Row], axis: str) -> pd.DataFrame:
     return pd.DataFrame([lines[value] for value in sorted(lines)]).fillna("")
 
 
-def seconds(row: Row) -> float:
+def seconds(row: Row[Timing]) -> float:
     """Median time of one unit."""
     return float(np.median(unit_seconds(row)))
 
 
-def line_fit(found: list[Row], axis: str, workload: str, backend: str) -> tuple[float, float, float]:
+def line_fit(found: list[Row[Timing]], axis: str, workload: str, backend: str) -> tuple[float, float, float]:
     """(a, b, largest relative deviation) of time = a + b value, weighted so that each point counts by its relative error."""
     here = [r for r in found if (r.config["axis"], r.config["workload"], r.backend) == (axis, workload, backend)]
     x, y = np.array([r.config["value"] for r in here], float), np.array([seconds(r) for r in here])
@@ -54,7 +55,7 @@ def line_fit(found: list[Row], axis: str, workload: str, backend: str) -> tuple[
     return float(a), float(b), float(np.abs((a + b * x) / y - 1).max())
 
 
-def findings(found: list[Row], axis: str) -> list[str]:
+def findings(found: list[Row[Timing]], axis: str) -> list[str]:
     """What the points of an axis say."""
     out = []
     for backend in sorted({r.backend for r in found}, key=order):
@@ -74,7 +75,7 @@ def findings(found: list[Row], axis: str) -> list[str]:
     return out
 
 
-def figure(found: list[Row], path: Path) -> None:
+def figure(found: list[Row[Timing]], path: Path) -> None:
     """Time and memory against each axis, both logarithmic."""
     import matplotlib
     matplotlib.use("Agg")
@@ -108,14 +109,14 @@ def figure(found: list[Row], path: Path) -> None:
     plt.close(fig)
 
 
-def newest(every: list[Row]) -> list[Row]:
+def newest(every: list[AnyRow]) -> list[Row[Timing]]:
     """The rows of the points that were measured last, in the order of their axes."""
-    points = {(r.config["axis"], r.config["value"], r.config["workload"], r.backend): r for r in every
-              if r.kind == "timing" and r.config.get("stage") == "scaling"}
+    points = {(r.config["axis"], r.config["value"], r.config["workload"], r.backend): r
+              for r in of(every, Timing, stage="scaling")}
     return sorted(points.values(), key=lambda r: list(UNITS).index(r.config["axis"]))
 
 
-def render(found: list[Row], command: str, every: list[Row]) -> str:
+def render(found: list[Row[Timing]], command: str, every: list[AnyRow]) -> str:
     """`scaling.md`: the points `found`, and what every row of the results folder says of larger jobs."""
     text = ["# Scaling", "",
             f"Made by `{command}` on {hardware(found[0])}, preset {found[0].preset}, tuned, float32. One quantity varies at a "
@@ -130,39 +131,35 @@ def render(found: list[Row], command: str, every: list[Row]) -> str:
     return "\n".join([*text, *extrapolation(every)]) + "\n"
 
 
-def extrapolation(rows: Iterable[Row]) -> list[str]:
+def extrapolation(rows: Iterable[AnyRow]) -> list[str]:
     """Lines of Markdown, from every row of a results folder."""
     found = list(rows)
     return [*_processes(found), *_extrapolation(found)]
 
 
-def processes_table(rows: Iterable[Row]) -> pd.DataFrame:
+def processes_table(rows: Iterable[AnyRow]) -> pd.DataFrame:
     """Times of the jobs of which the same work was done by more than one number of processes, the newest row of each."""
-    groups: dict[str, dict[int, Row]] = {}
+    groups: dict[str, dict[int, tuple[AnyRow, float]]] = {}
     for row in rows:
-        if row.kind in ("train", "sample"):
-            same = {name: value for name, value in row.config.items() if name not in ("processes", "provenance")}
-            groups.setdefault(f"{row.kind} {sorted(same.items(), key=str)}", {})[row.config.get("processes", 1)] = row
+        same = {name: value for name, value in row.config.items() if name not in ("processes", "provenance")}
+        for seconds in (*map(seconds_per_image, of([row], Sample)), *map(_seconds_per_step, of([row], Train))):
+            groups.setdefault(f"{row.kind} {sorted(same.items(), key=str)}", {})[row.config.get("processes", 1)] = row, seconds
     lines: list[dict[str, Any]] = []
     for group in groups.values():
         if len(group) < 2:
             continue
-        times = {n: _seconds(row) for n, row in sorted(group.items())}
-        alone = next(iter(times.items()))
-        for n, seconds in times.items():
-            c = group[n].config
-            work = f"sample S = {c['steps']}, batch {c['batch_size']}" if group[n].kind == "sample" else \
+        least, alone = min(group), group[min(group)][1]
+        for n, (row, seconds) in sorted(group.items()):
+            c = row.config
+            work = f"sample S = {c['steps']}, batch {c['batch_size']}" if row.kind == "sample" else \
                 f"training step, batch {c['batch_size']}"
-            lines.append({"backend": label(group[n].backend), "work": work, "device": c["device"], "threads of each": c["threads"],
-                          "processes": n, "ms": f"{1e3 * seconds:.4g}", "speed-up": f"{alone[1] / seconds:.2f}",
-                          "of the ideal": f"{alone[1] / seconds / (n / alone[0]):.0%}"})
+            lines.append({"backend": label(row.backend), "work": work, "device": c["device"], "threads of each": c["threads"],
+                          "processes": n, "ms": f"{1e3 * seconds:.4g}", "speed-up": f"{alone / seconds:.2f}",
+                          "of the ideal": f"{alone / seconds / (n / least):.0%}"})
     return pd.DataFrame(lines)
 
 
-def _seconds(row: Row) -> float:
-    """Of a training step, or of an image."""
-    if row.kind == "sample":
-        return seconds_per_image(row)
+def _seconds_per_step(row: Row[Train]) -> float:
     return row.values["seconds"] / max(1, len(row.values["losses"]) - row.values.get("starts", 1))
 
 
@@ -172,7 +169,7 @@ def paper_hours(model: ModelConfig, gpus: int, share: float) -> float:
     return rounds * BATCH * STEPS * flops.forward(model) / (PEAK * share) / 3600
 
 
-def _processes(rows: list[Row]) -> list[str]:
+def _processes(rows: list[AnyRow]) -> list[str]:
     table = processes_table(rows)
     text = ["", "## Processes", "", "Each training step exchanges one message the size of the weights; drawing exchanges nothing. "
             "The same command with and without a launcher adds to this table: "
@@ -183,11 +180,11 @@ def _processes(rows: list[Row]) -> list[str]:
             table.to_markdown(index=False, disable_numparse=True)]
 
 
-def _extrapolation(rows: list[Row]) -> list[str]:
+def _extrapolation(rows: list[AnyRow]) -> list[str]:
     text = ["", f"## {IMAGES:,} images at S = {STEPS}", ""]
     found: dict[tuple[str, str], list[float]] = {}
-    for row in rows:
-        if row.kind == "sample" and row.config["steps"] >= 50:
+    for row in of(rows, Sample):
+        if row.config["steps"] >= 50:
             where = "cpu" if row.config["device"] == "cpu" else str(row.environment.get("gpu") or row.config["device"])
             found.setdefault((row.backend, f"{where}, {row.preset}"), []).append(seconds_per_image(row) / row.config["steps"])
     for (backend, where), each in sorted(sorted(found.items(), reverse=True), key=lambda item: order(item[0][0])):

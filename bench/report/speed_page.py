@@ -9,11 +9,12 @@ from typing import Any
 import pandas as pd
 
 from backends import DEFAULT
-from bench.records.rows import Row
+from bench.records.rows import AnyRow, Row, of
+from bench.records.values import Timing
 from bench.report.measures import hardware, peak_memory, unit_seconds
 from bench.timing import blocks, flops
 
-Group = list[Row]  # the contenders of one workload that were timed in turn
+Group = list[Row[Timing]]  # the contenders of one workload that were timed in turn
 KERNELS = ("gemm", "convolution")
 HEAD = """# Speed
 
@@ -31,12 +32,12 @@ channels_last (tuned). lucidrains is the nearest network of another function: se
 - The backends' training step also averages the weights (EMA), which no peer's does."""
 
 
-def machine(row: Row) -> str:
+def machine(row: AnyRow) -> str:
     """What must agree for two rows to stand in one section, in words."""
     return f"preset {row.preset}, {row.config['device']}: {hardware(row)}, {row.config['threads']} threads"
 
 
-def groups(found: Iterable[Row]) -> list[Group]:
+def groups(found: Iterable[Row[Timing]]) -> list[Group]:
     """Rows that were timed in turn, of each workload and batch the newest."""
     newest: dict[tuple[Any, ...], Group] = {}
     for row in found:
@@ -51,7 +52,7 @@ def groups(found: Iterable[Row]) -> list[Group]:
     return list(newest.values())
 
 
-def roofs(found: Iterable[Row]) -> dict[tuple[str, str], tuple[float, str]]:
+def roofs(found: Iterable[Row[Timing]]) -> dict[tuple[str, str], tuple[float, str]]:
     """(machine, dtype) to the best FLOP/s that any framework reached there, and by which kernel; the newest row of each counts."""
     newest = {(machine(r), r.config["dtype"], r.backend, r.config["workload"]): r for r in found
               if r.config.get("stage") == "speed" and r.config["workload"] in KERNELS}
@@ -63,7 +64,7 @@ def roofs(found: Iterable[Row]) -> dict[tuple[str, str], tuple[float, str]]:
     return out
 
 
-def speed_up(row: Row, other: Row | None) -> str:
+def speed_up(row: Row[Timing], other: Row[Timing] | None) -> str:
     """How many times faster than `other`, with its interval; empty for itself and nobody."""
     if other is None or other is row:
         return ""
@@ -114,7 +115,7 @@ def title(group: Group) -> str:
     return f"{group[0].config['workload']}, batch {group[0].config['batch_size']}"
 
 
-def terminal(found: list[Row]) -> list[str]:
+def terminal(found: list[Row[Timing]]) -> list[str]:
     """The tables as text."""
     roof, out = roofs(found), []
     for group in groups(found):
@@ -122,12 +123,12 @@ def terminal(found: list[Row]) -> list[str]:
     return out
 
 
-def of_races(every: list[Row]) -> list[Row]:
+def of_races(every: list[AnyRow]) -> list[Row[Timing]]:
     """The rows of the page."""
-    return [r for r in every if r.kind == "timing" and r.config.get("stage") == "speed"]
+    return of(every, Timing, stage="speed")
 
 
-def render(found: list[Row]) -> str:
+def render(found: list[Row[Timing]]) -> str:
     """All of `speed.md`, from the rows of races."""
     roof, out, where = roofs(found), [HEAD], ""
     for group in sorted(groups(found), key=lambda group: machine(group[0])):

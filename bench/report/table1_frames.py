@@ -14,7 +14,8 @@ from typing import Any
 import pandas as pd
 
 from bench.paths import ROOT
-from bench.records.rows import Row
+from bench.records.rows import AnyRow, of
+from bench.records.values import Budget, Checks, Metric, Sample
 from bench.report.measures import seconds_per_image
 from bench.sampling.table1 import ETAS
 from reference.conventions import get_convention
@@ -25,13 +26,13 @@ QUANTILES = {"50%": "0.5", "90%": "0.9", "99%": "0.99", "99.9%": "0.999", "max":
 PUBLISHED = ROOT / "bench" / "assets" / "ddim-table1.csv"
 
 
-def latest(rows: list[Row]) -> list[Row]:
+def latest(rows: list[AnyRow]) -> list[AnyRow]:
     """The rows of the table that was begun last; empty where none was."""
-    begun = [row for row in rows if row.kind == "budget"]
+    begun = of(rows, Budget)
     return of_table(rows, max(begun, key=lambda row: row.created)) if begun else []
 
 
-def of_table(rows: list[Row], begun: Row) -> list[Row]:
+def of_table(rows: list[AnyRow], begun: AnyRow) -> list[AnyRow]:
     """The rows of one table, which has the preset, network, weights, process, convention, choices of sampling, dtype and
     extractor of this budget row, and any n, device or backend. Of a cell that was measured twice the later rows are kept."""
     drawn = {name: begun.config[name] for name in ("model", "diffusion", "weights", "convention", "dtype")}
@@ -40,7 +41,7 @@ def of_table(rows: list[Row], begun: Row) -> list[Row]:
     # Floor and ceiling are of no network: those of any job with the same images count.
     images = {_images(row) for row in ours if row.kind == "metric"}
     bounds = [row for row in rows if row.kind == "metric" and "steps" not in row.config and _images(row) in images]
-    found: dict[tuple[Any, ...], Row] = {}
+    found: dict[tuple[Any, ...], AnyRow] = {}
     for row in sorted([*ours, *bounds], key=lambda row: row.created):
         c = row.config
         if row.kind == "metric" and c.get("extractor_sha256") != begun.config.get("extractor_sha256"):
@@ -50,25 +51,29 @@ def of_table(rows: list[Row], begun: Row) -> list[Row]:
     return list(found.values())
 
 
-def _images(row: Row) -> tuple[Any, ...]:
+def _images(row: AnyRow) -> tuple[Any, ...]:
     return row.config.get("reference"), row.config.get("held_out")
 
 
-def measurements(rows: list[Row]) -> pd.DataFrame:
+def measurements(rows: list[AnyRow]) -> pd.DataFrame:
     """One line for each cell and seed that was drawn and measured: `PLACE` and `MEASURES`."""
-    drawn = {_place(row): row for row in rows if row.kind == "sample"}
+    drawn = {_place(row): row for row in of(rows, Sample)}
     lines = []
-    for row in rows:
-        if row.kind == "metric" and "steps" in row.config and _place(row) in drawn:
+    for row in of(rows, Metric):
+        if "steps" in row.config and _place(row) in drawn:
             seconds = seconds_per_image(drawn[_place(row)])
-            values = {name: row.values.get(name) for name in MEASURES} | {"seconds": seconds}
-            lines.append(dict(zip(PLACE, _place(row), strict=True)) | values)
+            lines.append(dict(zip(PLACE, _place(row), strict=True)) | _measures(row.values) | {"seconds": seconds})
     frame = pd.DataFrame(lines, columns=[*PLACE, *MEASURES])
     frame[MEASURES] = frame[MEASURES].astype(float)
     return frame.sort_values(PLACE, ignore_index=True, key=lambda column: column.map(_rank) if column.name == "eta" else column)
 
 
-def _place(row: Row) -> tuple[Any, ...]:
+def _measures(v: Metric) -> dict[str, float | None]:
+    return {"fid": v["fid"], "fid_inf": v.get("fid_inf"), "kid": v["kid"], "precision": v.get("precision"),
+            "recall": v.get("recall")}
+
+
+def _place(row: AnyRow) -> tuple[Any, ...]:
     c = row.config
     spacing = c.get("spacing") or get_convention(c["convention"]).spacing
     return row.backend, c["device"], c["samples"], c["steps"], c["eta"], spacing, c["seed"]
@@ -88,42 +93,41 @@ def statistics(measured: pd.DataFrame) -> pd.DataFrame:
     return frame.reset_index()
 
 
-def bounds(rows: list[Row]) -> pd.DataFrame:
+def bounds(rows: list[AnyRow]) -> pd.DataFrame:
     """Floor (held-out real images) and ceiling (standard normal noise) for each n: `bound`, `n` and `MEASURES` without seconds."""
     names = {"real": "floor", "noise": "ceiling"}
-    lines = [{"bound": names[row.backend], "n": row.values["n"], **{name: row.values.get(name) for name in MEASURES[:-1]}}
-             for row in rows if row.kind == "metric" and row.backend in names]
+    lines = [{"bound": names[row.backend], "n": row.values["n"], **_measures(row.values)}
+             for row in of(rows, Metric) if row.backend in names]
     return pd.DataFrame(lines, columns=["bound", "n", *MEASURES[:-1]])
 
 
-def pixel_differences(rows: list[Row]) -> pd.DataFrame:
+def pixel_differences(rows: list[AnyRow]) -> pd.DataFrame:
     """How far the images of two backends from the same x_T are apart at eta = 0: `one`, `other`, `n`, `S`, `spacing`, `seed`, and
     `QUANTILES` of |difference| over all pixels, on the scale [-1, 1]."""
     lines = []
-    for row in rows:
-        if row.kind == "check" and row.config.get("stage") == "images" and row.config["eta"] == "0.0":
-            one, other = row.backend.split(" ")
-            _, _, n, S, _, spacing, seed = _place(row)
-            found = row.values["images"].get("quantiles", {})
-            lines.append({"one": one, "other": other, "n": n, "S": S, "spacing": spacing, "seed": seed,
-                          **{name: found.get(key) for name, key in QUANTILES.items()}})
+    for row in of(rows, Checks, stage="images", eta="0.0"):
+        one, other = row.backend.split(" ")
+        _, _, n, S, _, spacing, seed = _place(row)
+        found: dict[str, float] = row.values["images"].get("quantiles", {})
+        lines.append({"one": one, "other": other, "n": n, "S": S, "spacing": spacing, "seed": seed,
+                      **{name: found.get(key) for name, key in QUANTILES.items()}})
     frame = pd.DataFrame(lines, columns=["one", "other", "n", "S", "spacing", "seed", *QUANTILES])
     return frame.sort_values(["one", "other", "n", "spacing", "S", "seed"], ignore_index=True)
 
 
-def budget(rows: list[Row]) -> pd.DataFrame:
+def budget(rows: list[AnyRow]) -> pd.DataFrame:
     """What the table was predicted to cost and did, by `backend`, `device`, `n` and `what` ("sample" or "metric"): the numbers of
     `cells` and of those `finished`, `calls` (network calls for one image of every cell, by seed), and the seconds `predicted` for
     all cells and `measured` of the finished ones."""
     lines = []
-    for plan in (row for row in rows if row.kind == "budget"):
+    for plan in of(rows, Budget):
         device, n = plan.config["device"], plan.config["samples"]
         predicted = pd.DataFrame(plan.values["cells"], columns=["backend", "stage", "seconds"])
         drawn = predicted[predicted["stage"].isin(["sample", "metric"])]
         for (backend, stage), cells in drawn.groupby(["backend", "stage"], sort=False):
             done = [row for row in rows if row.kind == stage and row.backend == backend and row.config["samples"] == n
                     and row.config.get("device", device) == device]
-            calls = plan.values["calls"].get(backend, {}) if stage == "sample" else {}
+            calls = plan.values["calls"].get(str(backend), {}) if stage == "sample" else {}
             lines.append({"backend": backend, "device": device, "n": n, "what": stage, "cells": len(cells), "finished": len(done),
                           "calls": ", ".join(f"{count:,} (seed {seed})" for seed, count in calls.items()),
                           "predicted": cells["seconds"].sum(), "measured": sum(r.environment["cell_seconds"] for r in done)})

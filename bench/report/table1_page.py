@@ -7,15 +7,16 @@ from pathlib import Path
 import pandas as pd
 
 from bench import files
-from bench.records.rows import Row
+from bench.records.rows import AnyRow, of
+from bench.records.values import Budget, Metric
 from bench.report import table1_claims, table1_frames
 from bench.report.measures import label
 from bench.sampling import table1
 
 
-def titles(rows: list[Row]) -> dict[str, str]:
+def titles(rows: list[AnyRow]) -> dict[str, str]:
     """What each of `table.MEASURES` is called, with the extractor that it comes from."""
-    name = next((row.values["metric"] for row in rows if row.kind == "metric"), "FID")
+    name = next((row.values["metric"] for row in of(rows, Metric)), "FID")
     return {"fid": name, "fid_inf": f"{name}, extrapolated by 1/n to infinitely many images", "kid": name.replace("FID", "KID"),
             "precision": name.replace("FID", "precision"), "recall": name.replace("FID", "recall"), "seconds": "seconds per image"}
 
@@ -42,7 +43,7 @@ def figure(mean: float, sd: float) -> str:
     return "" if pd.isna(mean) else f"{mean:.4g}" if pd.isna(sd) else f"{mean:.4g} ± {sd:.2g}"
 
 
-def page(rows: list[Row], command: str, missing: list[str]) -> str:
+def page(rows: list[AnyRow], command: str, missing: list[str]) -> str:
     """The page of the rows of one table (`table.of_table`)."""
     measured = table1_frames.measurements(rows)
     out = ["# FID against the number of steps and the noise: table 1 of the DDIM paper", "",
@@ -56,7 +57,7 @@ def page(rows: list[Row], command: str, missing: list[str]) -> str:
     return "\n".join([*out, *_backends(rows, measured), *(f"- {line}" for line in missing), ""])
 
 
-def write(out: Path, rows: list[Row], command: str, missing: list[str]) -> Path:
+def write(out: Path, rows: list[AnyRow], command: str, missing: list[str]) -> Path:
     """Write `out`/table.md."""
     return files.write_page(out / "table.md", page(rows, command, missing))
 
@@ -65,13 +66,12 @@ def _markdown(frame: pd.DataFrame) -> str:
     return str(frame.to_markdown(index=False, disable_numparse=True))
 
 
-def _caption(rows: list[Row]) -> list[str]:
-    begun = [row for row in rows if row.kind == "budget"]
+def _caption(rows: list[AnyRow]) -> list[str]:
+    begun = of(rows, Budget)
     c, e = begun[-1].config, begun[-1].environment
-    found = [row for row in rows if row.kind == "metric"]
     versions = ", ".join(f"{name} {version}" for name, version in e["versions"].items() if version)
     extractors = {f"extractor {v['extractor']}, sha256 {v['extractor_sha256'][:16]}; reference: {v['reference']}"
-                  for v in (row.values for row in found)}
+                  for v in (row.values for row in of(rows, Metric))}
     return [
         f"- weights {c['weights']}, preset {begun[-1].preset}: channels {c['model']['block_out_channels']}, schedule "
         f"{c['diffusion']['schedule']}, T = {c['diffusion']['timesteps']}; convention {c['convention']}, {c['dtype']}",
@@ -81,7 +81,7 @@ def _caption(rows: list[Row]) -> list[str]:
     ]
 
 
-def _budget(rows: list[Row]) -> pd.DataFrame:
+def _budget(rows: list[AnyRow]) -> pd.DataFrame:
     frame = table1_frames.budget(rows)
     return pd.DataFrame({
         "backend": [label(b) for b in frame["backend"]], "device": frame["device"], "n": frame["n"], "what": frame["what"],
@@ -89,7 +89,7 @@ def _budget(rows: list[Row]) -> pd.DataFrame:
         "calls": frame["calls"], **{f"{name} s": frame[name].map("{:.0f}".format) for name in ("predicted", "measured")}})
 
 
-def _setting(rows: list[Row], measured: pd.DataFrame, backend: str, device: str) -> list[str]:
+def _setting(rows: list[AnyRow], measured: pd.DataFrame, backend: str, device: str) -> list[str]:
     """Tables and verdicts of one backend, device and n."""
     statistics, n, names = table1_frames.statistics(measured), int(measured["n"].iloc[0]), titles(rows)
     seeds = ", ".join(f"{count} at S = {S}" for S, count in statistics.groupby("S")["seeds"].max().items())
@@ -137,7 +137,7 @@ def _pair(a: pd.Series[float], b: pd.Series[float]) -> list[str]:
     return ["" if pd.isna(x) else f"{x:.4g}, {y:.4g}" for x, y in zip(a, b, strict=True)]
 
 
-def _backends(rows: list[Row], measured: pd.DataFrame) -> list[str]:
+def _backends(rows: list[AnyRow], measured: pd.DataFrame) -> list[str]:
     """Equivalence of the backends, and how far their images are apart."""
     tests, pixels = table1_claims.equivalence(measured), table1_frames.pixel_differences(rows)
     out = ["## Backends", ""]

@@ -21,7 +21,8 @@ from bench.presets import Preset, get_preset
 from bench.progress import tracked
 from bench.records import rows
 from bench.records.notebook import stamped
-from bench.records.rows import Row
+from bench.records.rows import AnyRow
+from bench.records.values import Ablation
 from bench.report import ablation_page
 from bench.report.ablation_page import AS_IS, LAST, STUDY
 from reference.config import require
@@ -84,7 +85,7 @@ class Settings:
     seed: int
 
 
-def measure(name: str, asked: Settings, dataset: datasets.Dataset, out: Path) -> Row | None:
+def measure(name: str, asked: Settings, dataset: datasets.Dataset, out: Path) -> AnyRow | None:
     """Train one variant, sample from it and measure; its row, or None where there is one of the same settings."""
     variant = VARIANTS[name]
     preset = variant.change(get_preset(asked.preset))
@@ -100,7 +101,7 @@ def measure(name: str, asked: Settings, dataset: datasets.Dataset, out: Path) ->
         "eta": "0.0", "sample_seed": asked.seed, "reference": fid.DEFAULT_REFERENCE, "extractor": by.name,
         "extractor_sha256": by.sha256,
     }
-    if any(row.config == config for row in rows.studies(rows.read(out / "rows"), STUDY)):
+    if any(row.config == config for row in rows.studies(rows.read(out / "rows"), Ablation)):
         return None
     model = api.new(preset.model, preset.diffusion, preset.optim, asked.backend, seed=seed, device=asked.device, dtype=asked.dtype)
     folder = out / "work" / f"ablation-{asked.preset}-{name.replace(' ', '-').replace(',', '')}"

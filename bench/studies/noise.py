@@ -24,7 +24,7 @@ from bench.data.pixels import read_samples
 from bench.metric import fid, fmnist_cnn
 from bench.records import rows
 from bench.records.notebook import stamped
-from bench.records.rows import Row
+from bench.records.rows import AnyRow
 from bench.report import noise_page
 from bench.timing import memory
 from reference.config import require
@@ -55,7 +55,7 @@ def measure(found: fid.Features, target: fid.Statistics, seed: int) -> list[dict
     return out
 
 
-def study(name: str, images: fid.Images, provenance: str, seed: int) -> Row:
+def study(name: str, images: fid.Images, provenance: str, seed: int) -> AnyRow:
     """The row of one set of images, whole: also the seconds and memory of its features and of all its distances."""
     by = fmnist_cnn.extractor()
     target = fmnist_cnn.stored_statistics(fid.DEFAULT_REFERENCE)

@@ -17,7 +17,7 @@ from bench import files
 from bench.messages import Describe, TimeForward, TimePath, TimeTrain, Timing
 from bench.presets import Preset
 from bench.progress import tracked
-from bench.records import rows
+from bench.records import rows, values
 from bench.records.cells import Cells
 from bench.records.notebook import Notebook
 from bench.report import scaling_page
@@ -129,7 +129,8 @@ def run(axes: Sequence[str], preset: Preset, backends: Sequence[str], *, device:
     print("\n".join(book.missing))
     require(len(book.rows) > 0, "points", len(wanted), "none could be measured")
     (out / "figures").mkdir(exist_ok=True)
-    scaling_page.figure(book.rows, out / "figures" / "scaling.png")
-    files.write_page(out / "scaling.md", scaling_page.render(book.rows, command, rows.read(out / "rows")))
+    measured = rows.of(book.rows, values.Timing)
+    scaling_page.figure(measured, out / "figures" / "scaling.png")
+    files.write_page(out / "scaling.md", scaling_page.render(measured, command, rows.read(out / "rows")))
     print(f"report: {out / 'scaling.md'}")
     return 3 if book.missing else 0

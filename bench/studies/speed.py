@@ -214,7 +214,7 @@ def run(preset: Preset, backends: Sequence[str], *, device: str, threads: int, p
                 this.roof(c)
         for workload in workloads(preset):
             this.race(workload, who)
-    print("\n".join([*speed_page.terminal(book.rows), "", *book.missing]))
+    print("\n".join([*speed_page.terminal(speed_page.of_races(book.rows)), "", *book.missing]))
     path = files.write_page(out / "speed.md", speed_page.render(speed_page.of_races(rows.read(out / "rows"))))
     print(f"\nreport: {path}")
     return 3 if any(line.startswith("missing") for line in book.missing) else 0

@@ -2,9 +2,10 @@
 
 from bench.paths import ROOT
 from bench.records import rows
+from bench.records.values import Tries
 from tests.benchmarks import tries
 
 
 def test_the_committed_report_is_what_its_rows_say():
-    studies = rows.studies(rows.read(ROOT / "results" / "rows"), "tries")
+    studies = rows.studies(rows.read(ROOT / "results" / "rows"), Tries)
     assert (ROOT / "results" / "tries.md").read_text() == tries.render(studies)

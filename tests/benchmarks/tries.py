@@ -27,6 +27,7 @@ from bench.paths import ROOT
 from bench.presets import SPEED, get_preset
 from bench.records import environment, rows
 from bench.records.rows import Row
+from bench.records.values import Tries
 from bench.timing import blocks
 from bench.training import batches
 from reference import weights
@@ -272,7 +273,7 @@ def main() -> None:
     for tried in TRIES[args.tries]:
         rows.append(args.out / "rows", measure(tried, args.threads, args.blocks))
     with files.replacing(args.out / "tries.md") as file:
-        file.write(render(rows.studies(rows.read(args.out / "rows"), "tries")).encode())
+        file.write(render(rows.studies(rows.read(args.out / "rows"), Tries)).encode())
 
 
 if __name__ == "__main__":

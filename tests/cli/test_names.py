@@ -21,6 +21,7 @@ from bench.cli.main import main
 from bench.data import datasets
 from bench.paths import CHECKPOINTS, ROOT, printable
 from bench.records import rows
+from bench.records.values import Noise
 
 SMALL = CHECKPOINTS / "fmnist-small"
 
@@ -167,7 +168,7 @@ def test_no_page_has_html_from_a_row(tmp_path):
     script = "<script>x</script>"
     (tmp_path / "rows").mkdir()
     with (tmp_path / "rows" / "study.jsonl").open("w") as file:
-        for row in rows.studies(rows.read(ROOT / "results" / "rows"), "noise"):
+        for row in rows.studies(rows.read(ROOT / "results" / "rows"), Noise):
             spoilt = {key: value + script for key, value in row.config.items() if isinstance(value, str) and key != "study"}
             file.write(replace(row, config=row.config | spoilt).line() + "\n")
     assert main(["report", "--out", str(tmp_path)]) == 0

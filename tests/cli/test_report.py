@@ -8,6 +8,7 @@ import pytest
 from bench.cli.main import main
 from bench.paths import ROOT
 from bench.records import rows
+from bench.records.values import Ablation
 
 PAGES = ("table.md", "speed.md", "scaling.md", "noise.md", "ablation.md", "gallery.md")
 
@@ -43,7 +44,7 @@ def test_pages_without_rows_are_not_written(tmp_path):
 
 
 def test_a_strangers_variant_is_no_line_of_ours(out):
-    found = rows.studies(rows.read(out / "rows"), "ablation")
+    found = rows.studies(rows.read(out / "rows"), Ablation)
     (out / "rows" / "study.jsonl").unlink()
     rows.append(out / "rows", replace(found[-1], config=found[-1].config | {"variant": "of my own"}))
     assert main(["report", "--out", str(out)]) == 0 and not (out / "ablation.md").exists()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import tomllib
 from dataclasses import replace
 
 import pytest
 
 from bench.paths import ROOT
-from bench.records import rows, values
+from bench.records import rows, validity, values
 
 CONFIG = {"steps": 5, "eta": "0.0", "samples": 8, "seed": 0, "batch_size": 8, "device": "cpu"}
 SAMPLE = {"images": 8, "batch_seconds": [0.5], "first_seconds": 0.1, "calls": 10, "notes": []}
@@ -16,27 +17,27 @@ SAMPLE = {"images": 8, "batch_seconds": [0.5], "first_seconds": 0.1, "calls": 10
 def test_every_committed_row_has_the_fields_of_its_kind():
     found = rows.read(ROOT / "results" / "rows")
     assert len(found) > 500 and {row.kind for row in found} == set(rows.KINDS)
-    assert {row.created: wrong for row in found if (wrong := values.problems(row.kind, row.config, row.values))} == {}
+    assert {row.created: wrong for row in found if (wrong := validity.problems(row.kind, row.config, row.values))} == {}
 
 
 def test_missing_and_unknown_fields_are_named():
-    assert values.problems("sample", CONFIG, SAMPLE) == []
-    assert values.problems("sample", {}, SAMPLE)[0] == "config: steps is missing"
-    assert values.problems("sample", CONFIG, {**SAMPLE, "speed": 1}) == ["values: speed is unknown"]
-    assert values.problems("sample", CONFIG, {k: v for k, v in SAMPLE.items() if k != "calls"}) == ["values: calls is missing"]
-    assert values.problems("check", {}, {"loss": {"error": 0.0, "ok": True}}) == ["loss: tolerance is missing"]
-    assert values.problems("recipe", {}, {"command": "c", "pictures": [], "notes": [], "fid": {}}) == []
-    assert values.problems("study", {"study": "weather"}, {}) == ["study 'weather' is unknown"]
+    assert validity.problems("sample", CONFIG, SAMPLE) == []
+    assert validity.problems("sample", {}, SAMPLE)[0] == "config: steps is missing"
+    assert validity.problems("sample", CONFIG, {**SAMPLE, "speed": 1}) == ["values: speed is unknown"]
+    assert validity.problems("sample", CONFIG, {k: v for k, v in SAMPLE.items() if k != "calls"}) == ["values: calls is missing"]
+    assert validity.problems("check", {}, {"loss": {"error": 0.0, "ok": True}}) == ["loss: tolerance is missing"]
+    assert validity.problems("recipe", {}, {"command": "c", "pictures": [], "notes": [], "fid": {}}) == []
+    assert validity.problems("study", {"study": "weather"}, {}) == ["study 'weather' is unknown"]
 
 
 def test_values_of_another_type_are_named():
-    assert values.problems("sample", {}, {**SAMPLE, "calls": 1.5})[-1:] == ["values: calls=1.5 is not int"]
-    assert values.problems("sample", {}, {**SAMPLE, "calls": True})[-1:] == ["values: calls=True is not int"]
-    assert values.problems("sample", {}, {**SAMPLE, "batch_seconds": []})[-1:] == ["values: batch_seconds=[] is not list[float]"]
-    assert values.problems("check", {}, {"loss": None}) == ["loss: None is no object"]
-    assert values.problems("check", {}, {"loss": {"error": 0, "tolerance": None, "ok": True, "quantiles": {"0.5": "x"}}}) == [
+    assert validity.problems("sample", {}, {**SAMPLE, "calls": 1.5})[-1:] == ["values: calls=1.5 is not int"]
+    assert validity.problems("sample", {}, {**SAMPLE, "calls": True})[-1:] == ["values: calls=True is not int"]
+    assert validity.problems("sample", {}, {**SAMPLE, "batch_seconds": []})[-1:] == ["values: batch_seconds=[] is not list[float]"]
+    assert validity.problems("check", {}, {"loss": None}) == ["loss: None is no object"]
+    assert validity.problems("check", {}, {"loss": {"error": 0, "tolerance": None, "ok": True, "quantiles": {"0.5": "x"}}}) == [
         "loss: quantiles={'0.5': 'x'} is not dict[str, float]"]
-    assert values.problems("sample", CONFIG | {"steps": "5"}, SAMPLE) == ["config: steps='5' is not int"]
+    assert validity.problems("sample", CONFIG | {"steps": "5"}, SAMPLE) == ["config: steps='5' is not int"]
 
 
 @pytest.mark.parametrize("kind", [kind for kind in rows.KINDS if kind != "study"])
@@ -55,6 +56,24 @@ def test_a_strangers_row_is_left_out_and_the_pages_are_those_of_the_others(tmp_p
         assert rows.read(tmp_path) == [first]
     assert len(said) == len(strange) > 2
     assert all(f"{kind}.jsonl:{n}: row left out: " in str(w.message) for n, w in enumerate(said, 1))
+
+
+def test_readers_get_their_rows_by_the_record_of_their_values():
+    found = rows.read(ROOT / "results" / "rows")
+    for kind, record in values.KINDS.items():
+        assert rows.of(found, values.Checks if kind == "check" else record) == [row for row in found if row.kind == kind] != []
+    for study, record in values.STUDIES.items():
+        assert rows.of(found, record) == [row for row in found if row.config.get("study") == study] != []
+    assert {row.config["eta"] for row in rows.of(found, values.Sample, eta="0.0")} == {"0.0"}
+
+
+def test_a_type_checker_sees_a_misspelt_field_wherever_rows_are_read():
+    """`Row` without its kind, whose fields nobody checks, is an error in every room that knows rows."""
+    [strict] = [part["module"] for part in tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]["overrides"]
+                if part.get("disallow_any_generics")]
+    readers = {path.parts[1] for path in (path.relative_to(ROOT) for path in (ROOT / "bench").rglob("*.py"))
+               if "records.rows import" in (ROOT / path).read_text() or "records import rows" in (ROOT / path).read_text()}
+    assert {f"bench.{room}.*" for room in readers} <= set(strict), readers
 
 
 def test_the_page_is_current():

@@ -12,6 +12,7 @@ from bench.data import datasets, pixels
 from bench.metric import fid, fmnist_cnn
 from bench.presets import Preset, get_preset
 from bench.records import rows
+from bench.records.values import Ablation
 from bench.report import ablation_page
 from bench.studies import ablation
 from reference.config import DiffusionConfig, OptimConfig
@@ -77,7 +78,7 @@ def test_the_spread_between_seeds_is_stated(tiny, tmp_path):
     for name, value in (("as it is, second seed", 4.0), ("as it is", 1.0), ("flips", 100.0)):  # the newest row counts
         rows.append(tmp_path / "rows", replace(row, created="2999-01-01T00:00:00+00:00", config=row.config | {"variant": name},
                                                values=row.values | {"fid": value}))
-    studies = rows.studies(rows.read(tmp_path / "rows"), ablation.STUDY)
+    studies = rows.studies(rows.read(tmp_path / "rows"), Ablation)
     told = ablation_page.render(studies, "python")
     assert "over the 2 training seeds of the preset as it is: mean 2.5, standard deviation 2.1;" in told
     assert ablation_page.table(studies)["fid"].tolist() == [1, 4, 100]

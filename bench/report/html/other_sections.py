@@ -15,7 +15,8 @@ from bench.paths import command_line, renamed
 from bench.pictures import svg
 from bench.pictures.svg import Series
 from bench.records import rows
-from bench.records.rows import Row
+from bench.records.rows import AnyRow, Row, of
+from bench.records.values import Checks, Neighbours, Noise, Recipe, Sample, Train
 from bench.report import ablation_page, noise_page, results, table1_frames
 from bench.report.html import table1_sections
 from bench.report.html.parts import MAIN, Figure, Section, Table, plain
@@ -28,7 +29,7 @@ SHOWN = 10  # images in a line
 POINTS = 100  # of a curve of losses
 
 
-def backends(found: list[Row], every: list[Row], command: str) -> Section:
+def backends(found: list[AnyRow], every: list[AnyRow], command: str) -> Section:
     """Whether both backends give the same: FID and images of the table's rows `found`, losses and parity of all rows."""
     s = Section("Two backends, one table")
     if found:
@@ -55,30 +56,30 @@ def backends(found: list[Row], every: list[Row], command: str) -> Section:
     return s
 
 
-def _trained(every: list[Row]) -> list[Row]:
+def _trained(every: list[AnyRow]) -> list[Row[Train]]:
     """The trainings that differ in the backend alone: of most backends, the longest, the newest."""
-    groups: dict[str, dict[str, Row]] = {}
-    for row in (row for row in every if row.kind == "train"):
+    groups: dict[str, dict[str, Row[Train]]] = {}
+    for row in of(every, Train):
         same = sorted((name, str(value)) for name, value in row.config.items() if name != "backend")
         groups.setdefault(str(same), {})[row.backend] = row
-    def worth(group: dict[str, Row]) -> tuple[int, int, str]:
+    def worth(group: dict[str, Row[Train]]) -> tuple[int, int, str]:
         return len(group), *max((len(row.values["losses"]), row.created) for row in group.values())
 
     best = max(groups.values(), key=worth, default={})
     return list(best.values())
 
 
-def _newest_checks(every: list[Row]) -> list[Row]:
+def _newest_checks(every: list[AnyRow]) -> list[Row[Checks]]:
     """The last row of each comparison; of the table's images the pixels have a figure of their own."""
     places = ("stage", "device", "dtype", "steps", "eta", "spacing", "seed")
-    return list({(row.preset, row.backend, *(row.config.get(name) for name in places)): row for row in every
-                 if row.kind == "check" and (row.preset, row.config.get("stage")) != ("table", "images")}.values())
+    return list({(row.preset, row.backend, *(row.config.get(name) for name in places)): row
+                 for row in of(every, Checks) if (row.preset, row.config.get("stage")) != ("table", "images")}.values())
 
 
-def checkpoints(every: list[Row], out: Path) -> Section:
+def checkpoints(every: list[AnyRow], out: Path) -> Section:
     """The trained networks in `out`/checkpoints: how each was trained, what its samples are like; what improves the training."""
     s, studies = Section("The checkpoints"), {row.config["name"]: row for row in noise_page.newest(every)}
-    seen = {row.config["name"]: row for row in rows.studies(every, "neighbours")}
+    seen = {row.config["name"]: row for row in rows.studies(every, Neighbours)}
     lines = []
     for path in sorted(out.glob("checkpoints/*/training.json")):
         name, about = path.parent.name, json.loads(path.read_text())
@@ -125,7 +126,7 @@ def _stages(about: dict[str, Any]) -> list[dict[str, Any]]:
     return [about, *(_stages(about["began_with"]) if "config" in (about.get("began_with") or {}) else [])]
 
 
-def _distance(study: Row, held_out: Row | None) -> dict[str, Any]:
+def _distance(study: Row[Noise], held_out: Row[Noise] | None) -> dict[str, Any]:
     """FID of all images of a study of noise, and that of as many held-out ones."""
     frame, c = noise_page.table(study), study.config
     last = frame.iloc[-1]
@@ -137,7 +138,7 @@ def _distance(study: Row, held_out: Row | None) -> dict[str, Any]:
     return line
 
 
-def _classes(study: Row) -> dict[str, Any]:
+def _classes(study: Row[Neighbours]) -> dict[str, Any]:
     """What a study of neighbours says of the classes, and of remembering."""
     v = study.values
     if not (shares := v["class_shares"]):
@@ -147,7 +148,7 @@ def _classes(study: Row) -> dict[str, Any]:
             "near": f"{v['near']:.2%}"}
 
 
-def chance(every: list[Row]) -> Section:
+def chance(every: list[AnyRow]) -> Section:
     """FID of fixed images against their number: how large chance and bias are."""
     s, command = Section("How far chance alone moves FID"), command_line("study", "noise")
     for row in noise_page.newest(every):
@@ -167,7 +168,7 @@ def chance(every: list[Row]) -> Section:
     return s
 
 
-def samples(found: list[Row], every: list[Row], out: Path, command: str) -> Section:
+def samples(found: list[AnyRow], every: list[AnyRow], out: Path, command: str) -> Section:
     """Images by S, eta and backend from the same x_T, and a denoising path."""
     s, at_hand = Section("Samples"), _images(found, out)
     seed = min((row.config["seed"] for row, _ in at_hand), default=0)
@@ -184,27 +185,27 @@ def samples(found: list[Row], every: list[Row], out: Path, command: str) -> Sect
                                 "extractor.", command))
     if not lines:
         s.missing.append(("Samples by S and backend are shown where the table's images are at hand.", command))
-    moving = [(row, path, caption) for row in every if row.kind == "recipe" for file, caption in row.values["pictures"]
+    moving = [(row, path, caption) for row in of(every, Recipe) for file, caption in row.values["pictures"]
               if file.endswith(".gif") and (path := out / "gallery" / file).exists()]
     if moving:
-        row, path, caption = moving[-1]
+        made, path, caption = moving[-1]
         s.figures.append(Figure(
             "From noise to an image", [("", svg.data_uri(path.read_bytes(), "image/gif"))], f"{caption}; "
-            f"{label(row.backend)}. {' '.join(row.values['notes'])} n = 1 image, 1 seed; no extractor.",
-            renamed(row.values["command"]), small=True))
+            f"{label(made.backend)}. {' '.join(made.values['notes'])} n = 1 image, 1 seed; no extractor.",
+            renamed(made.values["command"]), small=True))
     else:
         s.missing.append(("A denoising path in motion has no row yet.", command_line("recipe", "fashion-mnist-mindspore")))
     return s
 
 
-def _images(found: list[Row], out: Path) -> list[tuple[Row, Path]]:
+def _images(found: list[AnyRow], out: Path) -> list[tuple[Row[Sample], Path]]:
     """Sampling rows with the file of their images, where the folder of the cell still holds this very row."""
-    drawn = {row.line().encode(): row for row in found if row.kind == "sample"}
+    drawn = {row.line().encode(): row for row in of(found, Sample)}
     pairs = [(drawn.get(result.read_bytes()), result.with_name("images.npy")) for result in out.glob("work/sample-*/result.json")]
     return [(row, path) for row, path in pairs if row is not None and path.exists()]
 
 
-def cost(found: list[Row], every: list[Row], command: str) -> Section:
+def cost(found: list[AnyRow], every: list[AnyRow], command: str) -> Section:
     """What the table cost, and the machines that made its rows; those of all rows where there is no table."""
     s, budget = Section("Budget and machine"), table1_frames.budget(found)
     if not budget.empty:
@@ -223,7 +224,7 @@ def cost(found: list[Row], every: list[Row], command: str) -> Section:
     return s
 
 
-def _machine(row: Row) -> dict[str, str]:
+def _machine(row: AnyRow) -> dict[str, str]:
     e = row.environment
     found = {"CPU": e.get("cpu"), "GPU": "; ".join(e.get("gpu") or []), "cores": cores(e),
              "memory": f"{e['memory_bytes'] / 2**30:.0f} GiB" if e.get("memory_bytes") else None, "system": e.get("os"),

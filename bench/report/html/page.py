@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from bench import files
 from bench.paths import ROOT, command_line
-from bench.records.rows import Row
+from bench.records.rows import AnyRow
 from bench.report import table1_frames, table1_page
 from bench.report.html import other_sections, table1_sections
 from bench.report.html.parts import TABLE, seeds
@@ -26,7 +26,7 @@ FIGURE = re.compile(r'<figure(?: class="small")?>\s*<h3>(.*?)</h3>')  # tables h
 TEMPLATE = ROOT / "bench" / "assets" / "report.html.j2"
 
 
-def render(found: list[Row], out: Path, command: str = TABLE, begun: Row | None = None) -> Path:
+def render(found: list[AnyRow], out: Path, command: str = TABLE, begun: AnyRow | None = None) -> Path:
     """Write `page` as `out`/report.html; returns it. Raises `FileError` where it can't be written."""
     path = files.folder(out) / "report.html"
     with files.replacing(path) as file:
@@ -34,7 +34,7 @@ def render(found: list[Row], out: Path, command: str = TABLE, begun: Row | None 
     return path
 
 
-def page(found: list[Row], out: Path, command: str = TABLE, begun: Row | None = None) -> str:
+def page(found: list[AnyRow], out: Path, command: str = TABLE, begun: AnyRow | None = None) -> str:
     """The page from rows: a table's, and the newest ones of the main job, of recipes and of studies, with the images in `out`.
 
     The table is that of the budget row `begun`, by default the one that was begun last; `command` is what made it.

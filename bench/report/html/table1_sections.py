@@ -10,7 +10,8 @@ import pandas as pd
 from bench.paths import command_line
 from bench.pictures import svg
 from bench.pictures.svg import Series
-from bench.records.rows import Row
+from bench.records.rows import AnyRow, of
+from bench.records.values import Metric
 from bench.report import table1_claims, table1_frames, table1_page
 from bench.report.html.parts import BARS, Figure, Section, Table, interval, plain, seeds
 from bench.report.measures import label
@@ -59,7 +60,7 @@ class Grid:
         return compared, table1_claims.verdicts(compared)
 
 
-def grids(found: list[Row]) -> list[Grid]:
+def grids(found: list[AnyRow]) -> list[Grid]:
     """Of the rows of one table, the largest first."""
     out, bounds = [], table1_frames.bounds(found)
     device: Any
@@ -74,9 +75,9 @@ def grids(found: list[Row]) -> list[Grid]:
     return sorted(out, key=lambda g: -len(g.stats))
 
 
-def extractor(found: list[Row]) -> str:
+def extractor(found: list[AnyRow]) -> str:
     """What the metric was measured with, for captions."""
-    values = next(row.values for row in found if row.kind == "metric")
+    values = of(found, Metric)[0].values
     return f"Extractor {values['extractor']}, sha256 {values['extractor_sha256'][:16]}, against {values['reference']}."
 
 
@@ -181,7 +182,7 @@ def _series(part: pd.DataFrame, name: str, colour: int, alone: bool = False, sec
     return Series(name, x.tolist(), part["fid_mean"].tolist(), part["fid_sd"].fillna(0).tolist(), x_error, colour, alone)
 
 
-def equivalence(found: list[Row], command: str) -> list[Table]:
+def equivalence(found: list[AnyRow], command: str) -> list[Table]:
     """Whether backends give the same FID, a table for each pair."""
     tested, out = table1_claims.equivalence(table1_frames.measurements(found)), []
     n: Any
@@ -201,7 +202,7 @@ def equivalence(found: list[Row], command: str) -> list[Table]:
     return out
 
 
-def pixels(found: list[Row], command: str) -> tuple[list[Table], list[Figure]]:
+def pixels(found: list[AnyRow], command: str) -> tuple[list[Table], list[Figure]]:
     """How far images of two backends from the same x_T are apart at eta = 0, against S."""
     frame, tables, figures = table1_frames.pixel_differences(found), [], []
     frame = frame[(frame["spacing"] == table1.UNIFORM) & frame["max"].notna()]
@@ -222,7 +223,7 @@ def pixels(found: list[Row], command: str) -> tuple[list[Table], list[Figure]]:
     return tables, figures
 
 
-def limits(found: list[Row], command: str) -> Section:
+def limits(found: list[AnyRow], command: str) -> Section:
     """Floor and ceiling of the metric."""
     s, bounds = Section("Floor and ceiling"), table1_frames.bounds(found)
     if bounds.empty:

@@ -1,0 +1,52 @@
+"""Whether a row is one of its kind: its fields and their types are those of `bench.records.values`."""
+
+from functools import cache
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints, is_typeddict
+
+from bench.records import values
+from bench.records.values import shown
+
+
+def problems(kind: str, config: dict[str, Any], found: dict[str, Any]) -> list[str]:
+    """What keeps a row from being one of its kind: fields that are missing, unknown or of another type."""
+    record = values.STUDIES.get(str(config.get("study"))) if kind == "study" else values.KINDS[kind]
+    if record is None:
+        return [f"study {config.get('study')!r} is unknown"]
+    stage = config.get("stage") if kind == "timing" else config.get("study") if kind == "study" else None
+    wanted: dict[str, Any] = values.CONFIG.get(kind, {}) | values.CONFIG.get(f"{kind} {stage}", {})
+    out = [f"config: {name} is missing" if name not in config else f"config: {name}={config[name]!r:.40} is not {shown(hint)}"
+           for name, hint in wanted.items() if not _is(config.get(name), hint)]
+    for name, part in found.items() if kind == "check" else [("values", found)]:
+        out += [f"{name}: {wrong}" for wrong in _differences(part, record, open_to_others=kind in values.OPEN)]
+    return out
+
+
+def _differences(value: Any, record: Any, open_to_others: bool = False) -> list[str]:
+    """What keeps a value from being this typed dictionary."""
+    if not isinstance(value, dict):
+        return [f"{value!r:.40} is no object"]
+    hints = _hints(record)
+    out = [f"{name} is missing" for name in sorted(record.__required_keys__ - set(value))]
+    out += [f"{name} is unknown" for name in sorted(set(value) - set(hints)) if not open_to_others]
+    return out + [f"{name}={value[name]!r:.40} is not {shown(hint)}" for name, hint in hints.items()
+                  if name in value and not _is(value[name], hint)]
+
+
+_hints = cache(get_type_hints)
+
+
+def _is(value: Any, hint: Any) -> bool:
+    """Whether a value of JSON has this type; a list must not be empty where its items are numbers."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return True
+    if is_typeddict(hint):
+        return not _differences(value, hint)
+    if origin is list:
+        return isinstance(value, list) and all(_is(item, inner[0]) for item in value) and (inner[0] is not float or value != [])
+    if origin is dict:
+        return isinstance(value, dict) and all(_is(item, inner[1]) for item in value.values())
+    if origin is UnionType:
+        return any(_is(value, one) for one in inner)
+    return isinstance(value, (int, float) if hint is float else hint) and (hint is bool or not isinstance(value, bool))
