@@ -82,8 +82,8 @@ _RECIPES = (
     Preset("ddim-respaced", FMNIST_SMALL, None, optim=_OPTIM, batch_size=32),
     Preset("cosine-selfcond", _MANY, None, DiffusionConfig(beta_scaling=True),
            OptimConfig(lr=1e-3, beta2=0.99, ema_decay=0.995), batch_size=32),
-    Preset("fashion-mnist-mindspore", _DIM_28, None, DiffusionConfig(timesteps=200, variance="small"),
-           OptimConfig(lr=1e-4, total_steps=37500, min_lr=1e-7, max_grad_norm=0, ema_decay=0), batch_size=16),
+    Preset("fashion-mnist-mindspore", _DIM_28, None, DiffusionConfig(timesteps=200, variance="small", loss="huber"),
+           OptimConfig(lr=1e-4, total_steps=37500, min_lr=1e-7, max_grad_norm=0, ema_decay=0, decay_every=3750), batch_size=16),
 )
 
 PRESETS = {p.name: p for p in (

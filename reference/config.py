@@ -7,24 +7,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import numpy as np
-
-from . import schedules
+from .diffusion_config import BOUNDS as BOUNDS
+from .diffusion_config import LOSS_WEIGHTS as LOSS_WEIGHTS
+from .diffusion_config import LOSSES as LOSSES
+from .diffusion_config import OBJECTIVES as OBJECTIVES
+from .diffusion_config import SCHEDULES as SCHEDULES
+from .diffusion_config import VARIANCES as VARIANCES
+from .diffusion_config import DiffusionConfig as DiffusionConfig
 from .errors import ConfigError as ConfigError
 from .errors import require
 from .optim_config import OptimConfig as OptimConfig
 from .records import LATER, Record, choice, freeze
 
-SCHEDULES = tuple(schedules.BETAS)
-OBJECTIVES = ("eps", "x0", "v")
-LOSSES = ("l2", "l1", "huber")
-LOSS_WEIGHTS = ("none", "snr", "p2", "min_snr")
-VARIANCES = ("small", "large", "learned", "learned_range")
 DOWN_BLOCKS = ("DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D")
 UP_BLOCKS = ("UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D")
 RESAMPLING = ("conv", "resnet")
 TIME_SCALE_SHIFT = ("default", "scale_shift")
-SMALLEST_ALPHA_BAR = 2.0**-252  # its root is the smallest normal float32
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ class ModelConfig(Record):
                 "the first width must be even (half sine, half cosine)")
         require(self.block_out_channels[0] // 2 > self.freq_shift >= 0, "freq_shift", self.freq_shift,
                 "must be 0 or more and below half the first width")
-        require(self.norm_eps > 0, "norm_eps", self.norm_eps, "must be positive")
+        require(0 < self.norm_eps < float("inf"), "norm_eps", self.norm_eps, "must be positive and finite")
         require(self.downsample_padding in (0, 1), "downsample_padding", self.downsample_padding, "must be 0 or 1")
         require(0 <= self.dropout < 1, "dropout", self.dropout, "must be in [0, 1)")
         require(self.sample_size % 2 ** (levels - 1) == 0, "sample_size", self.sample_size,
@@ -146,74 +144,3 @@ class ModelConfig(Record):
         if self.num_attention_heads is not None:
             return self.num_attention_heads
         return channels // (self.attention_head_dim or channels)
-
-
-@dataclass(frozen=True)
-class DiffusionConfig(Record):
-    """The forward process, what the network predicts and how it is trained.
-
-    `schedule` names a row of the schedule table; `beta_scaling` multiplies both ends of it by 1000/T (IDDPM, lucidrains).
-    `variance` is the reverse process's; the two learned ones double the network's output channels. `rescale_timesteps` tells the
-    network t x 1000/T. `large_variance_first` and `approximate_cdf` change the variational bound alone: the large variance takes
-    beta_tilde_1 at t = 0, and the likelihood a tanh formula for the normal distribution function. T `trained_betas` take the place
-    of the schedule.
-    """
-
-    schedule: str = "linear"
-    timesteps: int = 1000
-    beta_start: float = 1e-4
-    beta_end: float = 0.02
-    beta_scaling: bool = False
-    zero_terminal_snr: bool = False
-    objective: str = "eps"
-    variance: str = "large"
-    loss: str = "l2"
-    loss_weight: str = "none"
-    p2_gamma: float = 1.0
-    p2_k: float = 1.0
-    min_snr_gamma: float = 5.0
-    self_conditioning: bool = False
-    rescale_timesteps: bool = False
-    large_variance_first: bool = False
-    approximate_cdf: bool = False
-    trained_betas: tuple[float, ...] | None = field(default=None, metadata=LATER)
-
-    def __post_init__(self) -> None:
-        freeze(self)
-        for name, choices in (("schedule", SCHEDULES), ("objective", OBJECTIVES), ("variance", VARIANCES),
-                              ("loss", LOSSES), ("loss_weight", LOSS_WEIGHTS)):
-            choice(name, getattr(self, name), choices)
-        require(1 <= self.timesteps <= 1_000_000, "timesteps", self.timesteps, "must be between 1 and 1000000")
-        require(0 < self.beta_start <= self.beta_end < 1, "beta_start, beta_end", (self.beta_start, self.beta_end),
-                "must satisfy 0 < beta_start <= beta_end < 1")
-        if (given := self.trained_betas) is not None:
-            require(len(given) == self.timesteps and all(0 < beta < 1 for beta in given), "trained_betas", f"{len(given)} numbers",
-                    f"must be as many as timesteps={self.timesteps}, each between 0 and 1")
-            require(not self.beta_scaling, "beta_scaling", True, "goes without trained_betas, which are what they are")
-        if self.beta_scaling:
-            largest = self.beta_end * 1000 / self.timesteps
-            require(largest < 1, "timesteps", self.timesteps,
-                    f"beta_scaling gives beta={largest:g} >= 1; T must exceed {self.beta_end * 1000:g}")
-        require(not (self.zero_terminal_snr and self.timesteps == 1), "timesteps", self.timesteps,
-                "zero_terminal_snr needs a step before the one that ends at alpha_bar = 0")
-        require(not (self.zero_terminal_snr and self.objective == "eps"), "objective", self.objective,
-                "zero_terminal_snr has alpha_bar = 0 at the last step, where eps says nothing about x0; use v or x0")
-        for name in ("p2_gamma", "p2_k", "min_snr_gamma"):
-            require(0 <= getattr(self, name) < float("inf"), name, getattr(self, name), "must be finite and not negative")
-        self.check_tables()
-
-    def check_tables(self, float32_tables: bool = False) -> None:
-        """Refuse a T too large for its betas, or betas too small: 1/sqrt(alpha_bar) must be a float32, 1 - alpha_bar above 0."""
-        with np.errstate(divide="ignore", invalid="ignore"):  # where alpha_bar is 0 throughout
-            alpha_bars = schedules.alpha_bars(schedules.betas(self), float32_tables)
-        kept = alpha_bars[:-1] if self.zero_terminal_snr else alpha_bars
-        rule = f"schedule {self.schedule} takes alpha_bar from {alpha_bars[0]:.6g} to {alpha_bars[-1]:.3g}: it must fall "
-        require(bool(kept[-1] >= SMALLEST_ALPHA_BAR), "timesteps", self.timesteps,
-                rule + f"no further than {SMALLEST_ALPHA_BAR:.1e}; beta_scaling keeps linear betas there for every T")
-        require(bool(alpha_bars[0] < 1 and (float32_tables or (np.diff(alpha_bars) < 0).all())), "beta_start, beta_end",
-                (self.beta_start, self.beta_end), rule + f"below 1 and at every step in float{32 if float32_tables else 64}")
-
-    @property
-    def learned_variance(self) -> bool:
-        """Whether the network predicts the variance too, in the second half of its output channels."""
-        return self.variance in ("learned", "learned_range")

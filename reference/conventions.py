@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from . import timesteps
-from .config import VARIANCES, DiffusionConfig, ModelConfig, require
+from .config import BOUNDS, VARIANCES, DiffusionConfig, ModelConfig, require
 from .diffusion import network_t
 from .plan import CLEAN as CLEAN
 from .plan import PURE_NOISE as PURE_NOISE
@@ -44,6 +44,8 @@ class Convention:
     gate_ddim: str = "list_end"  # no noise on the last step of the list, or "clean": on a step to alpha_bar = 1 only
     gate_ddpm: str = "list_end"  # the same, or "t_positive": none at t = 0 only
     loss_weight: str = "none"  # of training, where the caller names none
+    loss_sum: bool = False  # the loss is summed over the pixels of an image
+    predicts: str = "process"  # "previous" gives the mean of x_{t-1}, or with "path" of the next state of the shortened path
     rescale_timesteps: bool = False  # the network's input is t x 1000/T, a float32 product
     encode: str = "paper"  # `make_encode_plan` says what "paper", "shifted" and "destination" are
     # The network: fields of `ModelConfig`. All codes have 32 groups, which is the width's affair.
@@ -62,11 +64,11 @@ CONVENTIONS = {c.name: c for c in (
     Convention("ho2020", "github.com/hojonathanho/diffusion", spacing="all", clip_ddim="clip", large_variance_first=True,
                approximate_cdf=True),
     Convention("song2021", "github.com/ermongroup/ddim", float32_tables=True, gate_ddpm="t_positive",
-               zero_init=False),
+               loss_sum=True, zero_init=False),
     Convention("nichol2021", "github.com/openai/improved-diffusion", beta_scaling=True, spacing="linspace",
                clip_ddim="clip", rederive_eps=True, large_variance_first=True,
-               approximate_cdf=True, rescale_timesteps=True, encode="shifted", flip_sin_to_cos=True, freq_shift=0, norm_eps=1e-5,
-               downsample_padding=1, num_attention_heads=4, resnet_time_scale_shift="scale_shift"),
+               approximate_cdf=True, rescale_timesteps=True, encode="shifted", predicts="path", flip_sin_to_cos=True, freq_shift=0,
+               norm_eps=1e-5, downsample_padding=1, num_attention_heads=4, resnet_time_scale_shift="scale_shift"),
     Convention("diffusers", "github.com/huggingface/diffusers", clip_ddim="clip", variance="small",
                log_variance_first="floor", previous_ddim="ratio", float32_tables=True, float32_schedules=("linear", "quad"),
                gate_ddim="clean", gate_ddpm="t_positive", encode="destination", flip_sin_to_cos=True, freq_shift=0, norm_eps=1e-5,
@@ -91,14 +93,16 @@ def adopt(diffusion: DiffusionConfig, convention: str) -> DiffusionConfig:
     """
     c = get_convention(convention)
     named = diffusion.trained_betas is None  # given betas are what they are
+    bound = diffusion.loss in BOUNDS  # as are the bound's terms
     variant = "_float32" if named and diffusion.schedule in c.float32_schedules else ""
     out = replace(
         diffusion, schedule=diffusion.schedule + variant,
         beta_scaling=diffusion.beta_scaling or (c.beta_scaling and named and diffusion.schedule == "linear"),
-        rescale_timesteps=diffusion.rescale_timesteps or c.rescale_timesteps,
+        rescale_timesteps=diffusion.rescale_timesteps or (c.rescale_timesteps and diffusion.told_timesteps is None),
         large_variance_first=diffusion.large_variance_first or c.large_variance_first,
         approximate_cdf=diffusion.approximate_cdf or c.approximate_cdf,
-        loss_weight=c.loss_weight if diffusion.loss_weight == "none" else diffusion.loss_weight)
+        loss_weight=c.loss_weight if diffusion.loss_weight == "none" and not bound else diffusion.loss_weight,
+        loss_sum=diffusion.loss_sum or (c.loss_sum and not bound))
     out.check_tables(c.float32_tables)
     return out
 
@@ -143,19 +147,19 @@ def make_plan(
     said = scheduler if convention == "diffusers" else Scheduler(variance_type=scheduler.variance_type)
     sampler, scale, sigma_hat = _noise(sampler or (said.sampler if eta is None else None) or "ddim", eta)
     ddim = sampler == "ddim"
-    clipped = parse_clip(clip if clip is not None else said.clip or (c.clip_ddim if ddim else c.clip_ddpm))
+    clipped = parse_clip(clip if clip is not None else said.clip or _clip(c, ddim, diffusion.objective))
     ratio = clipped.ratio if threshold_ratio is None else threshold_ratio
     require(0 < ratio <= 1, "threshold_ratio", ratio, "must be in (0, 1]")
     variance = variance or (diffusion.variance if diffusion.learned_variance else said.variance or c.variance)
     require(variance in VARIANCES, "variance", variance, f"must be one of {', '.join(VARIANCES)}")
     require((variance in ("learned", "learned_range")) <= (variance == diffusion.variance), "variance", variance,
             f"the network was built for variance {diffusion.variance}")
-    final_alpha_bar = final_alpha_bar or (said.final_alpha_bar if ddim else None) or c.final_alpha_bar
-    require(final_alpha_bar in ("one", "first"), "final_alpha_bar", final_alpha_bar, "must be one or first")
+    final_alpha_bar = _final(final_alpha_bar or (said.final_alpha_bar if ddim else None) or c.final_alpha_bar, diffusion)
     diffusion = adopt(diffusion, convention)
     rule = spacing or said.timestep_spacing or c.spacing
     offset = said.steps_offset if steps_offset is None and rule == "leading" else steps_offset
     path = tuple(timesteps.path(diffusion.timesteps, steps, rule, convention, offset or 0)[::-1])
+    _check_first(path[0], diffusion)
     previous = (*path[1:], CLEAN)
     if ddim and c.previous_ddim == "ratio":
         stride = diffusion.timesteps // (steps if isinstance(steps, int) else len(path))
@@ -165,15 +169,35 @@ def make_plan(
         diffusion, sampler, path, previous, _network_t(path, diffusion), gate, scale, sigma_hat, variance, clipped.kind,
         clipped.limit, ratio, clipped.most, c.rederive_eps if rederive_eps is None else rederive_eps, final_alpha_bar,
         c.float32_tables, c.log_variance_first, convention,
+        (*path[1:], CLEAN) if c.predicts == "path" else tuple(t - 1 for t in path),
     )
 
 
+def _final(said: str, diffusion: DiffusionConfig) -> str:
+    require(said in ("one", "first", "start"), "final_alpha_bar", said, "must be one, first or start")
+    require(said != "start" or diffusion.start_alpha_bar < 1, "final_alpha_bar", said,
+            f"is the state before t = 0 of the schedule tutorial, and this one is {diffusion.schedule}; use one or first")
+    return said
+
+
+def _check_first(t: int, diffusion: DiffusionConfig) -> None:
+    silent = diffusion.ends_at_zero and diffusion.objective == "eps" and t == diffusion.timesteps - 1
+    require(not silent, "timesteps", t,
+            "has alpha_bar = 0, where eps says nothing about x0; use a spacing that does not visit it, such as leading, or v or x0")
+
+
+def _clip(c: Convention, ddim: bool, objective: str) -> str:
+    """A convention's clipping. IDDPM's DDPM mean is the output of "previous" itself, on which clipping x0_hat has no effect."""
+    unclipped = objective == "previous" and c.predicts == "path"
+    return c.clip_ddim if ddim else "none" if unclipped else c.clip_ddpm
+
+
 def _gate(rule: str, path: tuple[int, ...], previous: tuple[int, ...], final_alpha_bar: str) -> tuple[int, ...]:
-    """1 for each step that adds noise."""
+    """1 for each step that adds noise; the state "start" has noise, so that the step to it adds some as any other."""
     return tuple({
-        "list_end": [1] * (len(path) - 1) + [0],
-        "clean": [int(t != CLEAN or final_alpha_bar == "first") for t in previous],
-        "t_positive": [int(t > 0) for t in path],
+        "list_end": [1] * (len(path) - 1) + [int(final_alpha_bar == "start")],
+        "clean": [int(t != CLEAN or final_alpha_bar != "one") for t in previous],
+        "t_positive": [int(t > 0 or final_alpha_bar == "start") for t in path],
     }[rule])
 
 
@@ -189,28 +213,30 @@ def _noise(sampler: str, eta: float | str | None) -> tuple[str, float, bool]:
 
 
 def make_encode_plan(diffusion: DiffusionConfig, steps: int | tuple[int, ...], *, spacing: str | None = None,
-                     convention: str = "plain", scheduler: Scheduler = SILENT) -> Plan:
+                     convention: str = "plain", clip: str | float | None = None, scheduler: Scheduler = SILENT) -> Plan:
     """DDIM's ODE run from x0 to x_T (DDIM section 4.3), eta = 0.
 
     The first step leaves the clean image, alpha_bar = 1, for which no timestep exists: the network gets the first timestep
-    of the path there. Nothing is clipped, because at alpha_bar = 1 eps can't be derived from x0. Two codes differ:
-    `nichol2021` takes the image for a sample at the path's first timestep, clips, and its last step goes to alpha_bar = 0;
-    `diffusers` gives the network the timestep that each step goes to, and clips; `scheduler` is as in `make_plan`.
+    of the path there. Nothing is clipped unless `clip` says so, as in `make_plan`, and eps stays the network's: at alpha_bar = 1 it
+    can't be derived from x0. Two codes differ:
+    `nichol2021` takes the image for a sample at the path's first timestep, clips by default, and its last step goes to
+    alpha_bar = 0; `diffusers` gives the network the timestep that each step goes to, and clips by default; `scheduler` is as in
+    `make_plan`.
     """
     inverse = replace(scheduler, thresholding=None)  # diffusers' DDIMInverseScheduler has none
-    decode = make_plan(diffusion, steps, eta=0.0, spacing=spacing, convention=convention, scheduler=inverse)
+    decode = make_plan(diffusion, steps, eta=0.0, spacing=spacing, convention=convention, clip=clip, scheduler=inverse)
     c = get_convention(convention)
     path = decode.timesteps[::-1]
     if c.encode == "shifted":
-        return replace(decode, timesteps=path, previous=(*path[1:], PURE_NOISE),
+        return replace(decode, timesteps=path, previous=(*path[1:], PURE_NOISE), predicts=decode.predicts[::-1],
                        network_t=_network_t(path, decode.diffusion), noise_gate=(0,) * len(path))
-    require(diffusion.objective != "x0", "objective", diffusion.objective,
+    require(diffusion.objective in ("eps", "v"), "objective", diffusion.objective,
             "a clean image and its x0 prediction leave eps undefined: encoding needs eps or v")
     destination = c.encode == "destination"
     told = path if destination else (path[0], *path[:-1])
     return replace(decode, timesteps=decode.previous[::-1], previous=path, noise_gate=(0,) * len(path),
-                   network_t=_network_t(told, decode.diffusion), clip=decode.clip if destination else "none",
-                   rederive_eps=False)
+                   network_t=_network_t(told, decode.diffusion), predicts=decode.predicts[::-1],
+                   clip="none" if clip is None and not destination else decode.clip, rederive_eps=False)
 
 
 def _network_t(path: tuple[int, ...], diffusion: DiffusionConfig) -> tuple[float, ...]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from .config import DiffusionConfig
+from .config import BOUNDS, DiffusionConfig
 from .schedules import Array, Schedule
 
 Index = NDArray[np.int64]
@@ -21,10 +21,14 @@ def _at(table: Array, t: Index) -> Array:
     return table[t].reshape(-1, 1, 1, 1)
 
 
-def network_t(config: DiffusionConfig, t: Index) -> Array:
-    """The network's input for t, float64: t itself, or with `config.rescale_timesteps` t x 1000/T in float32, as IDDPM does."""
-    scale = np.float32(1000 / config.timesteps if config.rescale_timesteps else 1)
-    return (t.astype(np.float32) * scale).astype(np.float64)
+def network_t(config: DiffusionConfig, t: Index | Array) -> Array:
+    """The network's input for t, float64: t itself, `config.told_timesteps`, between which lines run, or with
+    `config.rescale_timesteps` t x 1000/T in float32, as IDDPM does."""
+    if config.told_timesteps is not None:
+        return np.interp(t, np.arange(config.timesteps), config.told_timesteps)
+    if not config.rescale_timesteps:
+        return t.astype(np.float64)
+    return (t.astype(np.float32) * np.float32(1000 / config.timesteps)).astype(np.float64)
 
 
 def q_sample(x0: Array, t: Index, noise: Array, alpha_bars: Array) -> Array:
@@ -67,6 +71,9 @@ def x0_from_output(config: DiffusionConfig, xt: Array, t: Index, output: Array, 
     """The x0 that a network's output means, by the config's objective."""
     if config.objective == "x0":
         return output
+    if config.objective == "previous":
+        schedule = Schedule.from_config(config)
+        return (output - _at(schedule.posterior_mean_xt, t) * xt) / _at(schedule.posterior_mean_x0, t)
     return (x0_from_eps if config.objective == "eps" else x0_from_v)(xt, t, output, alpha_bars)
 
 
@@ -74,27 +81,31 @@ def target(config: DiffusionConfig, x0: Array, t: Index, noise: Array, alpha_bar
     """What the network is trained to output."""
     if config.objective == "x0":
         return x0
+    if config.objective == "previous":
+        return posterior_mean(x0, q_sample(x0, t, noise, alpha_bars), t, Schedule.from_config(config))
     return noise if config.objective == "eps" else v_from_x0_eps(x0, t, noise, alpha_bars)
 
 
 def loss_weights(config: DiffusionConfig, alpha_bars: Array) -> Array:
     """Weight of the loss at each timestep, shape (T,).
 
-    At the same t the eps loss is SNR times the x0 loss, and SNR / (SNR + 1) times the v loss: "snr" weights these, so that every
-    objective has the unweighted eps loss (lucidrains' code). "p2": (k + SNR)^-gamma times that (Choi et al. 2022,
+    At the same t the eps loss is SNR times the x0 loss, and SNR / (SNR + 1) times the v loss. The "previous" loss is c^2 times the
+    x0 loss, with c the weight of x0 in DDPM equation 7. "snr" weights these, so that every objective has the unweighted eps loss
+    (lucidrains' code). "p2": (k + SNR)^-gamma times that (Choi et al. 2022,
     arXiv:2204.00227, equation 8). "min_snr": min(SNR, gamma) on the x0 loss (Hang et al. 2023, arXiv:2303.09556), divided by SNR
     for eps and by SNR + 1 for v.
     """
     if config.loss_weight == "none":
         return np.ones_like(alpha_bars)
     snr = alpha_bars / (1 - alpha_bars)
-    as_eps = {"x0": snr, "eps": np.ones_like(snr), "v": snr / (snr + 1)}[config.objective]
+    of_x0 = Schedule.from_config(config).posterior_mean_x0 ** 2 if config.objective == "previous" else 1.0
+    as_eps = {"x0": snr, "eps": np.ones_like(snr), "previous": snr / of_x0, "v": snr / (snr + 1)}[config.objective]
     if config.loss_weight == "snr":
         return as_eps
     if config.loss_weight == "p2":
         return (config.p2_k + snr) ** -config.p2_gamma * as_eps
-    clipped = np.minimum(snr, config.min_snr_gamma)
-    return {"x0": clipped, "eps": clipped / np.maximum(snr, 1e-20), "v": clipped / (snr + 1)}[config.objective]
+    clipped, of_eps = np.minimum(snr, config.min_snr_gamma), np.minimum(config.min_snr_gamma / np.maximum(snr, 1e-20), 1)
+    return {"x0": clipped, "eps": of_eps, "previous": clipped / of_x0, "v": clipped / (snr + 1)}[config.objective]
 
 
 def posterior_mean(x0: Array, xt: Array, t: Index, schedule: Schedule) -> Array:
@@ -142,11 +153,12 @@ def vlb_terms(config: DiffusionConfig, x0: Array, xt: Array, t: Index, output: A
               clip: bool = False) -> Array:
     """One term of the variational bound per image, bits per dimension, shape (N,) (DDPM equation 5).
 
-    KL of the posterior from the model for t > 0, the discretised likelihood at t = 0.
+    KL of the posterior from the model for t > 0, the discretised likelihood at t = 0. With the objective "previous" the output is
+    the model's mean, and clipping x0_hat changes nothing.
     """
     x0_hat = x0_from_output(config, xt, t, output, schedule.alpha_bars)
     x0_hat = np.clip(x0_hat, -1, 1) if clip else x0_hat
-    mean = posterior_mean(x0_hat, xt, t, schedule)
+    mean = output if config.objective == "previous" else posterior_mean(x0_hat, xt, t, schedule)
     log_variance = model_log_variance(config, variance, t, schedule)
     kl = normal_kl(posterior_mean(x0, xt, t, schedule), _at(schedule.posterior_log_variance, t), mean, log_variance)
     nll = discretised_nll(x0, mean, 0.5 * log_variance, approximate_cdf if config.approximate_cdf else ndtr)
@@ -169,19 +181,26 @@ def pixel_loss(error: Array, loss: str) -> Array:
 
 
 def loss(config: DiffusionConfig, x0: Array, t: Index, noise: Array, output: Array) -> float:
-    """The training loss of one batch: mean over images of weight(t) x mean over pixels of `pixel_loss` of output - target.
+    """The training loss of one batch: mean over images of weight(t) x mean over pixels of `pixel_loss` of output - target, with
+    `config.loss_sum` the sum over pixels.
 
     With a learned variance (IDDPM section 3.1) `output` is (N, 2C, H, W) and the loss is L_simple + L_vlb / 1000, where L_vlb
-    is T x the batch's mean bound term, and the mean is held fixed in it: its gradient reaches the variance alone.
+    is T x the batch's mean bound term, and the mean is held fixed in it: its gradient reaches the variance alone. Without
+    `config.rescale_bound` the mean bound term is added as it is. The losses kl (the mean bound term) and rescaled_kl (L_vlb) have
+    the bound alone, whose gradient reaches mean and variance.
     """
     schedule = Schedule.from_config(config)
     mean, variance = output[:, : x0.shape[1]], output[:, x0.shape[1]:]
-    error = mean - target(config, x0, t, noise, schedule.alpha_bars)
-    per_image = pixel_loss(error, config.loss).mean(axis=(1, 2, 3))
+    xt = q_sample(x0, t, noise, schedule.alpha_bars)
+    if config.loss in BOUNDS:
+        bound = vlb_terms(config, x0, xt, t, mean, variance, schedule).mean()
+        return float(bound * config.timesteps if config.loss == "rescaled_kl" else bound)
+    pixels = pixel_loss(mean - target(config, x0, t, noise, schedule.alpha_bars), config.loss)
+    per_image = pixels.sum(axis=(1, 2, 3)) if config.loss_sum else pixels.mean(axis=(1, 2, 3))
     total = (loss_weights(config, schedule.alpha_bars)[t] * per_image).mean()
     if config.learned_variance:
-        xt = q_sample(x0, t, noise, schedule.alpha_bars)
-        total += config.timesteps / 1000 * vlb_terms(config, x0, xt, t, mean, variance, schedule).mean()
+        scale = config.timesteps / 1000 if config.rescale_bound else 1.0
+        total += scale * vlb_terms(config, x0, xt, t, mean, variance, schedule).mean()
     return float(total)
 
 
@@ -200,5 +219,5 @@ def slerp(a: Array, b: Array, share: float) -> Array:
 
 
 def mix(a: Array, b: Array, share: float) -> Array:
-    """DDPM's interpolation of two images diffused to the same t (section 4.4, appendix D.3): (1 - share) a + share b."""
+    """DDPM's interpolation of two images diffused to the same t (section 4.4, appendix D): (1 - share) a + share b."""
     return (1 - share) * a + share * b

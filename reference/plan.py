@@ -7,11 +7,25 @@ A sampler needs nothing beside its plan. Its choices compile into one array of c
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from .config import DiffusionConfig, require
 
 CLEAN = -1  # the virtual state after the last step, whose alpha_bar is `Plan.final_alpha_bar`
 PURE_NOISE = -2  # the virtual state of alpha_bar = 0
+
+
+class Clipping(Protocol):
+    """How a plan clips x0_hat."""
+
+    @property
+    def clip(self) -> str: ...
+    @property
+    def clip_range(self) -> float: ...
+    @property
+    def threshold_ratio(self) -> float: ...
+    @property
+    def sample_max(self) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -40,6 +54,7 @@ class Plan:
     float32_tables: bool
     log_variance_first: str
     convention: str
+    predicts: tuple[int, ...]  # of each step: the state whose mean a network of objective "previous" gives
 
     @property
     def steps(self) -> int:
@@ -59,5 +74,5 @@ class Plan:
     def cut(self, start: int, stop: int) -> Plan:
         """Steps start .. stop - 1 of this path, as a plan. Noise of its step i is that of step start + i here."""
         require(0 <= start < stop <= self.steps, "start, stop", (start, stop), f"must satisfy 0 <= start < stop <= {self.steps}")
-        per_step = ("timesteps", "previous", "network_t", "noise_gate")
+        per_step = ("timesteps", "previous", "network_t", "noise_gate", "predicts")
         return replace(self, **{name: getattr(self, name)[start:stop] for name in per_step})

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import schedules
-from .plan import CLEAN, Plan
+from .plan import CLEAN, Clipping, Plan
 
 Array = NDArray[np.float64]
 Coefficients = dict[str, Array]
@@ -43,17 +43,19 @@ def coefficients(plan: Plan) -> Coefficients:
     x_prev = prev_from_x0 x0 + prev_from_x x + prev_from_eps eps + sigma z.
     """
     alpha_bars = schedules.alpha_bars(schedules.betas(plan.diffusion), plan.float32_tables)
-    final = 1.0 if plan.final_alpha_bar == "one" else alpha_bars[0]
+    final = {"one": 1.0, "first": alpha_bars[0], "start": plan.diffusion.start_alpha_bar}[plan.final_alpha_bar]
     alpha_bars = np.concatenate((alpha_bars, [0.0, final]))  # indices PURE_NOISE = -2 and CLEAN = -1
     ab, ab_prev = alpha_bars[list(plan.timesteps)], alpha_bars[list(plan.previous)]
+    # Of the state whose mean is predicted; what a network predicts has no `final_alpha_bar`.
+    ab_mean = np.where(np.array(plan.predicts) == CLEAN, 1.0, alpha_bars[list(plan.predicts)])
     gate = np.array(plan.noise_gate, np.float64)
     network_t = np.array(plan.network_t)
     return {"alpha_bar": ab, "alpha_bar_prev": ab_prev, "network_t": network_t, "noise_gate": gate,
-            **_output_terms(plan, ab), **_previous_terms(plan, ab, ab_prev, gate)}
+            **_output_terms(plan, ab, ab_mean), **_previous_terms(plan, ab, ab_prev, gate)}
 
 
-def _output_terms(plan: Plan, ab: Array) -> Coefficients:
-    """What the network's output means: x0 and eps from x and the output."""
+def _output_terms(plan: Plan, ab: Array, ab_mean: Array) -> Coefficients:
+    """What the network's output means: x0 and eps from x and the output; `ab_mean` is of the state whose mean "previous" is."""
     zero, one = np.zeros_like(ab), np.ones_like(ab)
     signal, noise = np.sqrt(ab), np.sqrt(1 - ab)
     if plan.diffusion.objective == "eps":
@@ -62,6 +64,10 @@ def _output_terms(plan: Plan, ab: Array) -> Coefficients:
     elif plan.diffusion.objective == "x0":
         x0_from_x, x0_from_output = zero, one
         eps_from_x, eps_from_output, eps_from_x0 = 1 / noise, -signal / noise, zero
+    elif plan.diffusion.objective == "previous":  # DDPM equation 7 solved for x0
+        weight = np.sqrt(ab_mean) * (1 - ab / ab_mean)
+        x0_from_x, x0_from_output = -np.sqrt(ab / ab_mean) * (1 - ab_mean) / weight, (1 - ab) / weight
+        eps_from_x, eps_from_output, eps_from_x0 = (1 - signal * x0_from_x) / noise, -signal * x0_from_output / noise, zero
     else:  # v = sqrt(ab) eps - sqrt(1 - ab) x0, Salimans & Ho 2022 (arXiv:2202.00512), appendix D
         x0_from_x, x0_from_output = signal, -noise
         eps_from_x, eps_from_output, eps_from_x0 = noise, signal, zero
@@ -79,7 +85,7 @@ def _previous_terms(plan: Plan, ab: Array, ab_prev: Array, gate: Array) -> Coeff
     beta_tilde = beta * (1 - ab_prev) / np.maximum(1 - ab, TINY)
     log_variance_max = np.log(np.maximum(beta, TINY))
     log_variance_min = np.log(np.maximum(beta_tilde, TINY))
-    if plan.previous[-1] == CLEAN and plan.log_variance_first == "second" and plan.steps > 1:
+    if plan.previous[-1] == CLEAN and plan.log_variance_first == "second" and plan.steps > 1 and plan.final_alpha_bar != "start":
         log_variance_min[-1] = log_variance_min[-2]
     if plan.previous[-1] == CLEAN and plan.diffusion.large_variance_first and plan.variance == "large":
         log_variance_max[-1] = log_variance_min[-1]
@@ -101,7 +107,7 @@ def _previous_terms(plan: Plan, ab: Array, ab_prev: Array, gate: Array) -> Coeff
             "log_variance_min": log_variance_min, "log_variance_max": log_variance_max}
 
 
-def clip_x0(x0: Array, plan: Plan) -> Array:
+def clip_x0(x0: Array, plan: Clipping) -> Array:
     """x0_hat (N, C, H, W) as the plan clips it: not at all, to its range, or by Imagen's dynamic threshold.
 
     The threshold (Saharia et al. 2022, arXiv:2205.11487, section 2.3) is per image: the given quantile of |x0|, at least 1

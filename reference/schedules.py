@@ -84,6 +84,12 @@ def const(T: int, beta_start: float, beta_end: float) -> Array:
     return np.full(T, beta_end)
 
 
+def jsd(T: int, beta_start: float, beta_end: float) -> Array:
+    """The DDIM code's `jsd`: 1/T, .., 1/2, 1 (Sohl-Dickstein et al. 2015, arXiv:1503.03585, section 2.4.1). alpha_bar falls
+    by 1/T at every step, to 0 at the last. The two ends are not used."""
+    return 1 / np.arange(T, 0, -1)
+
+
 def sigmoid_alpha_bar(T: int, beta_start: float, beta_end: float) -> Array:
     """Jabri et al. 2022 (arXiv:2212.11972), algorithm 1 with start -3, end 3, tau 1. The two beta ends are not used."""
     start, end = _sigmoid(np.array(-3.0)), _sigmoid(np.array(3.0))
@@ -108,12 +114,19 @@ def quad_float32(T: int, beta_start: float, beta_end: float) -> Array:
 
 
 def tutorial(T: int, beta_start: float, beta_end: float) -> Array:
-    """T + 1 linear points of which the first is never used, as tutorials that count t = 1..T write it."""
+    """T + 1 linear points, as the code of tutorials has them that count t = 1..T: alpha_bar is a product from point 0 on, though t
+    is never 0. The first beta here has points 0 and 1, so 1 - alpha_bar begins at about twice `tutorial_textbook`'s."""
+    points = np.linspace(beta_start, beta_end, T + 1)
+    return np.concatenate(([1 - (1 - points[0]) * (1 - points[1])], points[2:]))
+
+
+def tutorial_textbook(T: int, beta_start: float, beta_end: float) -> Array:
+    """The T + 1 linear points of `tutorial` without the first, which DDPM's product over s = 1..t (section 2) does not have."""
     return np.linspace(beta_start, beta_end, T + 1)[1:]
 
 
-BETAS = {f.__name__: f for f in (linear, quad, cosine, sigmoid, const, sigmoid_alpha_bar, tutorial, linear_float32, quad_float32,
-                                 sigmoid_alpha_bar_float32)}
+BETAS = {f.__name__: f for f in (linear, quad, cosine, sigmoid, const, jsd, sigmoid_alpha_bar, tutorial, tutorial_textbook,
+                                 linear_float32, quad_float32, sigmoid_alpha_bar_float32)}
 
 
 def zero_terminal_snr(betas: Array) -> Array:
@@ -125,7 +138,7 @@ def zero_terminal_snr(betas: Array) -> Array:
 
 
 def betas(config: Process) -> Array:
-    """Betas of a diffusion config, shape (T,), float64 in (0, 1) (the last is 1 with zero terminal SNR)."""
+    """Betas of a diffusion config, shape (T,), float64 in (0, 1) (the last is 1 with zero terminal SNR and with jsd)."""
     scale = 1000 / config.timesteps if config.beta_scaling else 1.0
     if config.trained_betas is not None:
         out = np.array(config.trained_betas)

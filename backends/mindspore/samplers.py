@@ -27,17 +27,19 @@ def coefficients(plan: Plan) -> Coefficients:
     x_prev = prev_from_x0 x0 + prev_from_x x + prev_from_eps eps + sigma z.
     """
     alpha_bars = schedules.alpha_bars(schedules.betas(plan.diffusion), plan.float32_tables)
-    final = 1.0 if plan.final_alpha_bar == "one" else float(alpha_bars[0])
+    final = {"one": 1.0, "first": float(alpha_bars[0]), "start": plan.diffusion.start_alpha_bar}[plan.final_alpha_bar]
     alpha_bars = ops.cat((alpha_bars, Tensor([0.0, final], ms.float64)))  # indices PURE_NOISE = -2 and CLEAN = -1
     ab, ab_prev = alpha_bars[list(plan.timesteps)], alpha_bars[list(plan.previous)]
+    # Of the state whose mean is predicted; what a network predicts has no `final_alpha_bar`.
+    ab_mean = ops.where(Tensor(plan.predicts) == CLEAN, f64(1), alpha_bars[list(plan.predicts)])
     gate = Tensor(plan.noise_gate, ms.float64)
     network_t = Tensor(plan.network_t, ms.float64)
     return {"alpha_bar": ab, "alpha_bar_prev": ab_prev, "network_t": network_t, "noise_gate": gate,
-            **_output_terms(plan, ab), **_previous_terms(plan, ab, ab_prev, gate)}
+            **_output_terms(plan, ab, ab_mean), **_previous_terms(plan, ab, ab_prev, gate)}
 
 
-def _output_terms(plan: Plan, ab: Tensor) -> Coefficients:
-    """What the network's output means: x0 and eps from x and the output."""
+def _output_terms(plan: Plan, ab: Tensor, ab_mean: Tensor) -> Coefficients:
+    """What the network's output means: x0 and eps from x and the output; `ab_mean` is of the state whose mean "previous" is."""
     zero, one = ops.zeros_like(ab), ops.ones_like(ab)
     signal, noise = ops.sqrt(ab), ops.sqrt(1 - ab)
     if plan.diffusion.objective == "eps":
@@ -46,6 +48,10 @@ def _output_terms(plan: Plan, ab: Tensor) -> Coefficients:
     elif plan.diffusion.objective == "x0":
         x0_from_x, x0_from_output = zero, one
         eps_from_x, eps_from_output, eps_from_x0 = 1 / noise, -signal / noise, zero
+    elif plan.diffusion.objective == "previous":  # DDPM equation 7 solved for x0
+        weight = ops.sqrt(ab_mean) * (1 - ab / ab_mean)
+        x0_from_x, x0_from_output = -ops.sqrt(ab / ab_mean) * (1 - ab_mean) / weight, (1 - ab) / weight
+        eps_from_x, eps_from_output, eps_from_x0 = (1 - signal * x0_from_x) / noise, -signal * x0_from_output / noise, zero
     else:  # v = sqrt(ab) eps - sqrt(1 - ab) x0, Salimans & Ho 2022 (arXiv:2202.00512), appendix D
         x0_from_x, x0_from_output = signal, -noise
         eps_from_x, eps_from_output, eps_from_x0 = noise, signal, zero
@@ -63,7 +69,7 @@ def _previous_terms(plan: Plan, ab: Tensor, ab_prev: Tensor, gate: Tensor) -> Co
     beta_tilde = beta * (1 - ab_prev) / (1 - ab).maximum(f64(TINY))
     log_variance_max = ops.log(beta.maximum(f64(TINY)))
     log_variance_min = ops.log(beta_tilde.maximum(f64(TINY)))
-    if plan.previous[-1] == CLEAN and plan.log_variance_first == "second" and plan.steps > 1:
+    if plan.previous[-1] == CLEAN and plan.log_variance_first == "second" and plan.steps > 1 and plan.final_alpha_bar != "start":
         log_variance_min[-1] = log_variance_min[-2]
     if plan.previous[-1] == CLEAN and plan.diffusion.large_variance_first and plan.variance == "large":
         log_variance_max[-1] = log_variance_min[-1]

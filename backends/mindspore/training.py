@@ -9,7 +9,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
-from reference.config import DiffusionConfig, OptimConfig
+from reference.config import BOUNDS, DiffusionConfig, OptimConfig
 
 from . import schedules
 from .schedules import f64
@@ -28,14 +28,15 @@ class Process(nn.Cell):
         prev = ops.cat((ops.ones((1,), ms.float64), alpha_bars[:-1]))
         variance = betas * (1 - prev) / (1 - alpha_bars)
         first = variance[1:2] if len(betas) > 1 else betas
+        mean_x0 = prev.sqrt() * betas / (1 - alpha_bars)
         tables = (
-            alpha_bars.sqrt(), (1 - alpha_bars).sqrt(), loss_weights(config, alpha_bars),
+            alpha_bars.sqrt(), (1 - alpha_bars).sqrt(), loss_weights(config, alpha_bars, mean_x0),
             betas.log(), ops.cat((first, variance[1:])).log(),
-            prev.sqrt() * betas / (1 - alpha_bars), (1 - betas).sqrt() * (1 - prev) / (1 - alpha_bars),
+            mean_x0, (1 - betas).sqrt() * (1 - prev) / (1 - alpha_bars), Tensor(config.told_timesteps or (0.0,), ms.float64),
         )
         # float32 once, here: what the tables multiply is float32.
-        self.signal, self.noise, self.weight, self.log_variance_max, self.log_variance_min, self.mean_x0, self.mean_xt = (
-            table.astype(ms.float32) for table in tables)
+        (self.signal, self.noise, self.weight, self.log_variance_max, self.log_variance_min, self.mean_x0, self.mean_xt,
+         self.told) = (table.astype(ms.float32) for table in tables)
 
     def at(self, table: Tensor, t: Tensor) -> Tensor:
         """The table's value at each t, (N, 1, 1, 1)."""
@@ -49,6 +50,8 @@ class Process(nn.Cell):
         """The x0 that a network's output means, by the config's objective."""
         if self.config.objective == "x0":
             return output
+        if self.config.objective == "previous":
+            return (output - self.at(self.mean_xt, t) * xt) / self.at(self.mean_x0, t)
         signal, noise = self.at(self.signal, t), self.at(self.noise, t)
         return (xt - noise * output) / signal if self.config.objective == "eps" else signal * xt - noise * output
 
@@ -56,10 +59,14 @@ class Process(nn.Cell):
         """What the network is trained to output."""
         if self.config.objective == "x0":
             return x0
+        if self.config.objective == "previous":
+            return self.at(self.mean_x0, t) * x0 + self.at(self.mean_xt, t) * self.q_sample(x0, t, noise)
         return noise if self.config.objective == "eps" else self.at(self.signal, t) * noise - self.at(self.noise, t) * x0
 
     def network_t(self, t: Tensor) -> Tensor:
-        """The network's input for t: t itself, or t x 1000/T in float32."""
+        """The network's input for t: t itself, what the config tells in its place, or t x 1000/T in float32."""
+        if self.config.told_timesteps is not None:
+            return ops.gather(self.told, t, 0)
         return t.astype(ms.float32) * (1000 / self.config.timesteps) if self.config.rescale_timesteps else t
 
     def model_log_variance(self, variance: Tensor, t: Tensor) -> Tensor:
@@ -84,6 +91,7 @@ class Process(nn.Cell):
         mean_x0, mean_xt, small = self.at(self.mean_x0, t), self.at(self.mean_xt, t), self.at(self.log_variance_min, t)
         x0_hat = self.x0_from_output(xt, t, output)
         mean = mean_x0 * (x0_hat.clamp(-1, 1) if clip else x0_hat) + mean_xt * xt
+        mean = output if self.config.objective == "previous" else mean
         log_variance = self.model_log_variance(variance, t)
         true_mean = mean_x0 * x0 + mean_xt * xt
         kl = 0.5 * (log_variance - small - 1 + (small - log_variance).exp() + (true_mean - mean) ** 2 * (-log_variance).exp())
@@ -110,12 +118,15 @@ class Process(nn.Cell):
             inputs = ops.cat((xt, x0_hat * coin.reshape(-1, 1, 1, 1)), axis=1)
         output = self.network(inputs, told, step)
         mean = output[:, :channels]
-        error = mean - self.target(x0, t, noise)
-        per_image = pixel_loss(error, config.loss).mean((1, 2, 3))
+        if config.loss in BOUNDS:
+            bound = self.vlb_terms(x0, xt, t, mean, output[:, channels:]).mean().astype(mean.dtype)
+            return config.timesteps * bound if config.loss == "rescaled_kl" else bound
+        pixels = pixel_loss(mean - self.target(x0, t, noise), config.loss)
+        per_image = pixels.sum((1, 2, 3)) if config.loss_sum else pixels.mean((1, 2, 3))
         total = (ops.gather(self.weight, t, 0) * per_image).mean()
         if config.variance in ("learned", "learned_range"):  # IDDPM section 3.1; the mean is held fixed in the bound
             terms = self.vlb_terms(x0, xt, t, ops.stop_gradient(mean), output[:, channels:])
-            total = total + config.timesteps / 1000 * terms.mean().astype(total.dtype)
+            total = total + (config.timesteps / 1000 if config.rescale_bound else 1.0) * terms.mean().astype(total.dtype)
         return total
 
 
@@ -126,18 +137,19 @@ def pixel_loss(error: Tensor, loss: str) -> Tensor:
     return error.square() if loss == "l2" else error.abs()
 
 
-def loss_weights(config: DiffusionConfig, alpha_bars: Tensor) -> Tensor:
-    """Weight of the loss at each timestep, shape (T,): `reference.diffusion.loss_weights`."""
+def loss_weights(config: DiffusionConfig, alpha_bars: Tensor, mean_x0: Tensor) -> Tensor:
+    """Weight of the loss at each timestep, shape (T,): `reference.diffusion.loss_weights`; `mean_x0` (T,) is DDPM equation 7's."""
     if config.loss_weight == "none":
         return ops.ones_like(alpha_bars)
     snr = alpha_bars / (1 - alpha_bars)
-    as_eps = {"x0": snr, "eps": ops.ones_like(snr), "v": snr / (snr + 1)}[config.objective]
+    as_eps = {"x0": snr, "eps": ops.ones_like(snr), "previous": snr / mean_x0**2, "v": snr / (snr + 1)}[config.objective]
     if config.loss_weight == "snr":
         return as_eps
     if config.loss_weight == "p2":
         return (f64(config.p2_k) + snr) ** f64(-config.p2_gamma) * as_eps
-    clipped = snr.minimum(f64(config.min_snr_gamma))
-    return {"x0": clipped, "eps": clipped / snr.maximum(f64(TINY)), "v": clipped / (snr + 1)}[config.objective]
+    gamma = f64(config.min_snr_gamma)
+    clipped, of_eps = snr.minimum(gamma), (gamma / snr.maximum(f64(TINY))).minimum(f64(1))
+    return {"x0": clipped, "eps": of_eps, "previous": clipped / mean_x0**2, "v": clipped / (snr + 1)}[config.objective]
 
 
 def ndtr(x: Tensor) -> Tensor:

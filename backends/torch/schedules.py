@@ -49,6 +49,11 @@ def const(T: int, beta_start: float, beta_end: float) -> Tensor:
     return torch.full((T,), beta_end, dtype=F64)
 
 
+def jsd(T: int, beta_start: float, beta_end: float) -> Tensor:
+    """The DDIM code's `jsd`: 1/T, .., 1/2, 1, so that alpha_bar ends at 0. The two ends are not used."""
+    return 1 / torch.arange(T, 0, -1, dtype=F64)
+
+
 def sigmoid_alpha_bar(T: int, beta_start: float, beta_end: float) -> Tensor:
     """Jabri et al. 2022 (arXiv:2212.11972), algorithm 1 with start -3, end 3, tau 1. The two beta ends are not used."""
     start, end = torch.sigmoid(torch.tensor([-3.0, 3.0], dtype=F64))
@@ -73,12 +78,19 @@ def quad_float32(T: int, beta_start: float, beta_end: float) -> Tensor:
 
 
 def tutorial(T: int, beta_start: float, beta_end: float) -> Tensor:
-    """T + 1 linear points of which the first is never used, as tutorials that count t = 1..T write it."""
+    """T + 1 linear points, as the code of tutorials has them that count t = 1..T: alpha_bar is a product from point 0 on, though t
+    is never 0. The first beta here has points 0 and 1."""
+    points = torch.linspace(beta_start, beta_end, T + 1, dtype=F64)
+    return torch.cat((1 - (1 - points[:1]) * (1 - points[1:2]), points[2:]))
+
+
+def tutorial_textbook(T: int, beta_start: float, beta_end: float) -> Tensor:
+    """The T + 1 linear points of `tutorial` without the first."""
     return torch.linspace(beta_start, beta_end, T + 1, dtype=F64)[1:]
 
 
-BETAS = {f.__name__: f for f in (linear, quad, cosine, sigmoid, const, sigmoid_alpha_bar, tutorial, linear_float32, quad_float32,
-                                 sigmoid_alpha_bar_float32)}
+BETAS = {f.__name__: f for f in (linear, quad, cosine, sigmoid, const, jsd, sigmoid_alpha_bar, tutorial, tutorial_textbook,
+                                 linear_float32, quad_float32, sigmoid_alpha_bar_float32)}
 
 
 def zero_terminal_snr(betas: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from reference.config import DiffusionConfig, OptimConfig
+from reference.config import BOUNDS, DiffusionConfig, OptimConfig
 
 from . import schedules
 
@@ -28,10 +28,12 @@ class Process:
         prev = torch.cat((torch.ones_like(betas[:1]), alpha_bars[:-1]))
         variance = betas * (1 - prev) / (1 - alpha_bars)
         first = variance[1:2] if len(betas) > 1 else betas
+        mean_x0 = prev.sqrt() * betas / (1 - alpha_bars)
         self.tables = {
-            "signal": alpha_bars.sqrt(), "noise": (1 - alpha_bars).sqrt(), "weight": loss_weights(config, alpha_bars),
+            "signal": alpha_bars.sqrt(), "noise": (1 - alpha_bars).sqrt(), "weight": loss_weights(config, alpha_bars, mean_x0),
             "log_variance_max": betas.log(), "log_variance_min": torch.cat((first, variance[1:])).log(),
-            "mean_x0": prev.sqrt() * betas / (1 - alpha_bars), "mean_xt": (1 - betas).sqrt() * (1 - prev) / (1 - alpha_bars),
+            "mean_x0": mean_x0, "mean_xt": (1 - betas).sqrt() * (1 - prev) / (1 - alpha_bars),
+            "told": torch.tensor(config.told_timesteps or (), dtype=torch.float64),
         }
         self.tables = {name: table.to(device) for name, table in self.tables.items()}
 
@@ -47,6 +49,8 @@ class Process:
         """The x0 that a network's output means, by the config's objective."""
         if self.config.objective == "x0":
             return output
+        if self.config.objective == "previous":
+            return (output - self.at("mean_xt", t, xt) * xt) / self.at("mean_x0", t, xt)
         signal, noise = self.at("signal", t, xt), self.at("noise", t, xt)
         return (xt - noise * output) / signal if self.config.objective == "eps" else signal * xt - noise * output
 
@@ -54,10 +58,14 @@ class Process:
         """What the network is trained to output."""
         if self.config.objective == "x0":
             return x0
+        if self.config.objective == "previous":
+            return self.at("mean_x0", t, x0) * x0 + self.at("mean_xt", t, x0) * self.q_sample(x0, t, noise)
         return noise if self.config.objective == "eps" else self.at("signal", t, x0) * noise - self.at("noise", t, x0) * x0
 
     def network_t(self, t: Tensor) -> Tensor:
-        """The network's input for t: t itself, or t x 1000/T in float32."""
+        """The network's input for t: t itself, what the config tells in its place, or t x 1000/T in float32."""
+        if self.config.told_timesteps is not None:
+            return self.tables["told"][t].float()
         return t.float() * (1000 / self.config.timesteps) if self.config.rescale_timesteps else t
 
     def model_log_variance(self, variance: Tensor, t: Tensor) -> Tensor:
@@ -77,6 +85,7 @@ class Process:
         mean_x0, mean_xt, small = self.at("mean_x0", t, xt), self.at("mean_xt", t, xt), self.at("log_variance_min", t, xt)
         x0_hat = self.x0_from_output(xt, t, output)
         mean = mean_x0 * (x0_hat.clamp(-1, 1) if clip else x0_hat) + mean_xt * xt
+        mean = output if self.config.objective == "previous" else mean
         log_variance = self.model_log_variance(variance, t)
         true_mean = mean_x0 * x0 + mean_xt * xt
         kl = 0.5 * (log_variance - small - 1 + (small - log_variance).exp() + (true_mean - mean) ** 2 * (-log_variance).exp())
@@ -103,12 +112,15 @@ class Process:
             inputs = torch.cat((xt, x0_hat * coin.reshape(-1, 1, 1, 1)), dim=1)
         output = network(inputs, told)
         mean, variance = output[:, : x0.shape[1]], output[:, x0.shape[1]:]
-        error = mean - self.target(x0, t, noise)
-        per_image = pixel_loss(error, config.loss).mean(dim=(1, 2, 3))
+        if config.loss in BOUNDS:
+            bound = self.vlb_terms(x0.double(), xt.double(), t, mean.double(), variance.double()).mean().to(mean.dtype)
+            return config.timesteps * bound if config.loss == "rescaled_kl" else bound
+        pixels = pixel_loss(mean - self.target(x0, t, noise), config.loss)
+        per_image = pixels.sum(dim=(1, 2, 3)) if config.loss_sum else pixels.mean(dim=(1, 2, 3))
         total = (self.tables["weight"][t].to(per_image.dtype) * per_image).mean()
         if config.learned_variance:  # IDDPM section 3.1; the mean is held fixed in the bound
             terms = self.vlb_terms(x0.double(), xt.double(), t, mean.detach().double(), variance.double())
-            total = total + config.timesteps / 1000 * terms.mean().to(total.dtype)
+            total = total + (config.timesteps / 1000 if config.rescale_bound else 1.0) * terms.mean().to(total.dtype)
         return total
 
 
@@ -119,18 +131,18 @@ def pixel_loss(error: Tensor, loss: str) -> Tensor:
     return error.square() if loss == "l2" else error.abs()
 
 
-def loss_weights(config: DiffusionConfig, alpha_bars: Tensor) -> Tensor:
-    """Weight of the loss at each timestep, shape (T,): `reference.diffusion.loss_weights`."""
+def loss_weights(config: DiffusionConfig, alpha_bars: Tensor, mean_x0: Tensor) -> Tensor:
+    """Weight of the loss at each timestep, shape (T,): `reference.diffusion.loss_weights`; `mean_x0` (T,) is DDPM equation 7's."""
     if config.loss_weight == "none":
         return torch.ones_like(alpha_bars)
     snr = alpha_bars / (1 - alpha_bars)
-    as_eps = {"x0": snr, "eps": torch.ones_like(snr), "v": snr / (snr + 1)}[config.objective]
+    as_eps = {"x0": snr, "eps": torch.ones_like(snr), "previous": snr / mean_x0**2, "v": snr / (snr + 1)}[config.objective]
     if config.loss_weight == "snr":
         return as_eps
     if config.loss_weight == "p2":
         return (config.p2_k + snr) ** -config.p2_gamma * as_eps
-    clipped = snr.clamp(max=config.min_snr_gamma)
-    return {"x0": clipped, "eps": clipped / snr.clamp(min=TINY), "v": clipped / (snr + 1)}[config.objective]
+    clipped, of_eps = snr.clamp(max=config.min_snr_gamma), (config.min_snr_gamma / snr.clamp(min=TINY)).clamp(max=1)
+    return {"x0": clipped, "eps": of_eps, "previous": clipped / mean_x0**2, "v": clipped / (snr + 1)}[config.objective]
 
 
 def approximate_cdf(x: Tensor) -> Tensor:

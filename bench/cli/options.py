@@ -27,6 +27,12 @@ MOVED = {"--batch-size": "--sample-batch", "--sampling-steps": "--steps", "--ste
          "--sample-size": "--image-size"}  # what was meant, most likely
 
 
+# What numbers can't reach, and how that is said: a seed has 64 bits, the losses of 10^9 steps take 8 GB.
+MOST: dict[str, tuple[float, str]] = {
+    "seed": (2**64, " and below 2^64"), "threads": (2**14, " and below 2^14"),
+    **dict.fromkeys(("train_steps", "fit", "epochs", "steps"), (10**9 + 1, " and at most 10^9"))}
+
+
 class Help(argparse.RawDescriptionHelpFormatter):
     """Keeps the lines of the example, and adds its default to each option whose text names none."""
 
@@ -141,8 +147,8 @@ SAMPLING = _parent(
                 "dynamic[:RATIO[:MAX]]; default: the convention's"}),
     ("--variance", {"metavar": "NAME", "help": "of the sampler ddpm: small, large, learned or learned_range; default: that of the "
                     "weights, else the convention's"}),
-    ("--final-alpha", {"metavar": "NAME", "help": "alpha_bar after the last step: one, or first, that of t = 0; default: the "
-                       "convention's"}),
+    ("--final-alpha", {"metavar": "NAME", "help": "alpha_bar after the last step: one; first, that of t = 0; or start, of the "
+                       "state that the schedule tutorial has before t = 0; default: the convention's"}),
     ("--steps-offset", {"type": int, "metavar": "N", "help": "added to the timesteps of the spacing leading; default: 0"}))
 IGNORE = _parent(("--ignore-scheduler", {"action": "store_true", "help": "go on without the sampling settings of a diffusers "
                                          "folder, whose scheduler may then be of any class"}))
@@ -159,7 +165,7 @@ SAYING = _parent(
     ("--image-size", {"type": int, "metavar": "N", "help": "of such --weights; default: that whose first attention is at 16 x 16"}),
     ("--schedule", {"metavar": "NAME", "help": "noise schedule of such --weights; default: linear"}),
     ("--timesteps", {"type": int, "metavar": "T", "help": "of the process of such --weights; default: 1000"}),
-    ("--objective", {"metavar": "NAME", "help": "what such --weights predict: eps, x0 or v; default: eps"}),
+    ("--objective", {"metavar": "NAME", "help": "what such --weights predict: eps, x0, v or previous; default: eps"}),
     ("--time-order", {"metavar": "NAME", "help": "whether sin or cos comes first in the time embedding of such --weights; default: "
                       "that of their code"}))
 
@@ -197,11 +203,11 @@ def data_choice(args: argparse.Namespace) -> Choice:
 
 
 def at_least(args: argparse.Namespace, least: float, *names: str) -> None:
-    """Raise ConfigError where an option that was given is below `least`, not finite, or a seed of more than 64 bits."""
+    """Raise ConfigError where an option that was given is below `least`, not finite, or more than `MOST` says that it can be."""
     for name in names:
-        value, most = getattr(args, name), 2**64 if name == "seed" else math.inf
+        value, (most, rule) = getattr(args, name), MOST.get(name, (math.inf, " and finite"))
         require(value is None or least <= value < most, f"--{name.replace('_', '-')}", value,
-                f"must be at least {least:g}" + (" and below 2^64" if name == "seed" else " and finite" if value == most else ""))
+                f"must be at least {least:g}" + (rule if name in MOST or value == most else ""))
 
 
 def unused(args: argparse.Namespace, why: str, *names: str) -> None:

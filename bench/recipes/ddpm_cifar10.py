@@ -2,7 +2,7 @@
 
 Ho et al. 2020 (arXiv:2006.11239), section 4 and appendix B: 35.7M parameters, T = 1000, betas linear from 1e-4 to 0.02, Adam at
 2e-4 after 5,000 warm-up steps, batch 128, dropout 0.1, random flips, an EMA of 0.9999, 800,000 steps, reverse variance beta_t,
-x0_hat clipped. Interpolation (section 4.3, figure 8): two held-out images are diffused to the same t, mixed with shares lambda of
+x0_hat clipped. Interpolation (section 4.4, figure 8): two held-out images are diffused to the same t, mixed with shares lambda of
 the second, and denoised; the noise is the same for every lambda.
 """
 

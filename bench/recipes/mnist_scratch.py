@@ -1,9 +1,14 @@
 """A diffusion model of handwritten digits from scratch, as tutorials write it.
 
-Follows Ho et al. 2020 the way introductions simplify it: betas linspace(1e-4, 0.02, T + 1) used at t = 1..T, a small UNet with
-self-attention whose sinusoidal embedding of t goes through an MLP, the mean squared error of the noise, and ancestral sampling
-(DDPM algorithm 2) without clipping, its variance beta_t. Beside it the same noise sampled with beta_tilde. Batch 128 for 20
-epochs with Adam at 1e-3 and no moving average; tutorials differ in these.
+Follows Ho et al. 2020 the way the code of introductions has it: a small UNet with self-attention whose sinusoidal embedding of t
+goes through an MLP, the mean squared error of the noise, and ancestral sampling (DDPM algorithm 2) without clipping, its variance
+beta_t. Beside it the same noise sampled with beta_tilde. Batch 128 for 20 epochs with Adam at 1e-3 and no moving average; tutorials
+differ in these.
+
+The schedule `tutorial` is their arithmetic to the letter: betas linspace(1e-4, 0.02, T + 1), alpha_bar their product from point 0
+on, t = 1..T, and noise at the last step t = 1 too, which ends in the state of alpha_bar = 1 - 1e-4 (`final_alpha_bar` "start") and
+not at the clean image. The paper's product has no point 0, and no noise is added at its last step: that is the schedule
+`tutorial_textbook`, whose 1 - alpha_bar at t = 1 is 1.83 times smaller. Here t counts from 0, so the network is told t - 1.
 """
 
 from __future__ import annotations
@@ -19,7 +24,9 @@ COLUMNS = 8
 def run(e: Experiment) -> None:
     """Samples with either variance from the same x_T and step noise, and the loss curve."""
     x, kinds = e.model.noise(e.samples, e.options.seed), {"beta_t": "large", "beta_tilde": "small"}
-    drawn = {name: e.follow(x, e.plan(variance=variance), f"variance {name}") for name, variance in kinds.items()}
+    final = "start" if e.model.spec.diffusion.start_alpha_bar < 1 else None  # other weights may have another process
+    drawn = {name: e.follow(x, e.plan(variance=variance, final_alpha_bar=final), f"variance {name}")
+             for name, variance in kinds.items()}
     e.values["variance"] = {name: {"n": len(images), "metric": e.measure(images)} for name, images in drawn.items()}
     lines = -(-e.samples // COLUMNS)
     padding = np.full((lines * COLUMNS - e.samples, *e.shape), -1, np.float32)

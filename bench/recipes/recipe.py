@@ -65,10 +65,12 @@ class Options:
 
 
 def shortened(optim: OptimConfig, steps: int, full: int, lr: float | None) -> OptimConfig:
-    """The optimiser of a run of `steps` in place of `full` steps: its decay ends with it, its warm-up takes a tenth at most."""
+    """The optimiser of a run of `steps` in place of `full` steps: its decay ends with it, in as many stages, its warm-up takes a
+    tenth at most."""
     if lr is not None:
         require(lr > 0, "--lr", lr, "must be positive")
         optim = replace(optim, lr=lr, min_lr=min(optim.min_lr, lr))
     if steps >= full:
         return optim
-    return replace(optim, total_steps=steps if optim.total_steps else 0, warmup_steps=min(optim.warmup_steps, steps // 10))
+    return replace(optim, total_steps=steps if optim.total_steps else 0, warmup_steps=min(optim.warmup_steps, steps // 10),
+                   decay_every=max(1, optim.decay_every * steps // full))

@@ -96,7 +96,7 @@ def _scheduler_keys(d: DiffusionConfig, name: str, variance_type: Any = None) ->
         "num_train_timesteps": d.timesteps, "beta_start": d.beta_start, "beta_end": d.beta_end,
         "beta_schedule": _beta_schedules(name).get(d.schedule, "linear"), "rescale_betas_zero_snr": d.zero_terminal_snr,
         "trained_betas": None if has_name else schedules.betas(replace(d, zero_terminal_snr=False)).tolist(),
-        "prediction_type": PREDICTION_TYPES[d.objective],
+        "prediction_type": PREDICTION_TYPES.get(d.objective),  # None: can't be said
     }
     if name == "DDPMScheduler":
         kept = isinstance(variance_type, str) and FIXED.get(variance_type) == d.variance

@@ -86,6 +86,9 @@ def require_expressible(where: str, diffusion: DiffusionConfig, scheduler: Sched
     rules = (
         (diffusion.rescale_timesteps and diffusion.timesteps != 1000, "rescale_timesteps=True",
          f"the network is given t x 1000/T, and diffusers gives it t: T={diffusion.timesteps} must be 1000"),
+        (diffusion.told_timesteps is not None, "told_timesteps=True",
+         "the network of a respaced process is told other numbers than diffusers' t = 0..T-1; must be None"),
+        (diffusion.objective == "previous", "objective='previous'", "diffusers has no such prediction_type; must be eps, x0 or v"),
         (diffusion.self_conditioning, "self_conditioning=True", "diffusers' pipelines give a network no x0_hat; must be False"),
         (diffusion.variance == "learned", "variance='learned'",
          "diffusers takes the network's output for the variance, where it is its logarithm; must be small, large or learned_range"),

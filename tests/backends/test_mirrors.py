@@ -14,7 +14,7 @@ import pytest
 
 from backends.protocol import Batch, Spec
 from reference import diffusion, schedules, unet, weights
-from reference.config import VARIANCES, DiffusionConfig, ModelConfig
+from reference.config import OBJECTIVES, VARIANCES, DiffusionConfig, ModelConfig
 from reference.conventions import adopt
 
 MODEL = ModelConfig(sample_size=4, block_out_channels=(8, 16), norm_num_groups=4, zero_init=False,
@@ -83,6 +83,18 @@ def test_the_likelihood_of_pixels_far_from_the_mean(mirror, convention):
     np.testing.assert_allclose(got, expected, rtol=max(mirror.tolerance, 1e-6))  # of a difference of two values near 1
     assert np.ptp(expected) > 10  # bits: the likelihoods differ, and few are at the bound's floor of 1e-12
     assert (expected < 0.99 * -np.log2(1e-12)).all()
+
+
+@pytest.mark.parametrize("weight", ["none", "snr", "p2", "min_snr"])
+def test_weights_of_the_loss_down_to_an_alpha_bar_of_0(mirror, weight):
+    """jsd of 5 steps ends at SNR = 0, where eps has min-SNR's weight 1 and no objective has NaN."""
+    for objective in OBJECTIVES:
+        config = DiffusionConfig(timesteps=5, schedule="jsd", objective=objective, loss_weight=weight)
+        process = mirror.process(config)
+        got = host(process.tables["weight"] if mirror.name == "torch" else process.weight)
+        expected = diffusion.loss_weights(config, schedules.alpha_bars(schedules.betas(config)))
+        np.testing.assert_allclose(got, expected, rtol=mirror.tolerance, atol=1e-12, err_msg=objective)
+        assert np.isfinite(expected).all() and (expected[-1] == 1 or (objective, weight) != ("eps", "min_snr"))
 
 
 def test_the_network_is_told_rescaled_timesteps_in_training(mirror):

@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import product
 from typing import Any
 
-from reference.config import OBJECTIVES, DiffusionConfig, ModelConfig, OptimConfig
+from reference.config import DiffusionConfig, ModelConfig, OptimConfig
 from reference.conventions import CONVENTIONS, Plan, make_encode_plan, make_plan
 from reference.timesteps import LITERAL
 
@@ -54,15 +54,21 @@ LOSSES = {name: DiffusionConfig(**changes) for name, changes in {
     "x0-l1": {"objective": "x0", "loss": "l1", "schedule": "cosine"},
     "x0-p2": {"objective": "x0", "loss_weight": "p2", "schedule": "sigmoid"},
     "x0-min_snr": {"objective": "x0", "loss_weight": "min_snr", "min_snr_gamma": 0.5, "zero_terminal_snr": True},
-    "v": {"objective": "v", "schedule": "tutorial", "timesteps": 50},
+    "v": {"objective": "v", "schedule": "tutorial", "timesteps": 50, "told_timesteps": tuple(9.75 * i for i in range(50))},
     "v-p2": {"objective": "v", "loss_weight": "p2", "beta_scaling": True, "timesteps": 100},
     "v-l1-min_snr": {"objective": "v", "loss": "l1", "loss_weight": "min_snr", "schedule": "sigmoid_alpha_bar_float32"},
     "x0-snr": {"objective": "x0", "loss_weight": "snr", "schedule": "cosine", "timesteps": 100},
     "v-huber-snr": {"objective": "v", "loss": "huber", "loss_weight": "snr", "schedule": "const"},
     "learned_range": {"variance": "learned_range", "timesteps": 400},
-    "learned": {"variance": "learned", "schedule": "cosine", "timesteps": 100, "objective": "v"},
+    "learned": {"variance": "learned", "schedule": "cosine", "timesteps": 100, "objective": "v", "rescale_bound": False},
     "learned_range-x0": {"variance": "learned_range", "objective": "x0", "beta_start": 1e-3, "beta_end": 0.03},
     "learned_range-nichol2021": {"variance": "learned_range", "approximate_cdf": True, "rescale_timesteps": True, "timesteps": 400},
+    "previous-sum-min_snr": {"objective": "previous", "loss_sum": True, "loss_weight": "min_snr", "schedule": "cosine",
+                             "timesteps": 100},
+    "v-kl": {"loss": "kl", "objective": "v", "schedule": "jsd", "timesteps": 50, "approximate_cdf": True,
+             "large_variance_first": True},
+    "previous-rescaled_kl-learned": {"loss": "rescaled_kl", "objective": "previous", "variance": "learned_range", "timesteps": 40,
+                                     "beta_scaling": True},
     "self_cond": {"self_conditioning": True},
     "self_cond-v-learned": {"self_conditioning": True, "objective": "v", "variance": "learned_range", "timesteps": 200},
 }.items()}
@@ -71,7 +77,8 @@ OPTIMS = {
     "constant": OptimConfig(lr=2e-3, eps=1e-2, beta1=0.8, beta2=0.95, max_grad_norm=0.0, ema_decay=0.5),
 }
 
-# Tables and steps.
+# Tables and steps. The objective "previous" has cases of its own.
+OBJECTIVES = ("eps", "x0", "v")
 SCHEDULES: dict[str, dict[str, Any]] = {
     "linear": {}, "quad": {"schedule": "quad"}, "cosine": {"schedule": "cosine"}, "sigmoid": {"schedule": "sigmoid"},
     "sigmoid_alpha_bar": {"schedule": "sigmoid_alpha_bar"}, "tutorial": {"schedule": "tutorial"},
@@ -135,6 +142,14 @@ SPECIAL = {
     "sections_nichol2021": plan_of("ddpm", DDPM, {"schedule": "cosine", "timesteps": 4000}, (5, 3), convention="nichol2021"),
     "every_step": plan_of("ddpm", DDPM, {"timesteps": 20}, 20), "one_timestep": plan_of("ddpm", DDPM, {"timesteps": 1}, 1),
     "const": plan_of("ddim", DDIM, {"schedule": "const"}, convention="song2021"),
+    "jsd": plan_of("ddim", DDIM, {"schedule": "jsd"}, convention="song2021"),
+    "jsd_v": plan_of("ddpm", DDPM, {"schedule": "jsd", "objective": "v"}, spacing="trailing"),
+    "tutorial": plan_of("ddpm", DDPM, {"schedule": "tutorial", "timesteps": 20}, 20, clip="none", final_alpha_bar="start"),
+    "tutorial_textbook": plan_of("ddim", DDIM, {"schedule": "tutorial_textbook"}),
+    "previous": plan_of("ddim", DDIM, {"objective": "previous"}, clip="clip"),
+    "previous_of_path": plan_of("ddpm", {"variance": "large"}, {"objective": "previous"}, convention="nichol2021"),
+    "previous_encoded": make_encode_plan(DiffusionConfig(objective="previous"), 6, convention="nichol2021"),
+    "encode_clipped": make_encode_plan(DiffusionConfig(), 6, clip=0.5),
     "final_first": plan_of("ddim", DDIM, {}, final_alpha_bar="first"),
     "final_first_ddpm": plan_of("ddpm", DDPM, {}, final_alpha_bar="first"),
     "final_first_diffusers": plan_of("ddim", DDIM, {}, final_alpha_bar="first", convention="diffusers"),

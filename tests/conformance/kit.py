@@ -137,7 +137,7 @@ def batch(spec: Spec, size: int = 3, step: int = 0) -> Batch:
     """One training step's inputs. The first image's t is 0, where the bound has its likelihood term; some pixels are -1 or 1."""
     ids = step * size + np.arange(size)
     t = streams.uniform_int(0, "t", ids, spec.diffusion.timesteps)
-    if spec.diffusion.objective != "x0":  # there a random network's x0_hat would be off by many of that term's tiny scales
+    if spec.diffusion.objective not in ("x0", "previous"):  # where a random network's is off by many of that term's tiny scales
         t[0] = 0
     coin = np.arange(size) % 2 == 0 if spec.diffusion.self_conditioning else None
     x0 = np.clip(np.float32(0.7) * streams.normal(0, "check", ids, spec.image_shape, step=2), -1, 1)

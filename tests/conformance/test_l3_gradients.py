@@ -16,7 +16,7 @@ import pytest
 from backends.protocol import Batch, Spec
 from reference import diffusion as process
 from reference import unet
-from reference.config import DiffusionConfig, ModelConfig
+from reference.config import BOUNDS, DiffusionConfig, ModelConfig
 from reference.schedules import Schedule
 
 from . import cases
@@ -54,13 +54,13 @@ def loss(p: Point, output: Array, held: Array) -> float:
     """The loss at `output`, with the bound's mean taken from `held`, through which no gradient flows (IDDPM section 3.1)."""
     b, channels = p.batch, p.batch.x0.shape[1]
     x0, noise = b.x0.astype(np.float64), b.noise.astype(np.float64)
-    if not p.diffusion.learned_variance:
+    if not p.diffusion.learned_variance or p.diffusion.loss in BOUNDS:
         return process.loss(p.diffusion, x0, b.t, noise, output)
     schedule = Schedule.from_config(p.diffusion)
     xt = process.q_sample(x0, b.t, noise, schedule.alpha_bars)
     bound = process.vlb_terms(p.diffusion, x0, xt, b.t, held[:, :channels], output[:, channels:], schedule).mean()
     simple = process.loss(replace(p.diffusion, variance="large"), x0, b.t, noise, output[:, :channels])
-    return simple + p.diffusion.timesteps / 1000 * bound
+    return simple + (p.diffusion.timesteps / 1000 if p.diffusion.rescale_bound else 1) * bound
 
 
 def derivative(p: Point, direction: dict[str, Array]) -> float:

@@ -1,4 +1,4 @@
-"""The commands in bench/README.md, from their parsers: `python -m tests.helpers.pages` writes them again."""
+"""The commands in bench/README.md, from their parsers: `python -m tests.helpers.pages` writes them and README's table again."""
 
 from __future__ import annotations
 
@@ -57,6 +57,9 @@ def main() -> None:
     """Put them between the page's two markers."""
     before, rest = PAGE.read_text().split(BEGIN)
     PAGE.write_text(f"{before}{BEGIN}\n\n{render()}\n\n{END}{rest.split(END)[1]}")
+    from tests.helpers import differences  # takes time to load, and the commands must not
+
+    differences.write()
 
 
 if __name__ == "__main__":

@@ -38,8 +38,10 @@ def betas(c: DiffusionConfig) -> np.ndarray:
         out = (math.sqrt(low) + share * (math.sqrt(high) - math.sqrt(low))) ** 2
     elif c.schedule == "sigmoid":
         out = low + (high - low) / (1 + np.exp(6 - 12 * share))
-    elif c.schedule == "tutorial":
+    elif c.schedule in ("tutorial", "tutorial_textbook"):
         out = low + np.arange(1, T + 1) / T * (high - low)
+        if c.schedule == "tutorial":
+            out[0] += low - out[0] * low  # 1 - (1 - out[0]) (1 - low)
     elif c.schedule in ("linear_float32", "quad_float32"):  # built in float32, from both ends
         power = 2 if c.schedule == "quad_float32" else 1
         first, last = np.float32(low ** (1 / power)), np.float32(high ** (1 / power))
@@ -50,6 +52,8 @@ def betas(c: DiffusionConfig) -> np.ndarray:
         out = low + share * (high - low)
     elif c.schedule == "const":
         out = np.full(T, high)
+    elif c.schedule == "jsd":
+        out = 1 / (T - np.arange(T))
     else:
         raise ConfigError(f"schedule={c.schedule!r}: the NumPy backend does not have it")
     if not c.zero_terminal_snr:
@@ -70,19 +74,25 @@ def alpha_bars(plan: Plan) -> np.ndarray:
 def coefficients(plan: Plan) -> dict[str, np.ndarray]:
     """The arrays of `Sampler.tables`, each (S,) float64."""
     table = alpha_bars(plan)
-    ends = {CLEAN: 1.0 if plan.final_alpha_bar == "one" else table[0], PURE_NOISE: 0.0}
+    final = {"one": 1.0, "first": table[0], "start": plan.diffusion.start_alpha_bar}
+    ends = {CLEAN: final[plan.final_alpha_bar], PURE_NOISE: 0.0}
     rows = []
-    for t, previous, network_t, gate in zip(plan.timesteps, plan.previous, plan.network_t, plan.noise_gate, strict=True):
+    for t, previous, network_t, gate, predicts in zip(plan.timesteps, plan.previous, plan.network_t, plan.noise_gate, plan.predicts,
+                                                      strict=True):
         ab = ends[t] if t < 0 else table[t]
         to = ends[previous] if previous < 0 else table[previous]
         signal, noise = math.sqrt(ab), math.sqrt(1 - ab)
         ratio = min(ab / max(to, 1e-300), 1.0)
         beta = 1 - ratio
         small = beta * (1 - to) / max(1 - ab, TINY)
+        of = 1.0 if predicts == CLEAN else table[predicts]  # the state whose mean the objective "previous" is
         with np.errstate(divide="ignore", invalid="ignore"):
             one, signal, noise = np.float64(1), np.float64(signal), np.float64(noise)
-            x0 = {"eps": (one / signal, -noise / signal), "x0": (0, 1), "v": (signal, -noise)}[plan.diffusion.objective]
-            eps = {"eps": (0, 1, 0), "x0": (one / noise, -signal / noise, 0), "v": (noise, signal, 0)}[plan.diffusion.objective]
+            by, share = (1 - ab) / (np.sqrt(of) * (1 - ab / of)), np.sqrt(ab / of) * (1 - of) / (1 - one * ab)
+            x0 = {"eps": (one / signal, -noise / signal), "x0": (0, 1), "v": (signal, -noise),
+                  "previous": (-share * by, by)}[plan.diffusion.objective]
+            eps = {"eps": (0, 1, 0), "x0": (one / noise, -signal / noise, 0), "v": (noise, signal, 0),
+                   "previous": ((1 + signal * share * by) / noise, -signal * by / noise, 0)}[plan.diffusion.objective]
             if plan.rederive_eps:
                 eps = (one / noise, 0, -signal / noise)
         row = {
@@ -102,7 +112,7 @@ def coefficients(plan: Plan) -> dict[str, np.ndarray]:
         rows.append(row)
     last = rows[-1]
     if plan.previous[-1] == CLEAN:  # beta_tilde is 0 there, which some codes replace
-        if plan.log_variance_first == "second" and len(rows) > 1:
+        if plan.log_variance_first == "second" and len(rows) > 1 and plan.final_alpha_bar != "start":
             last["log_variance_min"] = rows[-2]["log_variance_min"]
         if plan.diffusion.large_variance_first and plan.variance == "large":
             last["log_variance_max"] = last["log_variance_min"]

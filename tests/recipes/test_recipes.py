@@ -101,8 +101,10 @@ def test_the_numbers_of_the_sources():
     assert mindspore.model.block_out_channels == (28, 2 * 28, 4 * 28) and mindspore.diffusion.timesteps == 200
     optim = mindspore.optim
     assert (mindspore.batch_size, optim.lr, optim.min_lr, optim.total_steps) == (16, 1e-4, 1e-7, 37500)
+    assert optim.decay_every == 60000 // 16 and mindspore.diffusion.loss == "huber"
     scratch = next(p for p in presets._RECIPES if p.name == "mnist-scratch")
-    assert (schedules.betas(scratch.diffusion) == np.linspace(1e-4, 0.02, 1001)[1:]).all()
+    bars = np.cumprod(1 - np.linspace(1e-4, 0.02, 1001))[1:]  # the tutorial's own, at t = 1..T
+    np.testing.assert_allclose(schedules.alpha_bars(schedules.betas(scratch.diffusion)), bars, rtol=1e-13)
 
 
 def test_another_networks_parameters_are_refused():
@@ -206,6 +208,8 @@ def test_a_shortened_run_keeps_the_shape_of_the_learning_rate():
     assert shortened(optim, 800_000, 800_000, None) == optim
     assert shortened(optim, 100, 800_000, None) == replace(optim, warmup_steps=10)
     decaying = presets._RECIPES[4].optim
+    epochs = shortened(replace(decaying, decay_every=3_750), 50, 37_500, None)
+    assert epochs.decay_every == 5 and len({epochs.learning_rate(n) for n in range(50)}) == 10
     assert shortened(decaying, 50, 37_500, 1e-3) == replace(decaying, total_steps=50, lr=1e-3)
 
 

@@ -182,6 +182,38 @@ def test_no_eps_is_left_from_alpha_bar_zero_at_eta_one(name):
     assert (c["prev_from_eps"][c["alpha_bar"] == 0] == 0).all() and (c["alpha_bar"] == 0).any() == (name != "song2021")
 
 
+def test_jsd_is_sampled_where_the_first_step_says_something_of_the_image():
+    """The DDIM code's S = 10 begins at t = 900; at t = 999 alpha_bar is 0, where v and x0 say something and eps does not."""
+    jsd = DiffusionConfig(schedule="jsd")
+    c = coefficients(plan_of("song2021", diffusion=jsd, eta=1.0))
+    np.testing.assert_allclose(c["alpha_bar"], [1 - (t + 1) / 1000 for t in range(900, -1, -100)], rtol=1e-6)
+    assert all(np.isfinite(table).all() for table in c.values())
+    with pytest.raises(ConfigError, match="timesteps=999: has alpha_bar = 0, where eps says nothing about x0; use a spacing"):
+        plan_of("plain", diffusion=jsd, spacing="trailing")
+    for objective in ("v", "x0"):
+        plan = plan_of("plain", diffusion=DiffusionConfig(schedule="jsd", objective=objective), spacing="trailing", sampler="ddpm")
+        assert all(np.isfinite(table).all() for table in coefficients(plan).values())
+
+
+def test_the_tutorials_sampler_in_its_own_words():
+    """T + 1 points of beta, alpha_bar their product from point 0 on, t = T..1, noise at t = 1 too: DDPM algorithm 2 line 4 with
+    the arrays at t."""
+    T, plan = 6, make_plan(DiffusionConfig(schedule="tutorial", timesteps=6, beta_start=0.05, beta_end=0.4), 6, eta="ddpm",
+                           clip="none", final_alpha_bar="start")
+    beta = np.linspace(0.05, 0.4, T + 1)
+    alpha, alpha_bar = 1 - beta, np.cumprod(1 - beta)
+    c, rng = coefficients(plan), np.random.default_rng(0)
+    for i, t in enumerate(range(T, 0, -1)):
+        x, eps, z = rng.standard_normal((3, 2, 1, 2, 2))
+        expected = (x - (1 - alpha[t]) / np.sqrt(1 - alpha_bar[t]) * eps) / np.sqrt(alpha[t]) + np.sqrt(beta[t]) * z
+        np.testing.assert_allclose(step(x, eps, i, plan, z, c)[0], expected, rtol=1e-12, err_msg=f"t = {t}")
+        assert plan.noise_gate[i] == 1
+    small = coefficients(dataclasses.replace(plan, variance="small"))["sigma"][-1]
+    assert small**2 == pytest.approx(beta[1] * (1 - alpha_bar[0]) / (1 - alpha_bar[1]), rel=1e-12)
+    with pytest.raises(ConfigError, match="final_alpha_bar='start': is the state before t = 0 of the schedule tutorial"):
+        plan_of("plain", final_alpha_bar="start")
+
+
 def test_a_beta_that_float32_tables_lose_is_refused():
     tiny = DiffusionConfig(beta_start=1e-9, beta_end=1e-3)
     for name in ("song2021", "diffusers"):
@@ -197,7 +229,7 @@ def test_eta_ddpm_names_the_sampler():
 def test_what_training_adopts():
     """IDDPM trains on the scaled betas and tells the network t x 1000/T; Ho et al.'s bound has two choices of its own."""
     ours = DiffusionConfig(timesteps=500)
-    assert adopt(ours, "plain") == ours == adopt(ours, "song2021")
+    assert adopt(ours, "plain") == ours and adopt(ours, "song2021") == dataclasses.replace(ours, loss_sum=True)
     assert adopt(ours, "ho2020") == dataclasses.replace(ours, large_variance_first=True, approximate_cdf=True)
     assert adopt(ours, "nichol2021") == dataclasses.replace(ours, beta_scaling=True, rescale_timesteps=True,
                                                             large_variance_first=True, approximate_cdf=True)
@@ -320,6 +352,63 @@ def test_nichol2021_encoding_ends_at_pure_eps():
     np.testing.assert_allclose(x_prev, (x - np.sqrt(ab) * x0) / np.sqrt(1 - ab), rtol=1e-12)
     unclipped = dataclasses.replace(plan, clip="none")
     np.testing.assert_allclose(step(x, output, 9, unclipped, None, c)[0], output, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["plain", "song2021", "nichol2021", "diffusers"])
+def test_encoding_clips_as_it_is_asked_to(name):
+    """IDDPM's clip_denoised=False leaves its encoding unclipped; the others clip x0_hat where they are asked to, and keep eps."""
+    kinds = {clip: make_encode_plan(LINEAR, 10, convention=name, clip=clip) for clip in ("none", 0.5, None)}
+    assert [plan.clip for plan in kinds.values()] == ["none", "clip", "clip" if name in ("nichol2021", "diffusers") else "none"]
+    assert kinds[0.5].clip_range == 0.5
+    x, eps = np.full((1, 1, 1, 1), 0.9), np.full((1, 1, 1, 1), 0.1)
+    for clip, plan in kinds.items():
+        c = coefficients(plan)
+        ab, to = c["alpha_bar"][5], c["alpha_bar_prev"][5]
+        x0 = (0.9 - math.sqrt(1 - ab) * 0.1) / math.sqrt(ab)
+        x0 = min(x0, 0.5 if clip == 0.5 else 1.0 if plan.clip == "clip" else math.inf)
+        kept = (0.9 - math.sqrt(ab) * x0) / math.sqrt(1 - ab) if name == "nichol2021" else 0.1
+        expected = math.sqrt(to) * x0 + math.sqrt(1 - to) * kept
+        assert step(x, eps, 5, plan, None, c)[0].item() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", ["plain", "song2021", "nichol2021", "diffusers", "lucidrains"])
+def test_the_previous_state_is_that_of_the_process_or_of_the_path(name):
+    """A network that outputs DDPM equation 7's mean exactly says x0: of t - 1, or in IDDPM's code of the kept step before t."""
+    previous = DiffusionConfig(objective="previous")
+    plan = plan_of(name, diffusion=previous, clip="none")
+    bars = schedules.alpha_bars(schedules.betas(plan.diffusion), plan.float32_tables)
+    x0, noise = np.random.default_rng(0).uniform(-1, 1, (2, 1, 1, 4, 4))
+    for i, t in enumerate(plan.timesteps):
+        before = plan.previous[i] if name == "nichol2021" else t - 1
+        ab, of = bars[t], bars[before] if before >= 0 else 1.0
+        xt = np.sqrt(ab) * x0 + np.sqrt(1 - ab) * noise
+        mean = np.sqrt(of) * (1 - ab / of) / (1 - ab) * x0 + np.sqrt(ab / of) * (1 - of) / (1 - ab) * xt
+        c = coefficients(plan)
+        got = c["x0_from_x"][i] * xt + c["x0_from_output"][i] * mean
+        np.testing.assert_allclose(got, x0, rtol=0, atol=1e-9, err_msg=f"t = {t}")
+        np.testing.assert_allclose(c["eps_from_x"][i] * xt + c["eps_from_output"][i] * mean + c["eps_from_x0"][i] * x0, noise,
+                                   rtol=0, atol=1e-9)
+
+
+def test_ddpm_of_nichol2021_takes_the_output_for_the_mean():
+    """With PREVIOUS_X its model mean is the output, whatever the clipped x0_hat is; a clip that is asked for is honoured."""
+    previous = DiffusionConfig(objective="previous")
+    plan = plan_of("nichol2021", diffusion=previous, sampler="ddpm")
+    x, output = 3 * np.random.default_rng(0).standard_normal((2, 1, 1, 4, 4))
+    for i in (0, 5, 9):
+        np.testing.assert_allclose(step(x, output, i, plan, None, coefficients(plan))[0], output, rtol=0, atol=1e-12)
+    assert plan.clip == "none" and plan_of("nichol2021", diffusion=previous, sampler="ddpm", clip=1).clip == "clip"
+    assert plan_of("nichol2021", sampler="ddpm").clip == plan_of("nichol2021", diffusion=previous).clip == "clip"
+    encode = make_encode_plan(previous, 10, convention="nichol2021")
+    assert encode.predicts == (CLEAN, *encode.timesteps[:-1])
+    with pytest.raises(ConfigError, match="objective='previous': a clean image"):
+        make_encode_plan(previous, 10)
+
+
+def test_song2021_trains_on_the_sum_over_pixels():
+    assert [name for name in NAMES if adopt(LINEAR, name).loss_sum] == ["song2021"]
+    assert not adopt(DiffusionConfig(loss="kl"), "song2021").loss_sum
+    assert adopt(DiffusionConfig(loss="kl", objective="v"), "lucidrains").loss_weight == "none"
 
 
 def test_diffusers_encoding_tells_the_network_the_destination():

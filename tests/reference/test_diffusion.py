@@ -58,6 +58,26 @@ def test_eps_x0_and_v_say_the_same(data, config, seed):
 
 
 @LAW
+@given(st.data(), diffusions(objectives=("previous",), max_timesteps=300), SEED)
+def test_the_previous_state_says_x0(data, config, seed):
+    """Its target is DDPM equation 7, and what a network means by it is the x0 there. At t = 0 the state before is x0 itself."""
+    s = Schedule.from_config(config)
+    t = np.array([0, *data.draw(st.lists(st.integers(0, config.timesteps - 1), min_size=2, max_size=2))])
+    x0, eps = np.random.default_rng(seed).standard_normal((2, 3, 1, 2, 2))
+    xt, target = diffusion.q_sample(x0, t, eps, s.alpha_bars), diffusion.target(config, x0, t, eps, s.alpha_bars)
+    for n, i in enumerate(t):
+        mean = s.posterior_mean_x0[i] * x0[n] + s.posterior_mean_xt[i] * xt[n]
+        np.testing.assert_allclose(target[n], mean, rtol=0, atol=1e-14)
+    np.testing.assert_allclose(target[0], x0[0], rtol=0, atol=64 * EPS / (1 - s.alpha_bars[0]))
+    lost = 64 * EPS / s.posterior_mean_x0[t].min()
+    np.testing.assert_allclose(diffusion.x0_from_output(config, xt, t, target, s.alpha_bars), x0, rtol=0, atol=lost)
+    bound = diffusion.vlb_terms(config, x0, xt, t, target, None, s)
+    variance = replace(config, variance="small")
+    np.testing.assert_allclose(diffusion.vlb_terms(variance, x0, xt, t, target, None, s)[t > 0], 0, atol=1e-12)
+    assert np.isfinite(bound).all()
+
+
+@LAW
 @given(diffusions(objectives=("v",)), SEED)
 def test_v_rotates(config, seed):
     """(x_t, v) is (x_0, eps) turned by an angle, so it keeps the length."""
@@ -218,16 +238,17 @@ def test_snr_and_p2_weights_by_hand(objective, as_eps):
 @LAW
 @given(st.data(), st.integers(2, 500), SEED)
 def test_a_weighted_loss_is_the_same_for_every_objective(weight, data, T, seed):
-    """The eps loss is SNR times the x0 loss and the v loss SNR + 1 times, so the weighted losses of one prediction agree."""
+    """The eps loss is SNR times the x0 loss, the v loss SNR + 1 times and that of the previous state by its x0's weight squared, so
+    the weighted losses of one prediction agree."""
     t = np.array([data.draw(st.integers(0, T - 1))])
     x0, noise, x0_hat = np.random.default_rng(seed).standard_normal((3, 1, 1, 4, 4))
     losses = []
-    for objective in ("eps", "x0", "v"):
+    for objective in ("eps", "x0", "v", "previous"):
         config = DiffusionConfig(timesteps=T, objective=objective, loss_weight=weight)
         ab = schedules.alpha_bars(schedules.betas(config))
         eps_hat = diffusion.eps_from_x0(diffusion.q_sample(x0, t, noise, ab), t, x0_hat, ab)
         losses.append(diffusion.loss(config, x0, t, noise, diffusion.target(config, x0_hat, t, eps_hat, ab)))
-    assert losses[0] == pytest.approx(losses[1], rel=1e-9) and losses[2] == pytest.approx(losses[1], rel=1e-9)
+    assert losses == pytest.approx([losses[1]] * 4, rel=1e-9)
 
 
 @pytest.mark.parametrize("variance", ["learned", "learned_range"])
@@ -243,6 +264,22 @@ def test_hybrid_loss_is_simple_plus_a_thousandth_of_the_bound(variance):
     expected = ((mean - noise) ** 2).mean() + 2 / 1000 * vlb.mean()
     assert diffusion.loss(config, x0, t, noise, np.concatenate((mean, v), axis=1)) == pytest.approx(expected, rel=1e-13)
     assert vlb.shape == (3,)
+
+
+def test_losses_of_the_bound_and_sums_by_hand():
+    """kl is the mean term and rescaled_kl T of them, with fixed variances too. Unscaled, the hybrid loss has the term as it is.
+    A sum over 2 x 4 x 4 pixels is 32 means."""
+    config = DiffusionConfig(timesteps=2, beta_start=0.25, beta_end=0.5, variance="learned_range")
+    x0, noise, mean, v = np.random.default_rng(0).uniform(-1, 1, (4, 3, 2, 4, 4))
+    t, output, s = np.array([0, 1, 1]), np.concatenate((mean, v), axis=1), Schedule.from_betas(TWO)
+    xt = diffusion.q_sample(x0, t, noise, s.alpha_bars)
+    bound, simple = diffusion.vlb_terms(config, x0, xt, t, mean, v, s).mean(), ((mean - noise) ** 2).mean()
+    for changes, expected in (({"loss": "kl"}, bound), ({"loss": "rescaled_kl"}, 2 * bound),
+                              ({"rescale_bound": False}, simple + bound), ({"loss_sum": True}, 32 * simple + 2 / 1000 * bound)):
+        assert diffusion.loss(replace(config, **changes), x0, t, noise, output) == pytest.approx(expected, rel=1e-13), changes
+    fixed = replace(config, variance="large")
+    term = diffusion.vlb_terms(fixed, x0, xt, t, mean, None, s).mean()
+    assert diffusion.loss(replace(fixed, loss="kl"), x0, t, noise, mean) == pytest.approx(term, rel=1e-13)
 
 
 def test_the_loss_weight_is_not_the_bounds():

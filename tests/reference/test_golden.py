@@ -22,6 +22,7 @@ import pytest
 from reference import diffusion, schedules, timesteps
 from reference.config import DiffusionConfig
 from reference.conventions import CLEAN, CONVENTIONS, adopt, make_encode_plan, make_plan
+from reference.respacing import respaced
 from reference.samplers import coefficients, step
 
 FOLDER = Path(__file__).parent / "golden"
@@ -250,6 +251,28 @@ def derive_bound(name: str) -> dict[str, list]:
     return {"bound": rows, "prior": [prior]}
 
 
+def derive_losses(name: str) -> dict[str, list]:
+    """Losses of IDDPM's code for the process respaced to 10 steps, of a network that predicts the previous state's mean off by
+    ERROR: (step, t x 1000/T, mean square, bound's term with the large variance in bits). alpha_bar is that of the kept steps, and
+    all else counts those: beta = 1 - a / b of neighbours, beta_tilde of the second kept step in place of 0 at the first."""
+    code = CODES[name]
+    kept = path(name, "linspace", code.T, code.S)
+    ab = [alpha_bars(code, "linear")[t] for t in kept]
+    rows, two = [], D(2).ln()
+    for i in (0, 1, code.S // 2, code.S - 1):
+        a, b = ab[i], ab[i - 1] if i else D(1)
+        beta = 1 - a / b
+        second = (1 - ab[0]) * (1 - ab[1] / ab[0]) / (1 - ab[1])
+        tilde, variance = (second, second) if i == 0 else (beta * (1 - b) / (1 - a), beta)
+        square = sum(dec(e) ** 2 for e in ERROR) / PIXELS
+        if i == 0:  # the mean of the state before is the image
+            bits = sum(bin_nats(dec(x), dec(x) + dec(e), variance.sqrt(), True) for x, e in zip(IMAGE, ERROR, strict=True))
+        else:
+            bits = sum(((variance / tilde).ln() - 1 + tilde / variance + dec(e) ** 2 / variance) / 2 for e in ERROR)
+        rows.append([D(i), D(kept[i]) * 1000 / code.T, square, bits / PIXELS / two])
+    return {"respaced_losses": rows}
+
+
 def derive_encoding(name: str) -> dict[str, list]:
     """DDIM equation 13 from the image up. "paper" and "destination" leave alpha_bar = 1; "shifted" (IDDPM) takes the image for a
     sample at the first timestep, derives eps from the clipped x0 and ends at alpha_bar = 0. Pixels are the start over 4."""
@@ -295,6 +318,8 @@ def derive(name: str) -> dict[str, list | dict]:
         golden |= derive_eta_one(name)
     if name in ("plain", "ho2020", "nichol2021"):
         golden |= derive_bound(name)
+    if name == "nichol2021":
+        golden |= derive_losses(name)
     if name == "nichol2021":  # t.float() * (1000 / T) at T = 300
         golden["network_t"] = [[t, f32(t * f32(1000 / 300))] for t in range(0, 300, 7)]
     return golden | (derive_encoding(name) if code.encode else {})
@@ -390,6 +415,30 @@ def test_variational_bound(name):
             got = diffusion.vlb_terms(dataclasses.replace(config, variance=variance), x0, xt, at, noise_ + error, None, schedule)
             assert got.item() == pytest.approx(term, rel=1e-11), (t, variance)
     assert diffusion.prior_bits(x0, schedule).item() == pytest.approx(golden(name)["prior"][0], rel=1e-11)
+
+
+def test_losses_of_a_respaced_process():
+    """mse, kl, rescaled_kl, and mse with the bound unscaled and times T/1000, where T is the number of kept steps."""
+    code, x0, error = CODES["nichol2021"], pixels(IMAGE), pixels(ERROR)
+    config = respaced(DiffusionConfig(timesteps=code.T, objective="previous"), code.S)
+    schedule = schedules.Schedule.from_config(config)
+    assert config.timesteps == len(config.told_timesteps) == code.S
+    for i, told, square, bits in golden("nichol2021")["respaced_losses"]:
+        at, noise_ = np.array([int(i)]), pixels(noise(int(i), p) for p in range(PIXELS))
+        assert diffusion.network_t(config, at).item() == pytest.approx(told, rel=1e-7)  # a float32 product
+        output = diffusion.target(config, x0, at, noise_, schedule.alpha_bars) + error
+
+        def loss(said, **changes):
+            return diffusion.loss(dataclasses.replace(config, **changes), x0, at, noise_, said)  # noqa: B023
+
+        assert loss(output) == pytest.approx(square, rel=1e-11)
+        assert loss(output, loss="kl") == pytest.approx(bits, rel=1e-9)
+        assert loss(output, loss="rescaled_kl") == pytest.approx(code.S * bits, rel=1e-9)
+        assert loss(output, loss_sum=True) == pytest.approx(PIXELS * square, rel=1e-11)  # the DDIM code's
+        tilde = np.concatenate((output, 0 * output + (1 if i else -1)), axis=1)  # of the learned range's ends, the large variance
+        for rescale, scale in ((True, code.S / 1000), (False, 1)):
+            got = loss(tilde, variance="learned_range", rescale_bound=rescale)
+            assert got == pytest.approx(square + scale * bits, rel=1e-9), (i, rescale)
 
 
 def test_rescaled_timesteps():

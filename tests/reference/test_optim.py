@@ -84,6 +84,15 @@ def test_learning_rate_without_decay_or_warm_up():
     assert [config.learning_rate(n) for n in (0, 1, 2, 9)] == [0.5, 1, 1, 1]
 
 
+def test_a_rate_that_changes_once_an_epoch():
+    """MindSpore's cosine_decay_lr: min + (max - min) (1 + cos(pi floor(i / step_per_epoch) / decay_epoch)) / 2, here of three
+    epochs of four steps: cos is 1, 1/2 and -1/2."""
+    config = OptimConfig(lr=1.0, min_lr=0.2, total_steps=12, decay_every=4)
+    rates = [0.2 + 0.8 * (1 + cos) / 2 for cos in (1, 0.5, -0.5) for _ in range(4)]
+    assert [config.learning_rate(n) for n in range(13)] == pytest.approx([*rates, 0.2], rel=1e-14)
+    assert "decay_every" not in OptimConfig().to_dict() and OptimConfig.from_dict(config.to_dict()) == config
+
+
 def test_learning_rate_that_decays_without_warm_up():
     config = OptimConfig(lr=1.0, total_steps=4, min_lr=0.2)
     assert [config.learning_rate(n) for n in (0, 2, 4, 9)] == pytest.approx([1, 0.6, 0.2, 0.2], rel=1e-15)

@@ -111,7 +111,7 @@ GAUSSIAN = st.builds(Gaussian, st.floats(-1, 1), st.floats(0.05, 2))
 @given(st.data(), diffusions(max_timesteps=1000), GAUSSIAN)
 def test_gaussian_data_eta_zero(data, diffusion, gaussian):
     """The mean is exact, and the standard deviation is s prod cos(phi_i - phi_{i+1})."""
-    assume(diffusion.zero_terminal_snr or np.prod(1 - schedules.betas(diffusion)) > 1e-12)
+    assume(diffusion.ends_at_zero or np.prod(1 - schedules.betas(diffusion)) > 1e-12)
     plan = make_plan(diffusion, **data.draw(paths(diffusion)))
     mean, std, true_mean, true_std = gaussian.line(plan)
     digits = precision(plan)
@@ -154,7 +154,7 @@ def test_variance_lost_in_one_step_of_any_eta(gaussian, ab_prev, share, eta, obj
 @given(st.data(), diffusions(objectives=("eps", "v")), GAUSSIAN)
 def test_encoding_then_decoding_scales_by_the_product_twice(data, diffusion, gaussian):
     """Exact at each state's own alpha_bar (at 1 eps is 0), encoding passes the same angles as decoding."""
-    assume(diffusion.zero_terminal_snr or np.prod(1 - schedules.betas(diffusion)) > 1e-12)
+    assume(diffusion.ends_at_zero or np.prod(1 - schedules.betas(diffusion)) > 1e-12)
     path = data.draw(paths(diffusion))
     encode, decode = make_encode_plan(diffusion, **path), make_plan(diffusion, **path)
     mean, std, true_mean, true_std = gaussian.line(encode)

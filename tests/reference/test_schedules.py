@@ -24,8 +24,14 @@ BY_HAND = {  # the formula of each schedule in plain Python, beta of t = 0..T-1
     "sigmoid": lambda t: (0.02 - 1e-4) / (1 + math.exp(6 - 12 * t / (T - 1))) + 1e-4,
     "const": lambda t: 0.02,
     "sigmoid_alpha_bar": lambda t: min(1 - _jabri(t + 1) / _jabri(t), 0.999),
-    "tutorial": lambda t: 1e-4 + (0.02 - 1e-4) * (t + 1) / T,
+    "jsd": lambda t: 1 / (T - t),
+    "tutorial": lambda t: _point(t + 1) if t else 1 - (1 - _point(0)) * (1 - _point(1)),
+    "tutorial_textbook": lambda t: _point(t + 1),
 }
+
+
+def _point(t: int) -> float:
+    return 1e-4 + (0.02 - 1e-4) * t / T
 
 
 def _cosine(t: int) -> float:
@@ -105,6 +111,25 @@ def test_float32_linspace_counts_from_the_nearer_end(T):
         assert schedules.BETAS[name](T, 1e-4, 0.02).tolist() == [f32(x**power) for x in points]
 
 
+def test_the_tutorials_product_begins_at_point_0():
+    """Its arrays of T + 1 points, cumulative product over all of them, are read at t = 1..T: in three points 0.9 x 0.8 and
+    0.9 x 0.8 x 0.7. At T = 1000 the first 1 - alpha_bar is (1e-4 + 1.199e-4) / 1.199e-4 = 1.834 times the textbook's."""
+    three = DiffusionConfig(schedule="tutorial", timesteps=2, beta_start=0.1, beta_end=0.3)
+    np.testing.assert_allclose(schedules.alpha_bars(schedules.betas(three)), [0.72, 0.504], rtol=1e-14)
+    assert three.start_alpha_bar == 0.9
+    first, textbook = (1 - schedules.alpha_bars(schedules.betas(DiffusionConfig(schedule=name)))[0]
+                       for name in ("tutorial", "tutorial_textbook"))
+    assert first / textbook == pytest.approx(1 + 1e-4 / 1.199e-4, rel=1e-4)
+
+
+def test_jsd_takes_the_same_from_alpha_bar_at_every_step():
+    """alpha_bar_t = product of (T - s - 1) / (T - s) over s = 0..t = (T - t - 1) / T."""
+    bars = schedules.alpha_bars(schedules.betas(DiffusionConfig(schedule="jsd", timesteps=5)))
+    np.testing.assert_allclose(bars, [0.8, 0.6, 0.4, 0.2, 0.0], rtol=1e-14)
+    tables = schedules.alpha_bars(schedules.betas(DiffusionConfig(schedule="jsd")), float32_tables=True)
+    assert tables[-1] == 0 < tables[-2]
+
+
 def test_scaling_by_1000_over_T():
     betas = schedules.betas(DiffusionConfig(timesteps=4000, beta_scaling=True))
     assert (betas[0], betas[-1]) == (pytest.approx(2.5e-5), pytest.approx(0.005))
@@ -130,7 +155,7 @@ def test_alpha_bars_fall_strictly_within_zero_and_one(config):
     alpha_bars = schedules.alpha_bars(betas)
     assert betas.shape == alpha_bars.shape == (config.timesteps,) and betas.dtype == alpha_bars.dtype == np.float64
     assert (np.diff(alpha_bars) < 0).all() and alpha_bars[0] < 1
-    if config.zero_terminal_snr:
+    if config.ends_at_zero:
         assert alpha_bars[-1] == 0 and (alpha_bars[:-1] > 0).all() and betas[-1] == 1
         plain = schedules.BETAS[config.schedule]
         scale = 1000 / config.timesteps if config.beta_scaling else 1
@@ -146,7 +171,7 @@ def test_posterior_is_bayes_rule(config):
     """q(x_{t-1} | x_t, x_0) multiplies N(x_{t-1}; sqrt(ab_prev) x0, 1 - ab_prev) and N(x_t; sqrt(alpha) x_{t-1}, beta):
     precisions add, means are weighted by them."""
     s = Schedule.from_config(config)
-    t = slice(1, -1) if config.zero_terminal_snr else slice(1, None)
+    t = slice(1, -1) if config.ends_at_zero else slice(1, None)
     prior, likelihood = 1 / (1 - s.alpha_bars_prev[t]), s.alphas[t] / s.betas[t]
     variance = 1 / (prior + likelihood)
     loss_of_digits = 1e-15 / (1 - s.alpha_bars[0])

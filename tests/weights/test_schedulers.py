@@ -227,6 +227,8 @@ def test_an_offset_that_leaves_the_process_is_refused():
 
 @pytest.mark.parametrize("diffusion, name, said", [
     (DiffusionConfig(rescale_timesteps=True, timesteps=500), None, "rescale_timesteps=True"),
+    (DiffusionConfig(objective="previous"), None, "objective='previous'"),
+    (DiffusionConfig(timesteps=2, told_timesteps=(0.0, 500.0)), None, "told_timesteps=True: can't be written as a"),
     (DiffusionConfig(self_conditioning=True), None, "self_conditioning=True"),
     (DiffusionConfig(variance="learned"), None, "variance='learned'"),
     (DiffusionConfig(variance="learned_range"), "DDIMScheduler", "variance='learned_range': can't be written"),
