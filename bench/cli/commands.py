@@ -132,6 +132,8 @@ def _train(commands: Parser) -> None:
     p.add_argument("--backend", metavar="NAME", help="default: torch, or that of the launcher")
     p.add_argument("--batch-size", type=int, help="all processes together; default: the preset's")
     p.add_argument("--convention", metavar="NAME", default="plain", help=f"details of network and process; {NAMED}")
+    p.add_argument("--loss", metavar="NAME", help="l2, l1 or huber, of the network's output; kl, the variational bound's term, or "
+                   "rescaled_kl, T times it; default: that of the process")
     p.add_argument("--allow-cancelled-time", action="store_true", help="also train a network with as many groups as channels, "
                    "whose GroupNorm cancels the time embedding")
     p.add_argument("--save-every", type=float, default=SAVE_EVERY, help="seconds between states")

@@ -28,7 +28,7 @@ from bench.training.trackers import Log
 from bench.weights import folders, pipeline, sources, tensor_files
 from bench.weights.scheduler_config import require_expressible
 from reference import weights
-from reference.config import ConfigError, require
+from reference.config import LOSSES, ConfigError, require
 from reference.conventions import adopt, adopt_network, get_convention
 
 
@@ -84,12 +84,15 @@ def run(args: argparse.Namespace, command: str) -> None:
 def _beginning(args: argparse.Namespace, preset: Preset) -> sources.Loaded:
     """Weights, network and process to begin with: those of --weights, or the preset's with seeded weights."""
     said = unsaid(args)
+    require(args.loss in (None, *LOSSES), "--loss", args.loss, f"must be one of {', '.join(LOSSES)}")
     if args.weights:
         require(args.convention == "plain", "--convention", args.convention, "goes without --weights, which have a network")
         found = sources.read(args.weights, said, args.ignore_scheduler)
+        found = found._replace(diffusion=replace(found.diffusion, loss=args.loss or found.diffusion.loss))
     else:
         unused(args, "without --weights", "ignore_scheduler")
-        model, process = adopt_network(preset.model, args.convention), adopt(preset.diffusion, args.convention)
+        process = replace(preset.diffusion, loss=args.loss or preset.diffusion.loss)
+        model, process = adopt_network(preset.model, args.convention), adopt(process, args.convention)
         if args.convention != "plain" and not process.learned_variance:  # the file says what this code samples with
             process = replace(process, variance=get_convention(args.convention).variance)
         found = sources.Loaded(weights.initialise(model, args.seed), model, process)

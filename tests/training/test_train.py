@@ -60,6 +60,17 @@ def test_the_record_is_found_from_a_part_of_the_folder_too(run, tmp_path, part):
     assert len((tmp_path / "b/loss.csv").read_text().splitlines()) == 9
 
 
+@pytest.mark.parametrize("options, loss", [([], "l2"), (["--loss", "kl", "--convention", "ho2020"], "kl"),
+                                          (["--loss", "huber", "--convention", "song2021"], "huber")])
+def test_a_loss_that_is_asked_for_is_trained_and_kept(run, tmp_path, options, loss):
+    """The file says it, and the next training from these weights has it."""
+    assert run("tiny", "a", *options) == 0 and run("tiny", "b", "--weights", tmp_path / "a") == 0
+    processes = [pipeline.load_pipeline(tmp_path / name)[2] for name in "ab"]
+    assert [p.loss for p in processes] == [loss, loss] and processes[0].loss_sum == (loss == "huber")
+    first = [np.loadtxt(tmp_path / name / "loss.csv", delimiter=",", skiprows=1)[0, 1] for name in "ab"]
+    assert np.isfinite(first).all() and (first[0] > 10) == (loss == "huber")  # summed over 8 x 8 pixels
+
+
 def test_states_of_other_first_weights_are_refused(run, tmp_path, capsys):
     assert run("tiny", "a") == 0 and run("tiny", "b", "--weights", tmp_path / "a") == 0
     assert run("tiny", "b", "--weights", tmp_path / "b") == 2
@@ -68,6 +79,7 @@ def test_states_of_other_first_weights_are_refused(run, tmp_path, capsys):
 
 @pytest.mark.parametrize(("options", "said"), [
     (["--weights", "a", "--convention", "song2021"], "--convention='song2021': goes without --weights"),
+    (["--loss", "mse"], "--loss='mse': must be one of l2, l1, huber, kl, rescaled_kl"),
     (["--weights", "none/here/at/all"], "no such folder or file"),
     (["--weights", "a"], "training.json: not JSON"),
     (["--weights", "b"], "loss.csv: not lines of step,loss"),
