@@ -147,7 +147,7 @@ class Model:
         For a figure to publish use `bench/run.py`, which gives each backend a process of its own and keeps the raw samples.
         """
         def block(units: int) -> float:
-            return time_steps(self.backend, self.spec, units, batch_size, seed)
+            return time_steps(self.backend, self.spec, units, batch_size, seed)[0]
 
         raw = blocks.time_blocks({"": block}, **options)[""]
         found = blocks.summary(np.array(raw["block_seconds"]) / raw["units_per_block"])
@@ -167,8 +167,10 @@ class Model:
             batch = replace(batch, coin=np.zeros(8, bool))
         loss = float(backend.to_host(backend.loss_and_gradients(batch)[0]))
         x_T = self.noise(oracle.IMAGES, seed)
-        found = oracle.Answers([(plan, backend.tables(plan))], x, t, output, batch, loss, x_T, plan, self.follow(x_T, plan))
-        errors = oracle.errors(found, self.spec, backend.weights(), backend.weights(ema=True))
+        ema = backend.weights(ema=True)
+        found = oracle.Answers([(plan, backend.tables(plan))], x, t, output, batch, loss)
+        errors = oracle.errors(found, self.spec, backend.weights(), ema)
+        errors["sampling"] = oracle.path_error(self.follow(x_T, plan), oracle.oracle_network(ema, self.spec), x_T, plan)
         return {name: oracle.verdict(error, oracle.TOLERANCES[self.spec.dtype][name]) for name, error in errors.items()}
 
     def _z(self, seed: int, ids: NDArray[np.int64], first: int = 0) -> Callable[[int], Images]:

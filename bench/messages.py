@@ -1,8 +1,6 @@
-"""The commands of a worker and their replies, typed, as both ends of its pipe see them.
-
-A command travels as one line of JSON: its name and its fields. Arrays travel in .npy and .npz files that its fields name.
-`bench.workers.session` and `bench.workers.timed` do what is asked for.
-"""
+"""The commands of a worker and their replies, typed, as both ends of its pipe see them. `bench.workers.session` and
+`bench.workers.timed` do what is asked for. A command travels as one line of JSON: its name and its fields. Arrays travel in .npy
+and .npz files that its fields name."""
 
 from __future__ import annotations
 
@@ -31,8 +29,7 @@ class Done:
 
 @dataclass(frozen=True)
 class Description:
-    """What the backend says of its device, its parameters and FLOPs per image, and the process's peak memory so far in bytes."""
-
+    """What the backend says of its device, parameters and FLOPs per image, and the process's peak memory so far in bytes."""
     device: dict[str, str]
     peak_rss_bytes: int
     parameters: int
@@ -97,10 +94,13 @@ class LossValue:
 
 @dataclass(frozen=True)
 class Loss(Command[LossValue]):
-    """The training loss of one batch without a step; `batch` is an .npz file of `Batch`'s arrays."""
+    """The training loss of one batch, an .npz file of `Batch`'s arrays. With `step` that training step is done too, and the .npz
+    file `out` gets its gradients and the state on both sides of it, as `gradients/NAME`, `before/..` and `after/..`."""
 
     reply = LossValue
     batch: str
+    step: int | None = None
+    out: str = ""
 
 
 @dataclass(frozen=True)
@@ -165,9 +165,10 @@ class Sample(Command[Sampled]):
 
 @dataclass(frozen=True)
 class Block:
-    """Seconds of a block of work; of a roof's kernel also the FLOPs of one run."""
+    """Seconds of a block of work, and how long its result was still waited for after them; of a roof's kernel also its FLOPs."""
 
     seconds: float
+    late: float = 0.0
     flops: int | None = None
 
 
@@ -191,10 +192,11 @@ class TimeTrain(Timing):
 
 @dataclass(frozen=True)
 class TimeSample(Timing):
-    """Sampling steps: a network call and a DDIM update with eta = 0 for each."""
+    """Sampling steps: a network call and a DDIM update with eta = 0 for each. Their images go to the .npy file `out`."""
 
     batch_size: int
     seed: int
+    out: str | None = None
 
 
 @dataclass(frozen=True)

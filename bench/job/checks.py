@@ -13,47 +13,169 @@ from backends.protocol import Batch
 from bench import files, streams
 from bench import oracle as reference_check
 from bench.job.job import Images, Job
-from bench.messages import Forward, Loss, Tables, Train, Weights
+from bench.messages import Forward, Tables, TimeSample, Train, Weights
 from bench.oracle import TOLERANCES, relative_error, verdict
 from bench.records import values
 from bench.records.cells import SCRATCH
-from bench.records.notebook import Notebook
+from bench.records.notebook import Key, Notebook
 from bench.records.rows import AnyRow, of
 from bench.sampling.cell import Cell
 from bench.training import batches
 from bench.workers.crew import Crew
+from reference.conventions import make_plan
 
 GATED_STEPS = 100  # above it, the images of two backends are compared and reported without a verdict
 GATED_LOSSES = 10
+LATE_STEPS = 300
+BELOW = 1 - 1e-9  # the largest ratio that is below 1
 QUANTILES = (0.5, 0.9, 0.99, 0.999, 1.0)  # of the pixels' differences
 TWICE_STEPS = 10  # of training, and of sampling, that the determinism check runs twice
 
 
 def oracle(job: Job, crew: Crew, book: Notebook, backend: str) -> None:
-    """Tables of every path, one forward pass, one training loss and a short sampling path, compared with the oracle."""
+    """Tables of every path, one forward pass, one training loss and two training steps, compared with the oracle."""
+    p, spec = job.preset, job.spec
     cells = list(dict.fromkeys(replace(cell, seed=job.seed) for cell in job.cells[backend]))  # a path does not depend on the seed
     key = job.key(backend, stage="oracle", weights=job.trained_hash, cells=[[c.steps, str(c.eta), c.spacing] for c in cells],
-                  dataset=job.dataset.sha256, flip=job.dataset.flip, **job.choices_key(*cells))
+                  dataset=job.dataset.sha256, flip=job.dataset.flip, images=job.draw(cells[0]).batch, batch_size=p.batch_size,
+                  optim=p.optim.to_dict(), trains=p.train_steps > 0, **job.choices_key(*cells))
 
     def compute(folder: Path) -> AnyRow:
-        scratch, shape, T = folder / SCRATCH, job.spec.image_shape, job.preset.diffusion.timesteps
+        scratch, size = folder / SCRATCH, job.draw(cells[0]).batch
         crew.load(backend, job.trained)
         tables = [(job.plan(cell), _tables(crew, backend, scratch, job.draw(cell).plan)) for cell in cells]
-        x, t = streams.normal(job.seed, "check", np.arange(4), shape), np.linspace(0, T - 1, 4).round()
-        output = _forward(crew, backend, scratch, x, t)
-        batch = batches.training_batch(job.seed, job.dataset.images, 0, 8, T, flip=job.dataset.flip)
-        loss = _loss(crew, backend, scratch, batch)
-        steps = min(reference_check.STEPS, *(c.steps for c in cells)) if job.shortens else T
-        short, ids = Cell(steps, 0.0, None, job.seed), range(reference_check.IMAGES)
-        x_T = streams.normal(job.seed, "x_T", np.array(ids), shape)
-        images = crew.draw(backend, ids, job.draw(short).plan, len(ids), job.seed)
-        found = reference_check.Answers(tables, x, t, output, batch, loss, x_T, job.plan(short), images)
-        errors = reference_check.errors(found, job.spec, job.trained, job.trained)
-        ungated = {"sampling"} if steps > GATED_STEPS else set()
+        x = streams.normal(job.seed, "check", np.arange(size), spec.image_shape)
+        t, some = np.linspace(0, p.diffusion.timesteps - 1, size).round(), _some(size)
+        output = _forward(crew, backend, scratch, x, t)[some]
+        batch = batches.comparable(spec, job.dataset.images, job.seed, p.batch_size, job.dataset.flip)
+        loss = crew.loss(backend, batch)[0]
+        found = reference_check.Answers(tables, x[some], t[some], output, batch, loss)
+        errors = reference_check.errors(found, spec, job.trained, job.trained)
+        if p.train_steps and job.processes == 1:  # several processes train together or not at all
+            errors |= _steps(job, crew, backend, batch)
+        ungated = {"loss", "gradient"} if p.model.dropout else set()  # what is dropped is the framework's own
         return book.row("check", f"{backend} oracle", key, {
             name: verdict(error, None if name in ungated else TOLERANCES[job.dtype][name]) for name, error in errors.items()})
 
     book.cell("oracle", key, compute)
+
+
+def _some(n: int) -> list[int]:
+    """The first, the middle and the last of n."""
+    return sorted({0, n // 2, n - 1})
+
+
+def _steps(job: Job, crew: Crew, backend: str, batch: Batch) -> dict[str, float]:
+    """Errors of the gradients, and of the first training step and one in the midst of a training, past its warm-up."""
+    o = job.preset.optim
+    numbers = (0, (o.warmup_steps + max(o.warmup_steps, o.total_steps)) // 2 | 1)
+    done = [crew.loss(backend, batch, step)[1] for step in numbers]
+    gradients = {name.partition("/")[2]: value for name, value in done[0].items() if name.startswith("gradients/")}
+    return {"gradient": reference_check.gradient_error(gradients, job.spec, job.trained, batch),
+            "step": reference_check.largest([reference_check.step_error(*pair) for pair in
+                                             zip(done, (o, o), numbers, strict=True)])}
+
+
+def paths(job: Job, crew: Crew, book: Notebook, backend: str, drawn: Images) -> None:
+    """Images of one cell of every sampler, eta and spacing, as they were drawn, compared with the oracle's of the same noise."""
+    alike: dict[tuple[str, str | None], list[Cell]] = {}
+    for cell in job.cells[backend]:
+        if (backend, cell) in drawn:
+            alike.setdefault((str(cell.eta), cell.spacing), []).append(cell)
+    for cells in alike.values():
+        shortest, longest = (choose(cells, key=lambda cell: cell.steps) for choose in (min, max))
+        key = job.images_key(f"{backend} oracle", shortest, stage="path", longest=longest.steps)
+
+        def compute(folder: Path, shortest: Cell = shortest, longest: Cell = longest, key: Key = key) -> AnyRow:
+            found = {"sampling": _path(job, crew, backend, shortest, drawn)}
+            if longest.steps > GATED_STEPS:
+                found["late steps"] = _late_steps(job, crew, backend, longest)
+            return book.row("check", f"{backend} oracle", key, found)
+
+        book.cell("path", key, compute)
+
+
+def _path(job: Job, crew: Crew, backend: str, cell: Cell, drawn: Images) -> dict[str, Any]:
+    """The first, the middle and the last image of a cell, and one that another one repeats. A long path takes the oracle minutes:
+    then a shorter one is drawn of the same batch or, where the convention has none, the last image compared."""
+    if cell.steps > GATED_STEPS and job.shortens:
+        cell = replace(cell, steps=reference_check.STEPS)
+        crew.load(backend, job.trained)
+        size = job.draw(cell).batch
+        images = crew.draw(backend, range(size), job.draw(cell).plan, size, cell.seed)
+    else:
+        images = np.load(drawn[backend, cell], mmap_mode="r")
+    ids = np.array(sorted({*_some(len(images)), *_repeated(images)}) if cell.steps <= GATED_STEPS else [len(images) - 1])
+    error = _path_error(job, images[ids], reference_check.oracle_network(job.trained, job.spec), cell, ids)
+    within = TOLERANCES[job.dtype]["sampling" if cell.steps <= reference_check.STEPS else "images"]
+    return verdict(error, within if cell.steps <= GATED_STEPS else 10 * within)
+
+
+def _repeated(images: NDArray[Any]) -> list[int]:
+    """The first image that is an earlier one again, where there is one."""
+    seen: set[int] = set()
+    for n, image in enumerate(images):
+        bits = hash(image.tobytes())
+        if bits in seen:
+            return [n]
+        seen.add(bits)
+    return []
+
+
+def _late_steps(job: Job, crew: Crew, backend: str, cell: Cell) -> dict[str, Any]:
+    """A path of many steps with a network that says the same of every image, its last bias, which costs the oracle nothing."""
+    cell = replace(cell, steps=min(cell.steps, LATE_STEPS) if job.shortens else cell.steps, spacing=None)
+    weights = {name: np.zeros_like(value) if name == "conv_out.weight" else value for name, value in job.trained.items()}
+    last = range(job.preset.samples - 1, job.preset.samples)
+    crew.load(backend, weights)
+    images = crew.draw(backend, last, job.draw(cell).plan, 1, cell.seed)
+    said = np.asarray(weights["conv_out.bias"], np.float64)[None, :, None, None]
+
+    def network(x: NDArray[Any], t: NDArray[Any], x0: NDArray[Any] | None = None) -> NDArray[np.float64]:
+        return np.broadcast_to(said, (len(x), said.size, *x.shape[2:]))
+
+    return verdict(_path_error(job, images, network, cell, np.array(last)), TOLERANCES[job.dtype]["images"])
+
+
+def _path_error(job: Job, images: NDArray[Any], network: reference_check.Network, cell: Cell, ids: NDArray[np.int64]) -> float:
+    shape = job.spec.image_shape
+    return reference_check.path_error(images, network, streams.normal(cell.seed, "x_T", ids, shape), job.plan(cell),
+                                      lambda i: streams.normal(cell.seed, "z", ids, shape, step=i))
+
+
+def timed(job: Job, crew: Crew, book: Notebook, backend: str) -> None:
+    """What was timed: whether the work was done when the backend said so, and whether its images are those of so many steps."""
+    rows = [row for row in of(book.rows, values.Timing) if row.backend == backend]
+    if "sampling step" not in {row.config["workload"] for row in rows}:
+        return
+    p, shape, steps = job.preset, job.spec.image_shape, min(reference_check.STEPS, job.preset.diffusion.timesteps)
+    key = job.key(backend, stage="timed", weights=job.trained_hash, batch_size=p.sample_batch, rows=[row.created for row in rows])
+
+    def compute(folder: Path) -> AnyRow:
+        out, ids = folder / SCRATCH / "timed.npy", np.array(_some(p.sample_batch))
+        crew.load(backend, job.trained)
+        crew.call(backend, TimeSample(steps, p.sample_batch, job.seed, str(out)))
+        plan = make_plan(p.diffusion, p.diffusion.timesteps).cut(0, steps)
+        error = reference_check.path_error(np.load(out)[ids], reference_check.oracle_network(job.trained, job.spec),
+                                           streams.normal(job.seed, "x_T", ids, shape), plan)
+        late = {f"work left of a timed {row.config['workload']}": verdict(row.values["late"], reference_check.UNFINISHED)
+                for row in rows if "late" in row.values}
+        steps_made = {"timed steps": verdict(error, TOLERANCES[job.dtype]["sampling"])}
+        return book.row("check", f"{backend} oracle", key, steps_made | late)
+
+    book.cell("timed", key, compute)
+
+
+def training(job: Job, book: Notebook, trained: list[AnyRow]) -> None:
+    """The loss of the same images after a training, which must be below that before."""
+    for row in of(trained, values.Train):
+        if "loss_before" not in row.values or "loss_after" not in row.values:
+            continue
+        key = job.key(row.backend, stage="training", rows=[row.created])
+        ratio = row.values["loss_after"] / row.values["loss_before"]
+        noise = 0.0 if job.dtype in ("float32", "float64") else TOLERANCES[job.dtype]["loss"]
+        book.keep("training", "check", key, {
+            f"loss after {row.config['train_steps']} steps by that before": verdict(ratio, BELOW + noise)})
 
 
 def _tables(crew: Crew, backend: str, folder: Path, plan: dict[str, Any]) -> dict[str, NDArray[Any]]:
@@ -66,11 +188,6 @@ def _forward(crew: Crew, backend: str, folder: Path, x: NDArray[Any], t: NDArray
     files.savez(folder / "inputs.npz", x=x, t=t)
     crew.call(backend, Forward(str(folder / "inputs.npz"), str(folder / "outputs.npy")))
     return np.load(folder / "outputs.npy")
-
-
-def _loss(crew: Crew, backend: str, folder: Path, batch: Batch) -> float:
-    files.savez(folder / "batch.npz", ids=batch.ids, x0=batch.x0, t=batch.t, noise=batch.noise)
-    return crew.call(backend, Loss(str(folder / "batch.npz"))).loss
 
 
 def determinism(job: Job, crew: Crew, book: Notebook, backend: str) -> None:

@@ -38,9 +38,14 @@ def run(job: Job, crew: Crew, book: Notebook, cluster: Ray | None = None,
     trained = [training.compare(job, crew, book, backend) for backend in crew if job.preset.train_steps]
     for backend in crew:
         checks.oracle(job, crew, book, backend)
+    checks.training(job, book, [row for row in trained if row is not None])
     checks.losses(job, book, [row for row in trained if row is not None])
     timing.steps(job, crew, book)
+    for backend in crew:
+        checks.timed(job, crew, book, backend)
     images = sampling.draw(job, crew, book, cluster)
+    for backend in crew:
+        checks.paths(job, crew, book, backend, images)
     checks.images(job, book, images)
     if job.twice:
         for backend in crew:

@@ -12,6 +12,7 @@ import numpy as np
 from bench import files
 from bench.job.job import Job
 from bench.messages import Describe, TimeSample, TimeTrain, Timing
+from bench.oracle import UNFINISHED
 from bench.progress import tracked
 from bench.records.notebook import Notebook
 from bench.timing import blocks
@@ -59,9 +60,10 @@ def _time(job: Job, crew: Crew, book: Notebook, workload: str, batch: int, who: 
             with files.replacing(folder / "images.npy") as file:
                 np.save(file, job.dataset.images[:IMAGES])
         contenders: dict[str, Callable[[int], float]] = {}
+        late: dict[str, list[float]] = {backend: [] for backend in who}
         for backend in who:
             in_turn(backend, crew.load, backend, job.initial if training else job.trained)
-            contenders[backend] = partial(_block, crew, backend, asked)
+            contenders[backend] = partial(_block, crew, backend, asked, late[backend])
 
         def progress(done: int, total: int) -> None:
             bar.total = total
@@ -69,8 +71,11 @@ def _time(job: Job, crew: Crew, book: Notebook, workload: str, batch: int, who: 
 
         raw = blocks.time_blocks(contenders, blocks=job.preset.blocks, on_progress=progress)
         (folder / "images.npy").unlink(missing_ok=True)
-    return {b: values | asdict(in_turn(b, crew.call, b, Describe())) for b, values in raw.items()}
+    return {b: values | {"late": min(late[b])} | asdict(in_turn(b, crew.call, b, Describe())) for b, values in raw.items()}
 
 
-def _block(crew: Crew, backend: str, asked: Timing, units: int) -> float:
-    return in_turn(backend, crew.call, backend, replace(asked, units=units)).seconds
+def _block(crew: Crew, backend: str, asked: Timing, late: list[float], units: int) -> float:
+    """The block's seconds; the share of its work that was left after them goes to `late`, and counts where it is no chance."""
+    found = in_turn(backend, crew.call, backend, replace(asked, units=units))
+    late.append(found.late / (found.seconds + found.late))
+    return found.seconds if late[-1] <= UNFINISHED else found.seconds + found.late

@@ -14,6 +14,7 @@ from bench.messages import Train
 from bench.records.cells import SCRATCH
 from bench.records.notebook import Key, Notebook
 from bench.records.rows import AnyRow
+from bench.training import batches
 from bench.weights import pipeline
 from bench.workers.crew import Crew
 
@@ -54,7 +55,11 @@ def share(job: Job, crew: Crew, book: Notebook, backend: str) -> None:
 def _cell(job: Job, crew: Crew, book: Notebook, backend: str, key: Key, weights: str | None = None) -> AnyRow | None:
     def compute(folder: Path) -> AnyRow:
         out = folder / weights if weights else None
-        return book.row("train", backend, key, _fit(job, crew, backend, folder / SCRATCH, key["train_steps"], out))
+        few = batches.comparable(job.spec, job.dataset.images, job.seed, batches.DISTINCT, job.dataset.flip)
+        crew.load(backend, job.initial)
+        before = crew.loss(backend, few)[0]
+        found = _fit(job, crew, backend, folder / SCRATCH, key["train_steps"], out)
+        return book.row("train", backend, key, found | {"loss_before": before, "loss_after": crew.loss(backend, few)[0]})
 
     return book.cell("train", key, compute)
 

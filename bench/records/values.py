@@ -19,6 +19,8 @@ class Train(TypedDict):
     skipped: NotRequired[Annotated[int, "steps that the loss scaler left out, in float16"]]
     weights: NotRequired[Annotated[str, "hash of the weights after training"]]
     ema: NotRequired[Annotated[str, "hash of their moving average"]]
+    loss_before: NotRequired[Annotated[float, "loss of the training's first images before it"]]
+    loss_after: NotRequired[Annotated[float, "loss of the same images, timesteps and noise after it"]]
 
 
 class Sample(TypedDict):
@@ -62,9 +64,9 @@ class Metric(Distances):
 class Verdict(TypedDict):
     """One comparison of a row of kind `check`, whose `values` hold one under each name of what was compared."""
 
-    error: Annotated[float, "largest error, as the name of the comparison says"]
+    error: Annotated[float | None, "largest error, as the name of the comparison says; null: it is not finite"]
     tolerance: Annotated[float | None, "largest that is accepted; null: reported without a verdict"]
-    ok: Annotated[bool, "whether the error is within the tolerance"]
+    ok: Annotated[bool, "whether the error is finite and within the tolerance"]
     quantiles: NotRequired[Annotated[dict[str, float], "of the pixels' differences, for images"]]
     bit_equal: NotRequired[Annotated[bool, "whether a second run gave the same bits"]]
 
@@ -80,6 +82,8 @@ class Timing(TypedDict):
     warmup_seconds: Annotated[list[float], "s: of each block of the warm-up"]
     first_seconds: Annotated[float, "s: of the first unit, which compiles"]
     steady: Annotated[bool, "false: the warm-up ended by its time limit"]
+    late: NotRequired[Annotated[float, "share of a block's work that was left when the backend said that it was done, 0 to 1: the "
+                                       "smallest of all blocks"]]
     parameters: NotRequired[Annotated[int, "of the network"]]
     flops_per_image: NotRequired[Annotated[int, "FLOP: of one forward pass"]]
     flops: NotRequired[Annotated[int, "FLOP: of one run of a roof's kernel"]]
@@ -133,9 +137,9 @@ class Noise(TypedDict):
 class Neighbours(TypedDict):
     """Samples and their nearest training images (`ddim-bench study neighbours`)."""
 
-    class_shares: Annotated[list[float], "share of each class among the samples, by their nearest images"]
-    held_out_class_shares: Annotated[list[float], "the same of held-out images"]
-    accuracy: Annotated[float, "of that classifier on held-out images"]
+    class_shares: Annotated[list[float] | None, "share of each class among the samples, by their nearest images; null: no labels"]
+    held_out_class_shares: Annotated[list[float] | None, "the same of held-out images"]
+    accuracy: Annotated[float | None, "of that classifier on held-out images"]
     near: Annotated[float, "share of samples nearer to a training image than 99% of held-out images are"]
     copies: Annotated[dict[str, float], "share of copies among samples and held-out images"]
     squared: Annotated[dict[str, list[int]], "quantiles of the squared pixel distance to the nearest training image"]

@@ -19,7 +19,7 @@ from bench.pictures import plots
 from bench.pictures.grids import grid
 from bench.pictures.plots import COLOURS
 from bench.records.rows import AnyRow, of
-from bench.records.values import Checks, Metric, Sample, Timing, Train
+from bench.records.values import Checks, Metric, Sample, Timing, Train, Verdict
 from bench.report.measures import label, seconds_per_image, unit_seconds
 from bench.sampling.cell import Cell
 from bench.timing import blocks
@@ -72,7 +72,7 @@ def sample_table(rows: list[AnyRow]) -> pd.DataFrame:
             line |= {m["metric"]: round(m["fid"], 3), m["metric"].replace("FID", "KID"): round(m["kid"], 5)}
         line |= {"s/image": f"{per_image:.4g}", "images/s": f"{1 / per_image:.4g}"}
         if parity:
-            line |= {"max pixel difference": f"{parity[0].values['images']['error']:.1e}"}
+            line |= {"max pixel difference": _error(parity[0].values["images"], ".1e")}
         lines.append(line)
     return pd.DataFrame(lines).fillna("")
 
@@ -97,22 +97,31 @@ def check_table(rows: Iterable[AnyRow]) -> pd.DataFrame:
     """Every comparison with the oracle and between backends: measured error, tolerance, verdict."""
     lines = []
     for row in of(rows, Checks):
-        where = f", S={row.config['steps']}, eta={row.config['eta']}" if "steps" in row.config else ""
+        where = _cell(row)
         where += f", {row.config['spacing']}, seed={row.config['seed']}" if row.config.get("spacing") else ""
         where += f", on {row.config['device']}, again in a new process" if row.config.get("stage") == "determinism" else ""
         for name, v in row.values.items():
             gate = v["tolerance"]
             lines.append({"who": " / ".join(label(b) for b in row.backend.split(" ")), "what": name.replace("_", " ") + where,
-                          "measured": "bit-equal" if v.get("bit_equal") else f"{v['error']:.1e}",
+                          "measured": "bit-equal" if v.get("bit_equal") else _error(v, ".1e"),
                           "tolerance": "(reported)" if gate is None else f"{gate:.0e}",
-                          "verdict": "" if gate is None else "ok" if v["ok"] else "**DISAGREES**"})
+                          "verdict": "**DISAGREES**" if not v["ok"] else "" if gate is None else "ok"})
     return pd.DataFrame(lines)
 
 
 def disagreements(rows: list[AnyRow]) -> list[str]:
     """One line per failed comparison."""
-    return [f"{row.backend}: {name} off by {v['error']:.3g}, tolerance {v['tolerance']:.3g}"
+    return [f"{row.backend}: {name}{_cell(row)} off by {_error(v, '.3g')}, tolerance "
+            + ("any finite number" if v["tolerance"] is None else f"{v['tolerance']:.3g}")
             for row in of(rows, Checks) for name, v in row.values.items() if not v["ok"]]
+
+
+def _error(found: Verdict, form: str) -> str:
+    return "not finite" if found["error"] is None else format(found["error"], form)
+
+
+def _cell(row: AnyRow) -> str:
+    return f", S={row.config['steps']}, eta={row.config['eta']}" if "steps" in row.config else ""
 
 
 def terminal(rows: list[AnyRow], missing: list[str]) -> str:

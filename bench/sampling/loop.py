@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.protocol import Backend, BackendError, Spec
+from backends.protocol import Backend, BackendError, Spec, Tensor
 from bench import streams
 from bench.timing.memory import out_of_memory
 from reference.config import require
@@ -92,8 +92,8 @@ def sound(what: str, given: Any, shape: tuple[int, ...]) -> NDArray[Any]:
     return array
 
 
-def time_steps(backend: Backend, spec: Spec, units: int, batch_size: int, seed: int) -> float:
-    """Seconds of one block of `units` sampling steps: a network call and a DDIM update with eta = 0 for each.
+def time_steps(backend: Backend, spec: Spec, units: int, batch_size: int, seed: int) -> tuple[float, Tensor]:
+    """(seconds of one block of `units` sampling steps, its images): a network call and a DDIM update with eta = 0 for each step.
 
     The steps are the first ones of the full path of T, so that a block's length does not depend on S.
     """
@@ -105,4 +105,4 @@ def time_steps(backend: Backend, spec: Spec, units: int, batch_size: int, seed: 
     for plan in plans:
         out = backend.sample(x, plan, None)
     backend.synchronize(out)
-    return time.perf_counter() - began
+    return time.perf_counter() - began, out

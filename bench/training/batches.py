@@ -14,6 +14,7 @@ from backends.protocol import Batch, Spec
 from bench.streams import coin, normal, permutation, uniform_int
 from reference.config import require
 
+DISTINCT = 8  # samples of a batch by which a backend is compared with the oracle
 AHEAD = 4  # batches, and threads that make them, for an accelerator
 
 
@@ -46,6 +47,16 @@ def batch_of(spec: Spec, images: NDArray[np.uint8], seed: int, step: int, size: 
     """The inputs of one training step."""
     return training_batch(seed, images, step, size, spec.diffusion.timesteps, flip=flip,
                           self_conditioning=spec.diffusion.self_conditioning, rank=spec.rank, processes=spec.processes)
+
+
+def comparable(spec: Spec, images: NDArray[np.uint8], seed: int, size: int, flip: bool = False) -> Batch:
+    """A batch whose loss the oracle knows for little: the first samples of the training stream, at most `DISTINCT`, each as often
+    as fills it, and with self-conditioning none that is conditioned."""
+    few = max(n for n in range(1, DISTINCT + 1) if size % n == 0)
+    batch = training_batch(seed, images, 0, few, spec.diffusion.timesteps, flip=flip)
+    again = np.repeat(np.arange(few), size // few)  # each half has samples of its own
+    return Batch(np.arange(size), batch.x0[again], batch.t[again], batch.noise[again], 0,
+                 np.zeros(size, bool) if spec.diffusion.self_conditioning else None)
 
 
 def batches(spec: Spec, images: NDArray[np.uint8], seed: int, start: int, stop: int, size: int, flip: bool) -> Iterator[Batch]:

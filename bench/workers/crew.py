@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.protocol import Spec
+from backends.protocol import Batch, Spec
 from bench import files
-from bench.messages import Command, Create, Load, R, Sample
+from bench.messages import Command, Create, Load, Loss, R, Sample
 from bench.progress import tracked
 from bench.workers.process import Worker
 from reference.weights import Weights
@@ -88,6 +88,20 @@ class Crew:
         files.savez(path, **weights)
         self.call(name, Load(str(path)))
         path.unlink()
+
+    def loss(self, name: str, batch: Batch, step: int | None = None) -> tuple[float, Weights]:
+        """The training loss of a batch, and with `step` what that training step did: see `messages.Loss`."""
+        path, out = self.logs / f"{name}-batch.npz", self.logs / f"{name}-step.npz"
+        files.savez(path, **{field: value for field in ("ids", "x0", "t", "noise", "coin")
+                             if (value := getattr(batch, field)) is not None})
+        found = self.call(name, Loss(str(path), step, str(out))).loss
+        path.unlink()
+        if step is None:
+            return found, {}
+        with np.load(out) as file:
+            done = dict(file)
+        out.unlink()
+        return found, done
 
     def draw(self, name: str, ids: range, plan: dict[str, Any], batch_size: int, seed: int, stage: str = "sample"
              ) -> NDArray[np.floating[Any]]:

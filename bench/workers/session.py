@@ -24,7 +24,9 @@ from bench.weights.tensor_files import weights_hash
 from bench.workers import peers
 from reference import samplers
 from reference.config import ConfigError, require
-from reference.weights import check, count
+from reference.weights import Weights, check, count
+
+SCALES = 32  # tries of a step that a loss scaler leaves out, in float16, until its gradients fit
 
 
 @dataclass
@@ -94,8 +96,24 @@ def forward(session: Session, asked: messages.Forward) -> messages.Done:
 def loss(session: Session, asked: messages.Loss) -> messages.LossValue:
     backend = session.backend
     with np.load(asked.batch) as file:
-        value, _ = backend.loss_and_gradients(Batch(**{name: file[name] for name in file.files}, step=0))
-    return messages.LossValue(float(sound("loss", backend.to_host(value), ())))
+        batch = Batch(**{name: file[name] for name in file.files}, step=asked.step or 0)
+    value, gradients = backend.loss_and_gradients(batch)
+    found = float(sound("loss", backend.to_host(value), ()))
+    if asked.step is not None:
+        for _ in range(SCALES):
+            before = _state(backend)
+            backend.train_step(batch)
+            after = _state(backend)
+            if after.get("scaler_skipped") == before.get("scaler_skipped"):
+                break
+        parts = {"gradients": gradients, "before": before, "after": after}
+        files.savez(Path(asked.out), **{f"{part}/{n}": value for part, arrays in parts.items() for n, value in arrays.items()})
+    return messages.LossValue(found)
+
+
+def _state(backend: Backend) -> Weights:
+    """A copy of all that a training step changes."""
+    return {name: np.array(value) for name, value in backend.state().items()}
 
 
 def train(session: Session, asked: messages.Train) -> messages.Trained:

@@ -1,7 +1,7 @@
 """What a worker can be asked to time: blocks of one kind of work.
 
 Each command prepares its inputs untimed, runs `units` of its work, waits for the device once at the end and returns the seconds
-between.
+between. Then it reads what the work made: what a backend had not finished when it said so is waited for there, which `late` tells.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import backends
-from bench import streams
+from bench import files, streams
 from bench.messages import (
     Block,
     TimeForward,
@@ -30,6 +31,7 @@ from bench.messages import (
 )
 from bench.sampling.loop import time_steps
 from bench.training.batches import batch_of
+from bench.workers.peers import Peer
 from bench.workers.session import Session
 from reference.config import require
 from reference.conventions import make_plan
@@ -45,11 +47,19 @@ def time_train(session: Session, asked: TimeTrain) -> Block:
                                for n in range(TIMED_BATCHES)]}
     steps = iter([replace(session.timed[key][n % TIMED_BATCHES], step=session.steps_trained + n) for n in range(asked.units)])
     session.steps_trained += asked.units
-    return _block(session, asked, lambda: session.backend.train_step(next(steps)))
+    backend = session.backend
+    return _block(session, asked, lambda: backend.train_step(next(steps)),
+                  read=backend.to_host if isinstance(backend, Peer) else lambda _: backend.weights())
 
 
 def time_sample(session: Session, asked: TimeSample) -> Block:
-    return Block(time_steps(session.backend, session.spec, asked.units, asked.batch_size, asked.seed))
+    backend = session.backend
+    seconds, images = time_steps(backend, session.spec, asked.units, asked.batch_size, asked.seed)
+    late = _late(lambda: backend.to_host(images))
+    if asked.out:
+        with files.replacing(Path(asked.out)) as file:
+            np.save(file, backend.to_host(images))
+    return Block(seconds, late)
 
 
 def time_forward(session: Session, asked: TimeForward) -> Block:
@@ -99,11 +109,22 @@ def _noise(session: Session, batch_size: int, seed: int) -> Any:
     return session.backend.to_device(streams.normal(seed, "x_T", np.arange(batch_size), session.spec.image_shape))
 
 
-def _block(session: Session, asked: Timing, run: Callable[[], Any], wait: bool = True) -> Block:
-    """Seconds of so many runs; `wait`: their result is a tensor on the device."""
+def _block(session: Session, asked: Timing, run: Callable[[], Any], wait: bool = True,
+           read: Callable[[Any], Any] | None = None) -> Block:
+    """Seconds of so many runs; `wait`: their result is a tensor on the device; `read` brings what they made to the host."""
     session.backend.synchronize()
     began = time.perf_counter()
     for _ in range(asked.units):
         out = run()
     session.backend.synchronize(*([out] if wait else []))
-    return Block(time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    return Block(seconds, _late(lambda: read(out)) if read else 0.0)
+
+
+def _late(read: Callable[[], Any]) -> float:
+    """Seconds that reading a result takes longer than reading it again: those of work that was not done yet."""
+    began = time.perf_counter()
+    read()
+    there = time.perf_counter()
+    read()
+    return max(0.0, there - began - (time.perf_counter() - there))

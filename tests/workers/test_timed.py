@@ -1,18 +1,22 @@
-"""Kinds of work that a worker times: as many units as asked for, of what they say; and the roof's kernels do their FLOPs."""
+"""Kinds of work that a worker times: as many units as asked for, of what they say, between two looks at the clock; a backend that
+says too early that it is done is seen; and the roof's kernels do their FLOPs."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import backends
 from backends.protocol import Spec
-from bench.messages import TimeForward, TimeKernel, TimeMetric, TimePath, TimeRoof, TimeStep, TimeTables
+from bench.messages import TimeForward, TimeKernel, TimeMetric, TimePath, TimeRoof, TimeSample, TimeStep, TimeTables, TimeTrain
 from bench.workers import timed
 from bench.workers.child import COMMANDS
 from bench.workers.session import Session
 from reference.config import ConfigError, DiffusionConfig, ModelConfig
 
+HERE = Path(__file__).parent
 TINY = ModelConfig(sample_size=8, block_out_channels=(8, 16), norm_num_groups=4,
                    down_block_types=("DownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D"))
 
@@ -61,6 +65,117 @@ CASES = [(TimeForward(4, batch_size=3, seed=0), (SHAPE, [10, 10, 10]), 1),
 def test_a_block_is_so_many_units_and_one_wait(session, command, asked, results):
     assert COMMANDS[type(command)](session, command).seconds > 0
     assert session.backend.asked == [asked] * 4 and session.backend.waited == [0, results]
+
+
+class Device:
+    """A backend with a clock of its own: each unit of work takes a second, a reading an eighth. It notes all that it is asked in
+    order. With `lazy` work is put off until its result is read, and `synchronize` returns at once."""
+
+    def __init__(self, lazy=False):
+        self.lazy, self.now, self.queued, self.log = lazy, 0.0, 0, []
+
+    def clock(self):
+        self.log.append("clock")
+        return self.now
+
+    def unit(self, n=1):
+        self.log += ["unit"] * n
+        self.queued += n
+        self.wait(not self.lazy)
+
+    def wait(self, whether=True):
+        if whether:
+            self.now, self.queued = self.now + self.queued, 0
+
+    def synchronize(self, *results):
+        self.log.append("wait")
+        self.wait(not self.lazy)
+
+    def to_device(self, array):
+        return array
+
+    def to_host(self, tensor):
+        self.wait()
+        self.now += 0.125
+        return tensor
+
+    def weights(self, ema=False):
+        return self.to_host({})
+
+    def forward(self, x, t):
+        self.unit()
+        return x
+
+    def step(self, x, output, i, plan, z):
+        self.unit()
+        return x
+
+    def train_step(self, batch):
+        self.log.append(batch.step)
+        self.unit()
+        return np.zeros(())
+
+    def sample(self, x, plan, noise):
+        self.unit(plan.steps)
+        return x
+
+
+def on(device, monkeypatch, tmp_path, command):
+    """The block of a command, by the device's clock."""
+    np.save(tmp_path / "images.npy", np.zeros((20, 1, 8, 8), np.uint8))
+    worker = Session("torch", Spec(TINY, DiffusionConfig(timesteps=20)), device, lambda *_: None, print)
+    monkeypatch.setattr(timed.time, "perf_counter", device.clock)
+    return COMMANDS[type(command)](worker, command)
+
+
+def every(folder):
+    """Commands, and the units that each is to be."""
+    return [(TimeTrain(7, str(folder / "images.npy"), 0, 4), 7), (TimeSample(7, 3, 0), 7), (TimeSample(45, 3, 0), 45),
+            (TimeForward(7, 3, 0), 7), (TimeStep(7, 3, 0), 7), (TimePath(2, 3, 0, steps=5), 10)]
+
+
+@pytest.mark.parametrize("n", range(6), ids=lambda n: type(every(HERE)[n][0]).__name__)
+def test_all_units_and_nothing_else_lie_between_two_looks_at_the_clock(n, monkeypatch, tmp_path):
+    device = Device()
+    command, units = every(tmp_path)[n]
+    assert on(device, monkeypatch, tmp_path, command).seconds == units
+    done = [entry for entry in device.log if not isinstance(entry, int)]
+    assert done[:2 + units + 2] == ["wait", "clock", *["unit"] * units, "wait", "clock"]
+    assert set(done[4 + units:]) <= {"clock"}  # what is read afterwards
+
+
+def test_timed_training_goes_on_step_by_step(monkeypatch, tmp_path):
+    device = Device()
+    on(device, monkeypatch, tmp_path, every(tmp_path)[0][0])
+    assert [entry for entry in device.log if isinstance(entry, int)] == list(range(7))
+
+
+@pytest.mark.parametrize("n", [0, 1, 2])
+@pytest.mark.parametrize("lazy", [False, True])
+def test_a_backend_that_does_not_wait_is_seen(n, lazy, monkeypatch, tmp_path):
+    command, units = every(tmp_path)[n]
+    block = on(Device(lazy), monkeypatch, tmp_path, command)
+    assert (block.seconds, block.late) == ((0, units) if lazy else (units, 0))
+
+
+def test_images_of_timed_steps_are_kept_where_they_are_asked_for(monkeypatch, tmp_path):
+    on(Device(), monkeypatch, tmp_path, TimeSample(7, 3, 0, str(tmp_path / "out.npy")))
+    assert np.load(tmp_path / "out.npy").shape == SHAPE
+
+
+def test_mindspore_waits_for_the_results_and_for_the_last_update():
+    """Its own wait for the device returns at once the first time, so that each is read."""
+    from types import SimpleNamespace
+
+    mindspore = pytest.importorskip("backends.mindspore.backend")
+    read = []
+
+    def tensor(name):
+        return SimpleNamespace(asnumpy=lambda: read.append(name))
+
+    mindspore.MindSporeBackend.synchronize(SimpleNamespace(updated=tensor("update")), tensor("loss"))
+    mindspore.MindSporeBackend.synchronize(SimpleNamespace(updated=None), tensor("images"))
+    assert read == ["loss", "update", "images"]
 
 
 def test_the_kernel_asks_nothing_of_the_backend(session):

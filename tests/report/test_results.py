@@ -1,0 +1,118 @@
+"""The figures of the main job's report, from rows whose figures are worked out by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bench.records.rows import Row
+from bench.report import results
+from bench.report.measures import label
+
+TORCH, MINDSPORE = label("torch"), label("mindspore")
+
+
+def row(kind: str, backend: str, values: dict[str, Any], **config: Any) -> Row[Any]:
+    """A row of this machine's."""
+    return Row(kind, backend, "quick", {"device": "cpu", "dtype": "float32"} | config, values, {}, "abc",
+               "2025-01-01T00:00:00+00:00")
+
+
+def timing(backend: str, seconds: list[float], workload: str = "sampling step", units: int = 2, **more: Any) -> Row[Any]:
+    """Blocks of two units of a batch of 16."""
+    values = {"block_seconds": seconds, "units_per_block": units, "warmup_seconds": [9.0], "first_seconds": 7.0, "steady": True,
+              "peak_rss_bytes": 250_000_000}
+    return row("timing", backend, values | more, workload=workload, batch_size=16, threads=1)
+
+
+def sample(backend: str, steps: int, seconds: list[float], eta: str = "0.0", **config: Any) -> Row[Any]:
+    """Twelve images."""
+    values = {"images": 12, "batch_seconds": seconds, "first_seconds": 50.0, "calls": 1, "notes": []}
+    return row("sample", backend, values, steps=steps, eta=eta, spacing=None, seed=0, samples=12, batch_size=6, **config)
+
+
+def metric(backend: str, fid: float, kid: float, **config: Any) -> Row[Any]:
+    """A measurement of twelve images."""
+    values = {"n": 12, "fid": fid, "fid_half": None, "fid_inf": None, "kid": kid, "kid_subset_size": 12, "kid_subset_std": 0.0,
+              "seed": 0, "metric": "FID[x]", "extractor": "x", "extractor_sha256": "c0ffee", "reference": "r", "kid_reference": "k"}
+    return row("metric", backend, values, samples=12, seed=0, **config)
+
+
+def of_cell(backend: str, steps: int, fid: float, kid: float) -> Row[Any]:
+    """The metric of a cell's images."""
+    return metric(backend, fid, kid, steps=steps, eta="0.0", spacing=None)
+
+
+def check(backend: str, **config: Any) -> Row[Any]:
+    """One comparison that is well, one that is not, one that is reported, one that is not finite."""
+    return row("check", backend, {
+        "images": {"error": 0.25, "tolerance": 0.5, "ok": True}, "losses": {"error": 0.75, "tolerance": 0.5, "ok": False},
+        "again": {"error": 0.1, "tolerance": None, "ok": True}, "odd": {"error": None, "tolerance": None, "ok": False}}, **config)
+
+
+def test_speed_lines() -> None:
+    """Units of 0.1, 0.2, 0.3 and 0.6 s: median 0.25, quartiles 0.175 and 0.375, mean 0.3, standard deviation 0.2160."""
+    line, = results.speed_table([timing("torch", [0.2, 0.4, 1.2, 0.6])]).to_dict("records")
+    assert line == {
+        "backend": TORCH, "workload": "sampling step", "batch": 16, "ms (median)": 250.0, "quartiles": "175.00 .. 375.00",
+        "per second": 4.0, "images/s": 64.0, "CV": "72.0% (noisy)", "first call s": 7.0, "steady": "yes", "peak memory MB": 250}
+    line, = results.speed_table([timing("torch", [0.6, 0.6, 0.6], units=3, steady=False)]).to_dict("records")
+    assert (line["ms (median)"], line["images/s"], line["CV"], line["steady"]) == (200.0, 80.0, "0.0%", "no")
+
+
+def test_ratio_lines() -> None:
+    """Units of 1.0 and 1.25 s by turns beside 3.0 s: ratios 3.0 and 2.4, A/A 0.8 of one and 1 of the other."""
+    rows = [timing("torch", [2.0, 2.5] * 5), timing("mindspore", [6.0] * 10), timing("torch", [1.0] * 10, "training step"),
+            timing("mindspore", [4.0] * 10, "training step", units=4)]
+    assert results.ratio_lines(rows) == [
+        f"- training step: {MINDSPORE} takes 2.00 times {TORCH}'s time (95% interval 2.00 .. 2.00); A/A: 1.00 .. 1.00",
+        f"- sampling step: {MINDSPORE} takes 2.70 times {TORCH}'s time (95% interval 2.40 .. 3.00); A/A: 0.80 .. 1.00"]
+
+
+def test_a_single_backend_has_no_ratio() -> None:
+    """Nor has a workload that nobody was timed on."""
+    assert results.ratio_lines([timing("torch", [1.0] * 10)]) == []
+
+
+def test_sample_lines() -> None:
+    """Each cell beside its own backend's metric; 12 images in 2 and 4 s, one process or two."""
+    rows = [sample("torch", 10, [2.0, 4.0]), sample("mindspore", 10, [2.0, 4.0], processes=2), sample("torch", 50, [6.0, 6.0]),
+            of_cell("mindspore", 10, 7.5, 0.75), of_cell("torch", 50, 5.0, 0.5), of_cell("torch", 10, 2.5, 0.25),
+            check("torch mindspore", steps=10, eta="0.0", spacing=None, seed=0)]
+    shown = results.sample_table(rows).to_dict("records")
+    assert [(line["backend"], line["S"], line["FID[x]"], line["KID[x]"], line["s/image"], line["images/s"],
+             line["max pixel difference"]) for line in shown] == [
+        (TORCH, 10, 2.5, 0.25, "0.5", "2", ""), (MINDSPORE, 10, 7.5, 0.75, "0.3333", "3", "2.5e-01"),
+        (TORCH, 50, 5.0, 0.5, "1", "1", "")]
+    assert [line["n"] for line in shown] == [12, 12, 12]
+
+
+def test_bounds() -> None:
+    """Floor, ceiling, extractor."""
+    lines = results.bounds([metric("noise", 400.0, 40.0), metric("real", 1.5, 0.125), of_cell("torch", 10, 2.5, 0.25)])
+    assert lines[:3] == ["- FID[x] floor: held-out real images, n = 12: 1.500 (KID 0.12500)",
+                         "- FID[x] ceiling: standard normal noise, n = 12: 400.000 (KID 40.00000)",
+                         "- extractor x, sha256 c0ffee; reference: r"]
+    assert "n = 12 images are few" in lines[3]
+
+
+def test_verdicts_are_shown_and_counted() -> None:
+    """What is wrong is in the table and has a line of its own, whatever its row."""
+    rows = [check("torch oracle"), timing("torch", [1.0]), check("torch mindspore", steps=10, eta="1.0", spacing=None, seed=0)]
+    table = results.check_table(rows).to_dict("records")
+    assert [(line["measured"], line["tolerance"], line["verdict"]) for line in table[:4]] == [
+        ("2.5e-01", "5e-01", "ok"), ("7.5e-01", "5e-01", "**DISAGREES**"), ("1.0e-01", "(reported)", ""),
+        ("not finite", "(reported)", "**DISAGREES**")]
+    assert results.disagreements(rows) == [
+        "torch oracle: losses off by 0.75, tolerance 0.5", "torch oracle: odd off by not finite, tolerance any finite number",
+        "torch mindspore: losses, S=10, eta=1.0 off by 0.75, tolerance 0.5",
+        "torch mindspore: odd, S=10, eta=1.0 off by not finite, tolerance any finite number"]
+
+
+@pytest.mark.parametrize("wanted", ["PyTorch", "2.5", "0.80 .. 1.00", "250.0", "DISAGREES", "ceiling", "missing: x"])
+def test_the_terminal_shows_all(wanted: str) -> None:
+    """Cells, speeds, ratios, bounds, verdicts, what is missing."""
+    rows = [sample("torch", 10, [2.0]), of_cell("torch", 10, 2.5, 0.25), metric("noise", 400.0, 40.0), check("torch oracle"),
+            timing("torch", [0.4, 0.5] * 5), timing("mindspore", [0.5] * 10)]
+    assert wanted.replace("PyTorch", TORCH).replace("250.0", "225.0") in results.terminal(rows, ["missing: x"])
