@@ -1,0 +1,218 @@
+"""Plans of the fast solvers: every code's grid, the loop with all objectives, and what is refused."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from reference import grids, schedules
+from reference.config import ConfigError, DiffusionConfig
+from reference.conventions import make_plan
+from reference.grids import on_schedule, position
+from reference.samplers import sample
+from reference.solver_plans import CODES, SOURCES, make_solver_plan, solve
+
+LINEAR = DiffusionConfig()
+ALPHA_BARS = schedules.alpha_bars(schedules.betas(LINEAR))
+ALL = [(convention, sampler) for convention, codes in CODES.items() for sampler in codes]
+
+
+def normal(seed: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape)
+
+
+def told(sampler: str, convention: str, spacing: str, steps: int = 10, diffusion: DiffusionConfig = LINEAR) -> list[float]:
+    return [round(t, 1) for t in make_solver_plan(diffusion, steps, sampler=sampler, convention=convention, spacing=spacing).t[:-1]]
+
+
+@pytest.mark.parametrize("sampler, convention, spacing, want", [
+    ("heun", "diffusers", "leading", list(range(900, -1, -100))), ("plms", "diffusers", "leading", list(range(900, -1, -100))),
+    ("dpmpp_2m", "diffusers", "leading", list(range(900, 0, -90))),
+    ("heun", "diffusers", "linspace", list(range(999, -1, -111))), ("heun", "k_diffusion", "linspace", list(range(999, -1, -111))),
+    ("unipc_2", "diffusers", "linspace", [999, 899, 799, 699, 599, 500, 400, 300, 200, 100]),
+    ("dpmpp_2m", "diffusers", "trailing", list(range(999, 0, -100))),
+    ("dpmpp_2m", "plain", "trailing", list(range(999, 0, -100))),
+    ("dpmpp_2m", "diffusers", "log_snr", [999, 886, 757, 603, 410, 202, 73, 22, 5, 0]),
+    ("dpmpp_2m", "plain", "karras", [999, 936.9, 863.8, 775.1, 662.6, 510.7, 301.0, 102.2, 18.3, 0]),
+    ("heun", "k_diffusion", "karras", [999, 936.9, 863.8, 775.1, 662.6, 510.7, 301.0, 102.2, 18.3, 0]),
+    ("unipc_3", "diffusers", "karras", [999, 937, 864, 775, 663, 511, 301, 102, 18, 0]),
+    ("dpmpp_2m", "dpm_solver", "time_uniform", [round(999 * (1 - i / 10), 1) for i in range(10)]),
+])
+def test_what_the_network_is_told(sampler, convention, spacing, want):
+    """T = 1000, S = 10, as read off the codes' own runs."""
+    assert [t + 0.0 for t in told(sampler, convention, spacing)] == want  # -0.0 is 0
+
+
+def test_five_steps_of_heun_lie_between_timesteps():
+    assert told("heun", "diffusers", "linspace", 5) == [999, 749.2, 499.5, 249.8, 0]
+
+
+def test_cosine_starts_later_in_the_code_of_dpm_solver():
+    """lam >= -5.1 leaves out the noisiest timesteps, and the network is told multiples of 1000 / T' of the T' that are left."""
+    cosine = DiffusionConfig(schedule="cosine")
+    bars = schedules.alpha_bars(schedules.betas(cosine))
+    left = int(np.sum(np.log(np.sqrt(bars / (1 - bars))) >= -5.1))
+    plan = make_solver_plan(cosine, 10, sampler="dpmpp_2m", convention="dpm_solver")
+    assert 0 < 1000 - left < 20 and plan.t[0] == pytest.approx((left - 1) * 1000 / left)
+    assert plan.alpha[0] == pytest.approx(math.sqrt(bars[left - 1]), rel=1e-12)
+
+
+@pytest.mark.parametrize("between", grids.BETWEEN)
+def test_positions_are_found_again(between):
+    t = np.array([999, 998.25, 731.5, 300, 12.75, 0.5, 0])
+    nodes = on_schedule(t, ALPHA_BARS, between)
+    assert position(nodes.sigma / nodes.alpha, ALPHA_BARS, between) == pytest.approx(t, abs=1e-9)
+    whole = on_schedule(np.array([999.0, 300, 0]), ALPHA_BARS, between)
+    assert whole.alpha == pytest.approx(np.sqrt(ALPHA_BARS[[999, 300, 0]]), rel=1e-13)
+
+
+def test_levels_are_even_in_what_they_say():
+    u = grids.karras(0.01, 150.0, 9)
+    assert np.diff(u ** (1 / 7)) == pytest.approx([np.diff(u ** (1 / 7))[0]] * 8, rel=1e-12)
+    assert np.diff(np.log(grids.log_snr(0.01, 150.0, 9))) == pytest.approx([math.log(0.01 / 150) / 8] * 8, rel=1e-12)
+    assert (u[0], u[-1]) == pytest.approx((150, 0.01), rel=1e-12)
+
+
+def test_middles_halve_the_log_snr_of_2s_and_the_time_of_pndm():
+    nodes = make_solver_plan(LINEAR, 5, sampler="dpmpp_2s", spacing="trailing")
+    lam = np.log(nodes.alpha[:-1]) - np.log(nodes.sigma[:-1])
+    assert len(lam) == 9 and lam[1::2] == pytest.approx((lam[:-1:2] + lam[2::2]) / 2, rel=1e-12)
+    pndm = make_solver_plan(LINEAR, 5, sampler="pndm", spacing="trailing")
+    assert pndm.t == (999, 899, 799, 699, 599, 499, 399, 199, -1)
+
+
+CALLS = {"heun": 19, "plms": 11, "pndm": 19, "dpmpp_2s": 19}
+
+
+@pytest.mark.parametrize("convention, sampler", ALL)
+@pytest.mark.parametrize("objective", ["eps", "x0", "v"])
+def test_data_at_one_point_is_reached(convention, sampler, objective):
+    """q(x_0) is one point: every code's path gives it back, or the state at alpha_bars[0] where it ends there."""
+    diffusion = replace(LINEAR, objective=objective)
+    if objective == "v" and sampler in ("plms", "pndm") and convention == "diffusers":
+        with pytest.raises(ConfigError, match="averages v"):
+            make_solver_plan(diffusion, 10, sampler=sampler, convention=convention)
+        return
+    plan = make_solver_plan(diffusion, 10, sampler=sampler, convention=convention)
+    states, rows = plan.path
+    calls = iter(range(len(rows)))
+
+    def network(x, t):
+        k = next(calls)
+        alpha, sigma = states.alpha[k], states.sigma[k]
+        assert t == pytest.approx(states.t[k], abs=1e-4)
+        eps = (x - alpha * 0.3) / sigma
+        return {"eps": eps, "x0": np.full_like(x, 0.3), "v": alpha * eps - sigma * 0.3}[objective]
+
+    x = normal(0, 2, 1, 2, 2)
+    out = solve(network, x, plan, lambda k: 0 * x)
+    assert len(rows) == CALLS.get(sampler, 10) if convention == "plain" else True
+    if plan.sigma[-1] == 0:
+        assert out == pytest.approx(np.full_like(x, 0.3), abs=1e-11)
+    else:
+        kept = plan.sigma[-1] / plan.sigma[0] * (plan.start * x - plan.alpha[0] * 0.3)
+        assert out == pytest.approx(plan.alpha[-1] * 0.3 + kept, abs=1e-11)
+
+
+@pytest.mark.parametrize("sampler", sorted(CODES["plain"]))
+def test_objectives_agree_and_clipping_holds(sampler):
+    """The same denoiser as eps, x0 and v; clipped to 0.2 the image lies in +-0.2."""
+    outs = []
+    for objective in ("eps", "x0", "v"):
+        plan = make_solver_plan(replace(LINEAR, objective=objective), 6, sampler=sampler, clip=0.2)
+        calls = iter(range(99))
+        states = plan.path.states
+
+        def network(x, t, calls=calls, states=states, objective=objective):
+            k = next(calls)
+            alpha, sigma = states.alpha[k], states.sigma[k]
+            x0 = np.tanh(1.2 * x + 0.1)
+            eps = (x - alpha * x0) / sigma
+            return {"eps": eps, "x0": x0, "v": alpha * eps - sigma * x0}[objective]
+
+        outs.append(solve(network, normal(1, 2, 1, 2, 2), plan, lambda k: normal(9 + k, 2, 1, 2, 2)))
+    assert outs[1] == pytest.approx(outs[0], rel=1e-9, abs=1e-12) and outs[2] == pytest.approx(outs[0], rel=1e-9, abs=1e-12)
+    assert np.abs(outs[0]).max() <= 0.2 + 1e-12 or sampler in ("heun", "plms", "pndm")  # their last e is a mean
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.6, 1.0])
+def test_ddim_is_the_path_of_the_samplers(eta):
+    def network(x, t):
+        return np.tanh(x + np.sin(t[0] / 99))
+
+    def noise(k):
+        return normal(50 + k, 2, 1, 2, 2)
+
+    x = normal(2, 2, 1, 2, 2)
+    want = sample(network, x, make_plan(LINEAR, 10, eta=eta), noise)
+    assert solve(network, x, make_solver_plan(LINEAR, 10, sampler="ddim", eta=eta), noise) == pytest.approx(want, rel=1e-11)
+
+
+def test_a_learned_variance_is_left_out_and_self_conditioning_told():
+    learned = replace(LINEAR, variance="learned_range")
+    seen = []
+
+    def network(x, t, last):
+        seen.append(last)
+        return np.concatenate((np.full_like(x, 0.1), x), axis=1)
+
+    plan = make_solver_plan(replace(learned, self_conditioning=True), 4, sampler="dpmpp_2m")
+    out = solve(network, normal(3, 2, 1, 2, 2), plan)
+    assert out.shape == (2, 1, 2, 2) and not seen[0].any() and seen[1].any()
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m", "dpmpp_3m", "dpmpp_2m_sde"])
+def test_solvers_that_start_from_zero_snr(sampler):
+    diffusion = replace(LINEAR, objective="v", zero_terminal_snr=True)
+    plan = make_solver_plan(diffusion, 5, sampler=sampler, spacing="trailing")
+    assert plan.alpha[0] == 0 and all(math.isfinite(w) for row in plan.path.rows for w in (row.keep, *row.x0.values()))
+    out = solve(lambda x, t: -0.4 * np.ones_like(x), normal(4, 1, 1, 2, 2), plan, lambda k: normal(k, 1, 1, 2, 2))
+    assert np.isfinite(out).all()
+
+
+def test_diffusers_puts_a_number_for_zero_snr():
+    diffusion = replace(LINEAR, objective="v", zero_terminal_snr=True)
+    plan = make_solver_plan(diffusion, 5, sampler="unipc_2", convention="diffusers")
+    assert plan.alpha[0] == pytest.approx(2.0**-12, rel=1e-7)
+
+
+ZERO = replace(LINEAR, objective="v", zero_terminal_snr=True)
+
+
+@pytest.mark.parametrize("diffusion, options, message", [
+    (LINEAR, {"sampler": "dpmpp_3m", "steps": 2}, "steps=2: dpmpp_3m needs 3 <= S <= T=1000"),
+    (LINEAR, {"sampler": "pndm", "steps": 3}, "steps=3: pndm needs 4 <= S"),
+    (LINEAR, {"sampler": "heun", "steps": 1001}, "steps=1001: heun needs 1 <= S <= T=1000"),
+    (LINEAR, {"sampler": "lms"}, "sampler='lms': convention plain has ddim, ddpm, heun"),
+    (LINEAR, {"sampler": "plms", "convention": "k_diffusion"}, "sampler='plms': convention k_diffusion has heun, dpmpp_2m"),
+    (LINEAR, {"sampler": "heun", "convention": "song2021"}, "convention='song2021': fast solvers have plain, diffusers"),
+    (LINEAR, {"sampler": "heun", "eta": 0.5}, "eta=0.5: heun has no noise to scale"),
+    (LINEAR, {"sampler": "ddim", "eta": 1.5}, "eta=1.5: must be in"),
+    (LINEAR, {"sampler": "heun", "spacing": "sometimes"}, "spacing='sometimes': must be one of leading, linspace"),
+    (LINEAR, {"sampler": "plms", "convention": "diffusers", "spacing": "linspace"}, "spacing='linspace': must be one of leading"),
+    (LINEAR, {"sampler": "heun", "final_alpha_bar": "zero"}, "final_alpha_bar='zero': must be one or first"),
+    (LINEAR, {"sampler": "heun", "steps_offset": 1, "spacing": "trailing"}, "steps_offset=1: moves the spacing leading alone"),
+    (LINEAR, {"sampler": "heun", "steps": 1, "spacing": "karras"}, "steps=1: spacing karras needs two or more"),
+    (LINEAR, {"sampler": "dpmpp_2m", "variant": {"order": 4}}, r"variant=\['order'\]: known are form"),
+    (LINEAR, {"sampler": "dpmpp_2m", "variant": {"second": "third"}}, "second='third': must be one of midpoint, taylor"),
+    (LINEAR, {"sampler": "dpmpp_2m_sde", "variant": {"form": "eps"}}, "form='eps': has no stochastic steps"),
+    (LINEAR, {"sampler": "unipc_2", "convention": "diffusers", "variant": {"basis": "bh1"}}, "bh1': gives NaN in diffusers"),
+    (LINEAR, {"sampler": "dpmpp_2s", "convention": "dpm_solver", "spacing": "log_snr", "steps": 9}, "steps=9: dpm-solver"),
+    (LINEAR, {"sampler": "pndm", "convention": "diffusers", "steps": 8}, "steps=8: diffusers' Runge-Kutta steps"),
+    (ZERO, {"sampler": "heun", "spacing": "trailing"}, "sampler='heun': has no first step from alpha_bar = 0"),
+    (ZERO, {"sampler": "dpmpp_2m", "spacing": "karras"}, "spacing='karras': has no first level"),
+    (replace(LINEAR, variance="learned_range"), {"sampler": "ddpm"}, "variance='learned_range': is per pixel"),
+])
+def test_one_line_says_what_cannot_be(diffusion, options, message):
+    with pytest.raises(ConfigError, match=message) as error:
+        make_solver_plan(diffusion, **({"steps": 10} | options))
+    assert "\n" not in str(error.value)
+
+
+def test_every_code_names_its_source():
+    assert list(SOURCES) and set(SOURCES) == set(CODES)
+    plan = make_solver_plan(LINEAR, 5, sampler="heun")
+    assert hash(plan) == hash(make_solver_plan(LINEAR, 5, sampler="heun")) and plan != replace(plan, convention="diffusers")
