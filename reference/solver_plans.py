@@ -127,6 +127,8 @@ def make_solver_plan(
     require(ends in ("one", "first"), "final_alpha_bar", ends, "must be one or first")
     require(not (convention == "diffusers" and chosen.basis == "bh1" and ends == "one"), "variant", "bh1",
             "gives NaN in diffusers on a path that ends at alpha_bar = 1: use final_alpha_bar first, or convention plain")
+    require(diffusion.objective != "previous", "objective", "previous",
+            "is the mean of one step, which says x0 and eps at whole timesteps alone: use make_plan, or eps, x0 or v")
     diffusion, float32_tables = _process(diffusion, convention)
     alpha_bars = schedules.alpha_bars(schedules.betas(diffusion), float32_tables)
     if convention == "diffusers" and diffusion.ends_at_zero and code.grid in ("diffusers_dpm", "diffusers_unipc"):

@@ -204,6 +204,7 @@ ZERO = replace(LINEAR, objective="v", zero_terminal_snr=True)
     (LINEAR, {"sampler": "pndm", "convention": "diffusers", "steps": 8}, "steps=8: diffusers' Runge-Kutta steps"),
     (ZERO, {"sampler": "heun", "spacing": "trailing"}, "sampler='heun': has no first step from alpha_bar = 0"),
     (ZERO, {"sampler": "dpmpp_2m", "spacing": "karras"}, "spacing='karras': has no first level"),
+    (replace(LINEAR, objective="previous"), {"sampler": "dpmpp_2m"}, "objective='previous': is the mean of one step"),
     (replace(LINEAR, variance="learned_range"), {"sampler": "ddpm"}, "variance='learned_range': is per pixel"),
 ])
 def test_one_line_says_what_cannot_be(diffusion, options, message):
