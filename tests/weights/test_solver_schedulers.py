@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import math
 from dataclasses import replace
 
@@ -10,47 +11,32 @@ import numpy as np
 import pytest
 
 from reference import schedules, solver_plans
-from reference.config import DiffusionConfig
+from reference.config import ConfigError, DiffusionConfig
+from reference.solver_config import DEFAULTS, PROCESS, from_scheduler
 from reference.solver_plans import make_solver_plan, solve
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
-MULTISTEP = ("dpmsolver_multistep", "DPMSolverMultistepScheduler")
-CLASSES = {
-    "dpmpp_2m": (*MULTISTEP, {"solver_order": 2}), "dpmpp_3m": (*MULTISTEP, {"solver_order": 3}),
-    "dpmpp_2m_sde": (*MULTISTEP, {"solver_order": 2, "algorithm_type": "sde-dpmsolver++"}),
-    "dpmpp_2s": ("dpmsolver_singlestep", "DPMSolverSinglestepScheduler", {"solver_order": 2}),
-    "unipc_2": ("unipc_multistep", "UniPCMultistepScheduler", {"solver_order": 2}),
-    "unipc_3": ("unipc_multistep", "UniPCMultistepScheduler", {"solver_order": 3}),
-    "heun": ("heun_discrete", "HeunDiscreteScheduler", {}),
-    "plms": ("pndm", "PNDMScheduler", {"skip_prk_steps": True}), "pndm": ("pndm", "PNDMScheduler", {}),
-}
-SINGLE = {"lower_order_final": False, "final_sigmas_type": "sigma_min"}
+SDE, EPS = {"algorithm_type": "sde-dpmsolver++"}, {"algorithm_type": "dpmsolver"}
+FIRST = {"final_sigmas_type": "sigma_min"}
+MULTI, SINGLE, UNIPC, DEIS, HEUN, PNDM = DEFAULTS
 SETTINGS = [
-    *((name, {}, {}) for name in CLASSES),
-    *((name, {"use_karras_sigmas": True}, {"spacing": "karras"}) for name in CLASSES if name not in ("plms", "pndm")),
-    *((name, {"timestep_spacing": "trailing"}, {"spacing": "trailing"}) for name in ("heun", "dpmpp_2m", "unipc_3")),
-    *((name, {"timestep_spacing": "leading", "steps_offset": 1}, {"spacing": "leading", "steps_offset": 1})
-      for name in CLASSES if name != "dpmpp_2s"),
-    *((name, {"final_sigmas_type": "sigma_min"}, {"final_alpha_bar": "first"})
-      for name in ("dpmpp_2m", "dpmpp_3m", "dpmpp_2m_sde", "unipc_2", "unipc_3")),
-    ("plms", {"set_alpha_to_one": True}, {"final_alpha_bar": "one"}),
-    ("dpmpp_2s", SINGLE, {"final_alpha_bar": "first", "variant": {"lower_below": 0}}),
-    ("dpmpp_2m", {"solver_type": "heun"}, {"variant": {"second": "taylor"}}),
-    ("dpmpp_2m_sde", {"solver_type": "heun"}, {"variant": {"second": "taylor"}}),
-    ("dpmpp_2m", {"euler_at_final": True, "final_sigmas_type": "sigma_min"},
-     {"final_alpha_bar": "first", "variant": {"lower_last": True}}),
-    ("dpmpp_2m", {"lower_order_final": False, "final_sigmas_type": "sigma_min"},
-     {"final_alpha_bar": "first", "variant": {"lower_below": 0}}),
-    ("dpmpp_2m", {"use_lu_lambdas": True}, {"spacing": "log_snr"}),
-    ("dpmpp_3m", {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"},
-     {"final_alpha_bar": "first", "variant": {"form": "eps"}}),
-    ("dpmpp_2m", {"thresholding": True, "sample_max_value": 1.3}, {"clip": "dynamic:0.995:1.3"}),
-    ("unipc_2", {"solver_type": "bh1", "final_sigmas_type": "sigma_min"},
-     {"final_alpha_bar": "first", "variant": {"basis": "bh1"}}),
-    ("unipc_2", {"predict_x0": False, "final_sigmas_type": "sigma_min"}, {"final_alpha_bar": "first", "variant": {"form": "eps"}}),
-    ("heun", {"clip_sample": True, "clip_sample_range": 0.7}, {"clip": 0.7}),
+    *((name, settings) for name in (MULTI, UNIPC, DEIS, HEUN) for settings in (
+        {}, {"use_karras_sigmas": True}, {"timestep_spacing": "trailing"}, {"timestep_spacing": "leading", "steps_offset": 1})),
+    *((name, {"solver_order": 3} | settings) for name in (MULTI, UNIPC) for settings in ({}, {"use_karras_sigmas": True}, FIRST)),
+    *((MULTI, settings) for settings in (
+        FIRST, SDE, SDE | FIRST, SDE | {"solver_order": 3}, SDE | {"solver_type": "heun"}, EPS | FIRST,
+        EPS | FIRST | {"solver_order": 3},
+        {"solver_type": "heun"}, {"euler_at_final": True} | FIRST, {"lower_order_final": False} | FIRST, {"use_lu_lambdas": True},
+        {"thresholding": True, "sample_max_value": 1.3, "dynamic_thresholding_ratio": 0.9})),
+    *((SINGLE, settings) for settings in ({}, {"use_karras_sigmas": True}, FIRST, {"solver_type": "heun"}, EPS | FIRST)),
+    *((UNIPC, settings) for settings in (FIRST, {"solver_type": "bh1"} | FIRST, {"predict_x0": False} | FIRST,
+                                         {"lower_order_final": False} | FIRST)),
+    (DEIS, {"solver_order": 3}), (DEIS, {"lower_order_final": False}),
+    (HEUN, {"clip_sample": True, "clip_sample_range": 0.7}), (HEUN, {"use_exponential_sigmas": True}),
+    *((PNDM, settings) for settings in ({}, {"skip_prk_steps": True}, {"steps_offset": 1}, {"set_alpha_to_one": True},
+                                        {"skip_prk_steps": True, "steps_offset": 1})),
 ]
 
 
@@ -64,37 +50,41 @@ class Wide:
         return getattr(self.module, "float64" if name == "float32" else name)
 
 
-def scheduler(monkeypatch, sampler: str, settings: dict, objective: str):
-    file, name, fixed = CLASSES[sampler]
-    module = importlib.import_module(f"diffusers.schedulers.scheduling_{file}")
+def scheduler(monkeypatch, name: str, settings: dict, objective: str = "eps"):
+    module = importlib.import_module(getattr(importlib.import_module("diffusers"), name).__module__)
     monkeypatch.setattr(module, "torch", Wide(torch))
     monkeypatch.setattr(module, "np", Wide(np))
     monkeypatch.setattr(solver_plans, "_process", lambda diffusion, convention: (diffusion, False))  # float64 tables
     betas = schedules.betas(DiffusionConfig())
-    prediction = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}[objective]
-    return getattr(module, name)(num_train_timesteps=1000, trained_betas=betas, prediction_type=prediction, **(fixed | settings))
+    prediction = {"eps": "epsilon", "v": "v_prediction"}[objective]
+    return getattr(module, name)(num_train_timesteps=1000, trained_betas=betas, prediction_type=prediction, **settings)
 
 
 def output(x: np.ndarray, t: float) -> np.ndarray:
     return 0.8 * np.tanh(1.1 * x + 0.3 * math.sin(t / 170))
 
 
+def read(theirs) -> tuple[str, dict]:
+    """By `from_scheduler`, from the file that diffusers would write."""
+    return from_scheduler(json.loads(theirs.to_json_string()))
+
+
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-@pytest.mark.parametrize("steps", [6, 14, 15])
-@pytest.mark.parametrize("sampler, settings, options", SETTINGS, ids=lambda v: v if isinstance(v, str) else "-".join(map(str, v)))
-def test_paths_of_diffusers_are_ours(monkeypatch, sampler, settings, options, steps):
-    """Every state of the path in float64, and every timestep that the network is told."""
-    if "lower_order_final" in settings and sampler == "dpmpp_2s" and steps % 2:
-        options = options | {"variant": {"lower_below": math.inf}}  # diffusers switches it on, and says so
-    if sampler == "pndm" and 1000 // steps % 2:
-        steps = 20  # the others are refused
-    shape, got, told = (2, 1, 3, 3), [], []
+@pytest.mark.parametrize("steps", [6, 15])
+@pytest.mark.parametrize("name, settings", SETTINGS, ids=lambda v: v if isinstance(v, str) else "-".join(map(str, v.values())))
+def test_paths_of_diffusers_are_ours(monkeypatch, name, settings, steps):
+    """Every state of the path in float64, and every timestep that the network is told, from the class's own file."""
+    shape = (2, 1, 3, 3)
     x = np.random.default_rng(0).standard_normal(shape)
     noise = np.random.default_rng(1).standard_normal((99, *shape))
-    for objective in ("eps", "v") if sampler not in ("plms", "pndm") else ("eps",):
-        theirs = scheduler(monkeypatch, sampler, settings, objective)
+    for objective in ("eps", "v") if name != PNDM else ("eps",):
+        theirs = scheduler(monkeypatch, name, settings, objective)
+        sampler, options = read(theirs)
+        count = {6: 5, 15: 20}[steps] if sampler == "pndm" else steps  # whose T // S is even
+        theirs.set_timesteps(count)
+        options = read(theirs)[1]  # the class may have changed a setting, and says so
         diffusion = replace(DiffusionConfig(), objective=objective)
-        plan = make_solver_plan(diffusion, steps, sampler=sampler, convention="diffusers", **options)
+        plan = make_solver_plan(diffusion, count, sampler=sampler, convention="diffusers", **options)
         got, told = [], []
 
         def network(seen, t, got=got, told=told):
@@ -103,7 +93,6 @@ def test_paths_of_diffusers_are_ours(monkeypatch, sampler, settings, options, st
             return output(seen, t[0])
 
         end = solve(network, x, plan, lambda k: noise[k])
-        theirs.set_timesteps(steps)
         assert told == pytest.approx(theirs.timesteps.tolist(), abs=1e-6 if sampler != "heun" else 3e-5)  # Heun's are float32
         state = torch.from_numpy(x) * float(theirs.init_noise_sigma)
         for k, t in enumerate(theirs.timesteps):
@@ -115,9 +104,41 @@ def test_paths_of_diffusers_are_ours(monkeypatch, sampler, settings, options, st
 
 
 def test_diffusers_unipc_gives_nan_where_we_refuse(monkeypatch):
-    theirs = scheduler(monkeypatch, "unipc_2", {"solver_type": "bh1"}, "eps")
+    theirs = scheduler(monkeypatch, UNIPC, {"solver_type": "bh1"})
     theirs.set_timesteps(6)
     state = torch.ones(1, 1, 2, 2, dtype=torch.float64)
     for t in theirs.timesteps:
         state = theirs.step(state / 2, t, state).prev_sample
+    sampler, options = read(theirs)
     assert bool(state.isnan().all())
+    with pytest.raises(ConfigError, match="bh1': gives NaN"):
+        make_solver_plan(DiffusionConfig(), 6, sampler=sampler, convention="diffusers", **options)
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_every_key_of_a_class_is_known_with_its_default(name):
+    """A file says all of them, and one with the class's name alone means the same."""
+    theirs = json.loads(getattr(importlib.import_module("diffusers"), name)().to_json_string())
+    known = {key: value for key, value in theirs.items() if not key.startswith("_") and key not in PROCESS}
+    assert set(known) <= set(DEFAULTS[name])
+    assert from_scheduler(theirs) == from_scheduler({"_class_name": name})
+
+
+@pytest.mark.parametrize("config, message", [
+    ({"_class_name": "LMSDiscreteScheduler"}, "_class_name='LMSDiscreteScheduler': fast solvers are DPM"),
+    ({"_class_name": MULTI, "solver_rank": 3}, r"DPMSolverMultistepScheduler=\['solver_rank'\]: unknown keys"),
+    ({"_class_name": MULTI, "solver_order": 1}, "solver_order=1: must be one of 2, 3"),
+    ({"_class_name": MULTI, "algorithm_type": "sde-dpmsolver"}, "algorithm_type='sde-dpmsolver': must be one of dpmsolver"),
+    ({"_class_name": MULTI, "use_beta_sigmas": True}, "use_beta_sigmas=True: only False is had here"),
+    ({"_class_name": MULTI, "lambda_min_clipped": -5.1}, "lambda_min_clipped=-5.1: only -inf is had here"),
+    ({"_class_name": MULTI, "use_exponential_sigmas": True}, "use_exponential_sigmas=True: cuts t"),
+    ({"_class_name": MULTI, "use_karras_sigmas": True, "use_lu_lambdas": True}, "use_karras_sigmas=True: goes with no other rule"),
+    ({"_class_name": MULTI, "final_sigmas_type": "one"}, "final_sigmas_type='one': must be one of zero, sigma_min"),
+    ({"_class_name": SINGLE, "solver_order": 3}, "solver_order=3: must be one of 2"),
+    ({"_class_name": UNIPC, "disable_corrector": [0]}, r"disable_corrector=\[0\]: only an empty list"),
+    ({"_class_name": DEIS, "solver_type": "rho"}, "solver_type='rho': must be one of logrho"),
+])
+def test_a_file_that_says_something_else_is_refused_in_one_line(config, message):
+    with pytest.raises(ConfigError, match=message) as error:
+        from_scheduler(config)
+    assert "\n" not in str(error.value)
