@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -115,6 +116,21 @@ def test_data_at_one_point_is_reached(convention, sampler, objective):
     else:
         kept = plan.sigma[-1] / plan.sigma[0] * (plan.start * x - plan.alpha[0] * 0.3)
         assert out == pytest.approx(plan.alpha[-1] * 0.3 + kept, abs=1e-11)
+
+
+@pytest.mark.parametrize("convention, sampler", [pair for pair in ALL if pair[1] != "ddpm"])
+def test_rows_of_every_code_and_spacing_carry_a_point_and_its_noise(convention, sampler):
+    """alpha and sigma of the next state, to 5e-15 of the largest term."""
+    for spacing in grids.GRIDS[CODES[convention][sampler].grid][1]:
+        for steps, schedule in product((4, 10, 16, 50), ("linear", "cosine")):
+            states, rows = make_solver_plan(replace(LINEAR, schedule=schedule), steps, sampler=sampler, convention=convention,
+                                            spacing=spacing).path
+            for k, row in enumerate(rows):
+                signal = [row.keep * states.alpha[row.anchor], *row.x0.values()]
+                noise = [row.keep * states.sigma[row.anchor], *row.eps.values()]
+                size = 5e-15 * (1 + sum(map(abs, signal + noise)))
+                assert abs(sum(signal) - states.alpha[k + 1]) < size, (spacing, steps, k)
+                assert abs(math.hypot(sum(noise), row.noise) - states.sigma[k + 1]) < size, (spacing, steps, k)
 
 
 @pytest.mark.parametrize("sampler", sorted(CODES["plain"]))
