@@ -23,6 +23,11 @@ class Row(NamedTuple):
     eps: Weights
     noise: float = 0.0
 
+    @property
+    def reads(self) -> list[tuple[str, int]]:
+        """The states "x" and predictions "x0" and "eps" that it needs, each with its number."""
+        return [("x", self.anchor), *(("x0", j) for j in self.x0), *(("eps", j) for j in self.eps)]
+
 
 class Path(NamedTuple):
     """States 0 .. K as `Nodes`, of which call k sees state k and the last is the result; and K rows."""

@@ -185,19 +185,20 @@ def solve(network: Callable[..., Array], x: Array, plan: SolverPlan, noise: Call
     """
     nodes, rows = plan.path
     told = network_t(plan.diffusion, nodes.t)
-    states: list[Array] = [plan.start * x]
-    x0s: list[Array] = []
-    epss: list[Array] = []
+    last = {use: k for k, row in enumerate(rows) for use in row.reads}
+    held: dict[tuple[str, int], Array] = {("x", 0): plan.start * x}  # what a row to come reads
     x0 = np.zeros_like(x)
     for k, row in enumerate(rows):
+        seen = held["x", k]
         given = (x0,) if plan.diffusion.self_conditioning else ()
-        output = network(states[k], np.full(len(x), told[k]), *given)[:, : x.shape[1]]
-        x0, eps = predict(states[k], output, nodes.alpha[k], nodes.sigma[k], plan)
-        x0s.append(x0)
-        epss.append(eps)
-        after = row.keep * states[row.anchor]
-        for past, weights in ((x0s, row.x0), (epss, row.eps)):
+        output = network(seen, np.full(len(x), told[k]), *given)[:, : x.shape[1]]
+        x0, eps = predict(seen, output, nodes.alpha[k], nodes.sigma[k], plan)
+        held |= {("x0", k): x0, ("eps", k): eps}
+        x = row.keep * held["x", row.anchor]
+        for name, weights in (("x0", row.x0), ("eps", row.eps)):
             for j, weight in weights.items():
-                after = after + weight * past[j]
-        states.append(after + row.noise * noise(k) if noise is not None and row.noise else after)
-    return states[-1]
+                x = x + weight * held[name, j]
+        if noise is not None and row.noise:
+            x = x + row.noise * noise(k)
+        held = {use: value for use, value in held.items() if last.get(use, k) > k} | {("x", k + 1): x}
+    return x

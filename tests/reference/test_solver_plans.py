@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from dataclasses import replace
 from itertools import product
 
@@ -178,6 +179,24 @@ def test_a_learned_variance_is_left_out_and_self_conditioning_told():
     plan = make_solver_plan(replace(learned, self_conditioning=True), 4, sampler="dpmpp_2m")
     out = solve(network, normal(3, 2, 1, 2, 2), plan)
     assert out.shape == (2, 1, 2, 2) and not seen[0].any() and seen[1].any()
+
+
+@pytest.mark.parametrize("objective", ["eps", "x0"])
+@pytest.mark.parametrize("sampler", sorted(CODES["plain"]))
+def test_the_loop_holds_four_predictions(sampler, objective):
+    """On a path of any length; three more in PNDM's start, whose first slopes wait for the end of it."""
+    given: list[weakref.ref] = []
+    most = 0
+
+    def network(x, t):
+        nonlocal most
+        most = max(most, sum(ref() is not None for ref in given))
+        given.append(weakref.ref(out := np.tanh(x)))
+        return out
+
+    plan = make_solver_plan(replace(LINEAR, objective=objective), 20, sampler=sampler)
+    solve(network, normal(5, 1, 1, 2, 2), plan, lambda k: normal(k, 1, 1, 2, 2))
+    assert len(given) >= 20 and most <= (7 if sampler == "pndm" else 4)
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m", "dpmpp_3m", "dpmpp_2m_sde"])
