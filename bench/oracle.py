@@ -28,6 +28,7 @@ TOLERANCES: dict[str, dict[str, float]] = {
                 "losses": 1e-2},
 }
 IMAGES, STEPS = 2, 10  # of the sampling path that is compared
+TIMED_STEPS = 4  # of the timed path, from x_T
 NUDGE = 1e-6  # of each weight, by which the loss's slope is taken
 UNFINISHED = 0.1  # largest share of a timed block's work that may be left when the backend says that it is done
 PARTS = ("weights", "adam_m", "adam_v", "ema")  # of a training state
@@ -98,11 +99,12 @@ def gradient_error(found: names.Weights, spec: Spec, weights: names.Weights, bat
     if set(found) != set(weights):
         return math.inf
     few, process, channels = _few(batch), spec.diffusion, spec.image_channels
-    held = _output(spec, oracle_network(weights, spec), few)[:, :channels]
+    holds = process.learned_variance and process.loss not in diffusion.BOUNDS
+    held = _output(spec, oracle_network(weights, spec), few)[:, :channels] if holds else np.empty(0)
 
     def loss(moved: names.Weights) -> float:
         output = _output(spec, oracle_network(moved, spec), few)
-        if not process.learned_variance or process.loss in diffusion.BOUNDS:
+        if not holds:
             return diffusion.loss(process, few.x0, few.t, few.noise, output)
         bound = diffusion.loss(process, few.x0, few.t, few.noise, np.concatenate((held, output[:, channels:]), axis=1))
         simple = replace(process, variance="large", rescale_bound=True)

@@ -84,7 +84,7 @@ def paths(job: Job, crew: Crew, book: Notebook, backend: str, drawn: Images) -> 
             alike.setdefault((str(cell.eta), cell.spacing), []).append(cell)
     for cells in alike.values():
         shortest, longest = (choose(cells, key=lambda cell: cell.steps) for choose in (min, max))
-        key = job.images_key(f"{backend} oracle", shortest, stage="path", longest=longest.steps)
+        key = job.images_key(f"{backend} oracle", shortest, stage="path", longest=max(longest.steps, GATED_STEPS))
 
         def compute(folder: Path, shortest: Cell = shortest, longest: Cell = longest, key: Key = key) -> AnyRow:
             found = {"sampling": _path(job, crew, backend, shortest, drawn)}
@@ -148,7 +148,7 @@ def timed(job: Job, crew: Crew, book: Notebook, backend: str) -> None:
     rows = [row for row in of(book.rows, values.Timing) if row.backend == backend]
     if "sampling step" not in {row.config["workload"] for row in rows}:
         return
-    p, shape, steps = job.preset, job.spec.image_shape, min(reference_check.STEPS, job.preset.diffusion.timesteps)
+    p, shape, steps = job.preset, job.spec.image_shape, min(reference_check.TIMED_STEPS, job.preset.diffusion.timesteps)
     key = job.key(backend, stage="timed", weights=job.trained_hash, batch_size=p.sample_batch, rows=[row.created for row in rows])
 
     def compute(folder: Path) -> AnyRow:

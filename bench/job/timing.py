@@ -71,7 +71,8 @@ def _time(job: Job, crew: Crew, book: Notebook, workload: str, batch: int, who: 
 
         raw = blocks.time_blocks(contenders, blocks=job.preset.blocks, on_progress=progress)
         (folder / "images.npy").unlink(missing_ok=True)
-    return {b: values | {"late": min(late[b])} | asdict(in_turn(b, crew.call, b, Describe())) for b, values in raw.items()}
+    return {b: values | {"late": float(np.median(late[b]))} | asdict(in_turn(b, crew.call, b, Describe()))
+            for b, values in raw.items()}
 
 
 def _block(crew: Crew, backend: str, asked: Timing, late: list[float], units: int) -> float:

@@ -55,11 +55,14 @@ def share(job: Job, crew: Crew, book: Notebook, backend: str) -> None:
 def _cell(job: Job, crew: Crew, book: Notebook, backend: str, key: Key, weights: str | None = None) -> AnyRow | None:
     def compute(folder: Path) -> AnyRow:
         out = folder / weights if weights else None
-        few = batches.comparable(job.spec, job.dataset.images, job.seed, batches.DISTINCT, job.dataset.flip)
-        crew.load(backend, job.initial)
-        before = crew.loss(backend, few)[0]
         found = _fit(job, crew, backend, folder / SCRATCH, key["train_steps"], out)
-        return book.row("train", backend, key, found | {"loss_before": before, "loss_after": crew.loss(backend, few)[0]})
+        if job.processes > 1:  # whose gradients one process alone can't ask for
+            return book.row("train", backend, key, found)
+        size = min(batches.DISTINCT, job.preset.batch_size)
+        few = batches.comparable(job.spec, job.dataset.images, job.seed, size, job.dataset.flip)
+        after = crew.loss(backend, few)[0]
+        crew.load(backend, job.initial)
+        return book.row("train", backend, key, found | {"loss_before": crew.loss(backend, few)[0], "loss_after": after})
 
     return book.cell("train", key, compute)
 

@@ -83,7 +83,7 @@ class Timing(TypedDict):
     first_seconds: Annotated[float, "s: of the first unit, which compiles"]
     steady: Annotated[bool, "false: the warm-up ended by its time limit"]
     late: NotRequired[Annotated[float, "share of a block's work that was left when the backend said that it was done, 0 to 1: the "
-                                       "smallest of all blocks"]]
+                                       "median of all blocks"]]
     parameters: NotRequired[Annotated[int, "of the network"]]
     flops_per_image: NotRequired[Annotated[int, "FLOP: of one forward pass"]]
     flops: NotRequired[Annotated[int, "FLOP: of one run of a roof's kernel"]]

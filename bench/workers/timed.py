@@ -29,7 +29,7 @@ from bench.messages import (
     TimeTrain,
     Timing,
 )
-from bench.sampling.loop import time_steps
+from bench.sampling.loop import sound, time_steps
 from bench.training.batches import batch_of
 from bench.workers.peers import Peer
 from bench.workers.session import Session
@@ -57,8 +57,9 @@ def time_sample(session: Session, asked: TimeSample) -> Block:
     seconds, images = time_steps(backend, session.spec, asked.units, asked.batch_size, asked.seed)
     late = _late(lambda: backend.to_host(images))
     if asked.out:
+        shape = (asked.batch_size, *session.spec.image_shape)
         with files.replacing(Path(asked.out)) as file:
-            np.save(file, backend.to_host(images))
+            np.save(file, sound("images", backend.to_host(images), shape))
     return Block(seconds, late)
 
 

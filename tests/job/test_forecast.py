@@ -50,7 +50,7 @@ def measured(out):
         c, v, wall = row.config, row.values, row.environment["cell_seconds"]
         if row.kind == "train":
             seconds[row.backend, f"train {c['train_steps']} steps"] = wall
-        elif row.kind == "check" and "oracle" in row.backend:
+        elif row.kind == "check" and c["stage"] == "oracle":
             seconds[row.backend.split()[0], "oracle"] = wall
         elif row.kind == "timing":
             blocks = sum(v["warmup_seconds"]) + sum(v["block_seconds"])

@@ -43,7 +43,7 @@ def results(out):
     """All that must not depend on kills: by cell, what training and metric gave, and the images' bytes."""
     found = {}
     for row in rows.read(out / "rows"):
-        if row.kind in ("train", "metric", "check"):
+        if row.kind in ("train", "metric", "check") and row.config.get("stage") != "timed":
             values = {name: value for name, value in row.values.items() if name not in ("seconds", "first_seconds", "starts")}
             name = (row.kind, row.backend, row.config.get("stage"), row.config.get("steps"))
             assert name not in found, f"{name} is there twice"

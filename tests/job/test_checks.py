@@ -1,0 +1,90 @@
+"""The main job's own alarm, in this process: quiet beside a right backend, and what its stages ask of metric and kept cells."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+
+from bench.job import checks, measuring
+from bench.metric import fid
+from bench.records.cells import Cells
+from bench.records.notebook import Notebook
+from bench.records.rows import of
+from bench.records.values import Checks, Sample
+from bench.report import results
+from reference.config import DiffusionConfig
+
+pytest.importorskip("torch", reason="the right backend is torch's")
+from tests.mutants.job.run import NONE, job, run  # noqa: E402
+
+LONG = DiffusionConfig(timesteps=104)
+
+
+def test_a_right_backend_rings_no_alarm(tmp_path: Path) -> None:
+    """One backend alone: every comparison is made, and none disagrees."""
+    ended = run(job(("torch",), steps=(4, 104), etas=(0.0, 1.0), blocks=10, diffusion=LONG), tmp_path)
+    assert (ended.code, ended.stderr.count("off by")) == (0, 0), ended.stderr
+    found = [(name, row.config.get("eta")) for row in of(ended.book.rows, Checks) for name in row.values]
+    assert sorted(found, key=str) == sorted([
+        *((name, None) for name in ("tables", "forward", "loss", "gradient", "step", "timed steps",
+                                    "loss after 12 steps by that before", "work left of a timed training step",
+                                    "work left of a timed sampling step")),
+        *((name, eta) for name in ("sampling", "late steps") for eta in ("0.0", "1.0"))], key=str)
+
+
+def test_two_backends_are_compared_with_the_first(tmp_path: Path) -> None:
+    """Exit code 4 where their images differ by more than is accepted; what is right alone is not enough."""
+    both = job(("torch", "wrong"), etas=(0.0,), train_steps=0)
+    assert run(both, tmp_path / "same").code == 0
+    ended = run(both, tmp_path / "other", "images too dark")
+    assert ended.code == 4 and "torch wrong: images, S=4, eta=0.0 off by" in ended.stderr
+
+
+def test_a_disagreement_outweighs_what_is_missing(tmp_path: Path) -> None:
+    """Exit code 3 for the latter alone."""
+    ended = run(job(etas=(1.0,), train_steps=0), tmp_path / "missing", "one image not finite")
+    assert ended.code == 3 and "missing: sample wrong" in ended.stdout
+    with patch.object(checks, "timed", side_effect=lambda job, crew, book, backend: book.missing.append("missing: x")):
+        assert run(job(etas=(1.0,), train_steps=0), tmp_path / "both", "images too dark").code == 4
+
+
+def test_only_long_paths_are_checked_beyond_their_first_steps(tmp_path: Path) -> None:
+    """A cell of many steps is compared by a short path of its batch, and by many steps of a network that costs nothing."""
+    ended = run(job(("torch",), steps=(104,), etas=(1.0,), diffusion=LONG, train_steps=0), tmp_path)
+    assert ended.code == 0 and "late steps, S=104, eta=1.0" in ended.stdout and "sampling, S=104, eta=1.0" in ended.stdout
+    ended = run(job(("torch",), etas=(1.0,), train_steps=0), tmp_path / "short")
+    assert ended.code == 0 and "late steps" not in ended.stdout
+
+
+def test_the_floor_is_that_of_held_out_images_and_each_cell_has_its_own_metric(tmp_path: Path) -> None:
+    """What is asked of the metric, and for which images."""
+    asked = job(("torch",))
+    book, calls = Notebook(Cells(tmp_path, fresh=False), "tiny"), []
+    files = {}
+    for n, cell in enumerate(asked.cells["torch"]):
+        files["torch", cell] = tmp_path / f"{n}.npy"
+        np.save(files["torch", cell], np.full((8, 1, 8, 8), n / 2 - 1, np.float32))
+    with patch.object(fid, "floor", lambda n, train, *, test, **_: calls.append(("floor", n, train, test)) or NONE), \
+            patch.object(fid, "ceiling", lambda n, train, *, seed, **_: calls.append(("ceiling", n, train, seed)) or NONE), \
+            patch.object(fid, "evaluate", lambda images, train, *_: calls.append((images.mean(), train)) or NONE):
+        measuring.measure(asked, book, files, None)
+    assert calls[0] == ("floor", 8, asked.dataset, asked.held_out) and calls[1] == ("ceiling", 8, asked.dataset, 0)
+    assert [(round(mean), train) for mean, train in calls[2:]] == [(0, asked.dataset), (64, asked.dataset), (128, asked.dataset)]
+
+
+def test_another_networks_cells_are_not_used_again_and_the_report_is_of_this_run(tmp_path: Path) -> None:
+    """The same job is all used again; other weights draw their own images."""
+    first = run(job(("torch",), etas=(0.0,), train_steps=0), tmp_path)
+    again = run(job(("torch",), etas=(0.0,), train_steps=0), tmp_path)
+    assert again.book.cells.reused == len(again.book.rows) > 0 and first.book.cells.reused == 0
+    other = job(("torch",), etas=(0.0,), train_steps=0)
+    other = replace(other, trained={name: 1.1 * value for name, value in other.trained.items()})
+    ended = run(other, tmp_path)
+    assert ended.code == 0, ended.stderr
+    drawn, = of(ended.book.rows, Sample)
+    assert drawn.config["weights"] == other.trained_hash != first.book.rows[-1].config.get("weights")
+    assert len(results.sample_table(ended.book.rows)) == 1 and ended.stdout.count("sampling, S=4") == 1
