@@ -64,7 +64,7 @@ def test_dry_run_prints_config_and_cells_and_writes_nothing(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name, changed", [
-    ("plain", {}), ("ho2020", {"large_variance_first": True, "approximate_cdf": True}), ("song2021", {}),
+    ("plain", {}), ("ho2020", {"large_variance_first": True, "approximate_cdf": True}), ("song2021", {"loss_sum": True}),
     ("nichol2021", {"beta_scaling": True, "rescale_timesteps": True, "large_variance_first": True, "approximate_cdf": True}),
     ("diffusers", {"schedule": "linear_float32"}), ("lucidrains", {"beta_scaling": True, "loss_weight": "snr"}),
 ])
