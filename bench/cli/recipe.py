@@ -40,7 +40,7 @@ def read(args: argparse.Namespace, recipe: Recipe) -> Options:
         require(value is None or 0 < value < math.inf, f"--{name.replace('_', '-')}", value, "must be positive and finite")
         if name in ("batch_size", "samples", "sample_batch") and value is not None:
             require_room(f"--{name.replace('_', '-')}", value, Spec(recipe.preset.model, recipe.preset.diffusion).image_shape)
-    at_least(args, 0, "seed")
+    at_least(args, 0, "seed", "train_steps", "epochs")
     require(args.train_steps is None or args.epochs is None, "--epochs", args.epochs, "give --train-steps or --epochs, not both")
     require(args.weights is None or recipe.takes_weights, "--weights", args.weights,
             f"{recipe.name} compares trainings and takes no weights")

@@ -48,7 +48,7 @@ def resolve(args: argparse.Namespace) -> tuple[Job, list[str]]:
     """The job that the command line asks for, checked, and lines about backends that are absent. Writes nothing."""
     require(args.table is not None or args.seeds is None, "--seeds", args.seeds, "goes with --table")
     at_least(args, 1, "samples", "train_steps", "batch_size", "sample_batch", "threads", "timeout")
-    at_least(args, 0, "save_every", "seed")
+    at_least(args, 0, "save_every", "seed", "fit")
     samples = args.samples or inception.paper_n(args.metric)
     preset = get_preset(args.preset or ("table" if args.table else "quick")).changed(
         samples=samples, train_steps=args.train_steps, batch_size=args.batch_size, sample_batch=args.sample_batch)
@@ -69,6 +69,7 @@ def resolve(args: argparse.Namespace) -> tuple[Job, list[str]]:
     shape = Spec(preset.model, preset.diffusion, preset.optim, args.device, args.dtype).image_shape
     require_room("--batch-size", preset.batch_size, shape)
     require_room("--sample-batch", preset.sample_batch, shape)
+    require_room("--samples", preset.samples, shape)
     dataset, held_out = data_choice(args).both(preset.dataset, shape)
     other = dataset.name != preset.dataset
     fit = args.fit if args.fit is not None else preset.fit_steps if other and not args.weights else 0

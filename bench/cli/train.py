@@ -36,7 +36,7 @@ def run(args: argparse.Namespace, command: str) -> None:
     """Train, saving states beside `args.save`, then write the pipeline folder."""
     serve_as_scheduler()
     at_least(args, 0, "seed", "save_every")
-    at_least(args, 1, "batch_size")
+    at_least(args, 1, "batch_size", "train_steps")
     require(not args.save.exists() or (args.save / "model_index.json").exists(), "--save", str(args.save),
             "exists and is no pipeline folder; it is not overwritten")
     preset = get_preset(args.preset)

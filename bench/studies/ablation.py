@@ -25,6 +25,8 @@ from bench.records.rows import AnyRow
 from bench.records.values import Ablation
 from bench.report import ablation_page
 from bench.report.ablation_page import AS_IS, LAST, STUDY
+from bench.timing.memory import require_room
+from bench.training.loop import MOST_STEPS
 from reference.config import require
 
 
@@ -125,7 +127,12 @@ def run(asked: Settings, only: Sequence[str], data: datasets.Choice, out: Path, 
     for name in only:
         require(name in VARIANTS, "--only", name, f"must be one of {', '.join(VARIANTS)}")
     preset = get_preset(asked.preset)
-    dataset = data.load("fashion-mnist", Spec(preset.model, preset.diffusion).image_shape, "train")
+    shape = Spec(preset.model, preset.diffusion).image_shape
+    require_room("--samples", asked.samples, shape)
+    for variant in (VARIANTS[name] for name in only or VARIANTS):
+        steps = asked.images * variant.longer / preset.batch_size
+        require(steps <= MOST_STEPS, "--images", asked.images, f"make {steps:g} steps; at most {MOST_STEPS:,} are done")
+    dataset = data.load("fashion-mnist", shape, "train")
     for name in only or VARIANTS:
         if (row := measure(name, asked, dataset, out)) is not None:
             rows.append(out / "rows", row)

@@ -29,6 +29,7 @@ from bench.pictures import grids
 from bench.progress import tracked
 from bench.records import rows
 from bench.records.notebook import stamped
+from bench.timing.memory import require_room
 from bench.weights.unsaid import SILENT, Unsaid
 from reference.config import require
 
@@ -129,6 +130,8 @@ def draw(weights: str, backend: str, device: str, n: int, steps: int, batch_size
          said: Unsaid = SILENT) -> Images:
     """Images 0 .. n - 1 of this seed, (n, C, H, W), from weights by DDIM with eta = 0."""
     model = api.load(weights, backend, device=device, ignore_scheduler=ignore_scheduler, **vars(said))
+    require_room("--samples", n, model.spec.image_shape)
+    require_room("--sample-batch", min(batch_size, n), model.spec.image_shape)
     return pixels.to_uint8(model.follow(model.noise(n, seed), model.plan(steps), seed=seed, batch_size=batch_size,
                                         progress="sample"))
 

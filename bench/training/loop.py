@@ -18,6 +18,7 @@ from bench.training.batches import batch_of, batches
 from bench.training.states import at_work, load_state, save_state
 from reference.config import require
 
+MOST_STEPS = 10**9  # whose losses take 8 GB
 COLLECT_EVERY = 50  # steps between looks at the losses, which wait for the device
 SAVE_EVERY = 120.0  # seconds between states
 
@@ -70,6 +71,7 @@ def fit(backend: Backend, spec: Spec, images: NDArray[np.uint8], *, seed: int, s
     Raises `TrainingError`, and `CheckpointError` where a state is damaged, of another config or can't be written, or where another
     training is at work in `states`.
     """
+    require(steps <= MOST_STEPS, "steps", steps, f"must be at most {MOST_STEPS:,}")
     config = {"model": spec.model.to_dict(), "diffusion": spec.diffusion.to_dict(), "optim": spec.optim.to_dict(),
               "dtype": spec.dtype, "seed": seed, "batch_size": batch_size, "flip": flip, **(config or {})}
     losses, first = np.zeros(steps), 0.0
