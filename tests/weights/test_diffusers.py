@@ -315,7 +315,10 @@ def test_unet_forward(name):
 
 
 @pytest.mark.parametrize("name", [name for name in NETS if name.startswith(("scale", "other", "as many"))])
-@pytest.mark.parametrize("backend, dtype", [("torch", "float64"), ("torch", "float32"), ("mindspore", "float32")])
+@pytest.mark.parametrize("backend, dtype", [
+    ("torch", "float64"), ("torch", "float32"),
+    pytest.param("mindspore", "float32", marks=[pytest.mark.slow, pytest.mark.sampled]),  # seconds for each
+])
 def test_forward_of_a_backend(backend, dtype, name):
     """Both told t as it is: in float64 at t = 0, where their sinusoid is exact."""
     pytest.importorskip(backend)

@@ -47,8 +47,9 @@ def test_diffusers_computes_our_function(model):
 @pytest.mark.sampled
 @pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-5), ("bfloat16", 6e-2)])
 def test_tuned_diffusers_computes_it_too(dtype, tolerance):
-    """Compiled, channels_last, and in bfloat16 to its precision. With one layer a block: compiling each takes seconds."""
-    model = replace(TINY, layers_per_block=1)
+    """Compiled, channels_last, and in bfloat16 to its precision. With one layer on one level: compiling each takes seconds."""
+    model = replace(TINY, layers_per_block=1, block_out_channels=(8,), down_block_types=("DownBlock2D",),
+                    up_block_types=("UpBlock2D",))
     peer, w = peers.create("diffusers", replace(SPEC, model=model, mode="tuned", dtype=dtype)), weights.initialise(model, 1)
     peer.load_weights(w)
     x, t = streams.normal(0, "check", np.arange(3), (1, 8, 8)), np.array([0, 7, 19])
