@@ -191,7 +191,7 @@ def download(record: Record, files: tuple[File, ...], folder: Path) -> None:
                 pooch.retrieve(url + name, known_hash=f"sha256:{sha256}", fname=name, path=folder, progressbar=on_terminal())
                 break
             except Exception as error:  # requests, urllib3, OSError and ValueError (checksum) all mean the same here
-                failed.append(f"{url + name}: {str(error).splitlines()[0]}")
+                failed.append(f"{url + name}: {(str(error) or type(error).__name__).splitlines()[0]}")
         else:
             raise DataError(f"download of {name} to {folder} failed: {'; '.join(failed)}")
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from bench.data.readers import DataError
 from bench.files import require_file
-from reference.config import require
+from reference.config import ConfigError, require
 
 CHUNK = 1 << 20  # values converted at once: 50,000 images in float64 would take gigabytes
 
@@ -39,8 +39,10 @@ def read_samples(path: Path) -> NDArray[np.uint8]:
     """Images of a .npy file, (n, C, H, W): uint8, or floats in [-1, 1] as a sampling cell keeps them. Raises ConfigError."""
     try:
         images = np.load(require_file(path), mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"--images={str(path)!r}: can't be read as a NumPy array: {error}") from None
+    except ConfigError:
+        raise
+    except Exception as error:  # NumPy evaluates the header as a Python literal, which has many ways to fail
+        raise DataError(f"--images={str(path)!r}: can't be read as a NumPy array: {' '.join(str(error).split())[:200]}") from None
     require(isinstance(images, np.ndarray) and images.ndim == 4 and len(images) > 0 and images.dtype.kind in "uf"
             and (images.dtype.kind == "f" or images.dtype == np.uint8), "--images", f"{path}, {getattr(images, 'dtype', '')} "
             f"{getattr(images, 'shape', '')}", "must be uint8 or floats of shape (n, C, H, W)")

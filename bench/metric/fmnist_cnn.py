@@ -72,13 +72,17 @@ def stored_statistics(reference: str) -> Statistics:
     from safetensors import SafetensorError, safe_open
 
     try:
+        ships, found = json.loads(RECORD.read_bytes())["statistics_sha256"], sha256(STATISTICS)
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise DataError(f"{RECORD}: cannot be read: {type(error).__name__}: {error}; restore the file") from error
+    if found != ships:
+        raise DataError(f"{STATISTICS}: damaged: its SHA-256 is {found}, and {RECORD.name} says {ships!r:.80}; restore the file")
+    try:
         with safe_open(STATISTICS, "numpy") as file:
             owner = file.metadata()["extractor_sha256"]
             stored = {key: file.get_tensor(f"{reference}.{key}") for key in ("mu", "sigma")}
     except (OSError, SafetensorError) as error:
         raise DataError(f"{STATISTICS}: cannot be read: {error}") from error
-    if (found := sha256(STATISTICS)) != (ships := json.loads(RECORD.read_text())["statistics_sha256"]):
-        raise DataError(f"{STATISTICS}: damaged: its SHA-256 is {found}, and {RECORD.name} says {ships}; restore the file")
     if owner != sha256():
         raise DataError(f"{STATISTICS}: made by extractor {owner}, not by {sha256()}; run {command_line('study', 'extractor')}")
     return stored

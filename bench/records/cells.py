@@ -142,8 +142,9 @@ def _damaged(folder: Path) -> list[str]:
 
 def _set_aside(folder: Path) -> None:
     """Rename what is damaged, so that the cell is done again."""
+    here = os.listdir(folder)  # a damaged seal may name anything, also places outside
     for name in _damaged(folder):
-        if (folder / name).exists():
+        if name in here:
             os.replace(folder / name, folder / f"{name}{DAMAGED}")
         warnings.warn(f"{folder / name}: does not match its SHA-256: kept as {name}{DAMAGED}, and its cell is done again",
                       stacklevel=3)

@@ -18,11 +18,11 @@ def problems(kind: str, config: dict[str, Any], found: dict[str, Any]) -> list[s
     out = [f"config: {name} is missing" if name not in config else f"config: {name}={config[name]!r:.40} is not {shown(hint)}"
            for name, hint in wanted.items() if not _is(config.get(name), hint)]
     for name, part in found.items() if kind == "check" else [("values", found)]:
-        out += [f"{name}: {wrong}" for wrong in _differences(part, record, open_to_others=kind in values.OPEN)]
+        out += [f"{name}: {wrong}" for wrong in differences(part, record, open_to_others=kind in values.OPEN)]
     return out
 
 
-def _differences(value: Any, record: Any, open_to_others: bool = False) -> list[str]:
+def differences(value: Any, record: Any, open_to_others: bool = False) -> list[str]:
     """What keeps a value from being this typed dictionary."""
     if not isinstance(value, dict):
         return [f"{value!r:.40} is no object"]
@@ -42,7 +42,7 @@ def _is(value: Any, hint: Any) -> bool:
     if hint is Any:
         return True
     if is_typeddict(hint):
-        return not _differences(value, hint)
+        return not differences(value, hint)
     if origin is list:
         return isinstance(value, list) and all(_is(item, inner[0]) for item in value) and (inner[0] is not float or value != [])
     if origin is dict:

@@ -96,7 +96,7 @@ def _intact(part: Path, ids: range) -> bool:
         if json.loads(part.read_text())["crc32"] == _crc(images, ids):
             return True
         wrong = f"{images}: does not match its CRC-32"
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         wrong = f"{part}: damaged: {error}"
     warnings.warn(f"{wrong}: images {ids.start} to {ids.stop - 1} are drawn again", stacklevel=3)
     return False

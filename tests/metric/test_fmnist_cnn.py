@@ -99,9 +99,15 @@ def test_statistics_of_another_extractor_are_refused(monkeypatch, tmp_path):
     path.write_bytes(path.read_bytes()[:-1] + b"!")
     with pytest.raises(readers.DataError, match="damaged: its SHA-256 is .*record.json says .*restore the file"):
         fmnist_cnn.stored_statistics("train")
-    path.write_bytes(fmnist_cnn.WEIGHTS.read_bytes()[:100])
-    with pytest.raises(readers.DataError, match="cannot be read"):
-        fmnist_cnn.stored_statistics("train")
+    for content in (fmnist_cnn.WEIGHTS.read_bytes()[:100], fmnist_cnn.WEIGHTS.read_bytes()):  # the second is a file of another kind
+        fmnist_cnn.sha256.cache_clear()
+        path.write_bytes(content)
+        with pytest.raises(readers.DataError, match="damaged: its SHA-256"):
+            fmnist_cnn.stored_statistics("train")
+    for content in (b"", b"[", b"[]", b"{}", b"\xff", b"[" * 100_000):
+        record.write_bytes(content)
+        with pytest.raises(readers.DataError, match="record.json: cannot be read: .*restore the file"):
+            fmnist_cnn.stored_statistics("train")
 
 
 def test_conversion_keeps_what_it_can():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import threading
 import time
 from pathlib import Path
@@ -123,6 +124,17 @@ def test_a_damaged_file_of_a_finished_cell_is_set_aside_and_the_cell_done_again(
         assert (folder / f"{file}.damaged").read_bytes() == damaged
     assert Cells(tmp_path, False).done("train", {"a": 1})
     assert rows.read(tmp_path / "rows") == [row], "the same row is not appended again"
+
+
+@pytest.mark.parametrize("name", ["", "..", "../../theirs.txt", "x" * 5000, "a\0b"])
+def test_a_seal_that_names_other_places_moves_nothing_there(tmp_path, name):
+    folder, row = finished(tmp_path)
+    theirs = tmp_path / "theirs.txt"
+    theirs.write_text("theirs")
+    (folder / SEAL).write_text(json.dumps({name: "0" * 64}))
+    with pytest.warns(UserWarning, match="does not match its SHA-256"):
+        assert Cells(tmp_path, False).run("train", {"a": 1}, lambda _: row) == row
+    assert theirs.read_text() == "theirs" and Cells(tmp_path, False).done("train", {"a": 1})
 
 
 def test_a_file_that_the_cell_did_not_write_is_set_aside(tmp_path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from bench.data.pixels import to_uint8
 from bench.paths import command_line, renamed
 from bench.pictures import svg
 from bench.pictures.svg import Series
-from bench.records import rows
+from bench.records import rows, trainings
 from bench.records.rows import AnyRow, Row, of
 from bench.records.values import Checks, Neighbours, Noise, Recipe, Sample, Train
 from bench.report import ablation_page, noise_page, results, table1_frames
@@ -23,7 +23,7 @@ from bench.report.html.parts import MAIN, Figure, Section, Table, plain
 from bench.report.measures import cores, label
 from bench.sampling import table1
 from reference import weights
-from reference.config import ModelConfig
+from reference.config import ConfigError, ModelConfig
 
 SHOWN = 10  # images in a line
 POINTS = 100  # of a curve of losses
@@ -82,21 +82,25 @@ def checkpoints(every: list[AnyRow], out: Path) -> Section:
     seen = {row.config["name"]: row for row in rows.studies(every, Neighbours)}
     lines = []
     for path in sorted(out.glob("checkpoints/*/training.json")):
-        name, about = path.parent.name, json.loads(path.read_text())
-        c, where, stages = about["config"], about["environment"], _stages(about)
-        line = {"checkpoint": name, "parameters": f"{weights.count(ModelConfig.from_dict(c['model'])) / 1e6:.2f}M",
+        try:
+            name, stages, losses = path.parent.name, trainings.stages(path), trainings.losses(path.with_name("loss.csv"))
+            about, c, where = stages[0], stages[0]["config"], stages[0]["environment"]
+            size = weights.count(ModelConfig.from_dict(c["model"]))
+        except ConfigError as error:
+            warnings.warn(f"{path.parent}: left out of the page: {error}", stacklevel=2)
+            continue
+        line = {"checkpoint": name, "parameters": f"{size / 1e6:.2f}M",
                 "process": f"{c['diffusion']['schedule']}, {c['diffusion']['objective']}", "EMA": c["optim"]["ema_decay"],
                 "data": about["dataset"], "trainings": len(stages),
                 "images": f"{sum(x['config']['optim']['total_steps'] * x['config']['batch_size'] for x in stages):,}",
                 "batch": c["batch_size"], "dtype": c["dtype"], "hours": f"{sum(x['seconds'] for x in stages) / 3600:.2f}",
-                "on": f"{cores(where)} cores of {where['cpu']}" if not where["gpu"]
-                else about["device"]["name"]}
+                "on": f"{cores(where)} cores of {where.get('cpu')}" if not where.get("gpu")
+                else about["device"].get("name")}
         for drawn in (name, *(other for other in studies if other.startswith(f"{name}, "))):  # "NAME, HOW"
             about_images = _distance(studies[drawn], studies.get(noise_page.HELD_OUT)) if drawn in studies else {}
             about_images |= _classes(seen[drawn]) if drawn in seen else {}
             line |= {key + drawn.removeprefix(name): value for key, value in about_images.items()}
         lines.append(line)
-        losses = np.loadtxt(path.with_name("loss.csv"), delimiter=",", skiprows=1, usecols=1, ndmin=1)
         k = max(1, len(losses) // POINTS)
         means = losses[:len(losses) // k * k].reshape(-1, k).mean(1)
         curve = Series(name, ((np.arange(len(means)) + 0.5) * k).tolist(), means.tolist())
@@ -119,11 +123,6 @@ def checkpoints(every: list[AnyRow], out: Path) -> Section:
         s.tables.append(Table("What improves the training", ablation_page.shown(tried), ablation_page.describe(tried),
                               command_line("study", "ablation", "--dtype", tried[-1].config["dtype"]), folded=True))
     return s
-
-
-def _stages(about: dict[str, Any]) -> list[dict[str, Any]]:
-    """The record of a training, and of those whose weights it began with."""
-    return [about, *(_stages(about["began_with"]) if "config" in (about.get("began_with") or {}) else [])]
 
 
 def _distance(study: Row[Noise], held_out: Row[Noise] | None) -> dict[str, Any]:
