@@ -295,6 +295,27 @@ def test_two_steps_by_hand(name):
     assert states == pytest.approx(want, rel=1e-13)
 
 
+def test_pndm_by_hand():
+    """Its first and its first multistep step, by equations 11 to 13 of the paper, with eps 0.1, 0.2, .. at its calls."""
+    n = of_u(np.zeros(9), np.exp(-np.array([-3, -2.4, -2, -1.5, -0.9, -0.1, 0.6, 1.0, 1.8])))
+    ab, e = n.alpha**2, [0.1 * (k + 1) for k in range(14)]
+
+    def phi11(x, slope, s, t):
+        down = math.sqrt(ab[s]) * (math.sqrt((1 - ab[t]) * ab[s]) + math.sqrt((1 - ab[s]) * ab[t]))
+        return math.sqrt(ab[t] / ab[s]) * x - (ab[t] - ab[s]) / down * slope
+
+    path = pndm(n)
+    states = [0.7]
+    for row in path.rows:
+        states.append(row.keep * states[row.anchor] + sum(w * e[j] for j, w in row.eps.items()))
+    assert len(path.rows) == 14 and not any(row.x0 for row in path.rows)
+    want = [phi11(0.7, e[0], 0, 1), phi11(0.7, e[1], 0, 1), phi11(0.7, e[2], 0, 2),
+            phi11(0.7, (e[0] + 2 * e[1] + 2 * e[2] + e[3]) / 6, 0, 2)]
+    assert states[1:5] == pytest.approx(want, rel=1e-13)
+    mean = (55 * e[12] - 59 * e[8] + 37 * e[4] - 9 * e[0]) / 24
+    assert states[13] == pytest.approx(phi11(states[12], mean, 6, 7), rel=1e-13)
+
+
 def test_a_third_step_by_hand():
     """3M and UniPC-3 of order 3 by the integral over the parabola through three predictions, in 40 digits."""
     with mp.workdps(40):
