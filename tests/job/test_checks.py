@@ -86,5 +86,5 @@ def test_another_networks_cells_are_not_used_again_and_the_report_is_of_this_run
     ended = run(other, tmp_path)
     assert ended.code == 0, ended.stderr
     drawn, = of(ended.book.rows, Sample)
-    assert drawn.config["weights"] == other.trained_hash != first.book.rows[-1].config.get("weights")
+    assert drawn.config.get("weights") == other.trained_hash != first.book.rows[-1].config.get("weights")
     assert len(results.sample_table(ended.book.rows)) == 1 and ended.stdout.count("sampling, S=4") == 1
