@@ -168,8 +168,8 @@ def _convert(commands: Parser) -> None:
     """Write weights of other projects as a diffusers pipeline folder.
 
     SOURCE is what --weights takes elsewhere: a diffusers pipeline or UNet2DModel folder, the name of one on the Hugging Face hub,
-    a checkpoint of the DDIM code or of improved-diffusion, or a file of canonical names (safetensors, PyTorch, MindSpore) with
-    its config.json beside it.
+    a checkpoint of the DDIM code, of improved-diffusion or of guided-diffusion, or a file of canonical names (safetensors, PyTorch,
+    MindSpore) with its config.json beside it.
     """
     p = commands.command("convert", _convert.__doc__, "ddim-bench convert google/ddpm-cifar10-32 my-folder", (IGNORE, SAYING),
                          body="convert", goes_on_from="")

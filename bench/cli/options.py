@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bench.data.datasets import Choice
     from bench.weights.unsaid import Unsaid
 
-WEIGHTS = "a diffusers folder, a checkpoint of the DDIM code or of improved-diffusion, or a name on the Hugging Face hub"
+WEIGHTS = "a diffusers folder, a checkpoint of the DDIM code, improved- or guided-diffusion, or a name on the Hugging Face hub"
 NAMED = "`ddim-bench run --list` names them"
 MOVED = {"--batch-size": "--sample-batch", "--sampling-steps": "--steps", "--steps": "--train-steps",
          "--sample-size": "--image-size"}  # what was meant, most likely

@@ -69,6 +69,8 @@ def read_unet(path: Path, legacy: bool) -> ModelConfig:
     merged = {key: values.get(key, default) for key, default in known.items()}
     if isinstance(size := merged["sample_size"], list) and len(size) == 2 and size[0] == size[1]:
         merged["sample_size"] = size[0]
+    if merged["sample_size"] is None:
+        raise CheckpointError(f"{path}: sample_size=None: must be the image size, which nothing else says: write it there")
     with named(path):
         model = ModelConfig.from_dict(merged)
     return _limited(path, model)

@@ -1,8 +1,8 @@
 """Weights of other projects as a pipeline folder: `ddim-bench convert SOURCE FOLDER`.
 
 SOURCE is what `bench/run.py --weights` takes too: a diffusers pipeline or UNet2DModel folder, the name of one on the Hugging Face
-hub, a checkpoint of the DDIM code or of improved-diffusion, or a file of canonical names (safetensors, PyTorch, MindSpore) with
-its `config.json` beside it.
+hub, a checkpoint of the DDIM code, of improved-diffusion or of guided-diffusion, or a file of canonical names (safetensors,
+PyTorch, MindSpore) with its `config.json` beside it.
 """
 
 from __future__ import annotations

@@ -115,7 +115,8 @@ def open_safetensors(path: Path) -> Iterator[Any]:
     except FileNotFoundError:
         raise CheckpointError(f"{path}: missing") from None
     except (SafetensorError, OSError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{path}: corrupt, truncated or of another dtype: {error}") from None
+        said = " ".join(str(error).split())  # it quotes the file
+        raise CheckpointError(f"{path}: corrupt, truncated or of another dtype: {said}") from None
 
 
 def read_safetensors(path: Path, largest: int | None = None) -> tuple[Arrays, dict[str, str]]:

@@ -123,6 +123,16 @@ def test_a_feature_that_we_lack_is_named(folder, key, value):
         sources.load(folder)
 
 
+@pytest.mark.parametrize("size", [None, "absent"])
+def test_a_config_without_an_image_size_is_refused(folder, size):
+    edit(folder / "unet/config.json", ddim_bench=None, attention_head_dim=8, sample_size=None)
+    values = json.loads((folder / "unet/config.json").read_text())
+    values = {key: value for key, value in values.items() if key != "sample_size"} | ({"sample_size": None} if size is None else {})
+    (folder / "unet/config.json").write_text(json.dumps(values))
+    with pytest.raises(CheckpointError, match="config.json: sample_size=None: must be the image size, .*write it there"):
+        sources.load(folder)
+
+
 @pytest.mark.parametrize("block", ["AttnSkipDownBlock2D", "SkipDownBlock2D"])
 def test_a_block_that_we_lack_is_named(folder, block):
     edit(folder / "unet/config.json", ddim_bench=None, attention_head_dim=8, down_block_types=["DownBlock2D", block])
