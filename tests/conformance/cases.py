@@ -65,11 +65,10 @@ LOSSES = {name: DiffusionConfig(**changes) for name, changes in {
     "learned_range-nichol2021": {"variance": "learned_range", "approximate_cdf": True, "rescale_timesteps": True, "timesteps": 400},
     "previous-sum-min_snr": {"objective": "previous", "loss_sum": True, "loss_weight": "min_snr", "schedule": "cosine",
                              "timesteps": 100},
-    "v-kl": {"loss": "kl", "objective": "v", "schedule": "jsd", "timesteps": 50, "approximate_cdf": True,
-             "large_variance_first": True},
     "previous-rescaled_kl-learned": {"loss": "rescaled_kl", "objective": "previous", "variance": "learned_range", "timesteps": 40,
                                      "beta_scaling": True},
-    "self_cond": {"self_conditioning": True},
+    "self_cond-kl": {"self_conditioning": True, "loss": "kl", "timesteps": 50, "beta_scaling": True, "approximate_cdf": True,
+                     "large_variance_first": True},
     "self_cond-v-learned": {"self_conditioning": True, "objective": "v", "variance": "learned_range", "timesteps": 200},
 }.items()}
 OPTIMS = {

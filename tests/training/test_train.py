@@ -60,7 +60,7 @@ def test_the_record_is_found_from_a_part_of_the_folder_too(run, tmp_path, part):
     assert len((tmp_path / "b/loss.csv").read_text().splitlines()) == 9
 
 
-@pytest.mark.parametrize("options, loss", [([], "l2"), (["--loss", "kl", "--convention", "ho2020"], "kl"),
+@pytest.mark.parametrize("options, loss", [(["--loss", "kl", "--convention", "ho2020"], "kl"),
                                           (["--loss", "huber", "--convention", "song2021"], "huber")])
 def test_a_loss_that_is_asked_for_is_trained_and_kept(run, tmp_path, options, loss):
     """The file says it, and the next training from these weights has it."""
