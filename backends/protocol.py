@@ -150,7 +150,7 @@ class Backend(Sampler, Protocol):
 
     def state(self) -> Mapping[str, np.ndarray]:
         """All that a resume needs, flat: `weights/NAME`, `ema/NAME`, `adam_m/NAME`, `adam_v/NAME`, `step`; in float16 also the
-        loss scaler, with `scaler_skipped` the steps that it left out."""
+        loss scaler: `scaler_scale`, `scaler_good` the steps since it last halved, `scaler_skipped` those that it left out."""
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
         """Continue bit for bit from `state()`."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import product
 from typing import Any
 
-from reference.config import DiffusionConfig, ModelConfig, OptimConfig
+from reference.config import LOSS_WEIGHTS, DiffusionConfig, ModelConfig, OptimConfig
 from reference.conventions import CONVENTIONS, Plan, make_encode_plan, make_plan
 from reference.timesteps import LITERAL
+from tests.helpers.pairwise import covering
 
 # Networks. Together they move every field of `ModelConfig` off its default.
 DOWN, UP, ADOWN, AUP = "DownBlock2D", "UpBlock2D", "AttnDownBlock2D", "AttnUpBlock2D"
@@ -35,6 +36,11 @@ NETWORKS = {
     "no_middle_attention": replace(TINY, down_block_types=(ADOWN, DOWN), up_block_types=(UP, AUP), add_attention=False,
                                    time_embedding_dim=24, downsample_type="resnet", upsample_type="conv"),
 }
+# Sizes at which a mistake may begin: 9 images, 256 positions in attention, 64 channels in 32 groups.
+LARGE = replace(ONE_LEVEL, sample_size=16, block_out_channels=(64,), norm_num_groups=32, num_attention_heads=2,
+                down_block_types=(ADOWN,), up_block_types=(AUP,))
+NETWORKS["large"] = LARGE
+IMAGES = {"large": 9}  # by network; others get 4
 TRAINED = {"tiny": TINY, "iddpm": replace(NETWORKS["iddpm"], block_out_channels=(8, 8)),
            "scale_shift": replace(NETWORKS["scale_shift"], block_out_channels=(8, 8)),
            "resampling": replace(NETWORKS["no_middle_attention"], block_out_channels=(8, 8), upsample_type="resnet")}
@@ -46,7 +52,8 @@ def network(diffusion: DiffusionConfig, base: ModelConfig = TINY) -> ModelConfig
                    out_channels=base.in_channels * (1 + diffusion.learned_variance))
 
 
-# Training.
+# Training. The objective "previous" and the bound as a loss have cases of their own.
+OBJECTIVES = ("eps", "x0", "v")
 LOSSES = {name: DiffusionConfig(**changes) for name, changes in {
     "eps": {},
     "eps-l1-p2": {"loss": "l1", "loss_weight": "p2", "p2_gamma": 0.5, "p2_k": 2.0, "schedule": "quad"},
@@ -71,13 +78,45 @@ LOSSES = {name: DiffusionConfig(**changes) for name, changes in {
                      "large_variance_first": True},
     "self_cond-v-learned": {"self_conditioning": True, "objective": "v", "variance": "learned_range", "timesteps": 200},
 }.items()}
+# Options that meet: every two of them in every pair of their values. A case is named by its values that are not the first.
+LOSS_OPTIONS: dict[str, tuple[Any, ...]] = {
+    "schedule": ("linear", "cosine", "quad", "sigmoid", "sigmoid_alpha_bar", "const"), "objective": OBJECTIVES,
+    "loss": ("l2", "l1", "huber"), "loss_weight": LOSS_WEIGHTS, "variance": ("large", "learned", "learned_range"),
+    "self_conditioning": (False, True), "rescale_timesteps": (False, True), "approximate_cdf": (False, True),
+    "zero_terminal_snr": (False, True), "timesteps": (1000, 150),
+}
+OPTIM_OPTIONS: dict[str, tuple[Any, ...]] = {
+    "warmup_steps": (0, 3), "total_steps": (0, 6), "min_lr": (0.0, 5e-4), "max_grad_norm": (0.0, 0.5, 1e3),
+    "ema_decay": (0.0, 0.15, 0.9), "beta1": (0.9, 0.0),
+}
+
+
+def allowed_loss(row: dict[str, Any]) -> bool:
+    """Whether `DiffusionConfig` takes this row."""
+    return not (row["zero_terminal_snr"] and row["objective"] == "eps")
+
+
+def allowed_optim(row: dict[str, Any]) -> bool:
+    """A floor under the rate needs a decay towards it."""
+    return not (row["min_lr"] and not row["total_steps"])
+
+
+def named(options: dict[str, tuple[Any, ...]], allowed: Callable[[dict[str, Any]], bool]) -> dict[str, dict[str, Any]]:
+    """The rows of the covering array by their values."""
+    def word(name: str, value: Any) -> str:
+        return value if isinstance(value, str) else name if value is True else f"{name}={value:g}"
+
+    return {"-".join(word(k, v) for k, v in row.items() if v != options[k][0]): row for row in covering(options, allowed)}
+
+
+CROSSED_LOSSES = {name: DiffusionConfig(**row) for name, row in named(LOSS_OPTIONS, allowed_loss).items()}
+CROSSED_OPTIMS = {name: OptimConfig(lr=5e-3, eps=1e-4, **row) for name, row in named(OPTIM_OPTIONS, allowed_optim).items()}
 OPTIMS = {
     "schedule": OptimConfig(lr=5e-3, eps=1e-4, warmup_steps=4, total_steps=60, min_lr=5e-4, max_grad_norm=1.0, ema_decay=0.9),
     "constant": OptimConfig(lr=2e-3, eps=1e-2, beta1=0.8, beta2=0.95, max_grad_norm=0.0, ema_decay=0.5),
 }
 
-# Tables and steps. The objective "previous" has cases of its own.
-OBJECTIVES = ("eps", "x0", "v")
+# Tables and steps.
 SCHEDULES: dict[str, dict[str, Any]] = {
     "linear": {}, "quad": {"schedule": "quad"}, "cosine": {"schedule": "cosine"}, "sigmoid": {"schedule": "sigmoid"},
     "sigmoid_alpha_bar": {"schedule": "sigmoid_alpha_bar"}, "tutorial": {"schedule": "tutorial"},
@@ -161,6 +200,8 @@ SPECIAL = {
     "clip_range_ddpm": plan_of("ddpm", DDPM, {}, clip=0.5, convention="diffusers"),
     "sample_max": plan_of("ddim", DDIM, {}, clip="dynamic:0.9:1.5"),
     "sample_max_below_1": plan_of("ddim", DDIM, {}, clip="dynamic:0.9:0.7"),
+    "ddim_learned": plan_of("ddim", DDIM, {"variance": "learned"}),  # DDIM has no use for the variance that such a network gives
+    "ddim_learned_range": plan_of("ddim", {"eta": "sigma_hat"}, {"variance": "learned_range"}, convention="nichol2021"),
     "steps_offset": plan_of("ddim", DDIM, {}, steps_offset=7),
     "steps_offset_diffusers": plan_of("ddpm", {"variance": "large"}, {}, steps_offset=1, convention="diffusers"),
 } | {
@@ -186,6 +227,9 @@ PATHS = {
     "dynamic": plan_of("ddim", DDIM, SHORT, 6, clip="dynamic", threshold_ratio=0.8),
     "learned": plan_of("ddpm", {"variance": "learned"}, SHORT, 6),
     "learned_range": plan_of("ddpm", {"variance": "learned_range"}, SHORT, 6, convention="nichol2021"),
+    "ddim_learned": plan_of("ddim", DDIM, SHORT | {"variance": "learned"}, 6),
+    "ddim_learned_range": plan_of("ddim", {"eta": 0.0}, SHORT | {"variance": "learned_range"}, 6, convention="nichol2021"),
     "self_cond": plan_of("ddim", DDIM, SHORT | {"self_conditioning": True}, 6),
     "self_cond_learned": plan_of("ddpm", {"variance": "learned_range"}, SHORT | {"self_conditioning": True, "objective": "v"}, 6),
 }
+LONG = plan_of("ddim", DDIM, SHORT, 300)  # beyond 256 steps

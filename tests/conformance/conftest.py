@@ -11,7 +11,7 @@ import pytest
 
 import backends
 
-from . import kit
+from . import guard, kit
 from .kit import LEVELS, SAMPLER_LEVELS, Subject
 
 LEVEL_FILE = re.compile(r"test_(l\d)_(\w+)\.py")
@@ -57,6 +57,14 @@ def subjects_of(config: pytest.Config, path: Path) -> list[Subject]:
             and (s.mode != "stock" or level.upper() not in ("L0", "L1"))]
 
 
+def narrowed(subjects: list[Subject], mode: str | None = None, dtypes: tuple[str, ...] = kit.DTYPES) -> list[Subject]:
+    """Of each backend's subjects those of this mode and these dtypes; all of them where it runs in no such mode or dtype."""
+    for test in (lambda s: mode in (None, s.mode), lambda s: s.dtype in dtypes):
+        fitting = {s.name for s in subjects if test(s)}
+        subjects = [s for s in subjects if test(s) or s.name not in fitting]
+    return subjects
+
+
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """A level that no chosen backend claims is not collected, and the summary says which levels each claims."""
     if LEVEL_FILE.fullmatch(collection_path.name) and not subjects_of(config, collection_path):
@@ -66,15 +74,17 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """`subject`: backend, device, dtype and mode. Where nothing was asked for, the long tests of further backends' stock mode are a
-    sample, run with --slow: their tuned mode takes the same steps. With --backend or --mode they are tests like any other."""
+    sample, run with --slow: their tuned mode takes the same steps. With --backend or --mode they are tests like any other.
+    A test marked `subjects(mode=.., dtypes=..)` runs over these alone: what it looks at is the same code in the others."""
     if "subject" in metafunc.fixturenames:
         path, config = Path(str(metafunc.module.__file__)), metafunc.config
         whole = not (config.getoption("--backend") or config.getoption("--mode"))
+        mark = metafunc.definition.get_closest_marker("subjects")
         long = whole and LEVEL_FILE.fullmatch(path.name).group(1) in LONG  # type: ignore[union-attr]
         marks = [pytest.mark.slow, pytest.mark.sampled]
         metafunc.parametrize("subject", [
             pytest.param(s, marks=marks if long and s.mode == "stock" and s.name != backends.DEFAULT else [])
-            for s in subjects_of(config, path)], ids=str, scope="module")
+            for s in narrowed(subjects_of(config, path), **(mark.kwargs if mark else {}))], ids=str, scope="module")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -99,6 +109,13 @@ def known_deviations(path: Path) -> Iterator[tuple[str, str]]:
             raise pytest.UsageError(f"{path.name}: {part!r} needs a reason: PART  # reason")
         if part:
             yield part, reason
+
+
+@pytest.fixture(autouse=True)
+def named_level(request: pytest.FixtureRequest) -> None:
+    """What a line about a wrong method calls the level."""
+    if found := LEVEL_FILE.fullmatch(request.path.name):
+        guard.level = found.group(1).upper()
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -18,8 +18,11 @@ from bench import streams
 from reference import weights as reference_weights
 from reference.config import DiffusionConfig, ModelConfig, OptimConfig
 
+from . import guard
 from .cases import TINY
 
+DTYPES = ("float64", "float32", "bfloat16", "float16")
+FULL = DTYPES[:2]
 SAMPLER_LEVELS = ("L0", "L1", "L5")  # what `backends.protocol.Sampler` alone is enough for
 TOLERANCES = tomllib.loads((Path(__file__).parent / "tolerances.toml").read_text())
 DEFERRED: list[str] | None = None  # with --record, the comparisons that failed in this test
@@ -68,6 +71,13 @@ class Subject:
         """A backend of this spec, kept for later tests: who needs a known state loads it."""
         return _create(self, self.spec(model, diffusion, optim))
 
+    def create(self, spec: Spec) -> Backend:
+        """A backend of its own."""
+        make = getattr(self.module, "create", None)
+        if make is None:
+            guard.refuse("create", f"{self.module.__name__} has no such function")
+        return cast(Backend, guard.Guard(guard.watched("create", make)(spec)))
+
     def table(self, quantity: str) -> str:
         """The table that has this quantity's row: one of this mode alone where there is such a row, else that of the dtype."""
         own = f"{self.dtype} {self.mode}"
@@ -77,11 +87,13 @@ class Subject:
         """Largest relative error that this quantity may have on this device in this dtype; 0 where none was recorded."""
         return tolerances(self.device)[self.table(quantity)].get(quantity, {}).get("tolerance", 0.0)
 
-    def close(self, quantity: str, actual: Any, expected: Any, what: str = "") -> None:
-        """Assert that `actual` has the shape of `expected` and lies within the tolerance of this quantity."""
+    def close(self, quantity: str, actual: Any, expected: Any, what: str = "") -> float:
+        """Assert that `actual` has the shape of `expected` and lies within the tolerance of this quantity. Returns the error."""
         actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
         assert actual.shape == expected.shape, f"{what}: shape {actual.shape}, expected {expected.shape}"
-        self.within(quantity, relative_error(actual, expected), what)
+        error = relative_error(actual, expected)
+        self.within(quantity, error, what)
+        return error
 
     def within(self, quantity: str, error: float, what: str = "") -> None:
         """Record this error and assert that it is within the tolerance of this quantity. A NaN is not."""
@@ -95,9 +107,20 @@ class Subject:
             DEFERRED.append(line)
 
 
+    def reduced(self, quantity: str, error: float, what: str = "") -> None:
+        """Assert that a network in reduced precision has an error of that size, where the table has a least one: float32 or float16
+        would run unasked."""
+        if self.dtype in FULL:
+            return
+        least = tolerances(self.device)[self.table(quantity)].get(quantity, {}).get("least", 0.0)
+        key = (self.device.split(":")[0], self.table(quantity), quantity + " least")
+        WORST[key] = min(WORST.get(key, (np.inf, "")), (error, f"{self.name} {self.mode}: {what}"))
+        assert error >= least, f"{what}: error {error:.3g} is below {least:g}, not that of {self.dtype} ({quantity}, {self.device})"
+
+
 @cache
 def _create(subject: Subject, spec: Spec) -> Backend:
-    return subject.module.create(spec)
+    return subject.create(spec)
 
 
 def forget() -> None:

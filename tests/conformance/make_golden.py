@@ -1,8 +1,8 @@
-"""Write the training trajectories of L4: `python -m tests.conformance.make_golden`.
+"""Write the derivatives of L3 and the training trajectories of L4: `python -m tests.conformance.make_golden [derivatives]`.
 
-The gradients are the torch backend's in float64, stock layers; clipping, Adam, learning rate and EMA are those of
-`reference/optim.py`, and the torch backend's own must agree with them at every one of the 100 steps before anything is
-written.
+The derivatives are finite differences of the NumPy network. Gradients of the trajectories are the torch backend's in float64, stock
+layers; clipping, Adam, learning rate and EMA are those of `reference/optim.py`, and the torch backend's own must agree with them at
+every one of the 100 steps before anything is written.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from reference import optim
 
 from . import cases
 from .kit import Subject, batch, relative_error, weights
+from .test_l3_gradients import POINTS, reference_loss, worked_out
 from .test_l4_training import GOLDEN, NETWORK, PARTS, STOPS, part, start
 
 
@@ -45,15 +46,23 @@ def trajectory(case: str) -> dict[str, np.ndarray]:
     return out | {"loss": np.array(losses)}
 
 
-def main() -> None:
-    """Write one file for each optimiser config."""
+def derivatives() -> dict[str, np.ndarray]:
+    """The arrays of `test_l3_gradients.golden`."""
+    return {f"{kind}/{case}": np.array([reference_loss(p()), *worked_out(kind, p())]) for (kind, case), p in POINTS.items()}
+
+
+def main(parts: list[str]) -> None:
+    """Write the file of derivatives and, where it is not the only part that is wanted, one for each optimiser config."""
+    np.savez_compressed(GOLDEN / "derivatives.npz", **derivatives())
+    if parts:
+        return
     for case in cases.OPTIMS:
         arrays = trajectory(case)
-        GOLDEN.mkdir(exist_ok=True)
         np.savez(GOLDEN / f"{case}.npz", **arrays)
         print(f"{case}: losses {arrays['loss'][[0, 9, 99]]}")
 
 
 if __name__ == "__main__":
-    argparse.ArgumentParser(prog="python -m tests.conformance.make_golden", description=__doc__).parse_args()
-    main()
+    parser = argparse.ArgumentParser(prog="python -m tests.conformance.make_golden", description=__doc__)
+    parser.add_argument("parts", nargs="*", choices=["derivatives"], help="these alone; default: everything")
+    main(parser.parse_args().parts)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import inspect
+from importlib.metadata import version
 
 import numpy as np
 import pytest
 
+import backends
 from backends import protocol
 from backends.protocol import DeviceError, Spec
 from reference import samplers
 
-from .cases import DDIM, TINY, plan_of
-from .kit import LEVELS, SAMPLER_LEVELS, Subject, normal
+from .cases import DDIM, TINY, network, plan_of
+from .kit import FULL, LEVELS, SAMPLER_LEVELS, Subject, normal
 
 PLAN = plan_of("ddim", DDIM, {"timesteps": 100}, 4)
 METHODS = {
@@ -52,16 +54,20 @@ def test_round_trip(subject: Subject, case: str) -> None:
 
 
 def test_device_info(subject: Subject) -> None:
-    """Strings by name, among them the framework's version and the device."""
+    """Strings by name, among them the framework with the version that is installed, and the device that was asked for."""
     info = subject.backend().device_info()
     assert {"framework", "device"} <= set(info)
+    framework, device = info["framework"], info["device"]
+    for package in backends.about(subject.name).packages[:1]:
+        assert version(package).split("+")[0] in framework, f"framework={framework!r}: {package} is {version(package)}"
+    assert ("cpu" in device.lower()) == (subject.device == "cpu"), f"device={device!r}: {subject.device} was asked for"
     assert all(isinstance(key, str) and isinstance(value, str) and value for key, value in info.items()), info
 
 
 def test_absent_device(subject: Subject) -> None:
     """One line that names the argument and its value."""
     with pytest.raises(DeviceError, match=r"device='abacus'[^\n]*$"):
-        subject.module.create(Spec(TINY, device="abacus"))
+        subject.create(Spec(TINY, device="abacus"))
 
 
 def test_tables_shape(subject: Subject) -> None:
@@ -81,3 +87,16 @@ def test_step_leaves_its_arguments(subject: Subject) -> None:
     assert result.shape == arrays[0].shape and result.dtype == subject.real
     for tensor, array in zip((x, output, z), arrays, strict=True):
         assert np.array_equal(backend.to_host(tensor), array)
+
+
+@pytest.mark.subjects(dtypes=FULL)
+def test_exponential(subject: Subject) -> None:
+    """exp over the range of float32, each value by itself: the noise of a step whose log variance the network says."""
+    plan = plan_of("ddpm", {"variance": "learned"}, {}, 4)
+    backend = subject.backend(network(plan.diffusion), plan.diffusion)
+    variance = np.linspace(-170, 170, 64).reshape(2, 2, 4, 4).astype(np.float32)
+    x = np.zeros_like(variance)
+    arrays = (x, np.concatenate((x, variance), axis=1), x + 1)
+    x, output, z = (backend.to_device(a.astype(subject.real)) for a in arrays)
+    actual, expected = backend.to_host(backend.step(x, output, 0, plan, z)), np.exp(0.5 * variance.astype(np.float64))
+    subject.close("L0.primitives", actual / expected, np.ones_like(expected), "exp")

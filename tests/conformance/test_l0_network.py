@@ -8,12 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from backends.protocol import Batch
+from reference import diffusion as process
 from reference import unet
 from reference import weights as reference_weights
 from reference.config import ConfigError, DiffusionConfig
 
-from .cases import ONE_LEVEL, TINY, plan_of
-from .kit import Subject, batch, normal, weights
+from .cases import ONE_LEVEL, TINY, network, plan_of
+from .kit import FULL, Subject, batch, normal, weights
 
 
 @pytest.mark.parametrize("case", ["missing", "surplus", "shape", "nan"])
@@ -117,4 +119,23 @@ def test_impossible_networks(subject: Subject, case: tuple[dict[str, object], st
     """A config that no network can have is refused with one line, the same in every backend."""
     changes, line = case
     with pytest.raises(ConfigError, match=f"^{re.escape(line)}$"):
-        subject.module.create(subject.spec(replace(TINY, **changes)))
+        subject.create(subject.spec(replace(TINY, **changes)))
+
+
+@pytest.mark.subjects(mode="tuned", dtypes=FULL)
+@pytest.mark.parametrize("case", [False, True])
+def test_likelihood_over_its_range(subject: Subject, case: bool) -> None:
+    """erfc or tanh, exp and log of the discretised likelihood, from 5 deviations below the mean to 5 above, through the loss of a
+    network whose output is a constant."""
+    diffusion = DiffusionConfig(objective="x0", variance="learned", approximate_cdf=case)
+    model = network(diffusion, ONE_LEVEL)
+    output = np.float32([0, 0, *2 * [2 * np.log(1 / 5)]])  # mean 0, deviation 1/5
+    w = weights(model) | {"conv_out.weight": np.zeros_like(weights(model)["conv_out.weight"]), "conv_out.bias": output}
+    backend = subject.backend(model, diffusion)
+    backend.load_weights(w)
+    x0 = np.linspace(-0.99, 0.99, 96).reshape(3, 2, 4, 4).astype(np.float32)
+    zero = np.zeros(3, np.int64)
+    loss, _ = backend.loss_and_gradients(Batch(ids=np.arange(3), x0=x0, t=zero, noise=np.zeros_like(x0), step=0))
+    outputs = np.broadcast_to(output.astype(np.float64).reshape(1, 4, 1, 1), (3, 4, 4, 4))
+    expected = process.loss(diffusion, x0.astype(np.float64), zero, np.zeros(x0.shape), outputs)
+    subject.close("L0.likelihood", backend.to_host(loss), expected, f"approximate_cdf={case}")

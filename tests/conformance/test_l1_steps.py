@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -11,8 +12,8 @@ from reference import samplers
 from reference.config import DiffusionConfig
 from reference.conventions import Plan
 
-from . import cases
-from .kit import Subject, normal
+from . import cases, fields
+from .kit import FULL, Subject, normal
 
 SHAPE = (2, 2, 4, 4)
 coefficients = lru_cache(maxsize=None)(samplers.coefficients)
@@ -28,6 +29,7 @@ def check_tables(subject: Subject, plan: Plan) -> None:
         subject.within("L1.tables", error, f"{name}, {cases.label(plan)}")
 
 
+@pytest.mark.subjects(dtypes=FULL)  # tables are float64 in every dtype of the network, which `test_special_tables` holds it to
 @pytest.mark.parametrize("case", cases.FAMILIES)
 def test_tables(subject: Subject, case: str) -> None:
     """Convention, sampler, objective and schedule, over all kinds of noise and all spacings of the convention."""
@@ -58,6 +60,7 @@ def check_step(subject: Subject, plan: Plan, i: int, give_noise: bool) -> None:
     subject.close("L1.step", actual, expected, cases.label(plan, i))
 
 
+@pytest.mark.subjects(dtypes=FULL)  # the others step in float32, which `test_special_steps` holds them to
 @pytest.mark.parametrize("case", cases.STEPS)
 def test_steps(subject: Subject, case: str) -> None:
     """Convention, sampler and objective, over all kinds of noise and clipping; schedules and spacings take turns."""
@@ -72,3 +75,14 @@ def test_special_steps(subject: Subject, case: str) -> None:
     plan = cases.SPECIAL[case]
     check_step(subject, plan, 0, give_noise=bool(plan.noise_gate[0]))
     check_step(subject, plan, plan.steps - 1, give_noise=bool(plan.noise_gate[-1]))
+
+
+@pytest.mark.subjects(dtypes=("float32",))
+@pytest.mark.parametrize("case", fields.PLAN)
+def test_each_field(subject: Subject, case: str) -> None:
+    """Two plans that differ in one field, of one backend in a row: what was kept for the first is not taken for the second."""
+    plan, value = fields.PLAN[case]
+    for p in (plan, replace(plan, **{case: value}), plan):
+        check_tables(subject, p)
+        for i in (0, p.steps - 1):
+            check_step(subject, p, i, give_noise=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -11,10 +12,11 @@ from backends.protocol import Backend
 from reference import unet
 from reference.config import DiffusionConfig
 
-from . import cases
-from .kit import Subject, normal, weights
+from . import cases, fields
+from .kit import FULL, Subject, normal, weights
 
 T = np.array([0.0, 1.0, 333.25, 977.0])  # as networks are told it: IDDPM's is no whole number
+SMALL = [case for case in cases.NETWORKS if case not in cases.IMAGES]
 # Small images show a wrong norm_eps, large ones an overflow.
 SCALES = {"unit": 1.0, "small": 1e-2, "large": 30.0}
 
@@ -31,35 +33,102 @@ def loaded(subject: Subject, case: str) -> Backend:
 def images(case: str, scale: float = 1.0) -> np.ndarray:
     """One image for each t."""
     model = cases.NETWORKS[case]
-    return np.float32(scale) * normal(3, len(T), model.in_channels, model.sample_size, model.sample_size)
+    return np.float32(scale) * normal(3, len(times(case)), model.in_channels, model.sample_size, model.sample_size)
+
+
+def times(case: str) -> np.ndarray:
+    """What the network is told, by image."""
+    return np.resize(T, cases.IMAGES.get(case, len(T)))
 
 
 @cache
 def reference(case: str, scale: float = 1.0) -> dict[str, np.ndarray]:
     """Each block's output; `conv_out` is the network's."""
     seen: dict[str, np.ndarray] = {}
-    unet.forward(weights(cases.NETWORKS[case]), cases.NETWORKS[case], images(case, scale), T, seen)
+    unet.forward(weights(cases.NETWORKS[case]), cases.NETWORKS[case], images(case, scale), times(case), seen)
     return seen
 
 
-@pytest.mark.parametrize("case", cases.NETWORKS)
-def test_blocks(subject: Subject, case: str) -> None:
+def check_blocks(subject: Subject, case: str) -> None:
     """Each block's output, so that a failure names the first block that is wrong."""
     backend = loaded(subject, case)
-    x, t = backend.to_device(images(case).astype(subject.real)), backend.to_device(T.astype(subject.real))
+    x, t = backend.to_device(images(case).astype(subject.real)), backend.to_device(times(case).astype(subject.real))
     actual = backend.activations(x, t)
     for name, expected in reference(case).items():
         subject.close("L2.block", actual[name], expected, f"{case}: {name}")
 
 
-@pytest.mark.parametrize("case", [f"{network}-{scale}" for network in cases.NETWORKS for scale in SCALES])
+@pytest.mark.parametrize("case", SMALL)
+def test_blocks(subject: Subject, case: str) -> None:
+    """Block by block."""
+    check_blocks(subject, case)
+
+
+@pytest.mark.subjects(dtypes=("float32", "bfloat16"))
+def test_large_network(subject: Subject) -> None:
+    """256 positions, 64 channels, 32 groups and 9 images, block by block."""
+    check_blocks(subject, "large")
+
+
+@pytest.mark.parametrize("case", [f"{network}-{scale}" for network in SMALL for scale in SCALES])
 def test_forward(subject: Subject, case: str) -> None:
     """The whole network."""
     name, scale = case.split("-")
     backend = loaded(subject, name)
     x = backend.to_device(images(name, SCALES[scale]).astype(subject.real))
-    actual = backend.to_host(backend.forward(x, backend.to_device(T.astype(subject.real))))
-    subject.close("L2.forward", actual, reference(name, SCALES[scale])["conv_out"], case)
+    actual = backend.to_host(backend.forward(x, backend.to_device(times(name).astype(subject.real))))
+    error = subject.close("L2.forward", actual, reference(name, SCALES[scale])["conv_out"], case)
+    if name == "tiny" and scale == "unit":
+        subject.reduced("L2.forward", error, case)
+
+
+FAR = replace(cases.ONE_LEVEL, down_block_types=(cases.ADOWN,), up_block_types=(cases.AUP,))
+
+
+@cache
+def far(case: str) -> dict[str, np.ndarray]:
+    """Weights that take norms, softmax or SiLU to the ends of their range: means of 100 deviations, scores and inputs above 88."""
+    w = {name: value.copy() for name, value in weights(FAR).items()}
+    for name, value in w.items():
+        kind = name.removesuffix(".weight").removesuffix(".bias")
+        if case == "means" and kind.endswith(("conv_in", "conv1", "conv_shortcut")):
+            if name.endswith("bias"):
+                value += 100
+            elif kind.endswith("conv_shortcut"):
+                value -= value.mean(axis=1, keepdims=True)  # means of its input cancel: only its bias has one
+        elif case == "scores" and kind.endswith(("to_q", "to_k")):
+            value *= 12
+        elif case == "slopes" and "norm" in kind and "group_norm" not in kind:
+            value *= 40
+    return w
+
+
+@pytest.mark.parametrize("case", ["means", "scores", "slopes"])
+def test_far_from_zero(subject: Subject, case: str) -> None:
+    """No variance as a difference of squares, no softmax of exponentials that overflow, no x e^x / (1 + e^x). Reduced precision has
+    too few digits there for more than a finite output."""
+    backend, x = subject.backend(FAR), normal(3, len(T), 2, 4, 4)
+    backend.load_weights(far(case))
+    actual = backend.to_host(backend.forward(backend.to_device(x.astype(subject.real)), backend.to_device(T.astype(subject.real))))
+    if subject.dtype in FULL:
+        subject.close(f"L2.{case}", actual, unet.forward(far(case), FAR, x, T), case)
+    else:
+        assert np.isfinite(actual).all(), f"{case}: not finite"
+
+
+@pytest.mark.subjects(mode="tuned", dtypes=("float32",))
+@pytest.mark.parametrize("case", fields.MODEL)
+def test_each_field(subject: Subject, case: str) -> None:
+    """Two networks that differ in one field, in a row: what was kept for the first is not taken for the second."""
+    for model in (cases.TINY, replace(cases.TINY, **{case: fields.MODEL[case]})):
+        if case == "in_channels":
+            model = replace(model, out_channels=model.in_channels)
+        learned = model.out_channels == 2 * model.in_channels
+        backend = subject.backend(model, DiffusionConfig(variance="learned_range" if learned else "large"))
+        backend.load_weights(weights(model))
+        x = normal(3, len(T), model.in_channels, model.sample_size, model.sample_size)
+        actual = backend.activations(backend.to_device(x.astype(subject.real)), backend.to_device(T.astype(subject.real)))
+        subject.close("L2.block", actual["conv_out"], unet.forward(weights(model), model, x, T), case)
 
 
 def test_whole_timesteps(subject: Subject) -> None:

@@ -1,5 +1,6 @@
 """L3: the training loss against `reference/diffusion.py`, and its gradients against finite differences of the NumPy network.
 
+`golden/derivatives.npz` holds them, for they take longer than all else here.
 A directional derivative is taken in two stages: of the network's output by a central difference in the weights, then of the
 loss along it. Each parameter tensor gets a direction of its own, so that a wrong gradient in one can't hide in the sum.
 """
@@ -7,7 +8,8 @@ loss along it. Each parameter tensor gets a direction of its own, so that a wron
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -19,8 +21,8 @@ from reference import unet
 from reference.config import BOUNDS, DiffusionConfig, ModelConfig
 from reference.schedules import Schedule
 
-from . import cases
-from .kit import Subject, batch, weights
+from . import cases, fields
+from .kit import FULL, Subject, batch, weights
 
 Array = np.ndarray
 
@@ -36,18 +38,23 @@ class Point(NamedTuple):
     output: Array
 
 
+def inputs(model: ModelConfig, diffusion: DiffusionConfig) -> Batch:
+    """The batch of one training step."""
+    return batch(Spec(model, diffusion), size=9 if model == cases.LARGE else 3)
+
+
 @cache
 def point(model: ModelConfig, diffusion: DiffusionConfig) -> Point:
     """The forward pass of one training step in float64."""
-    b = batch(Spec(model, diffusion))
+    b = inputs(model, diffusion)
     alpha_bars = Schedule.from_config(diffusion).alpha_bars
     told = process.network_t(diffusion, b.t)
-    inputs = xt = process.q_sample(b.x0.astype(np.float64), b.t, b.noise.astype(np.float64), alpha_bars)
+    shown = xt = process.q_sample(b.x0.astype(np.float64), b.t, b.noise.astype(np.float64), alpha_bars)
     if diffusion.self_conditioning:
         first = unet.forward(weights(model), model, np.concatenate((xt, 0 * xt), axis=1), told)[:, : xt.shape[1]]
         x0_hat = process.x0_from_output(diffusion, xt, b.t, first, alpha_bars)
-        inputs = np.concatenate((xt, process.self_condition(x0_hat, b.coin)), axis=1)
-    return Point(model, diffusion, b, inputs, told, unet.forward(weights(model), model, inputs, told))
+        shown = np.concatenate((xt, process.self_condition(x0_hat, b.coin)), axis=1)
+    return Point(model, diffusion, b, shown, told, unet.forward(weights(model), model, shown, told))
 
 
 def loss(p: Point, output: Array, held: Array) -> float:
@@ -88,40 +95,83 @@ def along(gradients: dict[str, Array], direction: dict[str, Array]) -> float:
     return float(sum((np.asarray(gradients[name], np.float64) * d).sum() for name, d in direction.items()))
 
 
-@cache
-def whole_derivatives(model: ModelConfig, diffusion: DiffusionConfig) -> list[float]:
-    """Derivatives along three directions of all weights."""
-    return [derivative(point(model, diffusion), directions(model, seed)) for seed in range(3)]
+def reference_loss(p: Point) -> float:
+    """The training loss at the point."""
+    return process.loss(p.diffusion, p.batch.x0.astype(np.float64), p.batch.t, p.batch.noise.astype(np.float64), p.output)
 
 
-@cache
-def tensor_derivatives(model: ModelConfig) -> dict[str, float]:
+def whole_derivatives(p: Point, count: int = 3) -> list[float]:
+    """Derivatives along this many directions of all weights."""
+    return [derivative(p, directions(p.model, seed)) for seed in range(count)]
+
+
+def tensor_derivatives(p: Point) -> list[float]:
     """For each tensor the derivative along its part of one direction."""
-    p = point(model, DiffusionConfig())
-    return {name: derivative(p, {name: d}) for name, d in directions(model, 0).items()}
+    return [derivative(p, {name: d}) for name, d in directions(p.model, 0).items()]
+
+
+@cache
+def golden() -> dict[str, Array]:
+    """What `make_golden.py` stored: the loss at a point, and the derivatives there."""
+    with np.load(Path(__file__).parent / "golden" / "derivatives.npz") as file:
+        return dict(file)
+
+
+def worked_out(kind: str, p: Point) -> list[float]:
+    """The derivatives that a test of this kind needs."""
+    return tensor_derivatives(p) if kind == "tensor" else whole_derivatives(p, 1 if kind == "large" else 3)
+
+
+@cache
+def derivatives(kind: str, case: str) -> list[float]:
+    """Those stored for this case, where they are and the loss is still theirs; else `worked_out`, which takes seconds."""
+    p = POINTS[kind, case]()
+    stored = golden().get(f"{kind}/{case}", np.array([np.nan]))
+    return stored[1:].tolist() if abs(stored[0] / reference_loss(p) - 1) < 1e-9 else worked_out(kind, p)
+
+
+POINTS = {(kind, case): partial(point, cases.network(diffusion), diffusion)
+          for kind, table in (("loss", cases.LOSSES), ("crossed", cases.CROSSED_LOSSES)) for case, diffusion in table.items()} | {
+    ("tensor", case): partial(point, model, DiffusionConfig()) for case, model in cases.TRAINED.items()} | {
+    ("large", "large"): partial(point, cases.LARGE, DiffusionConfig())}
 
 
 def gradients_of(subject: Subject, model: ModelConfig, diffusion: DiffusionConfig) -> tuple[float, dict[str, Array]]:
     """The backend's loss and gradients at the point."""
     backend = subject.backend(model, diffusion)
     backend.load_weights(weights(model))
-    value, gradients = backend.loss_and_gradients(point(model, diffusion).batch)
+    value, gradients = backend.loss_and_gradients(inputs(model, diffusion))
     return float(backend.to_host(value)), dict(gradients)
 
 
-@pytest.mark.parametrize("case", cases.LOSSES)
-def test_loss(subject: Subject, case: str) -> None:
-    """Objective, loss, weighting, variance, schedule and self-conditioning: the loss, and gradients along whole directions."""
-    diffusion = cases.LOSSES[case]
+def check_loss(subject: Subject, diffusion: DiffusionConfig, kind: str, case: str) -> None:
+    """The loss, and gradients along whole directions."""
+    quantity = {"loss": "L3.gradient", "crossed": "L3.crossed"}[kind]
     model = cases.network(diffusion)
     p = point(model, diffusion)
     value, gradients = gradients_of(subject, model, diffusion)
-    x0, noise = p.batch.x0.astype(np.float64), p.batch.noise.astype(np.float64)
-    subject.close("L3.loss", value, process.loss(diffusion, x0, p.batch.t, noise, p.output), case)
+    subject.close("L3.loss", value, reference_loss(p), case)
     norm = np.sqrt(sum(float((np.asarray(g, np.float64) ** 2).sum()) for g in gradients.values()))
-    for seed, expected in enumerate(whole_derivatives(model, diffusion)):
-        error = abs(along(gradients, directions(model, seed)) - expected) / norm
-        subject.within("L3.gradient", error, f"{case}, direction {seed}")
+    errors = [abs(along(gradients, directions(model, seed)) - expected) / norm
+              for seed, expected in enumerate(derivatives(kind, case))]
+    for seed, error in enumerate(errors):
+        subject.within(quantity, error, f"{case}, direction {seed}")
+    if case == "eps":
+        subject.reduced("L3.gradient", max(errors), case)
+
+
+@pytest.mark.subjects(mode="tuned")
+@pytest.mark.parametrize("case", cases.LOSSES)
+def test_loss(subject: Subject, case: str) -> None:
+    """Objective, loss, weighting, variance, schedule and self-conditioning."""
+    check_loss(subject, cases.LOSSES[case], "loss", case)
+
+
+@pytest.mark.subjects(mode="tuned", dtypes=FULL)
+@pytest.mark.parametrize("case", cases.CROSSED_LOSSES)
+def test_crossed_loss(subject: Subject, case: str) -> None:
+    """The same options, every two of them in every pair of their values."""
+    check_loss(subject, cases.CROSSED_LOSSES[case], "crossed", case)
 
 
 @pytest.mark.parametrize("case", cases.TRAINED)
@@ -129,18 +179,85 @@ def test_every_tensor(subject: Subject, case: str) -> None:
     """The gradient of each tensor, relative to that tensor's own where it is not 0, as a key's bias in attention is."""
     model = cases.TRAINED[case]
     _, gradients = gradients_of(subject, model, DiffusionConfig())
-    expected = tensor_derivatives(model)
+    expected = dict(zip(directions(model, 0), derivatives("tensor", case), strict=True))
     typical = np.median([abs(e) for e in expected.values()])
     for name, d in directions(model, 0).items():
         error = abs(along(gradients, {name: d}) - expected[name]) / max(abs(expected[name]), 0.1 * typical)
         subject.within("L3.tensor", error, f"{case}: {name}")
 
 
-def test_dropout(subject: Subject) -> None:
-    """Dropout acts in training, anew at each step. L2 sees that it does not act elsewhere."""
-    losses = set()
-    for rate, step in ((0.5, 0), (0.5, 1), (0.0, 0)):
-        backend = subject.backend(replace(cases.TINY, dropout=rate))
-        backend.load_weights(weights(cases.TINY))
-        losses.add(float(backend.to_host(backend.loss_and_gradients(replace(batch(subject.spec()), step=step))[0])))
-    assert len(losses) == 3, "the loss with dropout must differ from step to step and from that without"
+@pytest.mark.subjects(dtypes=("float32",))
+def test_large_network(subject: Subject) -> None:
+    """Gradients at 256 positions, 64 channels and 32 groups, of 9 images, along a whole direction."""
+    _, gradients = gradients_of(subject, cases.LARGE, DiffusionConfig())
+    norm = np.sqrt(sum(float((np.asarray(g, np.float64) ** 2).sum()) for g in gradients.values()))
+    error = abs(along(gradients, directions(cases.LARGE, 0)) - derivatives("large", "large")[0]) / norm
+    subject.within("L3.gradient", error, "large network")
+
+
+@pytest.mark.subjects(mode="tuned", dtypes=("float32",))
+@pytest.mark.parametrize("case", fields.DIFFUSION)
+def test_each_field(subject: Subject, case: str) -> None:
+    """The loss of two processes that differ in one field, in a row: what was kept for the first is not taken for the second."""
+    changes, value = fields.DIFFUSION[case]
+    for diffusion in (DiffusionConfig(**changes), DiffusionConfig(**changes | {case: value})):
+        model = cases.network(diffusion)
+        found, _ = gradients_of(subject, model, diffusion)
+        subject.close("L3.loss", found, reference_loss(point(model, diffusion)), f"{case}={getattr(diffusion, case)}")
+
+
+# Dropout. Of one image of one pixel the gradient of conv2's middle tap is an outer product with conv2's input, so it shows which
+# channels were dropped there, and by what the others were multiplied.
+DROPPING = replace(cases.ONE_LEVEL, sample_size=1, block_out_channels=(64,))
+CONV2 = [name for name in weights(DROPPING) if name.endswith("conv2.weight")]
+SURE = 4.5  # standard deviations
+
+
+def middle_taps(subject: Subject, rate: float, step: int, images: int = 1, pixels: int = 1) -> tuple[Array, Array]:
+    """conv2's input in the first block (64,), which no dropout before it has changed; and whether all of the gradient of
+    each block and channel is 0, (blocks, 64)."""
+    model = replace(DROPPING, dropout=rate, sample_size=pixels)
+    backend = subject.backend(model)
+    backend.load_weights(weights(DROPPING))
+    _, gradients = backend.loss_and_gradients(replace(batch(subject.spec(model), size=images), step=step))
+    bias = gradients[CONV2[0].replace("weight", "bias")]
+    largest = int(np.abs(bias).argmax())
+    taps = np.stack([np.asarray(gradients[name], np.float64)[:, :, 1, 1] for name in CONV2])
+    return taps[0, largest] / float(bias[largest]), ~taps.any(axis=1)
+
+
+@pytest.mark.subjects(mode="tuned")
+@pytest.mark.parametrize("case", [0.1, 0.3])
+def test_dropout(subject: Subject, case: float) -> None:
+    """In training each element of conv2's input is 0 with this chance, else divided by the rest of it, whatever became of other
+    channels, blocks and steps. L2 sees that nothing is dropped elsewhere."""
+    kept, dropped = [], []
+    for step in range(10):
+        values, zero = middle_taps(subject, case, step)
+        kept.append(values), dropped.append(zero)
+    whole, nothing = middle_taps(subject, 0.0, 0)
+    assert not nothing.any(), "without dropout nothing is dropped"
+    for values, zero in zip(kept, dropped, strict=True):
+        factor = np.where(zero[0], 0, 1 / (1 - case))
+        subject.close("L3.dropout", values, whole * factor, f"p={case}: conv2's input")
+    law(np.stack(dropped).astype(float), case)
+
+
+def law(dropped: Array, p: float) -> None:
+    """Assert that zeros and ones (steps, blocks, channels) have mean p and no correlation along any axis."""
+    deviation = np.sqrt(p * (1 - p) / dropped.size)
+    assert abs(dropped.mean() - p) < SURE * deviation, f"dropout: {dropped.mean():.4f} of the elements are 0, p={p}"
+    for axis, name in enumerate(("steps", "blocks", "channels")):
+        for lag in (1, 2):
+            found = ((dropped - p) * (np.roll(dropped, lag, axis) - p)).mean() / (p * (1 - p))
+            assert abs(found) < SURE / np.sqrt(dropped.size), f"dropout: a correlation of {found:.3f} between {name}, {lag} apart"
+
+
+@pytest.mark.subjects(mode="tuned")
+@pytest.mark.parametrize("case", ["images", "pixels"])
+def test_dropout_is_independent(subject: Subject, case: str) -> None:
+    """Of two images, or four pixels, a channel is 0 in all by chance alone."""
+    p, count, options = 0.3, {"images": 2, "pixels": 4}[case], {"images": {"images": 2}, "pixels": {"pixels": 2}}[case]
+    zero = np.stack([middle_taps(subject, p, step, **options)[1] for step in range(4)])
+    share, deviation = zero.mean(), np.sqrt(p**count * (1 - p**count) / zero.size)
+    assert abs(share - p**count) < SURE * deviation, f"dropout: {share:.4f} of the channels are 0 in all {case}, not {p**count:.4f}"

@@ -11,10 +11,10 @@ from reference import samplers, unet
 from reference.conventions import Plan
 
 from . import cases
-from .kit import Subject, normal, weights
+from .kit import FULL, Subject, normal, weights
 
 SHAPE = (2, 2, 4, 4)
-NOISE = {i: normal(100 + i, *SHAPE) for i in range(8)}
+NOISE = [normal(100 + i, *SHAPE) for i in range(cases.LONG.steps)]
 X = normal(99, *SHAPE)
 
 
@@ -58,9 +58,23 @@ def test_path_of_a_scale_shift_network(subject: Subject) -> None:
     subject.close("L5.path", actual, expected, "scale_shift_bare")
 
 
+@pytest.mark.subjects(mode="tuned")
 @pytest.mark.parametrize("case", cases.PATHS)
 def test_path(subject: Subject, case: str) -> None:
     """Deterministic, noisy, ancestral and encoding paths, from the same x_T with the same noise."""
+    check_path(subject, case)
+
+
+@pytest.mark.subjects(mode="stock")
+@pytest.mark.parametrize("case", ["plain_eta", "nichol2021_ddpm", "encode_diffusers", "learned_range", "self_cond",
+                                  "self_cond_learned"])
+def test_stock_path(subject: Subject, case: str) -> None:
+    """The same with plain layers, which see the same steps: one path of each kind."""
+    check_path(subject, case)
+
+
+def check_path(subject: Subject, case: str) -> None:
+    """The last state."""
     plan = cases.PATHS[case]
     if subject.trains:
         model = cases.network(plan.diffusion, cases.ONE_LEVEL)
@@ -69,4 +83,37 @@ def test_path(subject: Subject, case: str) -> None:
         actual = backend.to_host(backend.sample(backend.to_device(X.astype(subject.real)), plan, NOISE.__getitem__))
     else:
         actual = sampled_by_steps(subject, plan)
-    subject.close("L5.path", actual, expected_path(case), case)
+    error = subject.close("L5.path", actual, expected_path(case), case)
+    if case == "plain_eta0" and subject.trains:
+        subject.reduced("L5.path", error, case)
+
+
+@pytest.mark.subjects(mode="tuned", dtypes=FULL)
+def test_long_path(subject: Subject) -> None:
+    """300 steps."""
+    if not subject.trains:
+        return
+    backend = subject.backend(cases.ONE_LEVEL, cases.LONG.diffusion)
+    backend.load_weights(weights(cases.ONE_LEVEL))
+    actual = backend.to_host(backend.sample(backend.to_device(X.astype(subject.real)), cases.LONG, NOISE.__getitem__))
+    subject.close("L5.long", actual, long_path(), "300 steps")
+
+
+@cache
+def long_path() -> np.ndarray:
+    """The reference's."""
+    return samplers.sample(lambda *inputs: predict(cases.LONG, *inputs), X.astype(np.float64), cases.LONG, NOISE.__getitem__)
+
+
+def test_images_are_not_rounded(subject: Subject) -> None:
+    """The path of a network that outputs a constant which every dtype has: what is left is the sampler's, in float32 or more."""
+    if not subject.trains:
+        return
+    plan, constant = cases.PATHS["plain_eta"], np.float32([0.5, -0.25])
+    backend = subject.backend(cases.ONE_LEVEL, plan.diffusion)
+    backend.load_weights(weights(cases.ONE_LEVEL) | {
+        "conv_out.weight": np.zeros_like(weights(cases.ONE_LEVEL)["conv_out.weight"]), "conv_out.bias": constant})
+    actual = backend.to_host(backend.sample(backend.to_device(X.astype(subject.real)), plan, NOISE.__getitem__))
+    output = np.broadcast_to(constant.astype(np.float64).reshape(1, 2, 1, 1), SHAPE)
+    expected = samplers.sample(lambda x, t: output, X.astype(np.float64), plan, NOISE.__getitem__)
+    subject.close("L5.rounding", actual, expected, "constant output")

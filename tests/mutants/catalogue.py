@@ -26,6 +26,11 @@ ADAM_STEP = "        self.adam.step()\n"
 LERP = "torch._foreach_lerp_(self.ema, self.parameters, 1 - self.config.ema_decay_at(n))"
 RATE = "= self.config.learning_rate(n)"  # every backend has the rate and the decay from there: these mistakes are those of a port of its own
 
+KEPT = "coefficients = functools.lru_cache(maxsize=32)(samplers.coefficients)"
+KEEP = ("kept: dict[Any, Any] = {}\n\n\ndef coefficients(plan: Plan) -> Any:\n    key = __import__(\"dataclasses\").replace(plan, %s)\n"
+        "    return kept.setdefault(key, samplers.coefficients(plan))\n")
+WEIGHTED = "(self.tables[\"weight\"][t].to(per_image.dtype) * per_image).mean()"
+
 MUTANTS = [Mutant(*m) for m in (
     # Interface and state.
     ("L0", "an unknown device falls back to the CPU", "backend", "        raise DeviceError(f\"device={name!r}: the torch backend has",
@@ -231,7 +236,7 @@ MUTANTS = [Mutant(*m) for m in (
     ("L3", "min-SNR of v as of eps", "training", "clipped / (snr + 1)", "clipped / snr"),
     ("L3", "min-SNR of x0 as of eps", "training", "{\"x0\": clipped,", "{\"x0\": clipped / snr,"),
     ("L3", "max-SNR", "training", "snr.clamp(max=config.min_snr_gamma)", "snr.clamp(min=config.min_snr_gamma)"),
-    ("L3", "mean weight times mean loss", "training", "(self.tables[\"weight\"][t].to(per_image.dtype) * per_image).mean()",
+    ("L3", "mean weight times mean loss", "training", WEIGHTED,
      "self.tables[\"weight\"][t].to(per_image.dtype).mean() * per_image.mean()"),
     ("L3", "bound not scaled by T/1000", "training", "(config.timesteps / 1000 if config.rescale_bound else 1.0) * terms", "terms"),
     ("L3", "bound's mean not held fixed", "training", "mean.detach().double()", "mean.double()"),
@@ -310,4 +315,71 @@ MUTANTS = [Mutant(*m) for m in (
     ("L6", "a resume draws other dropout", "backend", "torch.manual_seed(batch.step * self.spec.processes + self.spec.rank)", "pass"),
     ("L6", "a resume rounds the state to bfloat16", "training", "moment.copy_(torch.from_numpy(np.array(state[f\"{ours}/{name}\"])))",
      "moment.copy_(torch.from_numpy(np.array(state[f\"{ours}/{name}\"])).bfloat16())"),
+    # What shows at other sizes, with other options beside it, at the ends of a range or at the second call alone.
+    # What the framework gives.
+    ("L0", "device_info names another device", "backend", "if self.device.type == \"cuda\" else \"cpu\"\n", "if self.device.type == \"cuda\" else \"NVIDIA\"\n"),
+    ("L0", "device_info names another version", "backend", "f\"torch {torch.__version__}\", \"device\"", "\"torch 2.0.1\", \"device\""),
+    ("L0", "the log variance is clamped", "samplers", "torch.exp(0.5 * variance)", "torch.exp(0.5 * variance.clamp(-30, 20))"),
+    ("L0", "the likelihood's tanh in float32", "training", "torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))",
+     "torch.tanh((math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)).float()).double()"),
+    ("L0", "the likelihood's distribution function in float32", "training", "else torch.special.ndtr)", "else lambda x: torch.special.ndtr(x.float()).double())"),
+    # Sizes.
+    ("L2", "attention to the first 64 positions", "layers", ATTEND, "F.scaled_dot_product_attention(q, k[..., :64, :], v[..., :64, :])"),
+    ("L2", "at most 16 groups", "layers", "super().__init__(groups or config.norm_num_groups, channels", "super().__init__(min(groups or config.norm_num_groups, 16), channels"),
+    ("L2", "images beyond the eighth are the first again", "unet", "h = self.conv_in(x)\n", "h = self.conv_in(torch.cat((x[:8], x[:max(len(x) - 8, 0)])))\n"),
+    ("L3", "norm's gradient over 64 positions at most", "layers", "positions = u.shape[2] * u.shape[3]", "positions = min(u.shape[2] * u.shape[3], 64)"),
+    ("L5", "noise repeats after 256 steps", "samplers", "z = noise(i) if", "z = noise(i % 256) if"),
+    ("L5", "time stands still after 256 steps", "backend", "s[i:i + 1] for s in shifts", "s[min(i, 255):min(i, 255) + 1] for s in shifts"),
+    ("L6", "noise repeats after eight images", "backend", "self.to_device(noise(i)).to(self.dtype)", "self.to_device(noise(i)).to(self.dtype)[torch.arange(len(x)) % 8]"),
+    # Options that meet.
+    ("L1", "DDIM takes the learned variance", "samplers", "if not plan.learned:", "if plan.variance not in (\"learned\", \"learned_range\"):"),
+    ("L1", "the variance's channels stay where DDIM doesn't use them", "samplers", "output, variance = output[:, : x.shape[1]], output[:, x.shape[1]:]",
+     "output, variance = output[:, : x.shape[1]] if plan.learned or output.shape == x.shape else output.unflatten(1, (2, -1)).mean(1), output[:, x.shape[1]:]"),
+    ("L3", "the loss weight on the bound, too", "training", "terms.mean().to(total.dtype)", "(self.tables[\"weight\"][t] * terms).mean().to(total.dtype)"),
+    ("L3", "no bound beside an l1 loss", "training", "if config.learned_variance:  #", "if config.learned_variance and config.loss != \"l1\":  #"),
+    ("L3", "l1 without SNR weights", "training", WEIGHTED, "(per_image.mean() if (config.loss, config.loss_weight) == (\"l1\", \"snr\") else " + WEIGHTED + ")"),
+    ("L3", "p2 weights of a quadratic loss alone", "training", WEIGHTED, "(per_image.mean() if config.loss != \"l2\" and config.loss_weight == \"p2\" and config.objective == \"v\" else " + WEIGHTED + ")"),
+    ("L3", "the first pass is told t unscaled", "training", "torch.zeros_like(xt)), dim=1), told)", "torch.zeros_like(xt)), dim=1), t)"),
+    ("L3", "x0 is not conditioned on itself", "training", "if config.self_conditioning:", "if config.self_conditioning and config.objective != \"x0\":"),
+    ("L3", "the tanh formula for the learned range alone", "training", "if self.config.approximate_cdf else", "if self.config.approximate_cdf and self.config.variance == \"learned_range\" else"),
+    ("L4", "no warm-up at a constant rate", "training", RATE, "= self.config.learning_rate(n) if self.config.total_steps else self.config.lr"),
+    ("L4", "no decay without warm-up", "training", RATE, "= self.config.learning_rate(n) if self.config.warmup_steps else self.config.lr"),
+    ("L4", "an EMA decay of 0 is taken for none given", "training", "self.config.ema_decay_at(n)", "(self.config.ema_decay_at(n) or 0.9999)"),
+    ("L4", "clipping only with warm-up", "training", "if self.config.max_grad_norm:", "if self.config.max_grad_norm and self.config.warmup_steps:"),
+    # Dropout.
+    ("L3", "whole channels dropped", "unet", "nn.Dropout(config.dropout)", "nn.Dropout2d(config.dropout)"),
+    ("L3", "what is left after dropout is not scaled", "unet", "self.dropout(h)", "(self.dropout(h) * (1 - self.dropout.p) if self.training else h)"),
+    ("L3", "half of the dropout", "unet", "nn.Dropout(config.dropout)", "nn.Dropout(config.dropout / 2)"),
+    ("L3", "dropout after the second convolution", "unet", "self.conv2(self.dropout(h))", "self.dropout(self.conv2(h))"),
+    ("L3", "dropout before the second norm", "unet", "h = self.norm2(h)\n        h = self.conv2(self.dropout(h))",
+     "h = self.norm2(self.dropout(h))\n        h = self.conv2(h)"),
+    ("L3", "the same elements dropped of each image", "unet", "self.dropout(h)", "h * self.dropout(torch.ones_like(h[:1]))"),
+    ("L3", "the same elements dropped in each block", "unet", "self.dropout(h)", "(torch.manual_seed(torch.initial_seed()), self.dropout(h))[1]"),
+    ("L6", "dropout while sampling after training", "backend", "network = (self.ema if ema else self.network).eval()\n        with torch.inference_mode",
+     "network = self.ema if ema else self.network\n        with torch.inference_mode"),
+    # Far from zero.
+    ("L2", "GroupNorm's variance as a difference of squares", "layers", "torch.rsqrt(_group_mean(centred.square().mean((2, 3)), groups) + eps)",
+     "torch.rsqrt(_group_mean(x.square().mean((2, 3)), groups) - _group_mean(x.mean((2, 3)), groups).square() + eps)"),
+    ("L2", "a softmax that overflows", "layers", ATTEND, "(lambda e: e / e.sum(-1, keepdim=True))((q @ k.transpose(-1, -2) * q.shape[-1]**-0.5).exp()) @ v"),
+    ("L2", "a SiLU that overflows", "layers", "return F.silu(_channels_last_norm(*arguments)[0], inplace=True)",
+     "return (lambda u: u * u.exp() / (1 + u.exp()))(_channels_last_norm(*arguments)[0])"),
+    # Precision.
+    ("L2", "float32 where bfloat16 was asked for", "backend", "enabled=enabled and self.spec.dtype in (\"bfloat16\", \"float16\")", "enabled=False", "bfloat16"),
+    ("L2", "float16 where bfloat16 was asked for", "backend", "torch.autocast(self.device.type, DTYPES[self.spec.dtype]", "torch.autocast(self.device.type, torch.float16", "bfloat16"),
+    ("L2", "float32 where float16 was asked for", "backend", "enabled=enabled and self.spec.dtype in (\"bfloat16\", \"float16\")", "enabled=False", "float16"),
+    ("L3", "trained in float32 where bfloat16 was asked for", "backend", "with self._autocast():\n                return trained", "if True:\n                return trained", "bfloat16"),
+    ("L5", "sampled in float32 where bfloat16 was asked for", "backend", "with self._autocast(autocast):", "if True:", "bfloat16"),
+    ("L5", "images kept in bfloat16 while sampling", "samplers", "x, x0 = step(x, output, i, plan, z, c)",
+     "x, x0 = (v.bfloat16().to(v.dtype) for v in step(x, output, i, plan, z, c))", "bfloat16"),
+    ("L4", "the average moves on a step that overflows", "training", "unscale(self.parameters):\n            return",
+     "unscale(self.parameters):\n            torch._foreach_lerp_(self.ema, [p.detach() for p in self.parameters], 0.5)\n            return", "float16"),
+    ("L4", "the loss scale grows twice as often", "training", "% 2000", "% 1000", "float16"),
+    ("L4", "load_weights keeps the loss scale", "training", "            self.scaler = LossScaler()\n", "", "float16"),
+    # What is kept.
+    ("L1", "coefficients kept whatever the last alpha_bar", "backend", KEPT, KEEP % "final_alpha_bar=\"one\""),
+    ("L1", "coefficients kept whatever the noise gate", "backend", KEPT, KEEP % "noise_gate=()"),
+    ("L1", "coefficients kept whatever the previous timesteps", "backend", KEPT, KEEP % "previous=()"),
+    ("L3", "tables of training kept whatever the betas' ends", "training", "betas = schedules.betas(config)\n",
+     "betas = schedules.__dict__.setdefault(\"kept\", {}).setdefault((config.schedule, config.timesteps, config.beta_scaling, config.zero_terminal_snr, config.trained_betas), schedules.betas(config))\n"),
+    ("L6", "load_weights keeps the step", "backend", "self.optimiser.load_state(None)\n        self.step_count = 0\n", "self.optimiser.load_state(None)\n"),
 )]

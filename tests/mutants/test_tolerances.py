@@ -24,3 +24,11 @@ def test_float64_agrees_with_the_reference(device: str, dtype: str, quantity: st
     """Tables and steps within 1e-10, the network and whole paths within 1e-9."""
     limit = {"L1": 1e-10, "L2": 1e-9, "L5": 1e-9}.get(quantity.split(".")[0], 1e-6)
     assert TOLERANCES[device][dtype][quantity]["tolerance"] <= limit
+
+
+@pytest.mark.parametrize(("device", "dtype", "quantity"), [r for r in ROWS if "least" in TOLERANCES[r[0]][r[1]][r[2]]])
+def test_float32_is_below_the_least_error_of_reduced_precision(device: str, dtype: str, quantity: str) -> None:
+    """By a factor of two, so that float32 run in its place is seen."""
+    assert dtype in ("bfloat16", "float16")
+    row = TOLERANCES[device][dtype][quantity]
+    assert 2 * TOLERANCES[device]["float32"][quantity]["tolerance"] <= row["least"] < row["worst"]

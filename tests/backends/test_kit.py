@@ -1,0 +1,101 @@
+"""The conformance kit tells a wrong adapter in one line, and runs a test over the subjects that it names."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from backends.protocol import DeviceError
+from reference.config import DiffusionConfig, ModelConfig
+from reference.plan import Plan
+from tests.conformance import cases, fields, guard
+from tests.conformance import test_l3_gradients as l3
+from tests.conformance.conftest import narrowed
+from tests.conformance.kit import FULL, Subject
+
+
+def adapter(**methods):
+    """What the kit sees of a module whose backend has these methods."""
+    backend = type("Port", (), {name: staticmethod(method) for name, method in methods.items()})()
+    subject = Subject("my_port", SimpleNamespace(__name__="my_port.backend", create=lambda spec: backend))
+    return subject.create(subject.spec())
+
+
+def fail(error):
+    """A method that raises."""
+    def method(*args):
+        raise error
+    return method
+
+
+@pytest.mark.parametrize("name, method, line", [
+    ("step", None, "Port has no such method"),
+    ("tables", lambda plan: [1.0], "returned a list, must be NumPy arrays by name"),
+    ("tables", lambda plan: {"sigma": [0.0]}, "returned a list for 'sigma', must be a NumPy array"),
+    ("to_host", lambda tensor: [1.0], "returned a list, must be a NumPy array"),
+    ("device_info", lambda: None, "returned nothing, must be strings by name"),
+    ("weights", lambda: None, "returned nothing, must be NumPy arrays by name"),
+    ("loss_and_gradients", lambda batch: {}, "returned a dict, must be (loss, gradients)"),
+    ("loss_and_gradients", lambda batch: (0.0, []), "returned a list, must be NumPy arrays by name"),
+    ("forward", fail(TypeError("two\nlines")), "raised TypeError: two lines"),
+])
+def test_a_wrong_method_is_one_line_with_the_level_and_its_name(monkeypatch, name, method, line):
+    monkeypatch.setattr(guard, "level", "L5")
+    backend = adapter(**{name: method} if method else {})
+    takes = {"tables", "to_host", "loss_and_gradients", "forward"}
+    with pytest.raises(pytest.fail.Exception, match=f"^{re.escape(f'L5, {name}: {line}')}$") as failed:
+        getattr(backend, name)(*[None] * (name in takes))
+    assert not failed.value.pytrace
+
+
+def test_a_module_without_create_or_with_one_that_raises_is_one_line(monkeypatch):
+    monkeypatch.setattr(guard, "level", "L0")
+    for module, line in ((SimpleNamespace(__name__="my_port"), "my_port has no such function"),
+                         (SimpleNamespace(__name__="my_port", create=fail(KeyError("cpu"))), "raised KeyError: 'cpu'")):
+        subject = Subject("my_port", module)
+        with pytest.raises(pytest.fail.Exception, match=f"^L0, create: {line}$"):
+            subject.create(subject.spec())
+
+
+def test_answers_pass():
+    """Errors that the protocol asks for, and right values."""
+    backend = adapter(to_host=lambda tensor: np.ones(2), load_weights=fail(DeviceError("no")))
+    assert backend.to_host(None).sum() == 2
+    with pytest.raises(DeviceError):
+        backend.load_weights({})
+
+
+def test_stored_derivatives_are_those_of_the_numpy_network():
+    """One of each kind is worked out again."""
+    again = "run python -m tests.conformance.make_golden derivatives"
+    for kind, count in (("loss", 3), ("crossed", 1)):
+        case = next(case for found, case in l3.POINTS if found == kind)
+        p, stored = l3.POINTS[kind, case](), l3.golden()[f"{kind}/{case}"]
+        found = [l3.reference_loss(p), *l3.whole_derivatives(p, count)]
+        np.testing.assert_allclose(found, stored[:1 + count], rtol=1e-6, err_msg=again)
+    p, d = l3.POINTS["tensor", "tiny"](), l3.directions(cases.TINY, 0)
+    found = [l3.derivative(p, {name: d[name]}) for name in list(d)[:3]]
+    np.testing.assert_allclose(found, l3.golden()["tensor/tiny"][1:4], rtol=1e-6, err_msg=again)
+
+
+def test_derivatives_of_another_loss_are_not_taken_from_the_file(monkeypatch):
+    monkeypatch.setattr(l3, "golden", lambda: {"loss/eps": np.array([0.5, 7.0, 7.0, 7.0])})
+    assert l3.derivatives.__wrapped__("loss", "eps") == l3.whole_derivatives(l3.POINTS["loss", "eps"]())
+
+
+def test_every_field_of_a_config_is_changed_by_itself():
+    for table, config in ((fields.PLAN, Plan), (fields.DIFFUSION, DiffusionConfig), (fields.MODEL, ModelConfig)):
+        assert set(table) == {field.name for field in dataclasses.fields(config)}, config.__name__
+
+
+def test_a_test_runs_over_the_subjects_that_it_names():
+    """All of a backend that has none of them: a port of one dtype, a run of one mode."""
+    torch = [Subject("torch", None, dtype=d, mode=m) for d in ("float32", "bfloat16") for m in ("stock", "tuned")]
+    port = [Subject("port", None, dtype="bfloat16", mode="stock")]
+    assert narrowed(torch + port) == torch + port
+    assert narrowed(torch + port, mode="tuned") == [torch[1], torch[3], *port]
+    assert narrowed(torch + port, mode="tuned", dtypes=FULL) == [torch[1], *port]
