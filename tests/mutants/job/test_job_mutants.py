@@ -120,7 +120,7 @@ def test_a_mistake_in_the_job_fails_its_test(patch: Patch) -> None:
 
 @pytest.mark.slow
 @pytest.mark.mutants
-@pytest.mark.parametrize("what", ["images too dark", "no warm-up"])
+@pytest.mark.parametrize("what", ["images too dark", "every second training step left out"])
 def test_the_command_line_ends_with_4(what: str, tmp_path: Path) -> None:
     """Workers, processes and all, with a wrong backend that was installed as an outside package."""
     install_backend(tmp_path / "site", "wrong", "from tests.mutants.job.wrong import create\n")
