@@ -168,6 +168,18 @@ def test_ddim_is_the_path_of_the_samplers(eta):
     assert solve(network, x, make_solver_plan(LINEAR, 10, sampler="ddim", eta=eta), noise) == pytest.approx(want, rel=1e-11)
 
 
+@pytest.mark.parametrize("convention, sampler, fewest", [
+    ("diffusers", "dpmpp_2m", 15), ("dpm_solver", "dpmpp_2m", 10), ("dpm_solver", "dpmpp_3m", 10), ("unipc", "unipc_2", math.inf),
+    ("plain", "dpmpp_2m", 0)])
+def test_codes_lower_their_orders_on_short_paths_alone(convention, sampler, fewest):
+    """The last step of a path that ends above sigma = 0 is of order 1 below so many steps; UniPC's also has the last correction."""
+    for steps in (9, 10, 14, 15, 50):
+        plan = make_solver_plan(LINEAR, steps, sampler=sampler, convention=convention, final_alpha_bar="first",
+                                spacing="trailing" if convention == "plain" else None)
+        read = len(plan.path.rows[-1].x0)
+        assert plan.sigma[-1] > 0 and read == (3 if sampler == "unipc_2" else 1 if steps < fewest else int(sampler[-2])), steps
+
+
 def test_a_learned_variance_is_left_out_and_self_conditioning_told():
     learned = replace(LINEAR, variance="learned_range")
     seen = []

@@ -115,6 +115,16 @@ def test_diffusers_unipc_gives_nan_where_we_refuse(monkeypatch):
         make_solver_plan(DiffusionConfig(), 6, sampler=sampler, convention="diffusers", **options)
 
 
+@pytest.mark.parametrize("name, settings", [
+    (MULTI, {}), (MULTI, {"solver_order": 3}), (MULTI, SDE), (SINGLE, {}), (UNIPC, {}), (UNIPC, {"solver_order": 3}), (HEUN, {}),
+    (PNDM, {"skip_prk_steps": True}), (PNDM, {})])
+@pytest.mark.parametrize("steps", [10, 20])
+def test_the_convention_is_what_the_classes_do_unsaid(name, settings, steps):
+    sampler, options = from_scheduler({"_class_name": name} | settings)
+    said, unsaid = (make_solver_plan(DiffusionConfig(), steps, sampler=sampler, convention="diffusers", **o) for o in (options, {}))
+    assert said == unsaid
+
+
 @pytest.mark.parametrize("name", DEFAULTS)
 def test_every_key_of_a_class_is_known_with_its_default(name):
     """A file says all of them, and one with the class's name alone means the same."""
