@@ -19,6 +19,12 @@ def problems(kind: str, config: dict[str, Any], found: dict[str, Any]) -> list[s
            for name, hint in wanted.items() if not _is(config.get(name), hint)]
     for name, part in found.items() if kind == "check" else [("values", found)]:
         out += [f"{name}: {wrong}" for wrong in differences(part, record, open_to_others=kind in values.OPEN)]
+    if record is values.Noise and not out:
+        rule = f"must be from 2 to samples={config['samples']}, and fid_half of as many numbers as fid, or empty"
+        out = [f"values: points: n={p['n']}: {rule}" for p in found["points"]
+               if not (2 <= p["n"] <= config["samples"] and len(p["fid_half"]) in (0, len(p["fid"]))
+                       and all(_is(half, float) for half in p["fid_half"]))]
+        out += ["values: points=[]: must be one or more"] * (not found["points"])
     return out
 
 

@@ -127,10 +127,19 @@ class Ablation(Distances):
     starts: Annotated[int, "processes that took part"]
 
 
+class Point(TypedDict):
+    """FID of the parts of one size."""
+
+    n: Annotated[int, "images of a part"]
+    disjoint: Annotated[bool, "whether no image is in two parts"]
+    fid: Annotated[list[float], "of every part"]
+    fid_half: Annotated[list[Any], "of the halves of every part, the mean of both; empty where they are too few"]
+
+
 class Noise(TypedDict):
     """FID of parts of fixed images (`ddim-bench study noise`)."""
 
-    points: Annotated[list[dict[str, Any]], "for each size n: FID of every part, of its halves, whether the parts are disjoint"]
+    points: Annotated[list[Point], "for each size n: `n`, `disjoint`, `fid` of every part, `fid_half` of the halves of every part"]
     cost: Annotated[dict[str, float], "s of features and distances, peak bytes"]
 
 
@@ -163,7 +172,8 @@ CONFIG: dict[str, dict[str, Any]] = {
     "timing": {"workload": str, "batch_size": int, "dtype": str, "device": str, "threads": int},
     "timing speed": {"contender": str, "mode": str, "variables": dict[str, str]}, "timing scaling": {"axis": str, "value": int},
     "budget": {"samples": int, "weights": str, "model": dict[str, Any], "diffusion": dict[str, Any], "device": str},
-    "study noise": {"name": str, "samples": int, "extractor": str, "extractor_sha256": str, "images": str, "images_sha256": str},
+    "study noise": {"name": str, "samples": int, "seed": int, "extractor": str, "extractor_sha256": str, "images": str,
+                    "images_sha256": str},
     "study neighbours": {"name": str},
     "study ablation": {"variant": str, "optim": dict[str, Any], "batch_size": int, "samples": int, "sampling_steps": int,
                        "extractor": str, "extractor_sha256": str, "reference": str, "dataset": str, "dtype": str},

@@ -30,6 +30,16 @@ def test_missing_and_unknown_fields_are_named():
     assert validity.problems("study", {"study": "weather"}, {}) == ["study 'weather' is unknown"]
 
 
+def test_sizes_of_a_study_of_noise_that_do_not_belong_together_are_named():
+    row = next(row for row in rows.read(ROOT / "results" / "rows") if row.config.get("study") == "noise")
+    whole = row.values["points"]
+    strange = ["1"] * len(whole[0]["fid"])
+    for change in ({"n": 1}, {"n": row.config["samples"] + 1}, {"fid_half": [1.0] * 99}, {"fid_half": strange}):
+        found = validity.problems("study", row.config, row.values | {"points": [whole[0] | change, *whole[1:]]})
+        assert len(found) == 1 and f"points: n={(whole[0] | change)['n']}: must be from 2 to samples" in found[0]
+    assert validity.problems("study", row.config, row.values | {"points": []}) == ["values: points=[]: must be one or more"]
+
+
 def test_values_of_another_type_are_named():
     assert validity.problems("sample", {}, {**SAMPLE, "calls": 1.5})[-1:] == ["values: calls=1.5 is not int"]
     assert validity.problems("sample", {}, {**SAMPLE, "calls": True})[-1:] == ["values: calls=True is not int"]
