@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from reference.config import ConfigError
 
 TEMPORARY, LOCK = "ddim-bench-", ".lock"
+MAX_TEXT = 256 << 20  # bytes; the losses of 10 million steps
 
 
 class FileError(ConfigError):
@@ -42,6 +43,18 @@ def require_file(path: Path) -> Path:
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise FileError(f"{path}: is a pipe, a socket or a device; it must be a plain file")
     return path
+
+
+def read_text(path: Path) -> str:
+    """The text of a file of at most `MAX_TEXT` bytes. Raises `FileError`, and `OSError` as `Path.read_text`."""
+    with require_file(path).open("rb") as file:
+        data = file.read(MAX_TEXT + 1)
+    if len(data) > MAX_TEXT:
+        raise FileError(f"{path}: is larger than {MAX_TEXT >> 20} MiB; it must be what its name says")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise FileError(f"{path}: is no UTF-8 text: {error}") from None
 
 
 def folder(path: Path) -> Path:

@@ -30,7 +30,7 @@ def run(args: argparse.Namespace, command: str) -> int:
     with Cells(out, fresh=False).shared("report"):
         for name, text in pages(found, out):
             path = out / name
-            shown = html.figures(path.read_text()) if name == "report.html" and path.exists() else set()
+            shown = html.figures(files.read_text(path)) if name == "report.html" and path.exists() else set()
             if lost := shown - html.figures(text):
                 kept.append(f"missing: {path}: kept as it is, because images that it shows are not in {out / 'work'}: "
                             f"{', '.join(sorted(lost))}; `{made_by(out / 'table.md', 'run', '--table', 'ddim')}` draws them")
@@ -56,7 +56,7 @@ def pages(found: list[AnyRow], out: Path) -> Iterator[tuple[str, str]]:
     if points := scaling_page.newest(found):
         yield "scaling.md", scaling_page.render(points, made_by(out / "scaling.md", "study", "scaling"), found)
     if sets := noise_page.newest(found):
-        yield "noise.md", noise_page.render(sets, made_by(out / "noise.md", "study", "noise"))
+        yield "noise.md", noise_page.render(sets, made_by(out / "noise.md", "study", "noise"), out)
     if tried := ablation_page.studied(found):
         yield "ablation.md", ablation_page.render(tried, made_by(out / "ablation.md", "study", "ablation"))
     if any(row.kind == "recipe" for row in found):
@@ -66,5 +66,5 @@ def pages(found: list[AnyRow], out: Path) -> Iterator[tuple[str, str]]:
 
 def made_by(path: Path, *default: str) -> str:
     """The command that a page says it was made by, in its present form; that of `default` where it says none."""
-    said = MADE_BY.search(path.read_text()) if path.exists() else None
+    said = MADE_BY.search(files.read_text(path)) if path.exists() else None
     return renamed(said[1]) if said else command_line(*default)

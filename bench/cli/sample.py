@@ -11,6 +11,7 @@ from bench.cli.options import at_least, parse_sections, sampling_choices, unsaid
 from bench.data.pixels import to_uint8
 from bench.recipes.show import KINDS, show
 from bench.timing.memory import require_room
+from bench.weights.tensor_files import weights_hash
 from reference.config import ConfigError, require
 
 ENDINGS = {"grid": (".png",), "strip": (".png",), "gif": (".gif",), "save": (".npy", ".npz")}
@@ -39,7 +40,8 @@ def run(args: argparse.Namespace, command: str) -> None:
     images, _ = show(model, plan, args.samples, {kind: path for kind, path in asked.items() if kind in KINDS}, seed=args.seed,
                      batch_size=args.sample_batch)
     if args.save and args.save.suffix.lower() == ".npz":
-        files.savez(args.save, images=to_uint8(images))
+        drew = weights_hash(model.backend.weights(ema=True))  # so that a study can say it
+        files.savez(args.save, images=to_uint8(images), weights=np.frombuffer(drew.encode(), np.uint8))
     elif args.save:
         with files.replacing(args.save) as file:
             np.save(file, to_uint8(images))

@@ -37,8 +37,8 @@ def _noise(studies: Parser) -> None:
     p = studies.command("noise", _noise.__doc__, "ddim-bench study noise --images NAME=samples.npy", (DATA, SEED, OUT),
                         body="study", study="noise", goes_on_from="")
     p.add_argument("--images", action="append", default=[], metavar="NAME=FILE.npy",
-                   help="uint8 or floats in [-1, 1], (n, C, H, W), measured beside the held-out images; may be repeated; "
-                   "default: those alone")
+                   help="uint8 or floats in [-1, 1], (n, C, H, W), in FILE.npz its array images, measured beside the held-out "
+                   "images; may be repeated; default: those alone")
 
 
 def _neighbours(studies: Parser) -> None:
@@ -48,7 +48,8 @@ def _neighbours(studies: Parser) -> None:
     """
     p = studies.command("neighbours", _neighbours.__doc__, "ddim-bench study neighbours --images samples.npy",
                         (DATA, OUT, SAYING, IGNORE), body="study", study="neighbours", goes_on_from="")
-    p.add_argument("--images", type=Path, metavar="FILE.npy", help="uint8 or floats in [-1, 1], (n, C, H, W); default: --weights")
+    p.add_argument("--images", type=Path, metavar="FILE.npy", help="uint8 or floats in [-1, 1], (n, C, H, W), in FILE.npz its "
+                   "array images; default: --weights")
     p.add_argument("--weights", metavar="SOURCE", help=f"draw them from {WEIGHTS}; default: --images")
     p.add_argument("--name", help="of the row and the picture; default: that of the file or folder")
     p.add_argument("--backend", metavar="NAME", help="with --weights; default: torch")

@@ -8,7 +8,7 @@ from pathlib import Path
 import backends
 from bench.cli.launch import launched
 from bench.cli.options import UNSAID, at_least, data_choice, unsaid, unused
-from bench.data.pixels import read_samples
+from bench.data.pixels import drawn_by, read_samples
 from bench.metric import make_fmnist_cnn
 from bench.presets import get_preset
 from bench.studies import ablation, neighbours, noise, scaling
@@ -43,10 +43,11 @@ def _neighbours(args: argparse.Namespace) -> None:
             "exactly one must be given")
     if args.images:
         unused(args, "with --images, which are drawn already", *DRAWING, *UNSAID)
-        return neighbours.run(read_samples(args.images), args.name or args.images.stem, data_choice(args), args.out)
+        return neighbours.run(read_samples(args.images), args.name or args.images.stem, data_choice(args), args.out,
+                              how=drawn_by(args.images))
     at_least(args, 1, "samples")
     backend, steps, seed = args.backend or backends.DEFAULT, args.steps or 50, args.seed or 0
-    samples = neighbours.draw(args.weights, backend, args.device or "cpu", args.samples or 1000, steps, args.sample_batch or 64,
-                              seed, args.ignore_scheduler, unsaid(args))
+    samples, weights = neighbours.draw(args.weights, backend, args.device or "cpu", args.samples or 1000, steps,
+                                       args.sample_batch or 64, seed, args.ignore_scheduler, unsaid(args))
     return neighbours.run(samples, args.name or Path(args.weights).name, data_choice(args), args.out, backend,
-                          {"steps": steps, "eta": "0.0", "seed": seed})
+                          {"steps": steps, "eta": "0.0", "seed": seed, "weights": weights})

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.data.readers import DataError
-from bench.files import require_file
+from bench.data.readers import DataError, npz_names, read_npz
+from bench.files import read_text, require_file
+from bench.paths import printable
 from reference.config import ConfigError, require
 
+DIGEST = re.compile(r"[0-9a-f]{16}")  # of `weights_hash`
 CHUNK = 1 << 20  # values converted at once: 50,000 images in float64 would take gigabytes
 
 
@@ -36,14 +40,37 @@ def to_uint8(images: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
 
 
 def read_samples(path: Path) -> NDArray[np.uint8]:
-    """Images of a .npy file, (n, C, H, W): uint8, or floats in [-1, 1] as a sampling cell keeps them. Raises ConfigError."""
+    """Images of a .npy file, (n, C, H, W): uint8, or floats in [-1, 1] as a sampling cell keeps them. Of a .npz file those of its
+    array `images`, as `ddim-bench sample` writes it, or of its only one. Raises ConfigError."""
+    if path.suffix.lower() == ".npz":
+        names = npz_names(require_file(path))
+        name = "images" if "images" in names or len(names) != 1 else names[0]
+        require(name in names, "--images", str(path), f"must hold one array, or one called images; it has {printable(names[:10])}")
+        return _samples(read_npz(path, name, floats=True), f"{path}: {printable(name)}")
     try:
         images = np.load(require_file(path), mmap_mode="r", allow_pickle=False)
     except ConfigError:
         raise
     except Exception as error:  # NumPy evaluates the header as a Python literal, which has many ways to fail
         raise DataError(f"--images={str(path)!r}: can't be read as a NumPy array: {' '.join(str(error).split())[:200]}") from None
+    return _samples(images, str(path))
+
+
+def drawn_by(path: Path) -> dict[str, str]:
+    """{"weights": hash of the weights that drew the images of a file}, as `ddim-bench sample` writes it into a .npz file and a
+    finished sampling cell has it beside its images; {} where nothing says it."""
+    try:
+        if path.suffix.lower() == ".npz":
+            said = read_npz(path, "weights").tobytes().decode()
+        else:
+            said = json.loads(read_text(path.with_name("result.json")))["config"]["weights"] if path.name == "images.npy" else ""
+    except (ConfigError, OSError, ValueError, RecursionError, KeyError, TypeError):
+        return {}
+    return {"weights": said} if isinstance(said, str) and DIGEST.fullmatch(said) else {}
+
+
+def _samples(images: Any, where: str) -> NDArray[np.uint8]:
     require(isinstance(images, np.ndarray) and images.ndim == 4 and len(images) > 0 and images.dtype.kind in "uf"
-            and (images.dtype.kind == "f" or images.dtype == np.uint8), "--images", f"{path}, {getattr(images, 'dtype', '')} "
+            and (images.dtype.kind == "f" or images.dtype == np.uint8), "--images", f"{where}, {getattr(images, 'dtype', '')} "
             f"{getattr(images, 'shape', '')}", "must be uint8 or floats of shape (n, C, H, W)")
     return np.array(images) if images.dtype == np.uint8 else to_uint8(images)

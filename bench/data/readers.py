@@ -136,8 +136,8 @@ def npz_names(path: Path) -> list[str]:
         return [name.removesuffix(".npy") for name in archive.namelist()]
 
 
-def read_npz(path: Path, name: str) -> NDArray[np.uint8]:
-    """One array of uint8 of a .npz file, of any shape up to MAX_BYTES; stored or deflated."""
+def read_npz(path: Path, name: str, floats: bool = False) -> NDArray[Any]:
+    """One array of uint8 of a .npz file, of any shape up to MAX_BYTES, or with `floats` of floats; stored or deflated."""
     where = f"{path}: {name}"
     with _zip(path) as archive:
         try:
@@ -147,7 +147,7 @@ def read_npz(path: Path, name: str) -> NDArray[np.uint8]:
             if info.file_size > max(RATIO_FREE, MAX_RATIO * info.compress_size):
                 raise DataError(f"{where}: {info.compress_size} bytes that claim to unpack to {info.file_size} are no images")
             with archive.open(info) as stream:
-                return _array(stream, info.file_size, where)
+                return _array(stream, info.file_size, where, floats)
         except DataError:
             raise
         except Exception as error:  # zipfile raises RuntimeError, NotImplementedError, struct.error and others beside its own
@@ -161,7 +161,7 @@ def _zip(path: Path) -> zipfile.ZipFile:
         raise DataError(f"{path}: cannot be read: {error}") from error
 
 
-def _array(stream: Any, size: int, where: str) -> NDArray[np.uint8]:
+def _array(stream: Any, size: int, where: str, floats: bool = False) -> NDArray[Any]:
     """The array in a stream of .npy format and `size` bytes, header included."""
     try:
         version = np.lib.format.read_magic(stream)
@@ -170,12 +170,12 @@ def _array(stream: Any, size: int, where: str) -> NDArray[np.uint8]:
         header = stream.tell()
     except Exception as error:  # NumPy evaluates the header as a Python literal, which has many ways to fail
         raise DataError(f"{where}: has no .npy header: {str(error).splitlines()[:1]}") from error
-    if dtype != np.uint8:
-        raise DataError(f"{where}: holds {dtype}, and images must be uint8 in 0 .. 255")
-    count = math.prod(shape)
+    if dtype != np.uint8 and not (floats and dtype.kind == "f"):
+        raise DataError(f"{where}: holds {dtype}, and images must be uint8 in 0 .. 255" + " or floats in [-1, 1]" * floats)
+    count = math.prod(shape) * dtype.itemsize
     if any(type(n) is not int or n < 0 for n in shape) or not 0 < count <= MAX_BYTES:  # NumPy lets True pass for 1
         raise DataError(f"{where}: header says shape {shape}; images take from 1 to {MAX_BYTES} bytes")
     if count != size - header:
         raise DataError(f"{where}: header says shape {shape}, and {size - header} bytes of data follow it")
-    array: NDArray[Any] = np.frombuffer(exactly(stream, count, where), np.uint8)
+    array: NDArray[Any] = np.frombuffer(exactly(stream, count, where), dtype)
     return array.reshape(shape[::-1]).T if fortran else array.reshape(shape)

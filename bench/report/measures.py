@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ from numpy.typing import NDArray
 import backends
 from bench.records.rows import AnyRow, Row
 from bench.records.values import Sample, Timing
+from bench.weights.pipeline import read_pipeline
+from bench.weights.tensor_files import weights_hash
 
 
 def label(backend: str) -> str:
@@ -32,6 +35,18 @@ def hardware(row: AnyRow) -> str:
     """The GPU, or the CPU and the cores that the process may use."""
     e = row.environment
     return ", ".join(e["gpu"]) if row.config["device"] != "cpu" and e.get("gpu") else f"{e['cpu']}, {cores(e)} cores"
+
+
+def stale(row: AnyRow, out: Path) -> str:
+    """What to say of a study's row, named NAME or "NAME, HOW", whose images `out`/checkpoints/NAME would not draw any more.
+
+    Empty where the row does not say whose weights drew them, or no such checkpoint is there.
+    """
+    drew, folder = row.config.get("weights"), out / "checkpoints" / row.config["name"].partition(", ")[0]
+    if drew is None or not (folder / "model_index.json").exists():
+        return ""
+    now = weights_hash(read_pipeline(folder).weights)
+    return "" if now == drew else f"Stale: drawn by weights {drew}; those in checkpoints/{folder.name} are {now} now."
 
 
 def unit_seconds(row: Row[Timing]) -> NDArray[np.float64]:

@@ -14,7 +14,7 @@ from bench.pictures import plots
 from bench.records import rows
 from bench.records.rows import AnyRow, Row
 from bench.records.values import Noise
-from bench.report.measures import cores
+from bench.report.measures import cores, stale
 
 SURE = 1.96 * 2**0.5  # standard deviations of one figure, which two equal ones differ by in 95% of cases
 
@@ -55,8 +55,8 @@ def newest(found: list[AnyRow]) -> list[Row[Noise]]:
     return list({row.config["name"]: row for row in rows.studies(found, Noise)}.values())
 
 
-def render(studies: list[Row[Noise]], command: str) -> str:
-    """`noise.md`."""
+def render(studies: list[Row[Noise]], command: str, out: Path) -> str:
+    """`noise.md` of the results folder `out`."""
     text = ["# Noise of FID", "",
             f"Made by `{command}`. Raw values: [rows/study.jsonl](rows/study.jsonl).", "",
             "Each line measures parts of one set of images against the same statistics. *sd* is the standard deviation between "
@@ -80,6 +80,7 @@ def render(studies: list[Row[Noise]], command: str) -> str:
                  f"*Its error* is the distance from the extrapolation of all {c['samples']:,} images. Features of these took "
                  f"{cost['features_seconds']:.1f} s, all distances {cost['distances_seconds']:.1f} s, the process "
                  f"{cost['peak_rss_bytes'] / 2**30:.2f} GiB, on {cores(row.environment)} cores of {row.environment['cpu']}."]
+        text += ["", said] if (said := stale(row, out)) else []
     return "\n".join(text) + "\n"
 
 

@@ -18,6 +18,7 @@ from bench.records.rows import AnyRow, Row, of
 from bench.records.values import Sample, Timing, Train
 from bench.report.measures import hardware, label, peak_memory, seconds_per_image, unit_seconds
 from bench.timing import flops
+from bench.weights.tensor_files import weights_hash
 from reference import weights
 from reference.config import ModelConfig
 
@@ -123,12 +124,20 @@ def render(found: list[Row[Timing]], command: str, every: list[AnyRow]) -> str:
             "time; every point is a process of its own. Times are medians of 10 blocks after a warm-up. Memory is the process's "
             "peak, the framework itself included, or the framework's counter on a GPU. Raw blocks: "
             "[rows/timing.jsonl](rows/timing.jsonl).",
-            "", "![scaling](figures/scaling.png)"]
+            *_stale(found), "", "![scaling](figures/scaling.png)"]
     for axis in UNITS:
         if any(r.config["axis"] == axis for r in found):
             text += ["", f"## {axis.capitalize()}", "", table(found, axis).to_markdown(index=False, disable_numparse=True), "",
                      *findings(found, axis)]
     return "\n".join([*text, *extrapolation(every)]) + "\n"
+
+
+def _stale(found: list[Row[Timing]]) -> list[str]:
+    """What to say where the preset has another network by now: its seeded weights have another hash."""
+    then = {r.config["weights"] for r in found if "weights" in r.config and r.config["axis"] not in ("size", "width")}
+    preset = PRESETS.get(found[0].preset)
+    now = weights_hash(weights.initialise(preset.model, 0)) if preset and then else None
+    return ["", f"Stale: the network of preset {found[0].preset} has changed since."] if then - {now} else []
 
 
 def extrapolation(rows: Iterable[AnyRow]) -> list[str]:

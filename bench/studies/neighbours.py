@@ -30,6 +30,7 @@ from bench.progress import tracked
 from bench.records import rows
 from bench.records.notebook import stamped
 from bench.timing.memory import require_room
+from bench.weights.tensor_files import weights_hash
 from bench.weights.unsaid import SILENT, Unsaid
 from reference.config import require
 
@@ -127,13 +128,13 @@ def describe(found: Found, n: int) -> str:
 
 
 def draw(weights: str, backend: str, device: str, n: int, steps: int, batch_size: int, seed: int, ignore_scheduler: bool = False,
-         said: Unsaid = SILENT) -> Images:
-    """Images 0 .. n - 1 of this seed, (n, C, H, W), from weights by DDIM with eta = 0."""
+         said: Unsaid = SILENT) -> tuple[Images, str]:
+    """Images 0 .. n - 1 of this seed, (n, C, H, W), from weights by DDIM with eta = 0, and the weights' hash."""
     model = api.load(weights, backend, device=device, ignore_scheduler=ignore_scheduler, **vars(said))
     require_room("--samples", n, model.spec.image_shape)
     require_room("--sample-batch", min(batch_size, n), model.spec.image_shape)
-    return pixels.to_uint8(model.follow(model.noise(n, seed), model.plan(steps), seed=seed, batch_size=batch_size,
-                                        progress="sample"))
+    images = model.follow(model.noise(n, seed), model.plan(steps), seed=seed, batch_size=batch_size, progress="sample")
+    return pixels.to_uint8(images), weights_hash(model.backend.weights(ema=True))
 
 
 def run(samples: Images, name: str, data: datasets.Choice, out: Path, backend: str = "images",

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from bench import files, streams
 from bench.data import datasets
-from bench.data.pixels import read_samples
+from bench.data.pixels import drawn_by, read_samples
 from bench.metric import fid, fmnist_cnn
 from bench.records import rows
 from bench.records.notebook import stamped
@@ -55,8 +55,9 @@ def measure(found: fid.Features, target: fid.Statistics, seed: int) -> list[dict
     return out
 
 
-def study(name: str, images: fid.Images, provenance: str, seed: int) -> AnyRow:
-    """The row of one set of images, whole: also the seconds and memory of its features and of all its distances."""
+def study(name: str, images: fid.Images, provenance: str, seed: int, weights: Mapping[str, str]) -> AnyRow:
+    """The row of one set of images, whole: also the seconds and memory of its features and of all its distances. `weights` is what
+    `pixels.drawn_by` gives."""
     by = fmnist_cnn.extractor()
     target = fmnist_cnn.stored_statistics(fid.DEFAULT_REFERENCE)
     real = fid.subset_features()  # first: it loads the network
@@ -68,7 +69,7 @@ def study(name: str, images: fid.Images, provenance: str, seed: int) -> AnyRow:
             "peak_rss_bytes": memory.peak_memory()}
     config = {"study": "noise", "name": name, "images": provenance, "samples": len(images), "seed": seed,
               "reference": fid.DEFAULT_REFERENCE, "images_sha256": hashlib.sha256(images.tobytes()).hexdigest(),
-              "extractor": by.name, "extractor_sha256": by.sha256}
+              "extractor": by.name, "extractor_sha256": by.sha256, **weights}
     return stamped("study", "images", "noise", config, {"points": measure(found, target, seed), "cost": cost})
 
 
@@ -78,16 +79,16 @@ def run(images: Sequence[str], data: datasets.Choice, seed: int, out: Path, comm
     Raises ConfigError for a file that can't be measured; nothing is written then.
     """
     test = data.load("fashion-mnist", fmnist_cnn.SHAPE, "test")
-    sets = {noise_page.HELD_OUT: (test.images, test.provenance)}
+    sets: dict[str, tuple[fid.Images, str, Mapping[str, str]]] = {noise_page.HELD_OUT: (test.images, test.provenance, {})}
     for text in images:
         name, _, path = text.rpartition("=")
         require(bool(name and path) and name not in sets, "--images", text, "must be NAME=FILE.npy, every name once")
         read, least = read_samples(Path(path)), 2 * fmnist_cnn.WIDTH
         require(len(read) >= least, "--images", f"{text}, {len(read)} images", f"must be at least {least}")
-        sets[name] = read, Path(path).name
-    for name, (measured, provenance) in sets.items():
-        rows.append(out / "rows", study(name, measured, provenance, seed))
+        sets[name] = read, Path(path).name, drawn_by(Path(path))
+    for name, (measured, provenance, weights) in sets.items():
+        rows.append(out / "rows", study(name, measured, provenance, seed, weights))
     studies = noise_page.newest(rows.read(out / "rows"))
     noise_page.figure(studies, out / "figures" / "noise.png")
-    files.write_page(out / "noise.md", noise_page.render(studies, command))
+    files.write_page(out / "noise.md", noise_page.render(studies, command, out))
     print(f"report: {out / 'noise.md'}")

@@ -23,6 +23,7 @@ from bench.records.notebook import Notebook
 from bench.report import scaling_page
 from bench.studies.speed import Contender, Race
 from bench.timing import blocks
+from bench.weights.tensor_files import weights_hash
 from bench.workers.crew import Crew
 from bench.workers.errors import WorkerError
 from reference.config import ConfigError, require
@@ -87,7 +88,8 @@ def measure(p: Point, crew: Crew, book: Notebook) -> None:
     """Time one point, or read it back."""
     race, c = Race(p.preset, crew, book), Contender(p.backend, "tuned", "float32")
     crew.threads, book.preset = p.threads, p.preset.name
-    key = race.key(c, p.workload, p.batch, axis=p.axis, value=p.value, steps=p.steps) | {"stage": "scaling"}
+    key = race.key(c, p.workload, p.batch, axis=p.axis, value=p.value, steps=p.steps) | {
+        "stage": "scaling", "weights": weights_hash(race.weights)}
     try:
         book.keep("speed", "timing", key, {} if book.cells.done("speed", key) else _time(race, c, p))
     except (WorkerError, ConfigError) as error:

@@ -8,8 +8,9 @@ from PIL import Image
 
 from bench import api
 from bench.cli.main import main
-from bench.data.pixels import to_uint8
+from bench.data.pixels import drawn_by, to_uint8
 from bench.recipes import show
+from bench.weights.tensor_files import weights_hash
 from reference.config import DiffusionConfig, ModelConfig
 
 TINY = ModelConfig(sample_size=8, block_out_channels=(8, 16), norm_num_groups=4, zero_init=False,
@@ -43,6 +44,7 @@ def test_an_npz_file_holds_the_same_array(net, tmp_path):
     for name in ("a.npy", "a.npz"):
         assert main(["sample", "--weights", str(net), "--samples", "2", "--steps", "3", "--save", str(tmp_path / name)]) == 0
     assert np.array_equal(np.load(tmp_path / "a.npz")["images"], np.load(tmp_path / "a.npy"))
+    assert drawn_by(tmp_path / "a.npz") == {"weights": weights_hash(api.load(net).backend.weights(ema=True))}
 
 
 def test_section_counts_and_the_ddpm_sampler(net, tmp_path):

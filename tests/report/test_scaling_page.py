@@ -5,6 +5,8 @@ import pytest
 from bench.presets import PRESETS
 from bench.records.rows import Row
 from bench.report import scaling_page
+from bench.weights.tensor_files import weights_hash
+from reference import weights
 
 
 def row(kind, values, **config):
@@ -27,6 +29,15 @@ def test_speed_up_is_of_the_same_work_on_other_numbers_of_processes():
     assert table[["processes", "ms", "speed-up", "of the ideal"]].to_numpy().tolist() == [
         [1, "200", "1.00", "100%"], [2, "100", "2.00", "100%"], [1, "1000", "1.00", "100%"], [4, "500", "2.00", "50%"]]
     assert "No two rows" in "\n".join(scaling_page.extrapolation(found[:1]))
+
+
+def test_the_page_says_when_the_presets_network_has_changed():
+    now = weights_hash(weights.initialise(PRESETS["quick"].model, 0))
+    other = row("timing", {}, axis="batch", weights="0" * 16)
+    assert scaling_page._stale([other]) == ["", "Stale: the network of preset quick has changed since."]
+    varied = row("timing", {}, axis="size", weights="1" * 16)
+    assert scaling_page._stale([row("timing", {}, axis="batch", weights=now), varied]) == []
+    assert scaling_page._stale([row("timing", {}, axis="batch")]) == []  # older rows do not say it
 
 
 def test_hours_are_rounds_of_batches(monkeypatch):

@@ -12,6 +12,7 @@ from bench.data import datasets, pixels
 from bench.records import rows
 from bench.studies import neighbours
 from bench.weights import pipeline
+from bench.weights.tensor_files import weights_hash
 from reference.config import ConfigError, DiffusionConfig
 from reference.weights import initialise
 from tests.helpers.tiny import TINY
@@ -95,6 +96,24 @@ def test_command_keeps_a_row_and_a_picture(tmp_path, capsys, monkeypatch):
     json.dumps(row.values)
 
 
+@pytest.mark.parametrize("name, array", [("images", np.uint8), ("other", np.float32)])
+def test_images_are_read_from_npz_too(tmp_path, name, array):
+    """As `ddim-bench sample --save FILE.npz` writes them, and any only array; what does not fit is refused."""
+    images = part("test", 200).images
+    given = images if array == np.uint8 else pixels.to_float(images)
+    np.savez_compressed(tmp_path / "a.npz", **{name: given})
+    np.testing.assert_array_equal(pixels.read_samples(tmp_path / "a.npz"), images)
+    np.savez(tmp_path / "b.npz", **{name: given, "labels": np.arange(3)})
+    if name == "images":
+        np.testing.assert_array_equal(pixels.read_samples(tmp_path / "b.npz"), images)
+    else:
+        with pytest.raises(ConfigError, match="b.npz': must hold one array, or one called images"):
+            pixels.read_samples(tmp_path / "b.npz")
+    np.savez(tmp_path / "c.npz", images=np.arange(16).reshape(1, 1, 4, 4))
+    with pytest.raises(ConfigError, match="holds int64, and images must be uint8 in 0 .. 255 or floats"):
+        pixels.read_samples(tmp_path / "c.npz")
+
+
 def test_samples_are_drawn_from_weights(tmp_path, monkeypatch):
     network = replace(TINY, sample_size=28)
     splits = {"train": part("train", 40), "test": part("test", 40)}
@@ -104,6 +123,16 @@ def test_samples_are_drawn_from_weights(tmp_path, monkeypatch):
                  str(tmp_path)]) == 0
     (row,) = rows.read(tmp_path / "rows")
     assert (row.backend, row.config["name"], row.config["steps"], row.values["near"]) == ("torch", "net", 2, 0)
+    assert row.config["weights"] == weights_hash(initialise(network, 0))
+
+
+def test_images_without_labels_have_a_row_too(tmp_path, monkeypatch):
+    splits = {split: replace(part(split, 40), labels=None) for split in ("train", "test")}
+    monkeypatch.setattr(datasets, "load", lambda name, split, *_, **__: splits[split])
+    np.save(tmp_path / "mine.npy", splits["test"].images)
+    assert main(["study", "neighbours", "--images", str(tmp_path / "mine.npy"), "--out", str(tmp_path)]) == 0
+    (row,) = rows.read(tmp_path / "rows")
+    assert row.values["accuracy"] is None and row.values["class_shares"] is None
 
 
 @pytest.mark.parametrize("arguments, message", [

@@ -9,11 +9,17 @@ import numpy as np
 import pytest
 
 from bench.cli.main import main
-from bench.data import datasets
+from bench.data import datasets, pixels
 from bench.metric import fid
 from bench.records import rows
 from bench.report import noise_page
+from bench.report.measures import stale
 from bench.studies import noise
+from bench.weights import pipeline
+from bench.weights.tensor_files import weights_hash
+from reference.config import DiffusionConfig
+from reference.weights import initialise
+from tests.helpers.tiny import TINY
 
 
 @pytest.mark.parametrize("total, n, count, disjoint", [(1000, 300, 3, True), (10_000, 128, noise.PARTS, True),
@@ -54,7 +60,7 @@ def test_spread_bias_and_extrapolation_of_known_gaussians():
 
 def test_report_says_which_differences_mean_something():
     row = gaussian_study()
-    text, frame = noise_page.render([row], "the command"), noise_page.table(row)
+    text, frame = noise_page.render([row], "the command", Path("nowhere")), noise_page.table(row)
     lines = [line for line in text.splitlines() if line.startswith("| 512")]
     cells = [cell.strip() for cell in lines[0].split("|")[1:-1]]
     sd = frame.set_index("n")["fid_sd"][512]
@@ -85,6 +91,29 @@ def test_command_keeps_rows_and_renders_them(tmp_path, monkeypatch):
     text = (tmp_path / "noise.md").read_text()
     assert text.count("\n## ") == 2 and (tmp_path / "figures" / "noise.png").stat().st_size > 10_000
     json.dumps([row.values for row in found])
+
+
+def test_a_page_says_when_the_weights_that_drew_its_images_are_no_more(tmp_path):
+    """The digest comes from the file that `ddim-bench sample` writes, or from the cell beside the images; older rows have none."""
+    old, new = (initialise(replace(TINY, sample_size=28), seed) for seed in (0, 1))
+    drew = weights_hash(old)
+    np.savez(tmp_path / "a.npz", images=np.zeros((1, 1, 2, 2), np.uint8), weights=np.frombuffer(drew.encode(), np.uint8))
+    assert pixels.drawn_by(tmp_path / "a.npz") == {"weights": drew}
+    assert pixels.drawn_by(tmp_path / "images.npy") == pixels.drawn_by(tmp_path / "absent.npz") == {}
+    (tmp_path / "result.json").write_text(json.dumps({"config": {"weights": drew}}))
+    assert pixels.drawn_by(tmp_path / "images.npy") == {"weights": drew}
+    (tmp_path / "result.json").write_text('{"config": {"weights": "<b>"}}')
+    assert pixels.drawn_by(tmp_path / "images.npy") == pixels.drawn_by(tmp_path / "other.npy") == {}
+
+    row = gaussian_study()
+    row = replace(row, config={**row.config, "name": "net, S = 5", "weights": drew})
+    assert stale(row, tmp_path) == ""  # no such checkpoint is there
+    changed = f"Stale: drawn by weights {drew}; those in checkpoints/net are {weights_hash(new)} now."
+    for weights, said in ((old, ""), (new, changed)):
+        pipeline.save_pipeline(tmp_path / "checkpoints" / "net", weights, replace(TINY, sample_size=28), DiffusionConfig())
+        assert stale(row, tmp_path) == said and ("Stale" in noise_page.render([row], "c", tmp_path)) == bool(said)
+    unsaid = replace(row, config={name: value for name, value in row.config.items() if name != "weights"})
+    assert "Stale" not in noise_page.render([unsaid], "c", tmp_path)
 
 
 @pytest.mark.parametrize("images, message", [("mine", "must be NAME=FILE.npy"), ("mine=absent.npy", "can't be read"),

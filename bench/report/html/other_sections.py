@@ -20,7 +20,7 @@ from bench.records.values import Checks, Neighbours, Noise, Recipe, Sample, Trai
 from bench.report import ablation_page, noise_page, results, table1_frames
 from bench.report.html import table1_sections
 from bench.report.html.parts import MAIN, Figure, Section, Table, plain
-from bench.report.measures import cores, label
+from bench.report.measures import cores, label, stale
 from bench.sampling import table1
 from reference import weights
 from reference.config import ConfigError, ModelConfig
@@ -99,6 +99,8 @@ def checkpoints(every: list[AnyRow], out: Path) -> Section:
         for drawn in (name, *(other for other in studies if other.startswith(f"{name}, "))):  # "NAME, HOW"
             about_images = _distance(studies[drawn], studies.get(noise_page.HELD_OUT)) if drawn in studies else {}
             about_images |= _classes(seen[drawn]) if drawn in seen else {}
+            if said := {stale(of_it[drawn], out) for of_it in (studies, seen) if drawn in of_it} - {""}:
+                about_images["stale"] = " ".join(sorted(said))
             line |= {key + drawn.removeprefix(name): value for key, value in about_images.items()}
         lines.append(line)
         k = max(1, len(losses) // POINTS)
@@ -140,10 +142,10 @@ def _distance(study: Row[Noise], held_out: Row[Noise] | None) -> dict[str, Any]:
 def _classes(study: Row[Neighbours]) -> dict[str, Any]:
     """What a study of neighbours says of the classes, and of remembering."""
     v = study.values
-    if not (shares := v["class_shares"]):
+    if not (shares := v["class_shares"]) or not (held_out := v["held_out_class_shares"]):
         return {}
     least = int(np.argmin(shares))
-    return {"smallest class": f"{least}: {shares[least]:.1%} (of held-out images {v['held_out_class_shares'][least]:.1%})",
+    return {"smallest class": f"{least}: {shares[least]:.1%} (of held-out images {held_out[least]:.1%})",
             "near": f"{v['near']:.2%}"}
 
 
