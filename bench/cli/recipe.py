@@ -10,6 +10,7 @@ from bench.cli.options import at_least, data_choice, parse_log, unsaid, unused
 from bench.recipes import RECIPES, gallery
 from bench.recipes.experiment import Experiment
 from bench.recipes.recipe import Options, Recipe
+from bench.timing import flops
 from bench.timing.memory import require_room
 from reference.config import require
 from reference.timesteps import parse_steps
@@ -39,7 +40,9 @@ def read(args: argparse.Namespace, recipe: Recipe) -> Options:
         value = getattr(args, name)
         require(value is None or 0 < value < math.inf, f"--{name.replace('_', '-')}", value, "must be positive and finite")
         if name in ("batch_size", "samples", "sample_batch") and value is not None:
-            require_room(f"--{name.replace('_', '-')}", value, Spec(recipe.preset.model, recipe.preset.diffusion).image_shape)
+            spec = Spec(recipe.preset.model, recipe.preset.diffusion, device=args.device, dtype=args.dtype)
+            trains = name == "batch_size"
+            require_room(f"--{name.replace('_', '-')}", value, spec.image_shape, flops.kept(spec) if trains else 0)
     at_least(args, 0, "seed", "train_steps", "epochs")
     require(args.train_steps is None or args.epochs is None, "--epochs", args.epochs, "give --train-steps or --epochs, not both")
     require(args.weights is None or recipe.takes_weights, "--weights", args.weights,

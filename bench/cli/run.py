@@ -31,6 +31,7 @@ from bench.report import results, table1_frames, table1_page
 from bench.report.html.page import render as render_html
 from bench.sampling import table1
 from bench.sampling.cell import Cell
+from bench.timing import flops
 from bench.timing.memory import require_room
 from bench.weights import sources
 from bench.weights.scheduler_config import require_expressible
@@ -66,8 +67,9 @@ def resolve(args: argparse.Namespace) -> tuple[Job, list[str]]:
     cells = sampling_cells(args, chosen, own or "ddim")
     absent += [f"{backend}: draws none of the cells asked for" for backend in chosen if backend not in cells]
     preset = preset.changed(diffusion=adopt(preset.diffusion, args.convention))
-    shape = Spec(preset.model, preset.diffusion, preset.optim, args.device, args.dtype).image_shape
-    require_room("--batch-size", preset.batch_size, shape)
+    spec = Spec(preset.model, preset.diffusion, preset.optim, args.device, args.dtype)
+    shape = spec.image_shape
+    require_room("--batch-size", preset.batch_size // launch.processes, shape, flops.kept(spec))
     require_room("--sample-batch", preset.sample_batch, shape)
     require_room("--samples", preset.samples, shape)
     dataset, held_out = data_choice(args).both(preset.dataset, shape)

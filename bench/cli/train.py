@@ -22,6 +22,7 @@ from bench.paths import ROOT
 from bench.presets import Preset, get_preset
 from bench.progress import tracked
 from bench.records import environment
+from bench.timing import flops
 from bench.timing.memory import require_room
 from bench.training import loop
 from bench.training.trackers import Log
@@ -50,7 +51,7 @@ def run(args: argparse.Namespace, command: str) -> None:
     name = launch.backends(args.backend) or backends.DEFAULT
     spec = Spec(model, process, optim, args.device, args.dtype, args.mode, launch.rank, launch.processes)
     batch_size = args.batch_size or preset.batch_size
-    require_room("--batch-size", batch_size, spec.image_shape)
+    require_room("--batch-size", batch_size // spec.processes, spec.image_shape, flops.kept(spec))
     dataset = data_choice(args).load(preset.dataset, spec.image_shape, "train")
     backend = backends.load(name).create(spec)
     backend.load_weights(initial)
@@ -110,14 +111,14 @@ def _history(weights: str) -> tuple[dict[str, Any], list[str]]:
 
 def _record(path: Path) -> dict[str, Any] | None:
     try:
-        return json.loads(files.require_file(path).read_text()) if path.exists() else None
+        return json.loads(files.read_text(path)) if path.exists() else None
     except ValueError as error:
         raise ConfigError(f"{path}: not JSON: {error}") from None
 
 
 def _losses(path: Path) -> list[str]:
     try:
-        lines = files.require_file(path).read_text().splitlines()[1:] if path.exists() else []
+        lines = files.read_text(path).splitlines()[1:] if path.exists() else []
         return [f"{float(line.split(',')[1]):.6g}" for line in lines]
     except (ValueError, IndexError) as error:
         raise ConfigError(f"{path}: not lines of step,loss: {error}") from None

@@ -10,6 +10,7 @@ import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from os.path import isfile  # False where a folder above can't be read, as a HOME of someone else's
 from pathlib import Path
 
 import numpy as np
@@ -150,7 +151,7 @@ def find(record: Record, files: tuple[File, ...], folder: Path) -> list[Path]:
     found = [there.get(file.name) or there.get(file.name.removesuffix(".gz")) for file in files]
     if None not in found:
         return [path for path in found if path]
-    return [folder / record.archive.name] if record.archive and (folder / record.archive.name).is_file() else []
+    return [folder / record.archive.name] if record.archive and isfile(folder / record.archive.name) else []
 
 
 def _files(folder: Path, wanted: set[str]) -> dict[str, Path]:
@@ -159,7 +160,7 @@ def _files(folder: Path, wanted: set[str]) -> dict[str, Path]:
         named = [(entry.name.lower().replace(".idx", "-idx"), entry) for entry in sorted(folder.iterdir())]
     except OSError:
         return {}
-    return {name: path for name, entry in named if name in wanted for path in (entry / entry.name, entry) if path.is_file()}
+    return {name: path for name, entry in named if name in wanted for path in (entry / entry.name, entry) if isfile(path)}
 
 
 def read(record: Record, files: tuple[File, ...], folder: Path) -> Arrays:

@@ -32,9 +32,21 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(str(error)) is not None
 
 
-def require_room(name: str, count: int, shape: tuple[int, ...]) -> None:
+def require_room(name: str, count: int, shape: tuple[int, ...], kept: int = 0) -> None:
     """Raise `ConfigError` where so many images of this shape can't be in this machine's memory: float32, beside their noise, the
-    network's input and its output. A network needs far more; what it can't get is found out when it asks."""
-    needed, there = 16 * count * math.prod(shape), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    require(needed <= there, name, count, f"images of {' x '.join(map(str, shape))} need {needed / 2**30:.3g} GiB, and this "
-            f"machine has {there / 2**30:.3g}; ask for fewer at once")
+    network's input and its output, and the `kept` bytes that a network on the CPU keeps of each in training. A network needs more;
+    what it can't get is found out when it asks, but on a CPU the system may end the process instead."""
+    needed, there = count * (16 * math.prod(shape) + kept), _memory()
+    require(needed <= there, name, count, f"images of {' x '.join(map(str, shape))} need {needed / 2**30:.3g} GiB"
+            f"{' in training' if kept else ''}, and this machine has {there / 2**30:.3g}; ask for fewer at once")
+
+
+def _memory() -> int:
+    """Bytes of this machine, or of the container that this process is in."""
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            there = min(there, int(Path(limit).read_text()))
+        except (OSError, ValueError):  # no such limit: "max"
+            continue
+    return there

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Hashable, Iterator
 from functools import partial
@@ -28,6 +31,7 @@ from bench.workers.errors import WorkerError
 from bench.workers.process import Worker
 from reference.config import ConfigError, require
 
+ANSWER_SECONDS = 20  # with the time to import Ray
 RETRIES = 3  # nodes that may die under one cell
 ROOMS = ("reference", "backends", "bench")
 Key = TypeVar("Key", bound=Hashable)
@@ -64,6 +68,8 @@ class Ray:
     def __init__(self, address: str | None, threads: int, device: str) -> None:
         if importlib.util.find_spec("ray") is None:
             raise ConfigError("--executor='ray': Ray is not installed; to install it: pip install -e \".[ray]\"")
+        if address and "://" not in address and ":" in address:
+            _require_cluster(address)
         import ray
 
         self.ray: Any = ray
@@ -105,6 +111,18 @@ class Ray:
             raise error.cause from None
         except self.ray.exceptions.RayError as error:
             raise WorkerError(f"Ray: {str(error).splitlines()[0]}") from None
+
+
+def _require_cluster(address: str) -> None:
+    """Raise `ConfigError` where no cluster answers. Ray's own attempt prints lines of its own and may wait for minutes."""
+    host, _, port = address.rpartition(":")
+    asked = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
+    try:
+        socket.create_connection((host, port), timeout=ANSWER_SECONDS / 4).close()
+        found = subprocess.run(asked, capture_output=True, timeout=ANSWER_SECONDS).returncode == 0
+    except (OSError, OverflowError, UnicodeError, subprocess.TimeoutExpired):
+        found = False
+    require(found, "--executor", f"ray={address}", "no cluster answers there; start one, or leave the address out")
 
 
 def connect(name: str, threads: int, device: str) -> Ray | None:

@@ -12,6 +12,10 @@ RECIPE = ["recipe", "fashion-mnist-mindspore", "--backend", "torch"]
 
 @pytest.mark.parametrize("words, said", [
     (["train", "--train-steps", "300", "--batch-size", HUGE, "--save"], f"--batch-size={HUGE}: images of 1 x 28 x 28 need "),
+    (["train", "--train-steps", "300", "--batch-size", "300000", "--save"],
+     "--batch-size=300000: images of 1 x 28 x 28 need 694 GiB in training, and this machine has "),
+    (["run", "--batch-size", "300000", "--dry-run=plan", "--out"], "--batch-size=300000: images of 1 x 28 x 28 need 694 GiB in tr"),
+    ([*RECIPE, "--batch-size", "1000000", "--out"], " GiB in training, and this machine has "),
     (["train", "--train-steps", "300", "--seed", str(2**64), "--save"], f"--seed={2**64}: must be at least 0 and below 2^64"),
     (["train", "--train-steps", HUGE, "--save"], f"--train-steps={HUGE}: must be at least 1 and at most 10^9"),
     (["run", "--fit", HUGE, "--dry-run=plan", "--out"], f"--fit={HUGE}: must be at least 0 and at most 10^9"),

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import http.server
 import io
+import os
 import struct
 import tarfile
 import threading
@@ -104,6 +105,22 @@ def test_named_folder_environment_cache_and_package(small, monkeypatch, tmp_path
     cache.parent.mkdir(parents=True)
     folder.rename(cache)
     assert datasets.load("fashion-mnist", "train").provenance.endswith("downloaded")
+
+
+@pytest.mark.parametrize("name", ["mnist", "cifar10"])
+def test_a_cache_that_cant_be_read_is_passed_over(name, tmp_path, monkeypatch):
+    """As below a HOME of somebody else's; root may read all, so the system's answer is played."""
+    stat = os.stat
+
+    def refused(path, *args, **more):
+        if not isinstance(path, int) and os.fspath(path).startswith(str(tmp_path / "cache")):
+            raise PermissionError(13, "Permission denied", path)
+        return stat(path, *args, **more)
+
+    monkeypatch.setattr(os, "stat", refused)
+    with pytest.raises(ConfigError, match="is nowhere found: --download fetches it"):
+        datasets.load(name, "train")
+    assert len(datasets.load("fashion-mnist", "train")) == 4000
 
 
 def test_plain_files_are_read_too(small):

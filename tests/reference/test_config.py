@@ -47,6 +47,7 @@ def says(message: str) -> str:
     ({"norm_num_groups": 0}, "norm_num_groups=0: must be between 1 and 65536"),
     ({"norm_eps": 0.0}, "norm_eps=0.0: must be positive"),
     ({"norm_eps": float("nan")}, "norm_eps=nan: must be positive"),
+    ({"norm_eps": float("inf")}, "norm_eps=inf: must be positive and finite"),
     ({"downsample_padding": 2}, "downsample_padding=2: must be 0 or 1"),
     ({"freq_shift": 8}, "freq_shift=8: must be 0 or more and below half the first width"),
     ({"freq_shift": -1}, "freq_shift=-1: must be 0 or more and below half the first width"),

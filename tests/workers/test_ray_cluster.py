@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import socket
 import subprocess
 import sys
 import time
@@ -35,6 +36,19 @@ def test_without_ray_its_executor_says_how_to_install_it(monkeypatch, capsys, tm
 def test_ray_is_loaded_only_when_asked_for():
     code = "import sys, bench.cli.run, bench.workers.ray_cluster; sys.exit('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray")
+def test_an_address_where_nothing_answers_ends_in_one_line(monkeypatch, tmp_path, capfd):
+    assert ray_cluster.ANSWER_SECONDS < 30
+    monkeypatch.setattr(ray_cluster, "ANSWER_SECONDS", 1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        command = ["run", "--executor", f"ray={address}", "--backends", "torch", "--steps", "5", "--out", str(tmp_path / "out")]
+        assert main(command) == 2
+    said = f"error: --executor='ray={address}': no cluster answers there; start one, or leave the address out\n"
+    assert capfd.readouterr().err == said
+    assert not (tmp_path / "out").exists()
 
 
 @contextlib.contextmanager

@@ -1,0 +1,118 @@
+"""The key of a cell covers all that decides its result: every field of a job and of its preset is changed in turn."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields, replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from bench.data.datasets import load_subset
+from bench.job import checks, measuring, sampling, timing, training
+from bench.job.job import Job
+from bench.presets import Preset
+from bench.sampling.cell import Cell
+from reference import weights
+from reference.config import DiffusionConfig, OptimConfig
+from tests.helpers.tiny import TINY
+
+CELL = Cell(5, 0.0, None, 0)
+ALL = {"fit", "train", "oracle", "timing", "sample", "metric", "bounds", "determinism"}
+DRAWN = {"sample", "metric"}  # the images, and what is measured of them
+
+# Field of Preset -> another value, and the cells that must be done again; or why it decides nothing.
+OF_PRESET = {
+    "name": "a row's preset, no cell's", "weights": "a place: what is there is `trained`",
+    "dataset": "a name: the images' hashes are those of `dataset` and `held_out`",
+    "fit_steps": "the default of --fit: what is done is `fit`",
+    "model": (replace(TINY, block_out_channels=(8, 32)), ALL - {"bounds"}),
+    "diffusion": (DiffusionConfig(timesteps=30), ALL - {"bounds"}),
+    "optim": (OptimConfig(lr=0.5), {"fit", "train", "oracle", "timing", "determinism"}),
+    "batch_size": (8, {"fit", "train", "oracle", "timing", "determinism"}), "train_steps": (9, {"train"}),
+    "samples": (64, DRAWN | {"oracle", "bounds"}), "sample_batch": (16, DRAWN | {"oracle", "timing", "determinism"}),
+    "blocks": (3, {"timing"}),
+}
+OTHER = load_subset("fashion-mnist", "test")
+OF_JOB = {
+    "preset": "each of its fields has a line of its own",
+    "save_every": "a training that went on ends with the same bits", "timeout": "ends a worker, whose cell is then missing",
+    "twice": "adds a cell and changes none", "rank": "all processes of a job share its cells",
+    "initial": (weights.initialise(TINY, 1), {"fit", "train", "determinism"}),
+    "trained": (weights.initialise(TINY, 2), DRAWN | {"oracle"}),
+    "cells": ({"torch": (replace(CELL, eta=0.5),)}, DRAWN | {"oracle"}),
+    "device": ("cuda", ALL - {"bounds"}), "dtype": ("float64", ALL - {"bounds"}), "convention": ("diffusers", ALL - {"bounds"}),
+    "seed": (1, ALL - DRAWN), "dataset": (OTHER, ALL - {"timing", "sample"}),  # cells that are drawn have seeds of their own
+    "held_out": (replace(OTHER, sha256="x"), {"metric", "bounds"}),
+    "threads": (2, ALL - {"bounds"}), "processes": (2, ALL - {"bounds", "timing"}), "fit": (7, {"fit"}),
+    "extractor": (SimpleNamespace(name="other", sha256="y"), {"metric", "bounds"}),
+    "choices": ({"clip": "dynamic"}, DRAWN | {"oracle"}),
+}
+
+
+class Book:
+    """A notebook that keeps the keys of the cells it is asked for, and does none."""
+
+    def __init__(self):
+        self.keys, self.missing, self.rows = {}, [], []
+        self.cells = SimpleNamespace(done=lambda *_: True, folder=lambda *_: Path("nowhere"))
+
+    def cell(self, name, key, compute):
+        if key["backend"] in ("real", "noise"):
+            name = "bounds"
+        self.keys.setdefault("fit" if key.get("stage") == "fit" else name, []).append(json.dumps(key, sort_keys=True))
+
+    def keep(self, name, kind, key, values):
+        self.cell(name, key, None)
+
+
+def keys(job):
+    """The keys of all cells of a job of one backend, by stage."""
+    book, crew = Book(), ("torch",)
+    training.own_network(job, crew, book)
+    training.compare(job, crew, book, "torch")
+    checks.oracle(job, crew, book, "torch")
+    timing.steps(job, crew, book)
+    sampling.draw(job, crew, book, None)
+    checks.determinism(job, crew, book, "torch")
+    measuring.measure(job, book, {("torch", cell): Path("nowhere") for cell in job.all_cells}, None)
+    return book.keys
+
+
+def job(**changes):
+    preset = Preset("tiny", TINY, None, DiffusionConfig(timesteps=20), train_steps=4, batch_size=4)
+    data = replace(load_subset("fashion-mnist", "train"), images=np.zeros((1, 1, 8, 8), np.uint8))
+    of_preset = {name: value for name, value in changes.items() if name in OF_PRESET and name != "dataset"}
+    mine = {name: value for name, value in changes.items() if name not in of_preset}
+    given = {"preset": replace(preset, **of_preset), "initial": weights.initialise(TINY, 0), "trained": weights.initialise(TINY, 0),
+             "cells": {"torch": (CELL,)}, "device": "cpu", "dtype": "float32", "convention": "plain", "seed": 0, "dataset": data,
+             "held_out": OTHER, "threads": 1, "save_every": 1.0, "timeout": 9.0, "twice": False, "fit": 3}
+    return Job(**given | mine)
+
+
+def test_every_field_of_a_job_and_of_a_preset_has_a_line_here():
+    assert {field.name for field in fields(Preset)} == set(OF_PRESET) and {field.name for field in fields(Job)} == set(OF_JOB)
+    assert set(keys(job())) == ALL
+
+
+@pytest.mark.parametrize("field", [name for name, line in {**OF_PRESET, **OF_JOB}.items() if isinstance(line, tuple)])
+def test_another_value_is_another_key_where_it_decides_the_result(field):
+    value, expected = {**OF_PRESET, **OF_JOB}[field]
+    before, after = keys(job()), keys(job(**{field: value}))
+    assert {stage for stage in ALL if after.get(stage, "none") not in (before[stage], "none")} == expected
+
+
+@pytest.mark.parametrize("field, value", [("name", "x"), ("weights", Path("x")), ("fit_steps", 5), ("save_every", 0.0),
+                                          ("timeout", 1.0), ("twice", True), ("rank", 1)])
+def test_what_is_listed_with_a_reason_changes_no_key(field, value):
+    assert keys(job(**{field: value}, processes=2)) == keys(job(processes=2))
+
+
+def test_a_field_that_is_left_out_of_a_key_is_found(monkeypatch):
+    whole = Job.key
+    monkeypatch.setattr(Job, "key", lambda self, backend, **more: {k: v for k, v in whole(self, backend, **more).items()
+                                                                  if k != "threads"})
+    with pytest.raises(AssertionError):
+        test_another_value_is_another_key_where_it_decides_the_result("threads")
