@@ -23,6 +23,8 @@ OWN: dict[str, tuple[str, str, str]] = {
     # Interface.
     "an unknown device falls back to the CPU": ("backend", "        raise DeviceError(f\"device={name!r}: the mindspore", "        return \"CPU\"\n        raise DeviceError(f\"device={name!r}: the mindspore"),
     "EMA not set by load_weights": ("backend", "for network in (self.network, self.ema):\n            set_weights", "for network in (self.network,):\n            set_weights"),
+    "device_info names another device": ("backend", "\"device\": self.device.lower()", "\"device\": \"ascend\""),
+    "device_info names another version": ("backend", "f\"mindspore {ms.__version__}\"", "\"mindspore 2.0\""),
     # Schedules and coefficients.
     "linear betas of T + 1 points, the last dropped": ("schedules", "return _linspace(beta_start, beta_end, T)\n", "return _linspace(beta_start, beta_end, T + 1)[:-1]\n"),
     "quad schedule without the roots": ("schedules", "return _linspace(beta_start**0.5, beta_end**0.5, T) ** 2", "return _linspace(beta_start, beta_end, T)"),
@@ -49,6 +51,10 @@ OWN: dict[str, tuple[str, str, str]] = {
     "asymmetric padding dropped": ("layers", "if config.downsample_padding else (0, 1, 0, 1)", "if True else ()"),
     "channel order in the skip concatenation": ("unet", "ops.cat((h, skips[last]), axis=1)", "ops.cat((skips[last], h), axis=1)"),
     "norm without SiLU": ("unet", "h = ops.silu(self.norm1(x))", "h = self.norm1(x)"),
+    "attention to the first 64 positions": ("layers", SOFTMAX, "self.mix(ops.softmax(self.scores(q * self.scale, k[:, :, :64]), axis=-1), v[:, :, :64])"),
+    "at most 16 groups": ("layers", "groups or config.norm_num_groups, config", "min(groups or config.norm_num_groups, 16), config"),
+    "a softmax that overflows": ("layers", SOFTMAX, "self.mix(ops.exp(self.scores(q * self.scale, k)) / ops.exp(self.scores(q * self.scale, k)).sum(-1, keepdims=True), v)"),
+    "a SiLU that overflows": ("unet", "h = ops.silu(self.norm1(x))", "h = self.norm1(x)\n        h = h * ops.exp(h) / (1 + ops.exp(h))"),
     # The loss.
     "x_t with alpha_bar for its root": ("training", TABLES, TABLES.replace("alpha_bars.sqrt(), (1", "alpha_bars, (1")),
     "x_t with the noise's variance": ("training", TABLES, TABLES.replace("(1 - alpha_bars).sqrt()", "(1 - alpha_bars)")),
@@ -65,8 +71,17 @@ OWN: dict[str, tuple[str, str, str]] = {
     "gradient through the self-conditioning pass": ("training", "ops.stop_gradient(self.x0_from_output(xt, t, first))", "self.x0_from_output(xt, t, first)"),
     "t not rescaled in training": ("training", "t.astype(ms.float32) * (1000 / self.config.timesteps) if self.config.rescale_timesteps else t", "t"),
     "no gradient into the scale": ("unet", "(1 + scale.reshape", "(1 + ops.stop_gradient(scale).reshape"),
+    "the loss weight on the bound, too": ("training", "terms.mean().astype(total.dtype)", "(ops.gather(self.weight, t, 0) * terms).mean().astype(total.dtype)"),
+    "no bound beside an l1 loss": ("training", "if config.variance in (\"learned\", \"learned_range\"):", "if config.variance in (\"learned\", \"learned_range\") and config.loss != \"l1\":"),
+    "the first pass is told t unscaled": ("training", "axis=1), told, step)[:, :channels]", "axis=1), t, step)[:, :channels]"),
+    "the likelihood's tanh in float32": ("training", "ops.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))", "ops.tanh((math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)).astype(ms.float32)).astype(ms.float64)"),
+    "the likelihood's distribution function in float32": ("training", "ops.erfc(x.abs() / math.sqrt(2))", "ops.erfc((x.abs() / math.sqrt(2)).astype(ms.float32)).astype(ms.float64)"),
     # Dropout.
     "dropout never active": ("unet", "Dropout(config.dropout)", "Dropout(0.0)"),
+    "half of the dropout": ("unet", "Dropout(config.dropout)", "Dropout(config.dropout / 2)"),
+    "what is left after dropout is not scaled": ("layers", ".astype(x.dtype) / (1 - self.p)", ".astype(x.dtype)"),
+    "dropout after the second convolution": ("unet", "self.conv2(" + DROP + ")", "self.dropout(self.conv2(ops.silu(h)), key)"),
+    "the same elements dropped of each image": ("layers", "return x * keep.reshape(x.shape)", "return x * keep.reshape(x.shape)[:1]"),
     "a resume draws other dropout": ("backend", "Tensor(batch.step * self.spec.processes + self.spec.rank, ms.int32)", "Tensor(np.random.randint(1000), ms.int32)"),
     # The optimiser.
     "gradients not clipped": ("training", "if self.config.max_grad_norm > 0:", "if False:"),
@@ -75,11 +90,13 @@ OWN: dict[str, tuple[str, str, str]] = {
     "Adam eps fixed at 1e-8": ("training", "config.eps * math.sqrt", "1e-8 * math.sqrt"),
     "Adam eps scaled by the bias correction": ("training", "config.eps * math.sqrt(1 - power2)", "config.eps"),
     "Adam betas at their defaults": ("training", "Tensor(config.beta1, ms.float32), Tensor(config.beta2, ms.float32)", "Tensor(0.9, ms.float32), Tensor(0.999, ms.float32)"),
+    "clipping only with warm-up": ("training", "if self.config.max_grad_norm > 0:", "if self.config.max_grad_norm > 0 and self.config.warmup_steps:"),
     # Sampling.
     "the network told t + 1 in sampling": ("backend", STEPS, "t = Tensor(np.array(plan.network_t) + 1)"),
     "the network told the step's number": ("backend", STEPS, "t = Tensor(np.arange(plan.steps)[::-1].astype(\"float64\"))"),
     "the network told t unscaled": ("backend", STEPS, "t = Tensor(np.array(plan.timesteps, \"float64\"))"),
     "the network told t rounded": ("backend", STEPS, "t = Tensor(np.round(np.array(plan.network_t)))"),
+    "noise repeats after eight images": ("backend", "lambda i: self.to_device(noise(i))", "lambda i: self.to_device(noise(i)[np.arange(len(x)) % 8])"),
     "sampling ignores the EMA": ("backend", "network = self._inference(ema)\n", "network, ema = self._inference(False), False\n"),
 }
 RATE_THERE = "config.learning_rate(n), config.eps"
