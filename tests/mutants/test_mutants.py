@@ -31,7 +31,7 @@ def test_caught(mutant: Mutant, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.mutants
+@pytest.mark.recorded
 @pytest.mark.parametrize("mutant", MIRRORED[::20], ids=lambda m: f"{m.level}-{m.name}")
 def test_caught_in_mindspore(mutant: Mutant, tmp_path: Path) -> None:
     """One in twenty of those that `python -m tests.mutants.run --backend mindspore` asks about."""
