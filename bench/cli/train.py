@@ -111,9 +111,12 @@ def _history(weights: str) -> tuple[dict[str, Any], list[str]]:
 
 def _record(path: Path) -> dict[str, Any] | None:
     try:
-        return json.loads(files.read_text(path)) if path.exists() else None
-    except ValueError as error:
+        found = json.loads(files.read_text(path)) if path.exists() else None
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not JSON: {error}") from None
+    require(found is None or isinstance(found, dict), str(path), f"{type(found).__name__}", "must be a JSON object; restore the "
+            "file or move it away")
+    return found
 
 
 def _losses(path: Path) -> list[str]:
