@@ -1,7 +1,7 @@
-"""Apply a mistake to a copy of a backend and ask a level of the kit about it.
+"""Apply a mistake to a copy of the torch backend and ask a level of the kit about it.
 
 `python -m tests.mutants.run` asks about every mistake in the torch backend and writes the table of README.md (minutes); with `--missing`
-it asks about those that the table does not have. `--backend mindspore` asks about those of `mirror.py` and prints what it finds.
+it asks about those that the table does not have.
 """
 
 from __future__ import annotations
@@ -22,16 +22,15 @@ from tests.conformance import guard, kit
 from tests.conformance.kit import LEVELS, Subject
 
 from .catalogue import MUTANTS, Mutant
-from .mirror import mirrored
 
 HERE = Path(__file__).parent
 FILES = {level: sorted((HERE.parent / "conformance").glob(f"test_{level.lower()}_*.py")) for level in LEVELS}
 
 
 @contextmanager
-def mutated(mutant: Mutant, folder: Path, backend: str = "torch") -> Iterator[Subject]:
-    """A copy of the backend with this mistake in it, imported as a package of its own."""
-    source = Path(str(backends.load(backend).__file__)).parent
+def mutated(mutant: Mutant, folder: Path) -> Iterator[Subject]:
+    """A copy of the torch backend with this mistake in it, imported as a package of its own."""
+    source = Path(str(backends.load("torch").__file__)).parent
     package = folder / f"mutant_{abs(hash(mutant)):x}"
     package.mkdir()
     for path in source.glob("*.py"):
@@ -46,7 +45,7 @@ def mutated(mutant: Mutant, folder: Path, backend: str = "torch") -> Iterator[Su
     importlib.invalidate_caches()
     try:
         module = importlib.import_module(f"{package.name}.backend")
-        yield Subject(backend, module, dtype=mutant.dtype, mode=mutant.mode)
+        yield Subject("torch", module, dtype=mutant.dtype, mode=mutant.mode)
     finally:
         sys.path.remove(str(folder))
         for name in [n for n in sys.modules if n.split(".")[0] == package.name]:
@@ -93,21 +92,17 @@ def first_failure(level: str, subject: Subject, guess: str | None = None) -> Fou
     return None
 
 
-def ask(mutant: Mutant, backend: str = "torch") -> str:
+def ask(mutant: Mutant) -> str:
     """The check of the mutant's level that fails first, or "nothing"; printed, too."""
-    with tempfile.TemporaryDirectory() as folder, mutated(mutant, Path(folder), backend) as subject:
-        found = first_failure(mutant.level, subject, recorded().get(mutant.name) if backend != "torch" else None)
+    with tempfile.TemporaryDirectory() as folder, mutated(mutant, Path(folder)) as subject:
+        found = first_failure(mutant.level, subject)
     check = found.name if found else "nothing"
     print(f"{mutant.level} {mutant.name}: {check}", str(found.error).splitlines()[0][:160] if found else "", flush=True)
     return check
 
 
-def main(backend: str, missing: bool, part: tuple[int, int]) -> None:
-    """Write the table of README.md, or ask about the mistakes in another backend."""
-    if backend != "torch":
-        asked = [m for mutant in MUTANTS if (m := mirrored(mutant))][part[0]::part[1]]
-        print(f"{sum(ask(mutant, backend) != 'nothing' for mutant in asked)} of {len(asked)} caught")
-        return
+def main(missing: bool) -> None:
+    """Write the table of README.md."""
     known = recorded() if missing else {}
     lines = [f"| {m.name} | {m.level} | `{known.get(m.name) or ask(m)}` |" for m in MUTANTS]
     head = (HERE / "README.md").read_text().split("| mistake")[0]
@@ -117,7 +112,4 @@ def main(backend: str, missing: bool, part: tuple[int, int]) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m tests.mutants.run", description=__doc__)
     parser.add_argument("--missing", action="store_true", help="ask about mistakes that the table does not have alone")
-    parser.add_argument("--backend", choices=("torch", "mindspore"), default="torch", help="default: torch")
-    parser.add_argument("--part", type=int, nargs=2, default=(0, 1), metavar=("I", "N"), help="with mindspore: one in N, from the I-th")
-    options = parser.parse_args()
-    main(options.backend, options.missing, options.part)
+    main(parser.parse_args().missing)
