@@ -163,7 +163,8 @@ def read(folder: Path) -> list[AnyRow]:
                     if file.tell() >= end:
                         break
                     row = _parse_at(path, number, file.readline(MAX_LINE + 1))
-                    if wrong := validity.problems(row.kind, row.config, cast(dict[str, Any], row.values)):
+                    wrong = validity.problems(row.kind, row.config, cast(dict[str, Any], row.values))
+                    if wrong := wrong + validity.environment_problems(row.environment):
                         warnings.warn(f"{path}:{number}: row left out: {'; '.join(wrong[:3])}", stacklevel=2)
                     else:
                         out.append(row)

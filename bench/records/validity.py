@@ -2,10 +2,29 @@
 
 from functools import cache
 from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Any, TypedDict, get_args, get_origin, get_type_hints, is_typeddict
 
 from bench.records import values
 from bench.records.values import shown
+
+
+class Machine(TypedDict, total=False):
+    """What pages read of a row's `environment`, where it is there; `bench.records.environment.describe` writes more."""
+
+    cpu: str | None
+    os: str | None
+    python: str | None
+    versions: dict[str, str | None]
+    gpu: list[str] | None
+    usable_cores: int | None
+    affinity: int | None
+    memory_bytes: int | None
+    cell_seconds: float
+
+
+def environment_problems(environment: dict[str, Any]) -> list[str]:
+    """Fields of a row's `environment` that the pages read and that are of another type."""
+    return [f"environment: {wrong}" for wrong in differences(environment, Machine, open_to_others=True)]
 
 
 def problems(kind: str, config: dict[str, Any], found: dict[str, Any]) -> list[str]:

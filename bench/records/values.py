@@ -94,23 +94,48 @@ class Timing(TypedDict):
     load_before: NotRequired[Annotated[list[float], "load averages then"]]
 
 
+class Curve(TypedDict):
+    """One training of a recipe."""
+
+    losses: Annotated[list[float], "loss of every optimiser step"]
+    seconds: Annotated[float, "s: of the steps"]
+    skipped: NotRequired[Annotated[int, "steps that the loss scaler left out, in float16"]]
+
+
+class Drawn(TypedDict):
+    """One set of a recipe's samples."""
+
+    n: Annotated[int, "number of images"]
+    metric: Annotated[Metric | None, "distances to the reference; null: they are too few"]
+
+
 class Recipe(TypedDict):
     """One experiment of `bench.recipes`; a recipe may add fields of its own."""
 
     command: Annotated[str, "what was run"]
     pictures: Annotated[list[list[str]], "file in the gallery's folder, caption"]
     notes: Annotated[list[str], "where the run falls short of the recipe"]
-    training: NotRequired[Annotated[dict[str, Any], "losses, seconds and skipped steps of each training"]]
-    samples: NotRequired[Annotated[dict[str, Any], "number of the samples and their metric"]]
-    variance: NotRequired[Annotated[dict[str, Any], "the same of each choice of the reverse process's variance"]]
+    training: NotRequired[Annotated[dict[str, Curve], "losses, seconds and skipped steps of each training"]]
+    samples: NotRequired[Annotated[Drawn, "number of the samples and their metric"]]
+    variance: NotRequired[Annotated[dict[str, Drawn], "the same of each choice of the reverse process's variance"]]
     round_trip_error: NotRequired[Annotated[dict[str, list[float]], "by S: of encoding and decoding, each image's error"]]
+
+
+class Predicted(TypedDict):
+    """What one cell was predicted to cost."""
+
+    backend: str
+    stage: str
+    cell: str
+    seconds: float | None
+    memory: int | None
 
 
 class Budget(TypedDict):
     """What a table was predicted to cost before its first cell was drawn."""
 
     calls: Annotated[dict[str, dict[str, int]], "network calls for one image of every cell, by backend and sample seed"]
-    cells: Annotated[list[dict[str, Any]], "backend, stage, cell, seconds (s) and memory (bytes) of every cell"]
+    cells: Annotated[list[Predicted], "backend, stage, cell, seconds (s) and memory (bytes) of every cell"]
 
 
 class Ablation(Distances):

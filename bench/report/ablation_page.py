@@ -58,7 +58,8 @@ def describe(studies: list[Row[Ablation]]) -> str:
     return (f"Each variant changes one setting of the preset {row.preset}, or the two that it names. {seeds} All draw from the "
             f"same {c['samples']:,} x_T with DDIM, S = {c['sampling_steps']}, eta = 0; reference fashion-mnist {c['reference']}; "
             f"extractor {c['extractor']}, sha256 {c['extractor_sha256'][:16]}; trained on {c['dataset']} in {c['dtype']} by "
-            f"{row.backend}, on {row.environment['cpu']}. Losses of other schedules, predictions and weightings do not compare. "
+            f"{row.backend}, on {row.environment.get('cpu')}. Losses of other schedules, predictions and weightings do not "
+            "compare. "
             "The decay of the EMA is at most (1 + n) / (10 + n) at step n: of such a short training all above 0.999 are the same.")
 
 

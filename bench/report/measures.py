@@ -34,7 +34,7 @@ def cores(environment: dict[str, Any]) -> int | None:
 def hardware(row: AnyRow) -> str:
     """The GPU, or the CPU and the cores that the process may use."""
     e = row.environment
-    return ", ".join(e["gpu"]) if row.config["device"] != "cpu" and e.get("gpu") else f"{e['cpu']}, {cores(e)} cores"
+    return ", ".join(e["gpu"]) if row.config["device"] != "cpu" and e.get("gpu") else f"{e.get('cpu')}, {cores(e)} cores"
 
 
 def stale(row: AnyRow, out: Path) -> str:
@@ -55,5 +55,5 @@ def unit_seconds(row: Row[Timing]) -> NDArray[np.float64]:
 
 
 def peak_memory(row: Row[Timing]) -> int:
-    """Bytes: of the contender's process, or of its device where the framework counts that."""
-    return int(row.values["device"].get("peak_memory_bytes", row.values["peak_rss_bytes"]))
+    """Bytes: of the contender's process, or of its device where the framework counts that; 0 where the row does not say."""
+    return int(row.values.get("device", {}).get("peak_memory_bytes", row.values.get("peak_rss_bytes", 0)))

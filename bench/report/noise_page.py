@@ -79,7 +79,7 @@ def render(studies: list[Row[Noise]], command: str, out: Path) -> str:
                  shown.to_markdown(index=False, disable_numparse=True), "",
                  f"*Its error* is the distance from the extrapolation of all {c['samples']:,} images. Features of these took "
                  f"{cost['features_seconds']:.1f} s, all distances {cost['distances_seconds']:.1f} s, the process "
-                 f"{cost['peak_rss_bytes'] / 2**30:.2f} GiB, on {cores(row.environment)} cores of {row.environment['cpu']}."]
+                 f"{cost['peak_rss_bytes'] / 2**30:.2f} GiB, on {cores(row.environment)} cores of {row.environment.get('cpu')}."]
         text += ["", said] if (said := stale(row, out)) else []
     return "\n".join(text) + "\n"
 

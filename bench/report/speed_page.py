@@ -93,8 +93,8 @@ def table(group: Group, roof: dict[tuple[str, str], tuple[float, str]]) -> pd.Da
             "x diffusers tuned": speed_up(r, by_name.get(f"diffusers tuned {c['dtype']}")),
             f"x {DEFAULT} tuned": speed_up(r, by_name.get(f"{DEFAULT} tuned {c['dtype']}")),
             "roof": f"{100 * rate / top[0]:.0f}%" if top else "", "first call s": f"{v['first_seconds']:.3g}",
-            "peak MB": f"{peak_memory(r) / 1e6:.0f}", "M parameters": f"{v['parameters'] / 1e6:.2f}",
-            "GFLOP/image": f"{v['flops_per_image'] / 1e9:.3f}",
+            "peak MB": f"{peak_memory(r) / 1e6:.0f}", "M parameters": f"{v['parameters'] / 1e6:.2f}" if "parameters" in v else "",
+            "GFLOP/image": f"{v['flops_per_image'] / 1e9:.3f}" if "flops_per_image" in v else "",
         })
     out = pd.DataFrame(lines)
     return out.loc[:, (out != "").any()]  # a column that nobody fills says nothing

@@ -130,7 +130,8 @@ def budget(rows: list[AnyRow]) -> pd.DataFrame:
             calls = plan.values["calls"].get(str(backend), {}) if stage == "sample" else {}
             lines.append({"backend": backend, "device": device, "n": n, "what": stage, "cells": len(cells), "finished": len(done),
                           "calls": ", ".join(f"{count:,} (seed {seed})" for seed, count in calls.items()),
-                          "predicted": cells["seconds"].sum(), "measured": sum(r.environment["cell_seconds"] for r in done)})
+                          "predicted": cells["seconds"].sum(),
+                          "measured": sum(r.environment.get("cell_seconds", 0.0) for r in done)})
     return pd.DataFrame(lines, columns=["backend", "device", "n", "what", "cells", "finished", "calls", "predicted", "measured"])
 
 

@@ -79,7 +79,7 @@ raise SystemExit(exit_code(command, "the last state"))
     (signal.SIGINT, 130, "interrupted; the same command goes on from the last state\n")])
 def test_a_signal_ends_the_work_in_order(number, code, line):
     with subprocess.Popen([sys.executable, "-c", ENDED], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                          preexec_fn=tree.heed_ctrl_c, cwd=tree.ROOT) as process:
+                          preexec_fn=tree.default_signals, cwd=tree.ROOT) as process:
         assert process.stdout.readline() == "at work\n"
         process.send_signal(number)
         assert process.wait(20) == code
@@ -110,7 +110,8 @@ main("run", "--list")
 
 
 def test_ctrl_c_before_anything_is_imported_is_one_line():
-    done = subprocess.run([sys.executable, "-c", EARLY], capture_output=True, text=True, preexec_fn=tree.heed_ctrl_c, cwd=tree.ROOT)
+    done = subprocess.run([sys.executable, "-c", EARLY], capture_output=True, text=True, preexec_fn=tree.default_signals,
+                          cwd=tree.ROOT)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
 
 
@@ -144,7 +145,7 @@ raise SystemExit(exit_code(command))
 def test_ctrl_c_in_a_finaliser_is_not_lost():
     """Python itself only prints it there, and goes on."""
     with subprocess.Popen([sys.executable, "-c", FINALISER], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                          preexec_fn=tree.heed_ctrl_c, cwd=tree.ROOT) as process:
+                          preexec_fn=tree.default_signals, cwd=tree.ROOT) as process:
         assert process.stdout.readline() == "in the finaliser\n"
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 130

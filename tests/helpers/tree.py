@@ -40,12 +40,14 @@ def start(tree: Path, *args: object, log: Path, **more: str) -> subprocess.Popen
     script, *arguments = args
     with log.open("ab") as out:
         return subprocess.Popen(command(tree, str(script), *arguments), env=environment(tree, **more), cwd=tree, stdout=out,
-                                stderr=out, start_new_session=True, preexec_fn=heed_ctrl_c)
+                                stderr=out, start_new_session=True, preexec_fn=default_signals)
 
 
-def heed_ctrl_c() -> None:
-    """For `Popen(preexec_fn=)`: a shell's background jobs ignore Ctrl-C, and so would the processes that tests start there."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+def default_signals() -> None:
+    """For `Popen(preexec_fn=)`: a shell's background jobs ignore Ctrl-C, those of nohup a hangup, and so would the processes that
+    tests start there."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def kill_when(process: subprocess.Popen[bytes], sign: Callable[[], bool], delay: float, number: int = signal.SIGKILL,

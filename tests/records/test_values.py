@@ -17,7 +17,8 @@ SAMPLE = {"images": 8, "batch_seconds": [0.5], "first_seconds": 0.1, "calls": 10
 def test_every_committed_row_has_the_fields_of_its_kind():
     found = rows.read(ROOT / "results" / "rows")
     assert len(found) > 500 and {row.kind for row in found} == set(rows.KINDS)
-    assert {row.created: wrong for row in found if (wrong := validity.problems(row.kind, row.config, row.values))} == {}
+    assert {row.created: wrong for row in found if (wrong := validity.problems(row.kind, row.config, row.values)
+                                                  + validity.environment_problems(row.environment))} == {}
 
 
 def test_missing_and_unknown_fields_are_named():
@@ -48,6 +49,9 @@ def test_values_of_another_type_are_named():
     assert validity.problems("check", {}, {"loss": {"error": 0, "tolerance": None, "ok": True, "quantiles": {"0.5": "x"}}}) == [
         "loss: quantiles={'0.5': 'x'} is not dict[str, float]"]
     assert validity.problems("sample", CONFIG | {"steps": "5"}, SAMPLE) == ["config: steps='5' is not int"]
+    assert validity.environment_problems({"gpu": ["a"], "cpu": None, "more": {}}) == []
+    assert validity.environment_problems({"memory_bytes": [1]}) == ["environment: memory_bytes=[1] is not int | None"]
+    assert validity.environment_problems({"versions": {"numpy": 1}})[0].startswith("environment: versions={'numpy': 1} is not ")
 
 
 @pytest.mark.parametrize("kind", [kind for kind in rows.KINDS if kind != "study"])

@@ -26,7 +26,7 @@ from reference import samplers, unet, weights
 from reference.config import ConfigError, DiffusionConfig, OptimConfig
 from reference.conventions import make_plan
 from tests.helpers.tiny import HELPERS, TINY, install_backend
-from tests.helpers.tree import heed_ctrl_c
+from tests.helpers.tree import default_signals
 
 SPEC = {"model": TINY.to_dict(), "diffusion": DiffusionConfig(timesteps=20).to_dict(), "optim": OptimConfig().to_dict(),
         "device": "cpu", "dtype": "float32"}
@@ -326,7 +326,7 @@ def test_no_worker_outlives_its_parent(start, tmp_path, images, number, monkeypa
     root = str(Path(process.__file__).parents[2])
     monkeypatch.setenv("PYTHONPATH", os.environ["PYTHONPATH"] + os.pathsep + root)
     parent = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path / "log"), images], stdout=subprocess.PIPE, text=True,
-                              stderr=subprocess.DEVNULL, preexec_fn=heed_ctrl_c)
+                              stderr=subprocess.DEVNULL, preexec_fn=default_signals)
     child = int(parent.stdout.readline())
     time.sleep(0.5)
     assert not gone(child)
