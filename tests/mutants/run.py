@@ -55,13 +55,16 @@ def mutated(mutant: Mutant, folder: Path) -> Iterator[Subject]:
         kit.WORST.update(worst)
 
 
-def checks(level: str) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
-    """(name, test function, its case if it has any) of a level, in order."""
+def checks(level: str, dtype: str) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
+    """(name, test function, its case if it has any) of those of a level that run in this dtype, in order."""
     for path in FILES[level]:
         module = importlib.import_module(f"tests.conformance.{path.stem}")
         for name, function in vars(module).items():
             if name.startswith("test_"):
-                marks = [m for m in getattr(function, "pytestmark", ()) if m.name == "parametrize"]
+                said = getattr(function, "pytestmark", ())
+                if any(dtype not in m.kwargs.get("dtypes", kit.DTYPES) for m in said if m.name == "subjects"):
+                    continue
+                marks = [m for m in said if m.name == "parametrize"]
                 for case in marks[0].args[1] if marks else [None]:
                     yield f"{name}[{case}]" if marks else name, function, (case,) if marks else ()
 
@@ -84,7 +87,7 @@ class Found(NamedTuple):
 def first_failure(level: str, subject: Subject, guess: str | None = None) -> Found | None:
     """The first check of this level that this backend fails, or None. `guess` is asked before the others."""
     guard.level = level
-    for name, function, case in sorted(checks(level), key=lambda check: check[0] != guess):
+    for name, function, case in sorted(checks(level, subject.dtype), key=lambda check: check[0] != guess):
         try:
             function(subject, *case)
         except (Exception, pytest.fail.Exception) as error:
