@@ -15,13 +15,12 @@ from typing import Any
 
 import backends
 from backends.protocol import Spec
-from bench import files
 from bench.cli.launch import launched, serve_as_scheduler
 from bench.cli.options import at_least, data_choice, parse_log, unsaid, unused
 from bench.paths import ROOT
 from bench.presets import Preset, get_preset
 from bench.progress import tracked
-from bench.records import environment
+from bench.records import environment, trainings
 from bench.timing import flops
 from bench.timing.memory import require_room
 from bench.training import loop
@@ -29,7 +28,7 @@ from bench.training.trackers import Log
 from bench.weights import folders, pipeline, sources, tensor_files
 from bench.weights.scheduler_config import require_expressible
 from reference import weights
-from reference.config import LOSSES, ConfigError, require
+from reference.config import LOSSES, require
 from reference.conventions import adopt, adopt_network, get_convention
 
 
@@ -106,22 +105,6 @@ def _beginning(args: argparse.Namespace, preset: Preset) -> sources.Loaded:
 def _history(weights: str) -> tuple[dict[str, Any], list[str]]:
     """The record and the losses of the training that made these weights, as far as they lie beside them."""
     source = folders.run_of(Path(weights))
-    return _record(source / "training.json") or {"weights": weights}, _losses(source / "loss.csv")
-
-
-def _record(path: Path) -> dict[str, Any] | None:
-    try:
-        found = json.loads(files.read_text(path)) if path.exists() else None
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: not JSON: {error}") from None
-    require(found is None or isinstance(found, dict), str(path), f"{type(found).__name__}", "must be a JSON object; restore the "
-            "file or move it away")
-    return found
-
-
-def _losses(path: Path) -> list[str]:
-    try:
-        lines = files.read_text(path).splitlines()[1:] if path.exists() else []
-        return [f"{float(line.split(',')[1]):.6g}" for line in lines]
-    except (ValueError, IndexError) as error:
-        raise ConfigError(f"{path}: not lines of step,loss: {error}") from None
+    about, curve = source / "training.json", source / "loss.csv"
+    return ((trainings.record(about) if about.exists() else {}) or {"weights": weights},
+            [f"{loss:.6g}" for loss in trainings.curve(curve)] if curve.exists() else [])

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bench import files
 from bench.records import validity
-from reference.config import ConfigError
+from reference.config import ConfigError, require
 
 
 class Optimiser(TypedDict):
@@ -56,19 +56,28 @@ PARTS: tuple[tuple[tuple[str, ...], type], ...] = (
     ((), Training), (("config",), Config), (("config", "diffusion"), Process), (("config", "optim"), Optimiser))
 
 
+REMEDY = "restore the file or move it away"
+
+
+def record(path: Path) -> dict[str, Any]:
+    """The JSON object of a training.json. Raises `ConfigError`."""
+    try:
+        found = json.loads(files.read_text(path))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not JSON: {error}; {REMEDY}") from None
+    require(isinstance(found, dict), str(path), type(found).__name__, f"must be a JSON object; {REMEDY}")
+    return cast(dict[str, Any], found)
+
+
 def stages(path: Path) -> list[Training]:
     """The record of a training in its training.json, and those of the trainings whose weights it began with. Raises `ConfigError`
     for what a page could not show."""
-    remedy, out = "restore the file or move it away", []
-    try:
-        found = json.loads(files.require_file(path).read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: can't be read as JSON: {error}; {remedy}") from None
+    found, out = record(path), []
     while True:
         for place, kind in PARTS:
             part = reduce(lambda value, name: value[name], place, found)
             if wrong := validity.differences(part, kind, open_to_others=True):
-                raise ConfigError(f"{path}: {'.'.join((*place, wrong[0]))}; {remedy}")
+                raise ConfigError(f"{path}: {'.'.join((*place, wrong[0]))}; {REMEDY}")
         out.append(cast(Training, found))
         earlier = found.get("began_with")
         if not isinstance(earlier, dict) or "config" not in earlier:
@@ -76,13 +85,17 @@ def stages(path: Path) -> list[Training]:
         found = earlier
 
 
-def losses(path: Path) -> NDArray[np.float64]:
-    """The losses of a loss.csv, (steps,). Raises `ConfigError`."""
+def curve(path: Path) -> list[float]:
+    """The losses of a loss.csv as they stand there, (steps,). Raises `ConfigError`."""
     try:
-        lines = files.require_file(path).read_text().splitlines()[1:]
-        found = np.array([float(line.split(",")[1]) for line in lines])
+        return [float(line.split(",")[1]) for line in files.read_text(path).splitlines()[1:]]
     except (OSError, ValueError, IndexError) as error:
-        raise ConfigError(f"{path}: not lines of step,loss: {error}; restore the file or move it away") from None
+        raise ConfigError(f"{path}: not lines of step,loss: {error}; {REMEDY}") from None
+
+
+def losses(path: Path) -> NDArray[np.float64]:
+    """The losses of a loss.csv for a page, (steps,), one or more, finite. Raises `ConfigError`."""
+    found = np.array(curve(path))
     if not found.size or not np.isfinite(found).all():
-        raise ConfigError(f"{path}: {len(found)} losses: must be one or more, and finite; restore the file or move it away")
+        raise ConfigError(f"{path}: {len(found)} losses: must be one or more, and finite; {REMEDY}")
     return found
