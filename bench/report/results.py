@@ -25,7 +25,7 @@ from bench.sampling.cell import Cell
 from bench.timing import blocks
 
 Images = Mapping[tuple[str, Cell], Path]  # backend, cell: the file, (n, C, H, W) float32
-BEGIN, END = "<!-- table: written by bench/report.py -->", "<!-- end of table -->"
+BEGIN, END = "<!-- table: written by bench/report/results.py -->", "<!-- end of table -->"
 
 
 def speed_table(rows: list[AnyRow]) -> pd.DataFrame:

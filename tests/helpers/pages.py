@@ -1,4 +1,4 @@
-"""The commands in bench/README.md, from their parsers: `python -m tests.helpers.pages` writes them and README's table again."""
+"""The commands in bench/README.md, from their parsers: `python -m tests.helpers.pages` writes them, and those of `differences`."""
 
 from __future__ import annotations
 
