@@ -1,4 +1,4 @@
-"""Scripts among the tests explain themselves on --help, and do nothing else; an installed wheel, and tox where it is cloned."""
+"""Scripts explain themselves on --help, and do nothing else; an installed wheel, and tox where it is cloned."""
 
 from __future__ import annotations
 
@@ -13,18 +13,21 @@ import pytest
 
 from tests.helpers.tree import ROOT
 
-SCRIPTS = sorted(path.relative_to(ROOT) for path in (ROOT / "tests").rglob("*.py")
-                 if '\nif __name__ == "__main__":' in path.read_text() and path != Path(__file__))
+FOLDERS = ("reference", "backends", "bench", "tests")
+NOT_TYPED = ("bench/workers/child.py",)  # started by `bench.workers.process`, with the number of a pipe
+SCRIPTS = sorted(path.relative_to(ROOT) for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")
+                 if '\nif __name__ == "__main__":' in path.read_text() and path != Path(__file__)
+                 and path.relative_to(ROOT).as_posix() not in NOT_TYPED)
 
 
 def state() -> dict[Path, int]:
-    """When each data file beside the tests was last written."""
-    return {path: path.stat().st_mtime_ns for path in (ROOT / "tests").rglob("*")
-            if path.is_file() and path.suffix not in (".py", ".pyc")}
+    """When each data file and each page was last written."""
+    files = [*(ROOT / "results").glob("*.md"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*"))]
+    return {path: path.stat().st_mtime_ns for path in files if path.is_file() and path.suffix not in (".py", ".pyc")}
 
 
 def test_there_are_scripts():
-    assert {"make_golden.py", "test_golden.py", "tiny_run.py"} <= {path.name for path in SCRIPTS}
+    assert {"make_golden.py", "test_golden.py", "tiny_run.py", "pages.py", "__main__.py"} <= {path.name for path in SCRIPTS}
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: ".".join(path.with_suffix("").parts))

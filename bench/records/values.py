@@ -1,12 +1,10 @@
 """The fields of a row's `values`, by kind: a type, a unit and a meaning each. `results/ROWS.md` is written from them.
 
-`python -m bench.records.values` rewrites that page; a test holds it and every committed row to this module. A field that is
+`python -m tests.helpers.pages` rewrites that page; a test holds it and every committed row to this module. A field that is
 `NotRequired` is absent from older rows, or where its meaning says so.
 """
 
-from typing import Annotated, Any, NotRequired, TypedDict, get_args, get_type_hints
-
-from bench.paths import ROOT
+from typing import Annotated, Any, NotRequired, TypedDict, get_args
 
 
 class Train(TypedDict):
@@ -215,25 +213,3 @@ def kind_of(record: object) -> tuple[str, str | None]:
 def shown(hint: Any) -> str:
     """A type as people read it."""
     return hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint).replace(f"{__name__}.", "")
-
-
-def page() -> str:
-    """`results/ROWS.md`."""
-    text = ["# What a row holds", "",
-            "Written by `python -m bench.records.values`. A line of [rows/](rows) is one row: `kind`, `backend`, `preset`, "
-            "`config` (what was asked for), `values` (what was measured, raw), `environment` (the machine), `commit`, `created` "
-            "(UTC), `version`. These are the fields of `values`. Fields in brackets may be absent. Medians and intervals are "
-            "derived by the pages."]
-    for name, record in [*KINDS.items(), *((f"study, {study}", record) for study, record in STUDIES.items())]:
-        text += ["", f"## {name}", "", (record.__doc__ or "").replace("\n    ", " "), "",
-                 "| field | type | meaning |", "|---|---|---|"]
-        for field, hint in get_type_hints(record, include_extras=True).items():
-            optional = field not in record.__required_keys__  # type: ignore[attr-defined]
-            kind, meaning = get_args(hint.__args__[0] if optional else hint)
-            named = shown(kind).replace("typing.", "").replace("|", "or").replace("__main__.", "")
-            text.append(f"| {f'[{field}]' if optional else field} | {named} | {meaning} |")
-    return "\n".join(text) + "\n"
-
-
-if __name__ == "__main__":
-    (ROOT / "results" / "ROWS.md").write_text(page())

@@ -1,4 +1,4 @@
-"""The commands in bench/README.md, from their parsers: `python -m tests.helpers.pages` writes them, and those of `differences`."""
+"""The commands in bench/README.md, from their parsers: `python -m tests.helpers.pages` writes all generated pages."""
 
 from __future__ import annotations
 
@@ -57,9 +57,10 @@ def main() -> None:
     """Put them between the page's two markers."""
     before, rest = PAGE.read_text().split(BEGIN)
     PAGE.write_text(f"{before}{BEGIN}\n\n{render()}\n\n{END}{rest.split(END)[1]}")
-    from tests.helpers import differences  # takes time to load, and the commands must not
+    from tests.helpers import differences, rows_page  # they take time to load, and the commands must not
 
     differences.write()
+    rows_page.write()
 
 
 if __name__ == "__main__":

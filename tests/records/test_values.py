@@ -9,6 +9,7 @@ import pytest
 
 from bench.paths import ROOT
 from bench.records import rows, validity, values
+from tests.helpers import rows_page
 
 CONFIG = {"steps": 5, "eta": "0.0", "samples": 8, "seed": 0, "batch_size": 8, "device": "cpu"}
 SAMPLE = {"images": 8, "batch_seconds": [0.5], "first_seconds": 0.1, "calls": 10, "notes": []}
@@ -91,4 +92,4 @@ def test_a_type_checker_sees_a_misspelt_field_wherever_rows_are_read():
 
 
 def test_the_page_is_current():
-    assert (ROOT / "results" / "ROWS.md").read_text() == values.page(), "python -m bench.records.values writes it again"
+    assert rows_page.PAGE.read_text() == rows_page.render(), "python -m tests.helpers.pages writes it again"
