@@ -123,7 +123,7 @@ def _train(commands: Parser) -> None:
       msrun --worker_num=N --local_worker_num=N --join=True bench/train.py ...
     """
     p = commands.command("train", _train.__doc__, "ddim-bench train --preset base --train-steps 20000 --save my-checkpoint",
-                         (DATA, DEVICE, DTYPE, MODE, SEED, IGNORE, SAYING), body="train", goes_on_from="the last state")
+                         (DATA, DEVICE, DTYPE, MODE, SEED, SPACING, IGNORE, SAYING), body="train", goes_on_from="the last state")
     p.add_argument("--train-steps", type=int, required=True, help="optimiser steps; the learning rate decays over them")
     p.add_argument("--save", type=place_to_write, required=True, metavar="FOLDER", help="of the finished pipeline")
     p.add_argument("--preset", metavar="NAME", default="quick", help=NAMED)
@@ -134,6 +134,15 @@ def _train(commands: Parser) -> None:
     p.add_argument("--convention", metavar="NAME", default="plain", help=f"details of network and process; {NAMED}")
     p.add_argument("--loss", metavar="NAME", help="l2, l1 or huber, of the network's output; kl, the variational bound's term, or "
                    "rescaled_kl, T times it; default: that of the process")
+    p.add_argument("--loss-weight", metavar="NAME", help="of the timesteps: none, snr, p2 or min_snr; default: that of the process")
+    p.add_argument("--loss-sum", action="store_true", help="sum the loss over the pixels of an image, as the DDIM code does; "
+                   "default: their mean, with --convention song2021 the sum")
+    p.add_argument("--variance", metavar="NAME", help="of the reverse process of a new network: small, large, or learned or "
+                   "learned_range, for which the network has twice the output channels; default: the preset's or the convention's")
+    p.add_argument("--unscaled-bound", action="store_true", help="with a learned variance, add the bound's term to the loss as it "
+                   "is; default: times T/1000")
+    p.add_argument("--respacing", metavar="S[,S]", help="train the process of S of the timesteps alone, or of IDDPM's section "
+                   "counts, such as 10,15,20; default: all timesteps")
     p.add_argument("--allow-cancelled-time", action="store_true", help="also train a network with as many groups as channels, "
                    "whose GroupNorm cancels the time embedding")
     p.add_argument("--save-every", type=float, default=SAVE_EVERY, help="seconds between states")

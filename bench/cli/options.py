@@ -163,19 +163,20 @@ SAYING = _parent(
     ("--qkv-order", {"metavar": "NAME", "help": "in such a file: heads, or qkv where its use_new_attention_order was on; default: "
                      "heads"}),
     ("--image-size", {"type": int, "metavar": "N", "help": "of such --weights; default: that whose first attention is at 16 x 16"}),
-    ("--schedule", {"metavar": "NAME", "help": "noise schedule of such --weights; default: linear"}),
-    ("--timesteps", {"type": int, "metavar": "T", "help": "of the process of such --weights; default: 1000"}),
-    ("--objective", {"metavar": "NAME", "help": "what such --weights predict: eps, x0, v or previous; default: eps"}),
+    ("--schedule", {"metavar": "NAME", "help": "schedule of such --weights or a new network; default: linear or the preset's"}),
+    ("--timesteps", {"type": int, "metavar": "T", "help": "of such --weights or a new network; default: 1000 or the preset's"}),
+    ("--objective", {"metavar": "NAME", "help": "what such --weights or a new network predict: eps, x0, v or previous; default: "
+                     "eps or the preset's"}),
     ("--time-order", {"metavar": "NAME", "help": "whether sin or cos comes first in the time embedding of such --weights; default: "
                       "that of their code"}))
 
 
-def unsaid(args: argparse.Namespace) -> Unsaid:
-    """The options of SAYING as a record. Raises ConfigError, also where they are given without --weights."""
+def unsaid(args: argparse.Namespace, *new: str) -> Unsaid:
+    """The options of SAYING as a record. Raises ConfigError, also where one that `new` does not name lacks its --weights."""
     from bench.weights.unsaid import Unsaid
 
     if getattr(args, "weights", "") is None:
-        unused(args, "without --weights", *UNSAID)
+        unused(args, "without --weights", *(name for name in UNSAID if name not in new))
     try:
         return Unsaid(**{name: getattr(args, name) for name in UNSAID}, clip=getattr(args, "clip", None))
     except ConfigError as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,11 @@ from bench.training.trackers import Log
 from bench.weights import folders, pipeline, sources, tensor_files
 from bench.weights.scheduler_config import require_expressible
 from reference import weights
-from reference.config import LOSSES, require
+from reference.config import BOUNDS, ConfigError, DiffusionConfig, ModelConfig, require
 from reference.conventions import adopt, adopt_network, get_convention
+from reference.respacing import respaced
+
+NEW = ("schedule", "timesteps", "objective")  # of `UNSAID`, what also says how a new network is trained
 
 
 def run(args: argparse.Namespace, command: str) -> None:
@@ -83,23 +87,63 @@ def run(args: argparse.Namespace, command: str) -> None:
 
 def _beginning(args: argparse.Namespace, preset: Preset) -> sources.Loaded:
     """Weights, network and process to begin with: those of --weights, or the preset's with seeded weights."""
-    said = unsaid(args)
-    require(args.loss in (None, *LOSSES), "--loss", args.loss, f"must be one of {', '.join(LOSSES)}")
+    said = unsaid(args, *NEW)
     if args.weights:
         require(args.convention == "plain", "--convention", args.convention, "goes without --weights, which have a network")
+        unused(args, "with --weights, whose network has one", "variance")
         found = sources.read(args.weights, said, args.ignore_scheduler)
-        found = found._replace(diffusion=replace(found.diffusion, loss=args.loss or found.diffusion.loss))
+        found = found._replace(diffusion=_trained(args, found.diffusion))
     else:
         unused(args, "without --weights", "ignore_scheduler")
-        process = replace(preset.diffusion, loss=args.loss or preset.diffusion.loss)
-        model, process = adopt_network(preset.model, args.convention), adopt(process, args.convention)
-        if args.convention != "plain" and not process.learned_variance:  # the file says what this code samples with
-            process = replace(process, variance=get_convention(args.convention).variance)
+        model, process = _new(args, preset)
         found = sources.Loaded(weights.initialise(model, args.seed), model, process)
+    added = found.diffusion.learned_variance and found.diffusion.loss not in BOUNDS
+    require(not args.unscaled_bound or added, "--unscaled-bound", True,
+            "applies to the losses l2, l1 and huber with a learned variance, to which the bound's term is added")
+    if args.respacing is None:
+        unused(args, "without --respacing", "spacing")
+    else:
+        found = found._replace(diffusion=_respaced(args, found.diffusion))
     if not args.allow_cancelled_time:
         found.model.require_time("--allow-cancelled-time trains it all the same")
     require_expressible(f"--save={str(args.save)!r}", found.diffusion, found.scheduler)
     return found
+
+
+def _new(args: argparse.Namespace, preset: Preset) -> tuple[ModelConfig, DiffusionConfig]:
+    """Network and process of the preset, with what the options say and then the convention's details."""
+    named = {name: getattr(args, name) for name in (*NEW, "variance")}
+    process = adopt(_trained(args, _changed(preset.diffusion, named)), args.convention)
+    if args.variance is None and args.convention != "plain" and not process.learned_variance:
+        process = replace(process, variance=get_convention(args.convention).variance)  # what this code samples with
+    channels = preset.model.in_channels // (1 + process.self_conditioning)
+    model = replace(preset.model, out_channels=channels * (1 + process.learned_variance))
+    return adopt_network(model, args.convention), _trained(args, process)  # asked for again: a convention fills in what is none
+
+
+def _trained(args: argparse.Namespace, process: DiffusionConfig) -> DiffusionConfig:
+    """The process with the loss that the options say."""
+    return _changed(process, {"loss": args.loss, "loss_weight": args.loss_weight, "loss_sum": args.loss_sum or None,
+                              "rescale_bound": False if args.unscaled_bound else None})
+
+
+def _changed(process: DiffusionConfig, options: dict[str, Any]) -> DiffusionConfig:
+    """The process with the options that were given. Raises `ConfigError`, in the words of the options."""
+    try:
+        return replace(process, **{name: value for name, value in options.items() if value is not None})
+    except ConfigError as error:
+        name, _, rest = str(error).partition("=")
+        raise ConfigError(f"--{name.replace('_', '-')}={rest}" if options.get(name) is not None else str(error)) from None
+
+
+def _respaced(args: argparse.Namespace, process: DiffusionConfig) -> DiffusionConfig:
+    """The process of --respacing's steps alone."""
+    text = args.respacing
+    require(re.fullmatch(r"\d{1,9}(,\d{1,9})*", text) is not None, "--respacing", text,
+            "must be a number of steps, or IDDPM's section counts separated by commas, such as 10,15,20")
+    counts = tuple(int(count) for count in text.split(","))
+    require(process.told_timesteps is None, "--respacing", text, "does not apply to the network of a respaced process")
+    return respaced(process, counts if len(counts) > 1 else counts[0], spacing=args.spacing, convention=args.convention)
 
 
 def _history(weights: str) -> tuple[dict[str, Any], list[str]]:

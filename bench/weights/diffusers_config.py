@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.weights.errors import CheckpointError, named, note, read_object
-from bench.weights.scheduler_config import IGNORE, PROCESS, sampling_json, scheduler_class, written_class
+from bench.weights.scheduler_config import IGNORE, PROCESS, ours_alone, sampling_json, scheduler_class, written_class
 from reference import schedules
 from reference.config import DiffusionConfig, ModelConfig
 from reference.scheduler import FIXED, SILENT, Scheduler
@@ -94,11 +94,11 @@ def scheduler_json(diffusion: DiffusionConfig, scheduler: Scheduler = SILENT) ->
 def _scheduler_keys(d: DiffusionConfig, name: str, variance_type: Any = None) -> dict[str, Any]:
     """`name` is the class, and `variance_type` diffusers' name of the variance, where it has two for ours."""
     has_name = d.schedule in _beta_schedules(name) and not d.beta_scaling and d.trained_betas is None
-    keys = {
+    keys: dict[str, Any] = {"beta_schedule": OURS} if ours_alone(d) else {
         "num_train_timesteps": d.timesteps, "beta_start": d.beta_start, "beta_end": d.beta_end,
         "beta_schedule": _beta_schedules(name).get(d.schedule, "linear"), "rescale_betas_zero_snr": d.zero_terminal_snr,
         "trained_betas": None if has_name else schedules.betas(replace(d, zero_terminal_snr=False)).tolist(),
-        "prediction_type": PREDICTION_TYPES.get(d.objective),  # None: can't be said
+        "prediction_type": PREDICTION_TYPES[d.objective],
     }
     if name == "DDPMScheduler":
         kept = isinstance(variance_type, str) and FIXED.get(variance_type) == d.variance

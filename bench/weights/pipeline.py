@@ -18,9 +18,9 @@ import numpy as np
 from bench import files
 from bench.weights import folders, tensor_files
 from bench.weights.diffusers_config import read_scheduler, read_unet, scheduler_json, unet_json
-from bench.weights.errors import CheckpointError, named
+from bench.weights.errors import CheckpointError, named, note
 from bench.weights.folders import WEIGHTS
-from bench.weights.scheduler_config import read_sampling, require_expressible, written_class
+from bench.weights.scheduler_config import ours_alone, read_sampling, require_expressible, written_class
 from bench.weights.tensor_files import write_safetensors
 from bench.weights.unsaid import SILENT as SAID_NOTHING
 from bench.weights.unsaid import Unsaid
@@ -47,11 +47,14 @@ def save_pipeline(folder: Path, weights: Weights, model: ModelConfig, diffusion:
     """Write a folder that `load_pipeline` and diffusers' `DDPMPipeline.from_pretrained` read; returns the weights' SHA-256.
 
     `extra` holds further text files by name; `scheduler` is that of the weights' source. The folder appears whole, and replaces an
-    older one. Raises `CheckpointError`, also for what diffusers would misread, and `FileError` where it can't be written.
+    older one. A process that diffusers can't say makes a folder that diffusers refuses to load, and a warning. Raises
+    `CheckpointError`, also for what diffusers would misread, and `FileError` where it can't be written.
     """
     folder = Path(folder).absolute()
     check(weights, model, str(folder))
     require_expressible(str(folder), diffusion, scheduler)
+    if why := ours_alone(diffusion):
+        note(f"{folder}: {why}; so diffusers does not load this folder, and --weights here does")
     if folder.exists() and not (folder / "model_index.json").exists():
         raise CheckpointError(f"{folder}: exists and is no pipeline folder; it is not overwritten")
     name = written_class(scheduler)

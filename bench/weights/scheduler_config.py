@@ -81,14 +81,21 @@ def written_class(scheduler: Scheduler) -> str:
     return scheduler.name or "DDPMScheduler"
 
 
+def ours_alone(diffusion: DiffusionConfig) -> str:
+    """Why a network of this process is written for this project alone; "" where diffusers can say the process.
+
+    The file of such a process names a `beta_schedule` that diffusers lacks, so that none of its schedulers can be made of it.
+    """
+    if diffusion.told_timesteps is not None:
+        return "told_timesteps: the network of a respaced process is told other numbers than diffusers' t = 0..T-1"
+    return "objective='previous': diffusers has no such prediction_type" if diffusion.objective == "previous" else ""
+
+
 def require_expressible(where: str, diffusion: DiffusionConfig, scheduler: Scheduler) -> None:
     """Raise `CheckpointError`, which names `where`, for a network that diffusers would load and misread."""
     rules = (
         (diffusion.rescale_timesteps and diffusion.timesteps != 1000, "rescale_timesteps=True",
          f"the network is given t x 1000/T, and diffusers gives it t: T={diffusion.timesteps} must be 1000"),
-        (diffusion.told_timesteps is not None, "told_timesteps=True",
-         "the network of a respaced process is told other numbers than diffusers' t = 0..T-1; must be None"),
-        (diffusion.objective == "previous", "objective='previous'", "diffusers has no such prediction_type; must be eps, x0 or v"),
         (diffusion.self_conditioning, "self_conditioning=True", "diffusers' pipelines give a network no x0_hat; must be False"),
         (diffusion.variance == "learned", "variance='learned'",
          "diffusers takes the network's output for the variance, where it is its logarithm; must be small, large or learned_range"),

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import backends
+from backends.protocol import Spec
 from bench import presets
 from bench.api import load
 from bench.cli.main import main
@@ -16,6 +17,7 @@ from bench.data import datasets
 from bench.training import loop
 from bench.weights import pipeline
 from reference.config import DiffusionConfig
+from reference.respacing import respaced
 from reference.weights import initialise
 from tests.helpers.tiny import EQUAL_GROUPS, TINY
 
@@ -69,6 +71,46 @@ def test_a_loss_that_is_asked_for_is_trained_and_kept(run, tmp_path, options, lo
     assert [p.loss for p in processes] == [loss, loss] and processes[0].loss_sum == (loss == "huber")
     first = [np.loadtxt(tmp_path / name / "loss.csv", delimiter=",", skiprows=1)[0, 1] for name in "ab"]
     assert np.isfinite(first).all() and (first[0] > 10) == (loss == "huber")  # summed over 8 x 8 pixels
+
+
+@pytest.mark.parametrize("options, expected", [
+    (["--convention", "nichol2021", "--objective", "previous", "--loss", "rescaled_kl", "--timesteps", 40,
+      "--respacing", "2,1"], respaced(replace(PROCESS, timesteps=40, objective="previous", loss="rescaled_kl"), (2, 1))),
+    (["--timesteps", 50, "--schedule", "cosine", "--objective", "x0", "--loss-weight", "p2", "--loss-sum"],
+     replace(PROCESS, timesteps=50, schedule="cosine", objective="x0", loss_weight="p2", loss_sum=True)),
+    (["--variance", "learned_range", "--unscaled-bound"], replace(PROCESS, variance="learned_range", rescale_bound=False)),
+    (["--convention", "lucidrains", "--schedule", "cosine", "--loss-weight", "none"],
+     replace(PROCESS, schedule="cosine", variance="small")),
+    (["--respacing", 3, "--spacing", "trailing"], respaced(PROCESS, 3, spacing="trailing", convention="plain")),
+])
+def test_a_new_network_is_trained_by_the_process_that_is_asked_for(run, tmp_path, options, expected):
+    """Losses are those of a training of that process, and the folder says it to the next one."""
+    assert run("tiny", "a", *options) == 0
+    model, diffusion = pipeline.load_pipeline(tmp_path / "a")[1:]
+    assert diffusion == expected and model.out_channels == 1 + diffusion.learned_variance
+    spec = Spec(model, expected, replace(presets.get_preset("tiny").optim, total_steps=4))
+    images = datasets.load_images(tmp_path / "images.npy", spec.image_shape)[0].images
+    backend = backends.load("torch").create(spec)
+    backend.load_weights(initialise(model, 0))
+    losses = loop.fit(backend, spec, images, seed=0, steps=4, batch_size=2, flip=False).losses
+    assert np.allclose(np.loadtxt(tmp_path / "a/loss.csv", delimiter=",", skiprows=1)[:, 1], losses, rtol=1e-5)
+    assert run("tiny", "b", "--weights", tmp_path / "a") == 0 and pipeline.load_pipeline(tmp_path / "b")[2] == expected
+
+
+@pytest.mark.parametrize("options, said", [
+    (["--respacing", "6"], "steps=6: spacing 'leading' needs"), (["--respacing", "3,x"], "--respacing='3,x': must be a number"),
+    (["--spacing", "quad"], "--spacing='quad': does not apply without --respacing"),
+    (["--unscaled-bound"], "--unscaled-bound=True: applies to the losses"),
+    (["--unscaled-bound", "--variance", "learned", "--loss", "kl"], "--unscaled-bound=True: applies to the losses"),
+    (["--loss", "kl", "--loss-sum"], "--loss-sum=True: must be False with loss kl"),
+    (["--loss-weight", "much"], "--loss-weight='much': must be one of none, snr, p2, min_snr"),
+    (["--variance", "fixed"], "--variance='fixed': must be one of small, large, learned, learned_range"),
+    (["--timesteps", "0"], "--timesteps=0: must be at least 1"), (["--heads", "2"], "--heads=2: does not apply without --weights"),
+    (["--weights", "none", "--variance", "small"], "--variance='small': does not apply with --weights"),
+])
+def test_a_process_that_cannot_be_is_one_line_before_anything_is_written(run, tmp_path, capsys, options, said):
+    assert run("tiny", "a", *options) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {said}") and not list(tmp_path.glob("a*"))
 
 
 def test_states_of_other_first_weights_are_refused(run, tmp_path, capsys):

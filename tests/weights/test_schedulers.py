@@ -19,6 +19,7 @@ from bench.weights.pipeline import read_pipeline, save_pipeline
 from bench.weights.scheduler_config import OWN, PROCESS, SAMPLING
 from reference.config import ConfigError, DiffusionConfig
 from reference.conventions import make_plan
+from reference.respacing import respaced
 from reference.scheduler import Scheduler, parse_clip
 from reference.weights import initialise
 from tests.helpers.tiny import TINY
@@ -227,8 +228,6 @@ def test_an_offset_that_leaves_the_process_is_refused():
 
 @pytest.mark.parametrize("diffusion, name, said", [
     (DiffusionConfig(rescale_timesteps=True, timesteps=500), None, "rescale_timesteps=True"),
-    (DiffusionConfig(objective="previous"), None, "objective='previous'"),
-    (DiffusionConfig(timesteps=2, told_timesteps=(0.0, 500.0)), None, "told_timesteps=True: can't be written as a"),
     (DiffusionConfig(self_conditioning=True), None, "self_conditioning=True"),
     (DiffusionConfig(variance="learned"), None, "variance='learned'"),
     (DiffusionConfig(variance="learned_range"), "DDIMScheduler", "variance='learned_range': can't be written"),
@@ -237,6 +236,26 @@ def test_what_diffusers_would_misread_is_not_written(tmp_path, diffusion, name, 
     with pytest.raises(CheckpointError, match=said):
         save_pipeline(tmp_path / "a", initialise(TINY, 0), TINY, diffusion, scheduler=Scheduler(name=name))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("diffusion, said", [
+    (DiffusionConfig(objective="previous", variance="large"), "objective='previous': diffusers has no such prediction_type"),
+    (respaced(DiffusionConfig(variance="small"), 25), "told_timesteps: the network of a respaced process is told other numbers"),
+])
+def test_a_process_that_diffusers_cannot_say_is_read_here_and_refused_there(tmp_path, capsys, diffusion, said):
+    with pytest.warns(Note, match=said):
+        save_pipeline(tmp_path / "a", initialise(TINY, 0), TINY, diffusion)
+    found = read_pipeline(tmp_path / "a")
+    assert found.diffusion == diffusion
+    plan = make_plan(found.diffusion, 5, sampler="ddpm", scheduler=found.scheduler)
+    assert plan == make_plan(diffusion, 5, sampler="ddpm", variance=diffusion.variance)
+    for cls in CLASSES.values():
+        with pytest.raises(NotImplementedError, match="ddim_bench"):
+            cls.from_pretrained(tmp_path / "a", subfolder="scheduler")
+    with pytest.raises(NotImplementedError, match="ddim_bench"):
+        DDPMPipeline.from_pretrained(tmp_path / "a")
+    assert main(["convert", str(tmp_path / "a"), str(tmp_path / "b")]) == 2 and not (tmp_path / "b").exists()
+    assert "b': would not be loaded by diffusers: " + said in capsys.readouterr().err
 
 
 # Writing.
