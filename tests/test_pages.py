@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from collections import Counter
 from pathlib import Path
 
@@ -18,10 +19,12 @@ from tests.helpers import pages
 
 FOLDERS = ("backends", "bench", "reference", "results", "tests")
 EVERY = [*ROOT.glob("*.md"), *sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.md"))]
-GUIDES = [path for path in EVERY if path.name.startswith("README") or path.name in ("CONTRIBUTING.md", "HOW-TO-READ.md")]
+TYPED_BY_HAND = ("CONTRIBUTING.md", "HOW-TO-READ.md", "ROWS.md", "fuzz.md", "orders.md")
+GUIDES = [path for path in EVERY if path.name.startswith("README") or path.name in TYPED_BY_HAND]
 RECORDS = [ROOT / "results" / "README.md"]  # written by a job: its command is that of the day
 ENGLISH, CHINESE = (ROOT / name for name in ("README.md", "README.zh-CN.md"))
 COMMAND = re.compile(r"(?:^|\s)(?:ddim-bench|python -m bench|(?:python )?bench/(run|train)\.py) (.+)")
+OTHER = re.compile(r"\s*(?:[A-Z_]+=\S+ )*(pytest|tox|pip install|python -m tests\.[\w.]+) (.+)")
 
 
 def named(path: Path) -> str:
@@ -40,17 +43,48 @@ def targets(text: str) -> list[str]:
     return re.findall(r"\]\(([^)\s]+)\)", re.sub(r"`[^`\n]*`", "", text))
 
 
-def typed(text: str) -> list[list[str]]:
-    """The words behind `ddim-bench` in shell blocks, in examples of `--help`, and (then with `...`) in code spans, which may name a
-    command in part."""
-    lines = []
+def lines_of(text: str) -> list[str]:
+    """Commands: of shell blocks, of examples of `--help`, and (then with `...`) of code spans, which may name a command in part."""
+    lines: list[str] = []
     for block in code(text):
         shell, whole = block.startswith("```sh\n"), block.replace("\\\n", " ").splitlines()
         lines += [line for line in whole if shell or line.startswith("example: ")]
         text = text.replace(block, "")
     lines += [span.replace("\n", " ") + " ..." for span in re.findall(r"`([^`]+)`", text)]
-    found = [COMMAND.search(part) for line in lines for part in line.split("&&")]
+    return [part for line in lines for part in line.split("&&")]
+
+
+def typed(text: str) -> list[list[str]]:
+    """The words behind `ddim-bench` in the commands of a page."""
+    found = [COMMAND.search(line) for line in lines_of(text)]
     return [[*([match[1]] if match[1] else []), *shlex.split(match[2], comments=True)] for match in found if match]
+
+
+def others(text: str) -> list[tuple[str, list[str]]]:
+    """The other programs that the commands of a page start, `python -m MODULE` among them, each with its words."""
+    found = [OTHER.match(line) for line in lines_of(text)]
+    return [(match[1], [word for word in shlex.split(match[2], comments=True) if word != "..."]) for match in found if match]
+
+
+def unmet(program: str, words: list[str], config: pytest.Config) -> str:
+    """What a command asks for that this project lacks, in words; "" for nothing. Names in capitals stand for the reader's own."""
+    options = [word.partition("=")[0] for word in words if word.startswith("--")]
+    if program == "pytest":
+        known, unknown = config._parser.parse_known_and_unknown_args(words)
+        names = set(re.findall(r"\w+", known.markexpr or "")) - {"not", "and", "or"}
+        markers = {line.partition(":")[0].partition("(")[0] for line in config.getini("markers")}
+        paths = [path.partition("::")[0] for path in known.file_or_dir]
+        return " ".join([*unknown, *(names - markers), *(path for path in paths if not list(ROOT.glob(path)))])
+    if program == "tox":
+        sections = re.findall(r"^\[testenv:([\w-]+)(?:{(.*)})?]", (ROOT / "tox.ini").read_text(), re.MULTILINE)
+        environments = {name + end for name, ends in sections for end in ends.split(",")}
+        return " ".join(name for name in words[1:2] if name not in environments)
+    if program == "pip install":
+        extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+        asked = [name for word in words if (found := re.search(r"\[(.+)\]", word)) for name in found[1].split(",")]
+        return " ".join(name for name in asked if name not in extras)
+    module = ROOT / (program.split()[-1].replace(".", "/") + ".py")
+    return module.name if not module.exists() else " ".join(name for name in options if f'"{name}"' not in module.read_text())
 
 
 @pytest.mark.parametrize("path", EVERY, ids=named)
@@ -80,6 +114,25 @@ def test_commands_parse(path, capsys):
                               for n, word in enumerate(given) if word != "--speed"])
         except SystemExit as end:
             assert end.code in (0, None), f"{shlex.join(words)}: {capsys.readouterr().err}"
+
+
+@pytest.mark.parametrize("path", [path for path in GUIDES if path not in RECORDS], ids=named)
+def test_what_other_commands_name_exists(path, request):
+    """Options, markers and paths of pytest, environments of tox, extras of pip, modules of the tests with their options."""
+    for program, words in others(path.read_text()):
+        assert unmet(program, words, request.config) == "", shlex.join([program, *words])
+
+
+@pytest.mark.parametrize(("line", "lacks"), [
+    ("pytest --slow -m 'slow and not recorded' tests/reference tests/*/test_fuzz_*.py", ""),
+    ("pytest --slwo -m 'slow and not quick' tests/nowhere", "--slwo quick tests/nowhere"),
+    ("OMP_NUM_THREADS=1 pytest tests/api.py::test", "tests/api.py"), ("tox -e reference-py312", ""), ("tox -e lnt", "lnt"),
+    ('pip install -c constraints.txt -e ".[torch,tests]"', "tests"),
+    ("python -m tests.helpers.fuzz_readers --inputs 9 --sed 1", "--sed"), ("python -m tests.nothing --x", "nothing.py"),
+])
+def test_what_a_command_lacks_is_seen(line, lacks, request):
+    [(program, words)] = others(f"```sh\n{line}\n```")
+    assert unmet(program, words, request.config) == lacks
 
 
 def test_commands_are_found():
