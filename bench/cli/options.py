@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import backends
 from bench.paths import RESULTS, printable
+from bench.training import MOST_STEPS
 from reference.errors import ConfigError, require
 
 if TYPE_CHECKING:
@@ -25,12 +26,10 @@ WEIGHTS = "a diffusers folder, a checkpoint of the DDIM code, improved- or guide
 NAMED = "`ddim-bench run --list` names them"
 MOVED = {"--batch-size": "--sample-batch", "--sampling-steps": "--steps", "--steps": "--train-steps",
          "--sample-size": "--image-size"}  # what was meant, most likely
-
-
-# What numbers can't reach, and how that is said: a seed has 64 bits, the losses of 10^9 steps take 8 GB.
+# What numbers can't reach, and how that is said. A seed has 64 bits.
 MOST: dict[str, tuple[float, str]] = {
     "seed": (2**64, " and below 2^64"), "threads": (2**14, " and below 2^14"),
-    **dict.fromkeys(("train_steps", "fit", "epochs", "steps"), (10**9 + 1, " and at most 10^9"))}
+    **dict.fromkeys(("train_steps", "fit", "epochs", "steps"), (MOST_STEPS + 1, f" and at most {MOST_STEPS:,}"))}
 
 
 class Help(argparse.RawDescriptionHelpFormatter):

@@ -26,7 +26,7 @@ from bench.records.values import Ablation
 from bench.report import ablation_page
 from bench.report.ablation_page import AS_IS, LAST, STUDY
 from bench.timing.memory import require_room
-from bench.training.loop import MOST_STEPS
+from bench.training import MOST_STEPS
 from reference.config import require
 
 

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from backends.protocol import Backend, Spec
 from bench.timing.memory import out_of_memory
+from bench.training import MOST_STEPS
 from bench.training.batches import batch_of, batches
 from bench.training.states import at_work, load_state, save_state
 from reference.config import require
 
-MOST_STEPS = 10**9  # whose losses take 8 GB
 COLLECT_EVERY = 50  # steps between looks at the losses, which wait for the device
 SAVE_EVERY = 120.0  # seconds between states
 

@@ -27,7 +27,7 @@ from bench.workers.errors import WorkerDied, WorkerError
 from reference.config import ConfigError
 
 SILENCE_SECONDS = 300.0  # without a heartbeat; a compilation may hold the GIL for long
-LOOK_SECONDS, GAP_SECONDS = 0.5, 5.0
+LOOK_SECONDS = 0.5  # between two looks at the pipe
 TAIL_LINES, TAIL_BYTES = 5, 4096
 MAX_MESSAGE = 1 << 30  # bytes; the largest are the losses of a training
 
@@ -143,11 +143,10 @@ class Worker:
             return line
 
     def _seconds(self) -> float:
-        """Seconds that this process was awake. It looks every `LOOK_SECONDS`: a gap is Ctrl-Z, or a machine that slept, for which
-        the worker is not to blame."""
+        """Seconds in which this process looked at the pipe. Of a longer gap between two looks no more counts than one look: it is
+        Ctrl-Z, a machine that slept or a terminal that holds back output, and the worker is not to blame."""
         now = time.monotonic()
-        gap = now - self._last
-        self._awake, self._last = self._awake + (gap if gap < GAP_SECONDS else LOOK_SECONDS), now
+        self._awake, self._last = self._awake + min(now - self._last, LOOK_SECONDS), now
         return self._awake
 
     def _die(self, how: str, patience: float = 0) -> NoReturn:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib
+import os
 import signal
 import subprocess
 import sys
 import tempfile
+import time
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bench.cli import commands, listing
@@ -113,6 +118,28 @@ def test_ctrl_c_before_anything_is_imported_is_one_line():
     done = subprocess.run([sys.executable, "-c", EARLY], capture_output=True, text=True, preexec_fn=tree.default_signals,
                           cwd=tree.ROOT)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
+@pytest.mark.skipif(not hasattr(fcntl, "F_SETLEASE"), reason="needs Linux, where a lease holds back who opens a file")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_plain_file_that_does_not_answer_can_be_given_up(number, code, tmp_path, monkeypatch):
+    """As on a network disk that is gone. A lease plays it: who opens the file waits, for 45 s at most."""
+    before = signal.signal(signal.SIGIO, signal.SIG_IGN)  # by which the system asks for the lease back
+    np.save(tmp_path / "images.npy", np.zeros((2, 1, 28, 28), np.uint8))
+    try:
+        with (tmp_path / "images.npy").open("r+b") as held:
+            fcntl.fcntl(held, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+            words = ["study", "noise", "--images", f"a={held.name}", "--out", str(tmp_path / "out")]
+            with subprocess.Popen([sys.executable, "-m", "bench", *words], stderr=subprocess.PIPE, text=True, cwd=tree.ROOT,
+                                  preexec_fn=tree.default_signals) as process:
+                inode = f":{os.fstat(held.fileno()).st_ino} "
+                while not any("BREAKING" in line and inode in line for line in Path("/proc/locks").read_text().splitlines()):
+                    assert process.poll() is None, process.stderr.read()
+                    time.sleep(0.05)
+                process.send_signal(number)
+                assert process.wait(30) == code and process.stderr.read().count("\n") == 1
+    finally:
+        signal.signal(signal.SIGIO, before)
 
 
 WRITES = "from bench.cli.ending import exit_code; raise SystemExit(exit_code(lambda: [print('x' * 99) for _ in range(9999)] and 0))"

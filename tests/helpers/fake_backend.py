@@ -87,6 +87,9 @@ class Fake:
             os.kill(os.getpid(), signal.SIGSTOP)
         if harm() == "hang" and batch.step == 3:
             time.sleep(1000)
+        while harm() == "wait":  # until its file says something else
+            print("waiting", flush=True)
+            time.sleep(0.05)
         if harm() == "slow":
             time.sleep(0.05)
         if harm() == "bug":

@@ -25,8 +25,8 @@ from bench.workers.process import Worker
 from reference import samplers, unet, weights
 from reference.config import ConfigError, DiffusionConfig, OptimConfig
 from reference.conventions import make_plan
+from tests.helpers import tree
 from tests.helpers.tiny import HELPERS, TINY, install_backend
-from tests.helpers.tree import default_signals
 
 SPEC = {"model": TINY.to_dict(), "diffusion": DiffusionConfig(timesteps=20).to_dict(), "optim": OptimConfig().to_dict(),
         "device": "cpu", "dtype": "float32"}
@@ -326,7 +326,7 @@ def test_no_worker_outlives_its_parent(start, tmp_path, images, number, monkeypa
     root = str(Path(process.__file__).parents[2])
     monkeypatch.setenv("PYTHONPATH", os.environ["PYTHONPATH"] + os.pathsep + root)
     parent = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path / "log"), images], stdout=subprocess.PIPE, text=True,
-                              stderr=subprocess.DEVNULL, preexec_fn=default_signals)
+                              stderr=subprocess.DEVNULL, preexec_fn=tree.default_signals)
     child = int(parent.stdout.readline())
     time.sleep(0.5)
     assert not gone(child)
@@ -381,9 +381,57 @@ def test_a_real_backend_end_to_end(start, tmp_path, images, name):
 
 
 def test_time_in_which_this_process_was_stopped_does_not_count(monkeypatch):
-    """Ctrl-Z, or a laptop that sleeps: no worker is ended for what it could not say meanwhile."""
-    clock = iter([0.0, 0.5, 1.0, 3601.0, 3601.5])
+    """Of an hour between two looks half a second counts, and of 3 seconds too: less than any timeout."""
+    clock = iter([0.0, 0.5, 1.0, 3601.0, 3601.5, 3604.5])
     monkeypatch.setattr(process, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     worker = process.Worker.__new__(process.Worker)
     worker._awake, worker._last = 0.0, process.time.monotonic()
-    assert [worker._seconds() for _ in range(4)] == [0.5, 1.0, 1.5, 2.0]
+    assert [worker._seconds() for _ in range(5)] == [0.5, 1.0, 1.5, 2.0, 2.5]
+
+
+STOPPED = """
+import sys
+from bench.messages import Create, Train
+from bench.workers.process import Worker
+from pathlib import Path
+from tests.workers.test_process import SPEC, TRAIN
+
+with Worker("fake", SPEC, 1, Path(sys.argv[1]), silence=3.0) as worker:
+    worker.call(Create())
+    print(worker._process.pid, flush=True)
+    reply = worker.call(Train(images=sys.argv[2], **TRAIN), timeout=3.0)
+    print(len(reply.losses), flush=True)
+"""
+
+
+def is_stopped(pid):
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] == "T"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks Linux whether a process is stopped")
+@pytest.mark.parametrize("asleep", [False, True], ids=["ctrl-z", "sleep"])
+def test_ctrl_z_and_a_machine_that_sleeps_end_no_healthy_worker(asleep, tmp_path, images):
+    """Ctrl-Z stops the parent alone, as workers have a session of their own. Sleep is played by stopping both; the worker wakes
+    last. Each for longer than the timeout and the silence that end a worker."""
+    install_backend(tmp_path / "site", "fake", (HELPERS / "fake_backend.py").read_text())
+    (tmp_path / "harm").write_text("wait")  # so that it is at one step for as long as this test wants
+    env = {**os.environ, "FAKE_HARM": str(tmp_path / "harm"),
+           "PYTHONPATH": os.pathsep.join([str(tmp_path / "site"), str(tree.ROOT)])}
+    with subprocess.Popen([sys.executable, "-c", STOPPED, str(tmp_path / "log"), images], stdout=subprocess.PIPE, text=True,
+                          env=env, process_group=0) as parent:
+        child = int(parent.stdout.readline())
+        stopped = [child, parent.pid] if asleep else [parent.pid]
+        while "waiting" not in (tmp_path / "log").read_text():
+            assert parent.poll() is None
+            time.sleep(0.05)
+        time.sleep(0.5)
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP if asleep else signal.SIGTSTP)
+        time.sleep(3.5)
+        assert all(map(is_stopped, stopped)) and is_stopped(child) == asleep
+        for pid in reversed(stopped):
+            os.kill(pid, signal.SIGCONT)
+            time.sleep(0.7)  # longer than between two looks
+        (tmp_path / "harm").write_text("")
+        assert parent.stdout.read() == "6\n" and parent.wait(20) == 0
