@@ -23,6 +23,8 @@ DOWN_BLOCKS = ("DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D")
 UP_BLOCKS = ("UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D")
 RESAMPLING = ("conv", "resnet")
 TIME_SCALE_SHIFT = ("default", "scale_shift")
+ACTIVATIONS = ("silu", "swish", "relu", "gelu", "mish")  # swish is silu
+MIDDLE = ("UNetMidBlock2D",)
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class ModelConfig(Record):
     Where `downsample_type` or `upsample_type` is "resnet", blocks with attention change their resolution by a residual block, as do
     the two Resnet.. block types always (guided-diffusion's resblock_updown); by default a convolution does. `center_input_sample`
     takes images in [0, 1] to [-1, 1]. `time_embedding_dim` is 4 first widths by default; `add_attention` is the middle's.
+    `act_fn` is the activation of the residual blocks; that of the time embedding and of the end is SiLU. Each layer of the middle
+    divides its sum by `mid_block_scale_factor`, and with a `mid_block_type` of None there is no middle.
     """
 
     sample_size: int = 28
@@ -62,6 +66,9 @@ class ModelConfig(Record):
     add_attention: bool = field(default=True, metadata=LATER)
     center_input_sample: bool = field(default=False, metadata=LATER)
     time_embedding_dim: int | None = field(default=None, metadata=LATER)
+    act_fn: str = field(default="silu", metadata=LATER)
+    mid_block_type: str | None = field(default="UNetMidBlock2D", metadata=LATER)
+    mid_block_scale_factor: float = field(default=1.0, metadata=LATER)
 
     def __post_init__(self) -> None:
         freeze(self)
@@ -78,6 +85,10 @@ class ModelConfig(Record):
             require(channels > 0 and channels % self.norm_num_groups == 0, "block_out_channels", self.block_out_channels,
                     f"every width must be a positive multiple of norm_num_groups={self.norm_num_groups}")
         choice("resnet_time_scale_shift", self.resnet_time_scale_shift, TIME_SCALE_SHIFT)
+        choice("act_fn", self.act_fn, ACTIVATIONS)
+        require(self.mid_block_type in (None, *MIDDLE), "mid_block_type", self.mid_block_type, f"must be {MIDDLE[0]} or null")
+        require(0 < self.mid_block_scale_factor < float("inf"), "mid_block_scale_factor", self.mid_block_scale_factor,
+                "must be positive and finite")
         for name in ("downsample_type", "upsample_type"):
             choice(name, getattr(self, name), RESAMPLING)
         require(1 <= self.time_width <= 65536, "time_embedding_dim", self.time_embedding_dim, "must be between 1 and 65536")

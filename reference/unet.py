@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.special import ndtr
 
 from .config import ModelConfig
 from .schedules import Array
@@ -28,6 +29,12 @@ def time_proj(t: ArrayLike, config: ModelConfig) -> Array:
 def silu(x: Array) -> Array:
     """x sigmoid(x)."""
     return x * 0.5 * (1 + np.tanh(0.5 * x))
+
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "silu": silu, "swish": silu, "relu": lambda x: np.maximum(x, 0), "gelu": lambda x: x * ndtr(x),
+    "mish": lambda x: x * np.tanh(np.logaddexp(x, 0)),  # Misra 2019 (arXiv:1908.08681)
+}
 
 
 def linear(w: Weights, name: str, x: Array) -> Array:
@@ -72,17 +79,19 @@ def double(x: Array) -> Array:
 
 def resnet(w: Weights, name: str, x: Array, temb: Array, config: ModelConfig, resize: Callable[[Array], Array] = np.asarray
            ) -> Array:
-    """Two norm-SiLU-conv around a shortcut. The time embedding is added between them; or, IDDPM appendix A, it scales and shifts
-    what the second norm gives. Where it changes the resolution, `resize` does so on both ways before the first convolution."""
-    h = conv(w, f"{name}.conv1", resize(silu(group_norm(w, f"{name}.norm1", x, config))))
+    """Two norm-activation-conv around a shortcut. The time embedding is added between them; or, IDDPM appendix A, it scales and
+    shifts what the second norm gives. Where it changes the resolution, `resize` does so on both ways before the first convolution.
+    """
+    act = ACTIVATIONS[config.act_fn]
+    h = conv(w, f"{name}.conv1", resize(act(group_norm(w, f"{name}.norm1", x, config))))
     x = resize(x)
-    emb = linear(w, f"{name}.time_emb_proj", silu(temb))[:, :, None, None]
+    emb = linear(w, f"{name}.time_emb_proj", act(temb))[:, :, None, None]
     if config.scale_shift:
         scale, shift = np.split(emb, 2, axis=1)
         h = group_norm(w, f"{name}.norm2", h, config) * (1 + scale) + shift
     else:
         h = group_norm(w, f"{name}.norm2", h + emb, config)
-    h = conv(w, f"{name}.conv2", silu(h))
+    h = conv(w, f"{name}.conv2", act(h))
     return h + (conv(w, f"{name}.conv_shortcut", x) if f"{name}.conv_shortcut.weight" in w else x)
 
 
@@ -143,10 +152,12 @@ def forward(w: Weights, config: ModelConfig, x: ArrayLike, t: ArrayLike, activat
             name = f"down_blocks.{i}.downsamplers.0"
             h = note(name, resnet(w, name, h, temb, config, halve) if config.by_resnet(kind) else downsample(w, name, h, config))
             skips.append(h)
-    h = note("mid_block.resnets.0", resnet(w, "mid_block.resnets.0", h, temb, config))
-    if config.add_attention:
-        h = note("mid_block.attentions.0", attention(w, "mid_block.attentions.0", h, config, config.middle_groups))
-    h = note("mid_block.resnets.1", resnet(w, "mid_block.resnets.1", h, temb, config))
+    if config.mid_block_type:
+        scale = config.mid_block_scale_factor
+        h = note("mid_block.resnets.0", resnet(w, "mid_block.resnets.0", h, temb, config) / scale)
+        if config.add_attention:
+            h = note("mid_block.attentions.0", attention(w, "mid_block.attentions.0", h, config, config.middle_groups) / scale)
+        h = note("mid_block.resnets.1", resnet(w, "mid_block.resnets.1", h, temb, config) / scale)
     for i, kind in enumerate(config.up_block_types):
         for j in range(config.layers_per_block + 1):
             name = f"up_blocks.{i}.resnets.{j}"

@@ -56,10 +56,11 @@ def shapes(config: ModelConfig) -> Shapes:
             name = f"down_blocks.{i}.downsamplers.0"
             out |= _resnet(name, width, width, temb, config) if config.by_resnet(kind) else _conv(f"{name}.conv", width, width)
             skips.append(width)
-    out |= _resnet("mid_block.resnets.0", cin, cin, temb, config)
-    if config.add_attention:
-        out |= _attention("mid_block.attentions.0", cin, config.middle_groups is not None)
-    out |= _resnet("mid_block.resnets.1", cin, cin, temb, config)
+    if config.mid_block_type:
+        out |= _resnet("mid_block.resnets.0", cin, cin, temb, config)
+        if config.add_attention:
+            out |= _attention("mid_block.attentions.0", cin, config.middle_groups is not None)
+        out |= _resnet("mid_block.resnets.1", cin, cin, temb, config)
     for i, (width, kind) in enumerate(zip(widths[::-1], config.up_block_types, strict=True)):
         for j in range(layers + 1):
             out |= _resnet(f"up_blocks.{i}.resnets.{j}", cin + skips.pop(), width, temb, config)

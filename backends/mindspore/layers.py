@@ -81,6 +81,9 @@ class GroupNorm(nn.Cell):
         return self.bias_add(y.reshape(n, c, h, w) * self.weight.reshape(1, c, 1, 1), self.bias)
 
 
+ACTIVATIONS = {"silu": ops.silu, "swish": ops.silu, "relu": ops.relu, "gelu": ops.gelu, "mish": ops.mish}
+
+
 class AddShift(nn.Cell):
     """h (N, C, H, W) plus shift (N or 1, C) at every position."""
 
@@ -138,11 +141,13 @@ class TimeEmbedding(nn.Cell):
 
 
 class Attention(nn.Cell):
-    """Self-attention over the H W positions, scaled by head_dim^-1/2, around a shortcut. `groups` of its norm: None for no norm."""
+    """Self-attention over the H W positions, scaled by head_dim^-1/2, around a shortcut. `groups` of its norm: None for no norm.
+    `divisor` divides the sum."""
 
-    def __init__(self, channels: int, config: ModelConfig, groups: int | None, tuned: bool) -> None:
+    def __init__(self, channels: int, config: ModelConfig, groups: int | None, tuned: bool, divisor: float = 1) -> None:
         super().__init__()
         self.heads = config.heads(channels)
+        self.divisor = divisor
         self.group_norm = GroupNorm(channels, config, tuned, groups) if groups else nn.Identity()
         self.to_q = Linear(channels, channels)
         self.to_k = Linear(channels, channels)
@@ -161,7 +166,8 @@ class Attention(nn.Cell):
         v = self.to_v(tokens).reshape(split).transpose(0, 2, 1, 3)
         mixed = self.mix(ops.softmax(self.scores(q * self.scale, k), axis=-1), v)
         mixed = self.to_out[0](mixed.transpose(0, 2, 1, 3).reshape(n * h * w, c))
-        return x + mixed.reshape(n, h * w, c).transpose(0, 2, 1).reshape(n, c, h, w)
+        y = x + mixed.reshape(n, h * w, c).transpose(0, 2, 1).reshape(n, c, h, w)
+        return y if self.divisor == 1 else y / self.divisor
 
 
 def halve(x: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from mindspore import Tensor, nn, ops
 from reference.config import ModelConfig
 
 from .layers import (
+    ACTIVATIONS,
     AddShift,
     Attention,
     Conv2d,
@@ -30,12 +31,13 @@ SAME = (1, 1, 1, 1)
 
 
 class Resnet(nn.Cell):
-    """Two norm-SiLU-conv around a shortcut. The time embedding's projection is added between them, or scales and shifts what the
-    second norm gives (IDDPM appendix A). `resize` "down" or "up" changes the resolution, on both ways before conv1."""
+    """Two norm-activation-conv around a shortcut. The time embedding's projection is added between them, or scales and shifts what
+    the second norm gives (IDDPM appendix A). `resize` "down" or "up" changes the resolution, on both ways before conv1. `divisor`
+    divides the sum."""
 
-    def __init__(self, cin: int, cout: int, config: ModelConfig, tuned: bool, resize: str = "") -> None:
+    def __init__(self, cin: int, cout: int, config: ModelConfig, tuned: bool, resize: str = "", divisor: float = 1) -> None:
         super().__init__()
-        self.resize, self.tuned = resize, tuned
+        self.resize, self.tuned, self.divisor, self.activation = resize, tuned, divisor, ACTIVATIONS[config.act_fn]
         self.norm1 = GroupNorm(cin, config, tuned)
         self.conv1 = Conv2d(cin, cout, 3, SAME, 1)
         self.scale_shift, self.cout = config.scale_shift, cout
@@ -48,7 +50,7 @@ class Resnet(nn.Cell):
 
     def construct(self, x: Tensor, shift: Tensor, key: Tensor) -> Tensor:
         """x (N, cin, H, W), shift (N or 1, cout) or scale and shift (N or 1, 2 cout), key () int32, to (N, cout, H, W)."""
-        h = ops.silu(self.norm1(x))
+        h = self.activation(self.norm1(x))
         if self.resize == "down":
             h, x = halve(h), halve(x)
         elif self.resize == "up":
@@ -59,8 +61,9 @@ class Resnet(nn.Cell):
             h = self.add_shift(self.norm2(h) * (1 + scale.reshape(-1, self.cout, 1, 1)), shift)
         else:
             h = self.norm2(self.add_shift(h, shift))
-        h = self.conv2(self.dropout(ops.silu(h), key))
-        return self.conv_shortcut(x) + h
+        h = self.conv2(self.dropout(self.activation(h), key))
+        h = self.conv_shortcut(x) + h
+        return h if self.divisor == 1 else h / self.divisor
 
 
 class Block(nn.Cell):
@@ -70,8 +73,9 @@ class Block(nn.Cell):
                  down: bool = False, up: bool = False, middle: bool = False, by_resnet: bool = False) -> None:
         super().__init__()
         width, groups = channels[-1][1], config.middle_groups if middle else config.norm_num_groups
-        self.resnets = nn.CellList([Resnet(cin, cout, config, tuned) for cin, cout in channels])
-        self.attentions = nn.CellList([Attention(width, config, groups, tuned) for _ in range(attentions)])
+        divisor = config.mid_block_scale_factor if middle else 1
+        self.resnets = nn.CellList([Resnet(cin, cout, config, tuned, divisor=divisor) for cin, cout in channels])
+        self.attentions = nn.CellList([Attention(width, config, groups, tuned, divisor) for _ in range(attentions)])
         self.downsamplers = nn.CellList(
             [Resnet(width, width, config, tuned, "down") if by_resnet else Downsample(width, config)] if down else [])
         self.upsamplers = nn.CellList(
@@ -98,7 +102,10 @@ class UNet(nn.Cell):
             skips += [width] * (layers + (not last))
             cin = width
         self.down_blocks = nn.CellList(down_blocks)
-        self.mid_block = Block([(cin, cin), (cin, cin)], int(config.add_attention), config, tuned, middle=True)
+        self.middle = config.mid_block_type is not None
+        if self.middle:
+            self.mid_block = Block([(cin, cin), (cin, cin)], int(config.add_attention), config, tuned, middle=True)
+        self.activation = ACTIVATIONS[config.act_fn]
         up_blocks = []
         for i, (width, kind) in enumerate(zip(widths[::-1], config.up_block_types, strict=True)):
             channels = [((cin if j == 0 else width) + skips.pop(), width) for j in range(layers + 1)]
@@ -112,15 +119,16 @@ class UNet(nn.Cell):
     def time_shifts(self, t: Tensor) -> tuple[Tensor, ...]:
         """What t (N,) does in each resnet, in the order of the forward pass: (N, cout) each, or (N, 2 cout) to scale and shift."""
         temb = self.time_embedding(time_proj(t, self.config).astype(self.conv_in.weight.dtype))
-        temb = ops.silu(temb)
+        temb = self.activation(temb)
         shifts: tuple[Tensor, ...] = ()  # a compiled gradient loses what is appended to a list
         for block in self.down_blocks:
             for resnet in block.resnets:
                 shifts += (resnet.time_emb_proj(temb),)
             if block.down and block.by_resnet:
                 shifts += (block.downsamplers[0].time_emb_proj(temb),)
-        for resnet in self.mid_block.resnets:
-            shifts += (resnet.time_emb_proj(temb),)
+        if self.middle:
+            for resnet in self.mid_block.resnets:
+                shifts += (resnet.time_emb_proj(temb),)
         for block in self.up_blocks:
             for resnet in block.resnets:
                 shifts += (resnet.time_emb_proj(temb),)
@@ -152,11 +160,12 @@ class UNet(nn.Cell):
                 else:
                     h = block.downsamplers[0](h)
                 skips += (h,)
-        h = self.mid_block.resnets[0](h, time_shifts[n], key + n)
-        if self.mid_block.attends:
-            h = self.mid_block.attentions[0](h)
-        h = self.mid_block.resnets[1](h, time_shifts[n + 1], key + n + 1)
-        n += 2
+        if self.middle:
+            h = self.mid_block.resnets[0](h, time_shifts[n], key + n)
+            if self.mid_block.attends:
+                h = self.mid_block.attentions[0](h)
+            h = self.mid_block.resnets[1](h, time_shifts[n + 1], key + n + 1)
+            n += 2
         last = len(skips)
         for block in self.up_blocks:
             for j in range(len(block.resnets)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -66,6 +67,22 @@ class NormSiLU(GroupNorm):
         return F.silu(super().forward(x))
 
 
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu, "swish": F.silu, "relu": F.relu, "gelu": F.gelu, "mish": F.mish}
+
+
+class NormActivation(GroupNorm):
+    """GroupNorm, then the activation of the residual blocks, where that is not SiLU."""
+
+    def __init__(self, channels: int, config: ModelConfig) -> None:
+        super().__init__(channels, config)
+        self.activation = ACTIVATIONS[config.act_fn]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to the same."""
+        return self.activation(super().forward(x))
+
+
 def _channels_last_on_cpu(x: Tensor) -> bool:
     """Whether torch's own kernel for x is not the one to take."""
     channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
@@ -120,11 +137,13 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Self-attention over the H W positions, scaled by head_dim^-1/2, around a shortcut. `groups` of its norm: None for no norm."""
+    """Self-attention over the H W positions, scaled by head_dim^-1/2, around a shortcut. `groups` of its norm: None for no norm.
+    `divisor` divides the sum."""
 
-    def __init__(self, channels: int, config: ModelConfig, groups: int | None) -> None:
+    def __init__(self, channels: int, config: ModelConfig, groups: int | None, divisor: float = 1) -> None:
         super().__init__()
         self.heads = config.heads(channels)
+        self.divisor = divisor
         self.group_norm = GroupNorm(channels, config, groups) if groups else nn.Identity()
         self.to_q = nn.Linear(channels, channels)
         self.to_k = nn.Linear(channels, channels)
@@ -138,7 +157,8 @@ class Attention(nn.Module):
         q, k, v = (project(tokens).reshape(n, h * w, self.heads, -1).transpose(1, 2)
                    for project in (self.to_q, self.to_k, self.to_v))
         mixed = attend(q, k, v).transpose(1, 2).reshape(n, h * w, c)
-        return x + self.to_out[0](mixed).transpose(1, 2).reshape(n, c, h, w)
+        y = x + self.to_out[0](mixed).transpose(1, 2).reshape(n, c, h, w)
+        return y if self.divisor == 1 else y / self.divisor
 
 
 def halve(x: Tensor) -> Tensor:

@@ -14,21 +14,36 @@ from torch import Tensor, nn
 
 from reference.config import ModelConfig
 
-from .layers import Attention, Downsample, GroupNorm, NormSiLU, TimeEmbedding, Upsample, double, halve, time_proj
+from .layers import (
+    ACTIVATIONS,
+    Attention,
+    Downsample,
+    GroupNorm,
+    NormActivation,
+    NormSiLU,
+    TimeEmbedding,
+    Upsample,
+    double,
+    halve,
+    time_proj,
+)
 
 
 class Resnet(nn.Module):
-    """Two norm-SiLU-conv around a shortcut. The time embedding's projection is added between them, or scales and shifts what the
-    second norm gives (IDDPM appendix A). `resize` changes the resolution, on both ways before the first convolution."""
+    """Two norm-activation-conv around a shortcut. The time embedding's projection is added between them, or scales and shifts what
+    the second norm gives (IDDPM appendix A). `resize` changes the resolution, on both ways before the first convolution. `divisor`
+    divides the sum."""
 
-    def __init__(self, cin: int, cout: int, config: ModelConfig, resize: Callable[[Tensor], Tensor] | None = None) -> None:
+    def __init__(self, cin: int, cout: int, config: ModelConfig, resize: Callable[[Tensor], Tensor] | None = None,
+                 divisor: float = 1) -> None:
         super().__init__()
-        self.resize = resize
-        self.norm1 = NormSiLU(cin, config)
+        self.resize, self.divisor, self.activation = resize, divisor, ACTIVATIONS[config.act_fn]
+        norm = NormSiLU if self.activation is F.silu else NormActivation
+        self.norm1 = norm(cin, config)
         self.conv1 = nn.Conv2d(cin, cout, 3, padding=1)
         self.scale_shift = config.scale_shift
         self.time_emb_proj = nn.Linear(config.time_width, cout * (1 + config.scale_shift))
-        self.norm2 = GroupNorm(cout, config) if config.scale_shift else NormSiLU(cout, config)
+        self.norm2 = GroupNorm(cout, config) if config.scale_shift else norm(cout, config)
         self.dropout = nn.Dropout(config.dropout)
         self.conv2 = nn.Conv2d(cout, cout, 3, padding=1)
         self.conv_shortcut = nn.Conv2d(cin, cout, 1) if cin != cout else nn.Identity()
@@ -41,12 +56,13 @@ class Resnet(nn.Module):
         h = self.conv1(h)
         if self.scale_shift:
             scale, shift = shift[:, :, None, None].chunk(2, dim=1)
-            h = F.silu(self.norm2(h) * (1 + scale) + shift)
+            h = self.activation(self.norm2(h) * (1 + scale) + shift)
         else:
             h = h + shift[:, :, None, None]
             h = self.norm2(h)
         h = self.conv2(self.dropout(h))
-        return self.conv_shortcut(x) + h
+        h = self.conv_shortcut(x) + h
+        return h if self.divisor == 1 else h / self.divisor
 
 
 class Block(nn.Module):
@@ -56,8 +72,9 @@ class Block(nn.Module):
                  down: bool = False, up: bool = False, middle: bool = False, by_resnet: bool = False) -> None:
         super().__init__()
         width, groups = channels[-1][1], config.middle_groups if middle else config.norm_num_groups
-        self.resnets = nn.ModuleList([Resnet(cin, cout, config) for cin, cout in channels])
-        self.attentions = nn.ModuleList([Attention(width, config, groups) for _ in range(attentions)])
+        divisor = config.mid_block_scale_factor if middle else 1
+        self.resnets = nn.ModuleList([Resnet(cin, cout, config, divisor=divisor) for cin, cout in channels])
+        self.attentions = nn.ModuleList([Attention(width, config, groups, divisor) for _ in range(attentions)])
         self.downsamplers = nn.ModuleList(
             [Resnet(width, width, config, halve) if by_resnet else Downsample(width, config)] if down else [])
         self.upsamplers = nn.ModuleList([Resnet(width, width, config, double) if by_resnet else Upsample(width)] if up else [])
@@ -81,7 +98,8 @@ class UNet(nn.Module):
             skips += [width] * (layers + (not last))
             cin = width
         self.down_blocks = nn.ModuleList(down_blocks)
-        self.mid_block = Block([(cin, cin), (cin, cin)], int(config.add_attention), config, middle=True)
+        if config.mid_block_type:
+            self.mid_block = Block([(cin, cin), (cin, cin)], int(config.add_attention), config, middle=True)
         up_blocks = []
         for i, (width, kind) in enumerate(zip(widths[::-1], config.up_block_types, strict=True)):
             channels = [((cin if j == 0 else width) + skips.pop(), width) for j in range(layers + 1)]
@@ -95,7 +113,7 @@ class UNet(nn.Module):
     def time_shifts(self, t: Tensor) -> list[Tensor]:
         """What t (N,) does in each resnet, in the order of the forward pass: (N, cout) each, or (N, 2 cout) to scale and shift."""
         temb = self.time_embedding(time_proj(t, self.config).to(self.conv_in.weight.dtype))
-        temb = F.silu(temb)
+        temb = ACTIVATIONS[self.config.act_fn](temb)
         return [module.time_emb_proj(temb) for module in self.modules() if isinstance(module, Resnet)]
 
     def denoise(self, x: Tensor, time_shifts: list[Tensor]) -> Tensor:
@@ -114,10 +132,11 @@ class UNet(nn.Module):
             for downsample in block.downsamplers:
                 h = downsample(h, next(shifts)) if isinstance(downsample, Resnet) else downsample(h)
                 skips.append(h)
-        h = self.mid_block.resnets[0](h, next(shifts))
-        if self.mid_block.attentions:
-            h = self.mid_block.attentions[0](h)
-        h = self.mid_block.resnets[1](h, next(shifts))
+        if self.config.mid_block_type:
+            h = self.mid_block.resnets[0](h, next(shifts))
+            if self.mid_block.attentions:
+                h = self.mid_block.attentions[0](h)
+            h = self.mid_block.resnets[1](h, next(shifts))
         for block in cast("Iterable[Block]", self.up_blocks):
             for j, resnet in enumerate(block.resnets):
                 h = resnet(torch.cat((h, skips.pop()), dim=1), next(shifts))

@@ -57,7 +57,10 @@ def layers(model: ModelConfig) -> Iterator[tuple[str, int, int, int]]:
             size //= 2
             yield "conv", width, width, size
             skips.append(width)
-    yield from (("resnet", cin, cin, size), ("resnet", cin, cin, size), ("attention", cin, cin, size))
+    if model.mid_block_type:
+        yield from (("resnet", cin, cin, size), ("resnet", cin, cin, size))
+        if model.add_attention:
+            yield "attention", cin, cin, size
     for i, (width, kind) in enumerate(zip(widths[::-1], model.up_block_types, strict=True)):
         for _ in range(model.layers_per_block + 1):
             yield "resnet", cin + skips.pop(), width, size

@@ -22,11 +22,11 @@ UNET_DEFAULTS: dict[str, Any] = {
     "down_block_types": ("DownBlock2D", *("AttnDownBlock2D",) * 3), "up_block_types": (*("AttnUpBlock2D",) * 3, "UpBlock2D"),
     "norm_num_groups": 32, "norm_eps": 1e-5, "downsample_padding": 1, "flip_sin_to_cos": True, "freq_shift": 0, "dropout": 0.0,
     "resnet_time_scale_shift": "default", "attn_norm_num_groups": None, "downsample_type": "conv", "upsample_type": "conv",
-    "add_attention": True, "center_input_sample": False, "time_embedding_dim": None,
+    "add_attention": True, "center_input_sample": False, "time_embedding_dim": None, "act_fn": "silu",
+    "mid_block_type": "UNetMidBlock2D", "mid_block_scale_factor": 1,
 }
 UNET_FIXED: dict[str, Any] = {
-    "time_embedding_type": "positional", "mid_block_type": "UNetMidBlock2D", "mid_block_scale_factor": 1, "act_fn": "silu",
-    "class_embed_type": None, "num_class_embeds": None, "num_train_timesteps": None,
+    "time_embedding_type": "positional", "class_embed_type": None, "num_class_embeds": None, "num_train_timesteps": None,
 }
 UNUSED = {"num_train_timesteps"}  # UNet2DModel itself uses it with another time_embedding_type alone
 BETA_SCHEDULES = {"linear": "linear", "quad": "scaled_linear", "cosine": "squaredcos_cap_v2", "sigmoid": "sigmoid"}
@@ -61,7 +61,7 @@ def read_unet(path: Path, legacy: bool) -> ModelConfig:
     if OURS in values:
         return _read_ours(path, values, ModelConfig, _unet_keys)
     for key, only in UNET_FIXED.items():
-        if key not in UNUSED and values.get(key, only) != only and (key, values[key]) != ("act_fn", "swish"):
+        if key not in UNUSED and values.get(key, only) != only:
             raise CheckpointError(f"{path}: {key}={values[key]!r}: only {only!r} is implemented")
     if "attention_head_dim" not in values and not legacy:
         raise CheckpointError(f"{path}: attention_head_dim is missing: state 8 (diffusers' default) or null (one head)")

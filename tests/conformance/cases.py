@@ -29,12 +29,15 @@ NETWORKS = {
                          norm_eps=1e-6),
     "equal_groups": replace(TINY, norm_num_groups=8, norm_eps=0.1),  # one channel a group at width 8
     "scale_shift": replace(TINY, resnet_time_scale_shift="scale_shift", attn_norm_num_groups=2),
-    "scale_shift_bare": replace(ONE_LEVEL, resnet_time_scale_shift="scale_shift", dropout=0.3),  # no norm in the middle attention
+    "scale_shift_bare": replace(ONE_LEVEL, resnet_time_scale_shift="scale_shift", dropout=0.3,  # no norm in the middle attention
+                                act_fn="relu"),
     "resampling": replace(TINY, sample_size=8, block_out_channels=(8, 16, 8), downsample_type="resnet", upsample_type="resnet",
                           down_block_types=("ResnetDownsampleBlock2D", ADOWN, DOWN), center_input_sample=True,
                           up_block_types=("ResnetUpsampleBlock2D", AUP, UP)),
     "no_middle_attention": replace(TINY, down_block_types=(ADOWN, DOWN), up_block_types=(UP, AUP), add_attention=False,
-                                   time_embedding_dim=24, downsample_type="resnet", upsample_type="conv"),
+                                   time_embedding_dim=24, downsample_type="resnet", upsample_type="conv", act_fn="gelu"),
+    "divided_middle": replace(TINY, mid_block_scale_factor=1.5, act_fn="mish"),
+    "no_middle": replace(TINY, mid_block_type=None, act_fn="swish"),
 }
 # Sizes at which a mistake may begin: 9 images, 256 positions in attention, 64 channels in 32 groups.
 LARGE = replace(ONE_LEVEL, sample_size=16, block_out_channels=(64,), norm_num_groups=32, num_attention_heads=2,

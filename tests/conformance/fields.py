@@ -61,5 +61,5 @@ MODEL: dict[str, Any] = {  # beside `cases.TINY`
     "downsample_padding": 1, "flip_sin_to_cos": True, "freq_shift": 0, "attention_head_dim": 4, "num_attention_heads": 2,
     "dropout": 0.5, "zero_init": False, "resnet_time_scale_shift": "scale_shift", "attn_norm_num_groups": 8,
     "downsample_type": "resnet", "upsample_type": "resnet", "add_attention": False, "center_input_sample": True,
-    "time_embedding_dim": 20,
+    "time_embedding_dim": 20, "act_fn": "relu", "mid_block_type": None, "mid_block_scale_factor": 2.0,
 }

@@ -284,6 +284,14 @@ NETS = {
     "other inputs and no attention in the middle": ModelConfig(
         sample_size=8, block_out_channels=(8, 16), norm_num_groups=4, down_block_types=DOWN, up_block_types=UP[::-1],
         center_input_sample=True, time_embedding_dim=20, add_attention=False, upsample_type="resnet"),
+    "other activation, divided middle": ModelConfig(
+        sample_size=8, block_out_channels=(8, 16), norm_num_groups=4, down_block_types=DOWN, up_block_types=UP[::-1], act_fn="gelu",
+        mid_block_scale_factor=1.5, downsample_type="resnet", resnet_time_scale_shift="scale_shift", attn_norm_num_groups=4),
+    "other activation, no middle": ModelConfig(
+        sample_size=8, block_out_channels=(8, 16), norm_num_groups=4, down_block_types=DOWN, up_block_types=UP[::-1], act_fn="mish",
+        mid_block_type=None),
+    "other activation": ModelConfig(sample_size=8, block_out_channels=(8, 16), norm_num_groups=4, down_block_types=DOWN,
+                                    up_block_types=UP[::-1], act_fn="relu", layers_per_block=2),
     "other groups in the middle": ModelConfig(sample_size=8, block_out_channels=(8, 16), norm_num_groups=4, attn_norm_num_groups=2,
                                               down_block_types=DOWN, up_block_types=UP[::-1]),
 }

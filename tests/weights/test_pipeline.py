@@ -142,7 +142,12 @@ def edit(path, **changes):
 
 @pytest.mark.parametrize("file, changes, said", [
     ("unet/config.json", {"norm_eps": 1e-5}, "norm_eps=1e-05 contradicts ddim_bench"),
-    ("unet/config.json", {"ddim_bench": None, "act_fn": "gelu"}, "act_fn='gelu': only 'silu'"),
+    ("unet/config.json", {"ddim_bench": None, "attention_head_dim": 8, "act_fn": "elu"},
+     "act_fn='elu': must be one of silu, swish, relu"),
+    ("unet/config.json", {"ddim_bench": None, "attention_head_dim": 8, "mid_block_type": "UNetMidBlock2DCrossAttn"},
+     "mid_block_type='UNetMidBlock2DCrossAttn': must be UNetMidBlock2D or null"),
+    ("unet/config.json", {"ddim_bench": None, "attention_head_dim": 8, "mid_block_scale_factor": 0},
+     "mid_block_scale_factor=0: must be positive and finite"),
     ("unet/config.json", {"ddim_bench": None, "attention_head_dim": 8, "sample_size": [8, 16]}, "sample_size"),
     ("unet/config.json", {"ddim_bench": None, "attention_head_dim": 8, "layers_per_block": 60000}, "not read"),
     ("unet/config.json", {"ddim_bench": None, "attention_head_dim": 8, "layers_per_block": 2}, "parameter is missing"),
