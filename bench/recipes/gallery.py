@@ -46,7 +46,7 @@ def _shown(row: Row[Recipe]) -> list[str]:
             *([f"More: {_linked(others)}.", ""] if others else [])]
 
 
-def _linked(made: list[list[str]]) -> str:
+def _linked(made: list[tuple[str, str]]) -> str:
     """Links to pictures, by their captions."""
     return ", ".join(f"[{caption.rstrip('.')}](gallery/{file})" for file, caption in made)
 

@@ -2,7 +2,7 @@
 
 from functools import cache
 from types import UnionType
-from typing import Any, TypedDict, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Any, Literal, TypedDict, get_args, get_origin, get_type_hints, is_typeddict
 
 from bench.records import values
 from bench.records.values import shown
@@ -35,9 +35,15 @@ def problems(kind: str, config: dict[str, Any], found: dict[str, Any]) -> list[s
     stage = config.get("stage") if kind == "timing" else config.get("study") if kind == "study" else None
     wanted: dict[str, Any] = values.CONFIG.get(kind, {}) | values.CONFIG.get(f"{kind} {stage}", {})
     out = [f"config: {name} is missing" if name not in config else f"config: {name}={config[name]!r:.40} is not {shown(hint)}"
-           for name, hint in wanted.items() if not _is(config.get(name), hint)]
+           for name, hint in ({k: hint for k, hint in values.MAYBE.items() if k in config} | wanted).items()
+           if not _is(config.get(name), hint)]
     for name, part in found.items() if kind == "check" else [("values", found)]:
         out += [f"{name}: {wrong}" for wrong in differences(part, record, open_to_others=kind in values.OPEN)]
+    if kind == "timing":
+        use = "roof" if config.get("workload") in values.KERNELS else str(stage)
+        out += [f"values: {name} is missing" for name in values.NEEDED.get(use, ()) if name not in found]
+    if record is values.Train and not out and len(found["losses"]) != config["train_steps"]:
+        out.append(f"values: losses: {len(found['losses'])} numbers: must be train_steps={config['train_steps']}")
     if record is values.Noise and not out:
         rule = f"must be from 2 to samples={config['samples']}, and fid_half of as many numbers as fid, or empty"
         out = [f"values: points: n={p['n']}: {rule}" for p in found["points"]
@@ -62,16 +68,22 @@ _hints = cache(get_type_hints)
 
 
 def _is(value: Any, hint: Any) -> bool:
-    """Whether a value of JSON has this type; a list must not be empty where its items are numbers."""
+    """Whether a value of JSON has this type; a list must not be empty where its items are numbers or pairs, and has
+    the length of a tuple."""
     origin, inner = get_origin(hint), get_args(hint)
     if hint is Any:
         return True
     if is_typeddict(hint):
         return not differences(value, hint)
     if origin is list:
-        return isinstance(value, list) and all(_is(item, inner[0]) for item in value) and (inner[0] is not float or value != [])
+        filled = inner[0] is float or get_origin(inner[0]) is tuple
+        return isinstance(value, list) and all(_is(item, inner[0]) for item in value) and (not filled or value != [])
+    if origin is tuple:
+        return isinstance(value, list) and len(value) == len(inner) and all(map(_is, value, inner))
     if origin is dict:
         return isinstance(value, dict) and all(_is(item, inner[1]) for item in value.values())
+    if origin is Literal:
+        return isinstance(value, str) and value in inner
     if origin is UnionType:
         return any(_is(value, one) for one in inner)
     return isinstance(value, (int, float) if hint is float else hint) and (hint is bool or not isinstance(value, bool))

@@ -4,7 +4,7 @@
 `NotRequired` is absent from older rows, or where its meaning says so.
 """
 
-from typing import Annotated, Any, NotRequired, TypedDict, get_args
+from typing import Annotated, Any, Literal, NotRequired, TypedDict, get_args, get_origin
 
 
 class Train(TypedDict):
@@ -111,7 +111,7 @@ class Recipe(TypedDict):
     """One experiment of `bench.recipes`; a recipe may add fields of its own."""
 
     command: Annotated[str, "what was run"]
-    pictures: Annotated[list[list[str]], "file in the gallery's folder, caption"]
+    pictures: Annotated[list[tuple[str, str]], "file in the gallery's folder, caption"]
     notes: Annotated[list[str], "where the run falls short of the recipe"]
     training: NotRequired[Annotated[dict[str, Curve], "losses, seconds and skipped steps of each training"]]
     samples: NotRequired[Annotated[Drawn, "number of the samples and their metric"]]
@@ -187,13 +187,21 @@ KINDS: dict[str, type] = {"train": Train, "sample": Sample, "metric": Metric, "c
                           "budget": Budget}
 STUDIES: dict[str, type] = {"ablation": Ablation, "noise": Noise, "neighbours": Neighbours, "tries": Tries}  # of kind study
 OPEN = ("recipe",)  # have fields of their own too
+KERNELS = ("gemm", "convolution")  # workloads of kind timing that a roof is measured by
+_SIZED = ("parameters", "peak_rss_bytes", "device")
+# What the pages read of the fields that not every timing has, by its stage, and by "roof".
+NEEDED: dict[str, tuple[str, ...]] = {"timing": _SIZED, "scaling": (*_SIZED, "flops_per_image"), "roof": ("flops",),
+                                      "speed": (*_SIZED, "flops_per_image", "began", "load_before")}
 # What the pages read of a row's `config`, by kind, and by the stage of a timing and the name of a study.
 _DRAWN = {"steps": int, "eta": str, "samples": int, "seed": int, "batch_size": int, "device": str}
+AXES = Literal["batch", "steps", "size", "width", "threads"]  # that scaling goes along
+MAYBE: dict[str, Any] = {"stage": str, "device": str, "steps": int | None, "eta": str, "spacing": str | None, "reference": str,
+                         "held_out": str, "processes": int, "dtype": str, "seed": int}  # of any kind, where it is there
 CONFIG: dict[str, dict[str, Any]] = {
     "train": {"train_steps": int, "batch_size": int, "seed": int, "device": str}, "sample": _DRAWN,
     "metric": {"samples": int, "seed": int},
     "timing": {"workload": str, "batch_size": int, "dtype": str, "device": str, "threads": int},
-    "timing speed": {"contender": str, "mode": str, "variables": dict[str, str]}, "timing scaling": {"axis": str, "value": int},
+    "timing speed": {"contender": str, "mode": str, "variables": dict[str, str]}, "timing scaling": {"axis": AXES, "value": int},
     "budget": {"samples": int, "weights": str, "model": dict[str, Any], "diffusion": dict[str, Any], "device": str},
     "study noise": {"name": str, "samples": int, "seed": int, "extractor": str, "extractor_sha256": str, "images": str,
                     "images_sha256": str},
@@ -212,4 +220,6 @@ def kind_of(record: object) -> tuple[str, str | None]:
 
 def shown(hint: Any) -> str:
     """A type as people read it."""
+    if get_origin(hint) is Literal:
+        return "one of " + ", ".join(map(str, get_args(hint)))
     return hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint).replace(f"{__name__}.", "")

@@ -37,6 +37,11 @@ def hardware(row: AnyRow) -> str:
     return ", ".join(e["gpu"]) if row.config["device"] != "cpu" and e.get("gpu") else f"{e.get('cpu')}, {cores(e)} cores"
 
 
+def versions(row: AnyRow) -> str:
+    """The packages that were installed, with their versions."""
+    return ", ".join(f"{name} {version}" for name, version in row.environment.get("versions", {}).items() if version)
+
+
 def stale(row: AnyRow, out: Path) -> str:
     """What to say of a study's row, named NAME or "NAME, HOW", whose images `out`/checkpoints/NAME would not draw any more.
 
@@ -55,5 +60,5 @@ def unit_seconds(row: Row[Timing]) -> NDArray[np.float64]:
 
 
 def peak_memory(row: Row[Timing]) -> int:
-    """Bytes: of the contender's process, or of its device where the framework counts that; 0 where the row does not say."""
-    return int(row.values.get("device", {}).get("peak_memory_bytes", row.values.get("peak_rss_bytes", 0)))
+    """Bytes: of the contender's process, or of its device where the framework counts that."""
+    return int(row.values["device"].get("peak_memory_bytes", row.values["peak_rss_bytes"]))

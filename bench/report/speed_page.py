@@ -10,12 +10,11 @@ import pandas as pd
 
 from backends import DEFAULT
 from bench.records.rows import AnyRow, Row, of
-from bench.records.values import Timing
-from bench.report.measures import hardware, peak_memory, unit_seconds
+from bench.records.values import KERNELS, Timing
+from bench.report.measures import hardware, peak_memory, unit_seconds, versions
 from bench.timing import blocks, flops
 
 Group = list[Row[Timing]]  # the contenders of one workload that were timed in turn
-KERNELS = ("gemm", "convolution")
 HEAD = """# Speed
 
 Written by `ddim-bench speed --peers`, from the raw block times in [rows/timing.jsonl](rows/timing.jsonl). Every
@@ -93,8 +92,8 @@ def table(group: Group, roof: dict[tuple[str, str], tuple[float, str]]) -> pd.Da
             "x diffusers tuned": speed_up(r, by_name.get(f"diffusers tuned {c['dtype']}")),
             f"x {DEFAULT} tuned": speed_up(r, by_name.get(f"{DEFAULT} tuned {c['dtype']}")),
             "roof": f"{100 * rate / top[0]:.0f}%" if top else "", "first call s": f"{v['first_seconds']:.3g}",
-            "peak MB": f"{peak_memory(r) / 1e6:.0f}", "M parameters": f"{v['parameters'] / 1e6:.2f}" if "parameters" in v else "",
-            "GFLOP/image": f"{v['flops_per_image'] / 1e9:.3f}" if "flops_per_image" in v else "",
+            "peak MB": f"{peak_memory(r) / 1e6:.0f}", "M parameters": f"{v['parameters'] / 1e6:.2f}",
+            "GFLOP/image": f"{v['flops_per_image'] / 1e9:.3f}",
         })
     out = pd.DataFrame(lines)
     return out.loc[:, (out != "").any()]  # a column that nobody fills says nothing
@@ -134,10 +133,10 @@ def render(found: list[Row[Timing]]) -> str:
     for group in sorted(groups(found), key=lambda group: machine(group[0])):
         first = group[0]
         if machine(first) != where:
-            where, e = machine(first), first.environment
-            versions = ", ".join(f"{name} {version}" for name, version in e["versions"].items() if version)
+            where = machine(first)
             peaks = [f"{dtype} {rate / 1e12:.3g} TFLOP/s ({by})" for (at, dtype), (rate, by) in roof.items() if at == where]
-            out += ["", f"## {where[0].upper()}{where[1:]}", "", f"- {versions}", f"- roof: {'; '.join(peaks) or 'not measured'}",
+            out += ["", f"## {where[0].upper()}{where[1:]}", "", f"- {versions(first)}",
+                    f"- roof: {'; '.join(peaks) or 'not measured'}",
                     f"- variables: {json.dumps(first.config['variables'])}"]
         load = first.values["load_before"][0]
         out += ["", f"### {title(group)}", "", table(group, roof).to_markdown(index=False, disable_numparse=True), "",

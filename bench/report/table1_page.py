@@ -10,7 +10,7 @@ from bench import files
 from bench.records.rows import AnyRow, of
 from bench.records.values import Budget, Metric
 from bench.report import table1_claims, table1_frames
-from bench.report.measures import label
+from bench.report.measures import label, versions
 from bench.sampling import table1
 
 
@@ -69,14 +69,13 @@ def _markdown(frame: pd.DataFrame) -> str:
 def _caption(rows: list[AnyRow]) -> list[str]:
     begun = of(rows, Budget)
     c, e = begun[-1].config, begun[-1].environment
-    versions = ", ".join(f"{name} {version}" for name, version in e["versions"].items() if version)
     extractors = {f"extractor {v['extractor']}, sha256 {v['extractor_sha256'][:16]}; reference: {v['reference']}"
                   for v in (row.values for row in of(rows, Metric))}
     return [
         f"- weights {c['weights']}, preset {begun[-1].preset}: channels {c['model']['block_out_channels']}, schedule "
         f"{c['diffusion']['schedule']}, T = {c['diffusion']['timesteps']}; convention {c['convention']}, {c['dtype']}",
         *(f"- {line}" for line in sorted(extractors)),
-        f"- machine: {e.get('gpu') or e['cpu']}, {c['threads']} threads; {versions}; commit {begun[-1].commit}",
+        f"- machine: {e.get('gpu') or e.get('cpu')}, {c['threads']} threads; {versions(begun[-1])}; commit {begun[-1].commit}",
         "- spacing: leading is the paper's linear rule of choosing timesteps, quad its quadratic one; at S = 1000 both are all",
     ]
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import tomllib
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 
 from bench.paths import ROOT
 from bench.records import rows, validity, values
+from bench.report import scaling_page
 from tests.helpers import rows_page
 
 CONFIG = {"steps": 5, "eta": "0.0", "samples": 8, "seed": 0, "batch_size": 8, "device": "cpu"}
@@ -28,7 +30,7 @@ def test_missing_and_unknown_fields_are_named():
     assert validity.problems("sample", CONFIG, {**SAMPLE, "speed": 1}) == ["values: speed is unknown"]
     assert validity.problems("sample", CONFIG, {k: v for k, v in SAMPLE.items() if k != "calls"}) == ["values: calls is missing"]
     assert validity.problems("check", {}, {"loss": {"error": 0.0, "ok": True}}) == ["loss: tolerance is missing"]
-    assert validity.problems("recipe", {}, {"command": "c", "pictures": [], "notes": [], "fid": {}}) == []
+    assert validity.problems("recipe", {}, {"command": "c", "pictures": [["a.png", "A."]], "notes": [], "fid": {}}) == []
     assert validity.problems("study", {"study": "weather"}, {}) == ["study 'weather' is unknown"]
 
 
@@ -42,7 +44,34 @@ def test_sizes_of_a_study_of_noise_that_do_not_belong_together_are_named():
     assert validity.problems("study", row.config, row.values | {"points": []}) == ["values: points=[]: must be one or more"]
 
 
+def test_what_only_some_timings_have_is_wanted_where_a_page_reads_it():
+    found = rows.read(ROOT / "results" / "rows")
+    for stage in ("timing", "scaling", "speed"):
+        row = next(row for row in found if row.kind == "timing" and row.config["stage"] == stage
+                   and row.config["workload"] not in values.KERNELS)
+        for name in values.NEEDED[stage]:
+            less = {k: v for k, v in row.values.items() if k != name}
+            assert validity.problems("timing", row.config, less) == [f"values: {name} is missing"]
+    roof = next(row for row in found if row.config.get("workload") in values.KERNELS)
+    assert validity.problems("timing", roof.config, {**roof.values, "flops": None})
+    assert validity.problems("timing", {k: v for k, v in roof.config.items() if k != "device"}, roof.values)
+
+
+def test_fields_of_config_are_of_their_type_where_they_are_there():
+    assert validity.problems("check", {"seed": [0]}, {}) == ["config: seed=[0] is not int"]
+    assert validity.problems("check", {"steps": None}, {}) == []
+    scaling = next(row for row in rows.read(ROOT / "results" / "rows") if row.config.get("stage") == "scaling")
+    assert validity.problems("timing", scaling.config | {"axis": "colour"}, scaling.values) == [
+        "config: axis='colour' is not one of batch, steps, size, width, threads"]
+    assert set(get_args(values.AXES)) == set(scaling_page.UNITS)
+    train = next(row for row in rows.read(ROOT / "results" / "rows") if row.kind == "train")
+    assert validity.problems("train", train.config | {"train_steps": 61}, train.values) == [
+        "values: losses: 60 numbers: must be train_steps=61"]
+
+
 def test_values_of_another_type_are_named():
+    assert validity.problems("recipe", {}, {"command": "c", "pictures": [["a.png"]], "notes": []}) == [
+        "values: pictures=[['a.png']] is not list[tuple[str, str]]"]
     assert validity.problems("sample", {}, {**SAMPLE, "calls": 1.5})[-1:] == ["values: calls=1.5 is not int"]
     assert validity.problems("sample", {}, {**SAMPLE, "calls": True})[-1:] == ["values: calls=True is not int"]
     assert validity.problems("sample", {}, {**SAMPLE, "batch_seconds": []})[-1:] == ["values: batch_seconds=[] is not list[float]"]
