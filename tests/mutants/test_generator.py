@@ -1,0 +1,78 @@
+"""The generator of mistakes changes what it says, and counts what became of it."""
+
+from __future__ import annotations
+
+import ast
+import json
+from pathlib import Path
+
+import pytest
+
+from bench.paths import ROOT
+from tests.mutants import generator
+
+TEXT = '''"""A text 1 + 1."""
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    ONE = 1 + 1
+
+
+@cache(2)
+def f(a: "1 + 1", b=0) -> "2 * 2":
+    if a < b:
+        raise ValueError(f"{a + b}", 3 * 4)
+    out = -g(a, b, axis=1)
+    return out
+'''
+
+
+def test_what_a_text_could_have_been():
+    found = [(m.function, m.old, m.new) for m in generator.mutants("f.py", TEXT)]
+    assert found == [
+        ("f", "0", "(1)"), ("f", "0", "(-1)"), ("f", "a < b", "(not a < b)"), ("f", "a < b", "(a <= b)"), ("f", "a < b", "(a >= b)"),
+        ("f", "-g(a, b, axis=1)", "(g(a, b, axis=1))"), ("f", "g(a, b, axis=1)", "(g(b, a, axis=1))"),
+        ("f", "g(a, b, axis=1)", "(g(a, b))"), ("f", "1", "(2)"), ("f", "1", "(0)")]
+
+
+def test_a_mistake_is_planted_where_it_says_also_behind_letters_of_two_bytes():
+    text = "é = 'é'; x = y + é\nx += 1\nf(x)\n"
+    assert [m.planted(text) for m in generator.mutants("f.py", text)] == [
+        text.replace("y + é", "(y - é)"), text.replace("y + é", "(y)"), text.replace("y + é", "(é)"),
+        text.replace("x += 1", "x -= 1"), text.replace("x += 1", "pass"), text.replace("1", "(2)"), text.replace("1", "(0)"),
+        text.replace("f(x)", "pass")]
+
+
+@pytest.mark.parametrize("room", generator.ROOMS)
+def test_every_mistake_is_python_and_changes_the_program(room):
+    every = generator.sample(generator.ROOMS[room], 10**9, 0)
+    assert len(every) > 300 and len({m.name for m in every}) == len(every)
+    for mutant in every[:40]:
+        text = (ROOT / mutant.file).read_text()
+        assert ast.dump(ast.parse(mutant.planted(text))) != ast.dump(ast.parse(text))
+    assert generator.sample(generator.ROOMS[room], 5, 0) == every[:5] != generator.sample(generator.ROOMS[room], 5, 1)
+
+
+def test_the_tests_of_a_tree_are_run(tmp_path):
+    """A test that passes, one that fails, and one that would never end."""
+    room = generator.Room((), ("tests",))
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    test = tmp_path / "tests" / "test_a.py"
+    test.write_text("def test_one(): pass\n")
+    assert generator.run_tests(tmp_path, room, "a.py", 60) == ""
+    test.write_text("def test_one(): assert 1 == 2\n")
+    assert generator.run_tests(tmp_path, room, "a.py", 60).startswith("FAILED tests/test_a.py::test_one")
+    test.write_text("def test_one():\n    while True: pass\n")
+    assert generator.run_tests(tmp_path, room, "a.py", 1).startswith("ended with -")
+
+
+def test_the_page_counts(tmp_path: Path):
+    names = [m.name for m in generator.sample(generator.ROOMS["reference"], 4, 0)]
+    out = tmp_path / "found.jsonl"
+    lines = [{"room": "reference", "mutant": name, "killed_by": by, "seed": 0}
+             for name, by in [(names[0], ""), (names[0], "FAILED test_x"), (names[1], "FAILED test_y"), (names[2], ""), (names[3], "")]]
+    out.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    text = generator.page(out, {names[3]: "it does nothing"})
+    assert "| 4 | 2 | 1 | 1 | 66.7% (20.8% to 93.9%) |" in text
+    assert f"- `{generator.escaped(names[3])}`: it does nothing" in text and f"- `{generator.escaped(names[2])}`\n" in text
