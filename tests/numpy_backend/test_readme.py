@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_declarations_are_those_of_the_readme() -> None:
     """What the README shows is the example's."""
     assert (HERE / "__init__.py").read_text() == blocks("python")[0]
+
+
+def test_step_1_installs_what_step_3_builds_with() -> None:
+    """Step 3 takes the environment's own setuptools, and that of a fresh environment may be too old to build alone."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert "--no-build-isolation" in blocks("sh")[1] and '.[test]"' in blocks("sh")[0]
+    assert set(project["build-system"]["requires"]) <= set(project["project"]["optional-dependencies"]["test"])
 
 
 @pytest.mark.slow
