@@ -11,6 +11,9 @@ import pytest
 MOST_PROCESSES = 4  # each loads both frameworks
 os.environ["OMP_NUM_THREADS"] = "1"  # networks here are tiny: waiting for a second thread costs four times the work itself
 os.environ["MS_DEV_LAUNCH_BLOCKING"] = "1"  # for the same reason, of MindSpore's threads outside graphs: seven times
+os.environ["NPROC"] = "1"  # the same for XLA, which does not ask OMP_NUM_THREADS
+# Networks here are compiled for a few calls each: without LLVM's optimisations that takes a third of the time.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 os.environ.setdefault("PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION", "python")  # as MindSpore needs it, if tensorboard comes first
 os.environ.pop("PYTEST_ADDOPTS", None)  # is this run's, and not that of the runs that tests start
 
@@ -20,7 +23,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("ddim-bench")
     group.addoption("--backend", action="append", default=[], metavar="NAME",
                     help="check this backend (may be repeated); default: every one that is installed")
-    group.addoption("--device", default="cpu", help="device of the conformance kit and the speed suite: cpu, cuda, cuda:N, ascend")
+    group.addoption("--device", default="cpu", help="of the conformance kit and the speed suite: cpu, cuda, cuda:N, ascend, tpu")
     group.addoption("--mode", action="append", default=[], choices=("stock", "tuned", "compiled"),
                     help="of the conformance kit's backends (may be repeated); default: stock and tuned")
     group.addoption("--slow", action="store_true", help="also run tests marked slow")
@@ -50,7 +53,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
     if (n := config.getoption("--sample")) < 1:
         raise pytest.UsageError(f"--sample={n}: must be at least 1")
-    if (device := config.getoption("--device")) != "cpu" and (reason := problem(device)):
+    if (device := config.getoption("--device")) != "cpu" and (reason := problem(device, config.getoption("--backend"))):
         raise pytest.UsageError(reason)
     config.pluginmanager.register(gate, "speed-gate")
     for name in config.getoption("--backend"):

@@ -1,4 +1,4 @@
-"""`python -m tests.require_device cuda|ascend`: one line and exit code 1 where the device doesn't work; never a skip.
+"""`python -m tests.require_device DEVICE --backend=NAME`: one line and exit code 1 where it can't compute there; never a skip.
 
 `pytest --device=cuda` asks here first, too.
 """
@@ -7,33 +7,41 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
+
+import numpy as np
+
+import backends
+from backends.protocol import Spec
+from tests.helpers.tiny import TINY
 
 
-def problem(device: str) -> str | None:
-    """Compute something on the device; one line where that fails."""
-    try:
-        if device.startswith("cuda"):
-            import torch
-            assert torch.cuda.is_available(), "torch.cuda.is_available() is False"
-            assert float(torch.ones(8, device=device).sum()) == 8
-        else:
-            import mindspore as ms
-            ms.set_device("Ascend")
-            assert float(ms.ops.ones((8,), ms.float32).sum()) == 8
-    except Exception as error:  # whatever a broken driver raises means the same
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        return f"device {device!r} doesn't work: {reason}"
-    return None
+def problem(device: str, names: Sequence[str] = ()) -> str | None:
+    """Run a small network on the device; one line where no backend can, of these or of all that are installed."""
+    reasons = []
+    for name in names or [name for name in backends.names() if backends.installed(name)]:
+        try:
+            backend = backends.load(name).create(Spec(TINY, device=device, mode="stock"))
+            x = np.zeros((1, TINY.in_channels, TINY.sample_size, TINY.sample_size), np.float32)
+            output = backend.to_host(backend.forward(backend.to_device(x), backend.to_device(np.zeros(1))))
+            assert np.isfinite(output).all(), "a network's output is no number there"
+            return None
+        except Exception as error:  # whatever a broken driver raises means the same
+            text = str(error).strip() or type(error).__name__
+            reasons.append(text.splitlines()[0])
+    return f"device {device!r} doesn't work: {'; '.join(reasons)}"
 
 
-def main(device: str) -> int:
+def main(device: str, names: Sequence[str]) -> int:
     """The command."""
-    if reason := problem(device):
+    if reason := problem(device, names):
         print(f"error: {reason}", file=sys.stderr)
     return 1 if reason else 0
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m tests.require_device", description=__doc__)
-    parser.add_argument("device", help="cuda or ascend")
-    sys.exit(main(parser.parse_args().device))
+    parser.add_argument("device", help="cuda, cuda:N, ascend or tpu")
+    parser.add_argument("--backend", action="append", default=[], metavar="NAME", help="default: any that is installed")
+    args = parser.parse_args()
+    sys.exit(main(args.device, args.backend))

@@ -36,7 +36,12 @@ def usable_cores() -> int:
 def worker_env(threads: int) -> dict[str, str]:
     """Environment variables of a worker, to be set before anything is imported: thread counts and one allocator setting."""
     require(threads >= 1, "threads", threads, "must be at least 1")
-    return {**dict.fromkeys(THREADS, str(threads)), **ALLOCATOR}
+    return {**dict.fromkeys(thread_variables(), str(threads)), **ALLOCATOR}
+
+
+def thread_variables() -> tuple[str, ...]:
+    """The environment variables that set numbers of threads: those of libraries, and those that backends name."""
+    return (*THREADS, *(variable for name in backends.names() for variable in backends.about(name).thread_variables))
 
 
 @functools.cache
@@ -64,7 +69,7 @@ def describe() -> dict[str, Any]:
         "os": f"{platform.system()} {platform.release()}", "libc": " ".join(platform.libc_ver()).strip() or None,
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "versions": {name: _version(name) for name in packages()}, "commit": commit(),
-        "variables": {name: os.environ[name] for name in (*THREADS, *ALLOCATOR) if name in os.environ},
+        "variables": {name: os.environ[name] for name in (*thread_variables(), *ALLOCATOR) if name in os.environ},
     }
 
 

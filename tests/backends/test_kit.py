@@ -9,12 +9,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+import backends
 from backends.protocol import DeviceError
 from reference.config import DiffusionConfig, ModelConfig
 from reference.plan import Plan
 from tests.conformance import cases, fields, guard
 from tests.conformance import test_l3_gradients as l3
-from tests.conformance.conftest import narrowed
+from tests.conformance.conftest import SUBJECTS, narrowed, other_case, pytest_generate_tests
 from tests.conformance.kit import FULL, Subject
 
 
@@ -99,3 +100,33 @@ def test_a_test_runs_over_the_subjects_that_it_names():
     assert narrowed(torch + port) == torch + port
     assert narrowed(torch + port, mode="tuned") == [torch[1], torch[3], *port]
     assert narrowed(torch + port, mode="tuned", dtypes=FULL) == [torch[1], *port]
+
+
+def test_a_backend_that_is_slow_to_compile_runs_stock_and_once_a_level_compiled(monkeypatch):
+    """Also where levels have no modes; with --mode it runs as any other."""
+    found = [Subject(name, None, dtype=d, mode=m) for name in ("fast", "slow") for d in FULL for m in ("stock", "tuned")]
+    monkeypatch.setattr(backends, "about", lambda name: backends.About(name, slow_to_compile=name == "slow"))
+
+    def chosen(path, mode=(), **marks):
+        options = {"--mode": list(mode), "--backend": ["fast", "slow"]}
+        config = SimpleNamespace(stash={SUBJECTS: [s for s in found if s.mode in (mode or s.mode)]}, getoption=options.get)
+        marks = {name: SimpleNamespace(kwargs=value) for name, value in marks.items()}
+        out = []
+        pytest_generate_tests(SimpleNamespace(
+            fixturenames=["subject"], config=config, module=SimpleNamespace(__file__=path),
+            definition=SimpleNamespace(get_closest_marker=marks.get),
+            parametrize=lambda name, sets, **_: out.extend(p.values[0] for p in sets)))
+        once = [other_case(config, SimpleNamespace(get_closest_marker=marks.get, callspec=SimpleNamespace(
+            params={"subject": s, "case": "second"}))) for s in out]
+        return [f"{s.name} {s.dtype} {s.mode}" for s in out], once
+
+    fast = [f"fast {d} {m}" for d in FULL for m in ("stock", "tuned")]
+    stock = [f"slow {d} stock" for d in FULL]
+    assert chosen("test_l2_network.py") == (fast + stock, 6 * [False])
+    assert chosen("test_l1_steps.py")[0] == [fast[1], fast[3], *stock]
+    assert chosen("test_l2_network.py", compiled={"case": "first"}) == (fast + stock + ["slow float32 tuned"], 6 * [False] + [True])
+    assert chosen("test_l2_network.py", compiled={"case": "second"})[1] == 7 * [False]
+    assert chosen("test_l6_invariance.py", compiled={"alone": True}, subjects={"mode": "tuned"})[0] == [
+        fast[1], fast[3], "slow float32 tuned"]
+    assert chosen("test_l2_network.py", mode=["tuned"], compiled={"case": "first"}) == (
+        [fast[1], fast[3], "slow float64 tuned", "slow float32 tuned"], 4 * [False])

@@ -15,6 +15,7 @@ from . import guard, kit
 from .kit import LEVELS, SAMPLER_LEVELS, Subject
 
 LEVEL_FILE = re.compile(r"test_(l\d)_(\w+)\.py")
+ONCE = "float32"  # in which a backend that is slow to compile runs compiled
 LONG = ("l4", "l6")  # levels of many training steps
 SUBJECTS = pytest.StashKey[list[Subject]]()
 NOTES = pytest.StashKey[list[str]]()
@@ -44,17 +45,24 @@ def pytest_configure(config: pytest.Config) -> None:
         if unknown:
             raise pytest.UsageError(f"backend={name!r}: ABOUT.levels={found[0].levels}: must be among {', '.join(LEVELS)}")
         subjects += found if found[0].trains else found[len(modes) - 1::len(modes)]  # without a network the modes are one
-        notes.append(f"{name} on {device}: {', '.join(found[0].levels)} in {', '.join(dtypes)}")
+        once = f"; compiled once a level, in {ONCE}: --mode=tuned compiles all" if spared(config, found[0]) else ""
+        notes.append(f"{name} on {device}: {', '.join(found[0].levels)} in {', '.join(dtypes)}{once}")
     if not subjects:
         raise pytest.UsageError("no backend to check: " + "; ".join(notes))
     config.stash[SUBJECTS], config.stash[NOTES] = subjects, notes
 
 
+def spared(config: pytest.Config, subject: Subject) -> bool:
+    """Whether this backend runs compiled in the tests marked `compiled` alone, since compiling takes longer than the tests do."""
+    return backends.about(subject.name).slow_to_compile and not config.getoption("--mode")
+
+
 def subjects_of(config: pytest.Config, path: Path) -> list[Subject]:
-    """The subjects that a level's file runs over. Tables and steps have no modes: they run in the default one."""
+    """The subjects that a level's file runs over. Tables and steps have no modes: they run in one."""
     level, name = LEVEL_FILE.fullmatch(path.name).groups()  # type: ignore[union-attr]
-    return [s for s in config.stash[SUBJECTS] if level.upper() in s.levels and (s.trains or name != "network")
-            and (s.mode != "stock" or level.upper() not in ("L0", "L1"))]
+    found = [s for s in config.stash[SUBJECTS] if level.upper() in s.levels and (s.trains or name != "network")]
+    return [s for s in found if not (spared(config, s) and s.mode != "stock")
+            and (s.mode != "stock" or level.upper() not in ("L0", "L1") or spared(config, s))]
 
 
 def narrowed(subjects: list[Subject], mode: str | None = None, dtypes: tuple[str, ...] = kit.DTYPES) -> list[Subject]:
@@ -75,20 +83,31 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """`subject`: backend, device, dtype and mode. Where nothing was asked for, the long tests of further backends' stock mode are a
     sample, run with --slow: their tuned mode takes the same steps. With --backend or --mode they are tests like any other.
-    A test marked `subjects(mode=.., dtypes=..)` runs over these alone: what it looks at is the same code in the others."""
+    A test marked `subjects(mode=.., dtypes=..)` runs over these alone: what it looks at is the same code in the others.
+    One marked `compiled` runs compiled, too, where a backend is spared that elsewhere; with `alone=True` in no other way."""
     if "subject" in metafunc.fixturenames:
         path, config = Path(str(metafunc.module.__file__)), metafunc.config
         whole = not (config.getoption("--backend") or config.getoption("--mode"))
         mark = metafunc.definition.get_closest_marker("subjects")
+        chosen = narrowed(subjects_of(config, path), **(mark.kwargs if mark else {}))
+        if compiled := metafunc.definition.get_closest_marker("compiled"):
+            alone = compiled.kwargs.get("alone", False)
+            chosen = [s for s in chosen if not (alone and spared(config, s))]
+            chosen += [s for s in config.stash[SUBJECTS] if spared(config, s) and (s.mode, s.dtype) == ("tuned", ONCE)]
         long = whole and LEVEL_FILE.fullmatch(path.name).group(1) in LONG  # type: ignore[union-attr]
+        sampled = [s for s in chosen if long and s.mode == "stock" and s.name != backends.DEFAULT and not spared(config, s)]
         marks = [pytest.mark.slow, pytest.mark.sampled]
-        metafunc.parametrize("subject", [
-            pytest.param(s, marks=marks if long and s.mode == "stock" and s.name != backends.DEFAULT else [])
-            for s in narrowed(subjects_of(config, path), **(mark.kwargs if mark else {}))], ids=str, scope="module")
+        sets = [pytest.param(s, marks=marks if s in sampled else []) for s in chosen]
+        metafunc.parametrize("subject", sets, ids=str, scope="module")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests that a backend lists in `conformance-xfails.txt` must fail; where one passes, or none fits, the entry is stale."""
+    """A test marked `compiled(case=..)` runs compiled in this case alone, where a backend is spared it elsewhere.
+
+    Tests that a backend lists in `conformance-xfails.txt` must fail; where one passes, or none fits, the entry is stale."""
+    left_out = {item for item in items if other_case(config, item)}
+    config.hook.pytest_deselected(items=list(left_out))
+    items[:] = [item for item in items if item not in left_out]
     files = {item.path.name for item in items}
     complete = all(any(f.startswith(f"test_{level.lower()}_") for f in files) for level in SAMPLER_LEVELS)
     for module in {s.module for s in config.stash[SUBJECTS]}:
@@ -99,6 +118,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 raise pytest.UsageError(f"conformance-xfails.txt of {name}: {part!r} fits no test")
             for item in fitting:
                 item.add_marker(pytest.mark.xfail(strict=True, reason=reason))
+
+
+def other_case(config: pytest.Config, item: pytest.Item) -> bool:
+    """Whether this is a compiled test of a spared backend that is not in the case to which its mark limits it."""
+    mark, params = item.get_closest_marker("compiled"), getattr(item, "callspec", None)
+    if not (mark and params and isinstance(subject := params.params.get("subject"), Subject)):
+        return False
+    wanted = mark.kwargs.get("case")
+    return wanted not in (None, params.params.get("case")) and subject.mode != "stock" and spared(config, subject)
 
 
 def known_deviations(path: Path) -> Iterator[tuple[str, str]]:

@@ -70,6 +70,7 @@ def test_network_shapes(subject: Subject) -> None:
     assert {n: v.shape for n, v in gradients.items()} == reference_weights.shapes(TINY)
 
 
+@pytest.mark.compiled
 def test_state_names(subject: Subject) -> None:
     """The flat state holds each parameter four times and the number of steps done; in float16 a loss scaler's numbers, too."""
     backend = subject.backend()

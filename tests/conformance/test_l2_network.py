@@ -70,6 +70,7 @@ def test_large_network(subject: Subject) -> None:
     check_blocks(subject, "large")
 
 
+@pytest.mark.compiled(case="tiny-unit")
 @pytest.mark.parametrize("case", [f"{network}-{scale}" for network in SMALL for scale in SCALES])
 def test_forward(subject: Subject, case: str) -> None:
     """The whole network."""

@@ -160,6 +160,7 @@ def check_loss(subject: Subject, diffusion: DiffusionConfig, kind: str, case: st
         subject.reduced("L3.gradient", max(errors), case)
 
 
+@pytest.mark.compiled(case="eps")
 @pytest.mark.subjects(mode="tuned")
 @pytest.mark.parametrize("case", cases.LOSSES)
 def test_loss(subject: Subject, case: str) -> None:

@@ -93,6 +93,7 @@ def golden(case: str) -> dict[str, np.ndarray]:
         return dict(file)
 
 
+@pytest.mark.compiled(case="schedule")
 @pytest.mark.parametrize("case", cases.OPTIMS)
 def test_trajectory(subject: Subject, case: str) -> None:
     """Losses and weights after 1, 10 and 100 steps. Stock layers take 10, and so does reduced precision with its wide tolerance:

@@ -58,6 +58,7 @@ def test_path_of_a_scale_shift_network(subject: Subject) -> None:
     subject.close("L5.path", actual, expected, "scale_shift_bare")
 
 
+@pytest.mark.compiled(case="plain_eta")
 @pytest.mark.subjects(mode="tuned")
 @pytest.mark.parametrize("case", cases.PATHS)
 def test_path(subject: Subject, case: str) -> None:

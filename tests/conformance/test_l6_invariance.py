@@ -146,6 +146,8 @@ def test_sampling_follows_training(subject: Subject) -> None:
         subject.close("L5.path", sample(backend, ema), expected, f"after training, ema={ema}")
 
 
+@pytest.mark.compiled(alone=True)
+@pytest.mark.subjects(mode="tuned")
 def test_stock_and_tuned(subject: Subject) -> None:
     """Both modes sample the same images and train the same weights."""
     other = replace(subject, mode="tuned" if subject.mode == "stock" else "stock")

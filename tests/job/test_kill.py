@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import random
 import signal
 import subprocess
@@ -13,11 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import backends
 from bench.records import rows
 from tests.helpers import tree
 
 pytestmark = [pytest.mark.slow, pytest.mark.recorded]
-REAL = [name for name in ("torch", "mindspore") if importlib.util.find_spec(name)]
+REAL = [name for name in backends.names() if backends.installed(name)]
 SIGNS = {"training": "work/train-*/scratch/states/*", "sampling": "work/sample-*/scratch/*", "reporting": "figures/*"}
 KILLS = [("training", 8), ("sampling", 7), ("reporting", 5)]
 
