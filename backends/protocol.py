@@ -39,7 +39,7 @@ class Spec:
     model: ModelConfig
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
-    device: str = "cpu"  # cpu, cuda, cuda:N, ascend
+    device: str = "cpu"  # cpu, cuda, cuda:N, ascend, tpu
     dtype: str = "float32"  # of the network: float32, bfloat16, float16, float64. Tables and updates stay float64/float32
     mode: str = "tuned"  # "stock": the framework's plain layers, nothing tuned; "compiled": tuned, and compiled at any cost
     rank: int = 0  # of this process among those that train together, started by the framework's own launcher

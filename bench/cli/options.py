@@ -124,7 +124,7 @@ def _parent(*options: tuple[str, dict[str, Any]]) -> Parser:
 
 BACKENDS = _parent(("--backends", {"metavar": "A,B", "help": f"of {', '.join(backends.names())}; default: all that are installed"}))
 BACKEND = _parent(("--backend", {"metavar": "NAME", "default": backends.DEFAULT, "help": f"of {', '.join(backends.names())}"}))
-DEVICE = _parent(("--device", {"default": "cpu", "help": "cpu, cuda, cuda:N or ascend"}))
+DEVICE = _parent(("--device", {"default": "cpu", "help": "cpu, cuda, cuda:N, ascend or tpu"}))
 DTYPE = _parent(("--dtype", {"default": "float32", "help": "of the network: float32, bfloat16, float16 or float64"}))
 MODE = _parent(("--mode", {"default": "tuned", "help": "of the backend: tuned, stock or compiled"}))
 DATA = _parent(

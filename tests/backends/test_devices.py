@@ -8,7 +8,7 @@ import pytest
 import backends
 from bench.paths import ROOT
 
-HAVE = {"torch": "cpu, cuda and cuda:N", "mindspore": "cpu and ascend"}
+HAVE = {"torch": "cpu, cuda and cuda:N", "mindspore": "cpu and ascend", "jax": "cpu, cuda, cuda:N and tpu"}
 
 
 @pytest.mark.parametrize("backend", [name for name in HAVE if backends.installed(name)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -33,19 +33,26 @@ class Mirror:
     process: Callable[[DiffusionConfig], Any]
 
 
-@pytest.fixture(scope="module", params=[name for name in ("torch", "mindspore") if importlib.util.find_spec(name)])
-def mirror(request) -> Mirror:
+@pytest.fixture(scope="module", params=("torch", "mindspore", "jax"))
+def mirror(request) -> Iterator[Mirror]:
     name = request.param
+    pytest.importorskip(name)
     framework, training = importlib.import_module(name), importlib.import_module(f"backends.{name}.training")
-    importlib.import_module(f"backends.{name}.backend").find_device("cpu")  # MindSpore wants it named before it computes
+    backend = importlib.import_module(f"backends.{name}.backend")
+    backend.find_device("cpu")  # MindSpore wants it named before it computes
     if name == "torch":
-        return Mirror(name, "float64", 1e-10, framework.tensor, lambda c: training.Process(c, framework.device("cpu")))
-    return Mirror(name, "float32", 2e-4, lambda a: framework.Tensor(a.astype(np.int32 if a.dtype.kind == "i" else np.float32)),
+        yield Mirror(name, "float64", 1e-10, framework.tensor, lambda c: training.Process(c, framework.device("cpu")))
+    elif name == "jax":
+        with backend.enable_x64(True):
+            yield Mirror(name, "float64", 1e-10, framework.numpy.array, training.Process)
+    else:
+        yield Mirror(name, "float32", 2e-4, lambda a: framework.Tensor(a.astype(np.int32 if a.dtype.kind == "i" else np.float32)),
                   lambda c: training.Process(c, None))
 
 
 def host(tensor: Any) -> np.ndarray:
-    return (tensor.numpy() if hasattr(tensor, "numpy") else tensor.asnumpy()).astype(np.float64)
+    """As NumPy's."""
+    return np.asarray(tensor.asnumpy() if hasattr(tensor, "asnumpy") else tensor, np.float64)
 
 
 @pytest.mark.parametrize("convention", CONVENTIONS)
@@ -91,7 +98,7 @@ def test_weights_of_the_loss_down_to_an_alpha_bar_of_0(mirror, weight):
     for objective in OBJECTIVES:
         config = DiffusionConfig(timesteps=5, schedule="jsd", objective=objective, loss_weight=weight)
         process = mirror.process(config)
-        got = host(process.tables["weight"] if mirror.name == "torch" else process.weight)
+        got = host(process.weight if mirror.name == "mindspore" else process.tables["weight"])
         expected = diffusion.loss_weights(config, schedules.alpha_bars(schedules.betas(config)))
         np.testing.assert_allclose(got, expected, rtol=mirror.tolerance, atol=1e-12, err_msg=objective)
         assert np.isfinite(expected).all() and (expected[-1] == 1 or (objective, weight) != ("eps", "min_snr"))

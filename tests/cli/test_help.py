@@ -21,7 +21,7 @@ from bench.training.trackers import LOGS
 from reference.timesteps import SPACINGS
 from tests.helpers.tree import ROOT
 
-HEAVY = {"numpy", "scipy", "pandas", "matplotlib", "torch", "mindspore", "tqdm", "jinja2"}
+HEAVY = {"numpy", "scipy", "pandas", "matplotlib", "torch", "mindspore", "jax", "tqdm", "jinja2"}
 
 
 def every(parser) -> list:

@@ -148,7 +148,7 @@ def test_the_environment_is_plain_json_without_names_of_people_or_places():
 
 def test_describing_imports_no_framework():
     script = ("import sys; from bench.records import environment; environment.describe(); "
-              "print({'torch', 'mindspore'} & {*sys.modules})")
+              "print({'torch', 'mindspore', 'jax'} & {*sys.modules})")
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 
@@ -176,7 +176,7 @@ def test_commit_says_dirty(tmp_path, monkeypatch):
 
 def test_worker_variables():
     got = environment.worker_env(3)
-    assert got["OMP_NUM_THREADS"] == "3" and got["MALLOC_MMAP_MAX_"] == "0"
+    assert got["OMP_NUM_THREADS"] == got["NPROC"] == "3" and got["MALLOC_MMAP_MAX_"] == "0"
     with pytest.raises(ConfigError, match="threads=0"):
         environment.worker_env(0)
 

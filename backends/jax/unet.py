@@ -1,0 +1,128 @@
+"""The UNet of Ho et al. 2020 (arXiv:2006.11239, appendix B) as diffusers' `UNet2DModel` parametrises it.
+
+The network is a function of a dictionary of weights by their canonical names, as `reference/unet.py` has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from reference.config import ModelConfig
+
+from .layers import (
+    Arrays,
+    attention,
+    conv,
+    double,
+    downsample,
+    dropout,
+    group_norm,
+    halve,
+    linear,
+    silu,
+    time_proj,
+    upsample,
+)
+
+
+def resnet(w: Arrays, name: str, x: Array, shift: Array, config: ModelConfig, key: Array | None,
+           resize: Callable[[Array], Array] | None = None) -> Array:
+    """x (N, cin, H, W), shift (N or 1, cout), or scale and shift (N or 1, 2 cout), to (N, cout, H, W).
+
+    Two norm-SiLU-conv around a shortcut. The time embedding's projection is added between them, or scales and shifts what the
+    second norm gives (IDDPM appendix A). `resize` changes the resolution, on both ways before the first convolution. Without
+    `key` nothing is dropped.
+    """
+    h = silu(group_norm(w, f"{name}.norm1", x, config))
+    if resize:
+        h, x = resize(h), resize(x)
+    h = conv(w, f"{name}.conv1", h)
+    if config.scale_shift:
+        scale, shift = jnp.split(shift[:, :, None, None], 2, axis=1)
+        h = silu(group_norm(w, f"{name}.norm2", h, config) * (1 + scale) + shift)
+    else:
+        h = silu(group_norm(w, f"{name}.norm2", h + shift[:, :, None, None], config))
+    if config.dropout and key is not None:
+        h = dropout(h, config.dropout, key)
+    h = conv(w, f"{name}.conv2", h)
+    return h + (conv(w, f"{name}.conv_shortcut", x) if f"{name}.conv_shortcut.weight" in w else x)
+
+
+def resnets(config: ModelConfig) -> Iterator[str]:
+    """The canonical names of all resnets, in the order of the forward pass."""
+    last, layers = len(config.block_out_channels) - 1, config.layers_per_block
+    for i, kind in enumerate(config.down_block_types):
+        yield from (f"down_blocks.{i}.resnets.{j}" for j in range(layers))
+        if i < last and config.by_resnet(kind):
+            yield f"down_blocks.{i}.downsamplers.0"
+    yield from ("mid_block.resnets.0", "mid_block.resnets.1")
+    for i, kind in enumerate(config.up_block_types):
+        yield from (f"up_blocks.{i}.resnets.{j}" for j in range(layers + 1))
+        if i < last and config.by_resnet(kind):
+            yield f"up_blocks.{i}.upsamplers.0"
+
+
+def time_embedding(w: Arrays, config: ModelConfig, t: Array, dtype: str) -> Array:
+    """Two-layer perceptron on the sinusoidal embedding of t (N,), shape (N, time width)."""
+    return linear(w, "time_embedding.linear_2", silu(linear(w, "time_embedding.linear_1", time_proj(t, config).astype(dtype))))
+
+
+def time_shifts(w: Arrays, config: ModelConfig, temb: Array) -> dict[str, Array]:
+    """What the time embedding (N, time width) does in each resnet, by its name: (N, cout), or (N, 2 cout) to scale and shift."""
+    temb = silu(temb)
+    return {name: linear(w, f"{name}.time_emb_proj", temb) for name in resnets(config)}
+
+
+def denoise(w: Arrays, config: ModelConfig, x: Array, shifts: dict[str, Array], key: Array | None = None,
+            note: Callable[[str, Array], Array] = lambda name, value: value) -> Array:
+    """Output (N, out_channels, H, W) for x (N, in_channels, H, W) in x's dtype; shifts are those of N t, or of one where all agree.
+
+    `key`, of training, decides what dropout drops. `note` is given each block's output with its canonical name. One function, since
+    its order is the network.
+    """
+    keys = {name: None if key is None else jax.random.fold_in(key, n) for n, name in enumerate(resnets(config))}
+
+    def block(name: str, x: Array, resize: Callable[[Array], Array] | None = None) -> Array:
+        return note(name, resnet(w, name, x, shifts[name], config, keys[name], resize))
+
+    def attended(name: str, x: Array, groups: int | None = None) -> Array:
+        return note(name, attention(w, name, x, config, groups))
+
+    last = len(config.block_out_channels) - 1
+    h = note("conv_in", conv(w, "conv_in", 2 * x - 1 if config.center_input_sample else x))
+    skips = [h]
+    for i, kind in enumerate(config.down_block_types):
+        for j in range(config.layers_per_block):
+            h = block(f"down_blocks.{i}.resnets.{j}", h)
+            if kind == "AttnDownBlock2D":
+                h = attended(f"down_blocks.{i}.attentions.{j}", h)
+            skips.append(h)
+        if i < last:
+            name = f"down_blocks.{i}.downsamplers.0"
+            h = block(name, h, halve) if config.by_resnet(kind) else note(name, downsample(w, name, h, config))
+            skips.append(h)
+    h = block("mid_block.resnets.0", h)
+    if config.add_attention:
+        h = attended("mid_block.attentions.0", h, config.middle_groups)
+    h = block("mid_block.resnets.1", h)
+    for i, kind in enumerate(config.up_block_types):
+        for j in range(config.layers_per_block + 1):
+            h = block(f"up_blocks.{i}.resnets.{j}", jnp.concatenate((h, skips.pop()), axis=1))
+            if kind == "AttnUpBlock2D":
+                h = attended(f"up_blocks.{i}.attentions.{j}", h)
+        if i < last:
+            name = f"up_blocks.{i}.upsamplers.0"
+            h = block(name, h, double) if config.by_resnet(kind) else note(name, upsample(w, name, h))
+    return note("conv_out", conv(w, "conv_out", silu(group_norm(w, "conv_norm_out", h, config))))
+
+
+def forward(w: Arrays, config: ModelConfig, x: Array, t: Array, dtype: str, key: Array | None = None,
+            note: Callable[[str, Array], Array] = lambda name, value: value) -> Array:
+    """Output (N, out_channels, H, W) in x's dtype, computed in `dtype`, for x (N, in_channels, H, W) and t (N,), which may be
+    fractional."""
+    temb = note("time_embedding", time_embedding(w, config, t, dtype))
+    return denoise(w, config, x.astype(dtype), time_shifts(w, config, temb), key, note).astype(x.dtype)
