@@ -121,7 +121,7 @@ def test_time_is_that_of_the_steps():
 def test_mistakes_are_config_errors(tmp_path):
     model = tiny()
     for wrong, match in ((lambda: api.load(tmp_path / "none"), "no such folder"),
-                         (lambda: api.new(TINY, backend="jax"), "backend='jax': must be one of"),
+                         (lambda: api.new(TINY, backend="tensorflow"), "backend='tensorflow': must be one of"),
                          (lambda: model.sample(0), "n=0: must be at least 1"),
                          (lambda: model.sample(1, 21), "steps=21"),
                          (lambda: model.path(model.noise(1), model.plan(4), 5), "frames=5: must be from 1 to the plan's 4 steps"),

@@ -21,7 +21,7 @@ from reference.conventions import CONVENTIONS
 
 MISTAKES = [
     ("--steps 0", "--steps"), ("--steps 2000", "T=1000"), ("--steps abc", "--steps"), ("--steps 10,10", "once"),
-    ("--preset nope", "quick"), ("--backends jax", "torch"), ("--dataset nope", "fashion-mnist"), ("--samples 10", "--samples=10"),
+    ("--preset nope", "quick"), ("--backends two", "torch"), ("--dataset nope", "fashion-mnist"), ("--samples 10", "--samples=10"),
     ("--samples 20000", "held-out"), ("--weights /nowhere", "/nowhere"), ("--eta 2", "eta"), ("--eta x", "--eta"),
     ("--convention nope", "plain"), ("--dtype float8", "dtype"), ("--train-steps 0", "--train-steps"), ("--seed -1", "--seed"),
     ("--convention ho2020 --steps 10", "ho2020"), ("--data /nowhere", "/nowhere: no such file or folder"),

@@ -220,7 +220,7 @@ def test_a_shortened_run_keeps_the_shape_of_the_learning_rate():
     (["cosine-selfcond", "--weights", "x"], r"--weights='x': cosine-selfcond compares trainings"),
     (["ddim-respaced", "--weights", "nowhere"], r"nowhere: no such folder"),
     (["mnist-scratch", "--log", "paper"], r"--log='paper': must be one of"),
-    (["mnist-scratch", "--backend", "jax"], r"backend='jax': must be one of"),
+    (["mnist-scratch", "--backend", "tensorflow"], r"backend='tensorflow': must be one of"),
     (["mnist-scratch", "--data", "nowhere"], r"nowhere"),
     (["mnist-scratch", "--seeds", "2"], r"--seeds=2: does not apply to mnist-scratch, which compares no trainings"),
     (["mnist-scratch", "--gif"], r"--gif=True: does not apply to mnist-scratch, which draws pictures of its own"),

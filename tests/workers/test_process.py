@@ -197,8 +197,8 @@ class Dance(Command):
 def test_wrong_specs_backends_and_commands(start):
     with pytest.raises(ConfigError, match="dtype='float7'"):
         start(spec={**SPEC, "dtype": "float7"})
-    with pytest.raises(ConfigError, match="backend='jax': must be one of .*fake"):
-        start(backend="jax")
+    with pytest.raises(ConfigError, match="backend='tensorflow': must be one of .*fake"):
+        start(backend="tensorflow")
     with pytest.raises(ConfigError, match="not created yet"):
         start(create=False).call(Describe())
     worker = start()
