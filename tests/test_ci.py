@@ -1,9 +1,11 @@
 """What `.ci/run` prints about its budget, what `--sample` leaves of the tests, and that pages name what there is."""
 
+import ast
 import os
 import re
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
@@ -104,6 +106,21 @@ def test_the_same_checks_everywhere():
     hooks = re.findall(r"entry: (.*)", (ROOT / ".pre-commit-config.yaml").read_text())
     assert ci.splitlines() == [line.strip() for line in tox.strip().splitlines()] == hooks == checks
     assert " && ".join(checks) in (ROOT / "CONTRIBUTING.md").read_text()
+
+
+def test_what_the_tests_of_the_oracle_import_is_installed_with_them():
+    """By `tox -e reference-py313`, where no framework brings it, and by the extra test."""
+    lines = [node for path in (ROOT / "tests" / "reference").glob("*.py") for node in ast.parse(path.read_text()).body]
+    imported = {name.partition(".")[0] for node in lines for name in (
+        [alias.name for alias in node.names] if isinstance(node, ast.Import) else
+        [str(node.module)] if isinstance(node, ast.ImportFrom) and not node.level else [])}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    own, extra = ({re.split("[<>=]", need)[0] for need in needs}
+                  for needs in (project["dependencies"], project["optional-dependencies"]["test"]))
+    section = (ROOT / "tox.ini").read_text().partition("[testenv:reference")[2]
+    tox = section.partition("deps =")[2].partition("commands =")[0].split()
+    needed = imported - set(sys.stdlib_module_names) - {"reference", "backends", "bench", "tests"} - own
+    assert "pytest" in needed and needed <= set(tox) and needed <= extra
 
 
 def test_the_tests_that_the_readme_names_exist():
