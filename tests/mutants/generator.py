@@ -16,16 +16,18 @@ import json
 import os
 import resource
 import shutil
-import subprocess
 import sys
 import tempfile
 import tomllib
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any, NamedTuple
 
+import hypothesis  # noqa: F401  for all runs, as the next four
+import pandas  # noqa: F401
+import pytest
+import scipy.linalg  # noqa: F401
+import torch  # noqa: F401
 from scipy.stats import binomtest
 
 from bench.paths import ROOT
@@ -165,64 +167,69 @@ def sample(room: Room, number: int, seed: int) -> list[Mutant]:
     return sorted(every, key=lambda one: hashlib.sha256(f"{seed} {one.name}".encode()).digest())[:number]
 
 
-def run_tests(tree: Path, room: Room, file: str, seconds: float) -> str:
-    """How the room's tests end in this tree: "" where all pass, else the first that fails or what ended the run.
+def started(tree: Path, room: Room, file: str, seconds: float, said: Path) -> int:
+    """A process that runs the room's tests in this tree, until one fails; what it says is in `said`.
 
-    The tests named after the file go first. A run may take `seconds` of CPU time, so that a busy machine changes nothing.
+    A fork, since importing the frameworks takes longer than most tests; modules of this project are imported anew, from the tree. The
+    tests named after `file` go first. `seconds` of CPU time are the limit, so that a busy machine changes nothing.
     """
-    stem = Path(file).stem
-    first = [path for test in room.tests if (path := f"{test}/test_{stem}.py") and (tree / path).exists()]
+    if process := os.fork():
+        return process
+    resource.setrlimit(resource.RLIMIT_CPU, (int(seconds) + 1, int(seconds) + 5))
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    sys.stdout = sys.stderr = said.open("w")
+    for descriptor in (1, 2):
+        os.dup2(sys.stdout.fileno(), descriptor)
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("reference", "backends", "bench", "tests")]:
+        del sys.modules[name]
+    os.chdir(tree)
+    os.environ |= {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
+    sys.dont_write_bytecode = True
+    sys.path[:] = [str(tree), *(place for place in sys.path if Path(place or ".").resolve() != ROOT)]
+    named = [path for test in room.tests if (tree / (path := f"{test}/test_{Path(file).stem}.py")).exists()]
+    code = pytest.main(["-x", "-q", "-n", "0", "-p", "no:cacheprovider", *named, *room.tests])
+    sys.stdout.flush()
+    os._exit(code)
 
-    def limited() -> None:
-        resource.setrlimit(resource.RLIMIT_CPU, (int(seconds) + 1, int(seconds) + 5))
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
 
-    environment = os.environ | {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider", *first, *room.tests],
-                          cwd=tree, env=environment, capture_output=True, text=True, preexec_fn=limited)
-    if done.returncode == 0:
+def outcome(status: int, said: Path) -> str:
+    """"" where all tests passed, else the first that failed, or how the run ended."""
+    if status == 0:
         return ""
-    failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
-    return failed[0][:200] if failed else f"ended with {done.returncode}: {(done.stdout + done.stderr)[-200:]}"
+    text = said.read_text(errors="replace")
+    failed = [line for line in text.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    return failed[0][:200] if failed else f"ended with {os.waitstatus_to_exitcode(status)}: {' '.join(text[-200:].split())}"
 
 
 def ask(name: str, number: int, seed: int, processes: int, out: Path, again: bool) -> None:
-    """Plant a sample of a room's mistakes and add a line of JSON each to `out`. Those that are there are not asked again, unless
-    `again` says so and they survived."""
+    """Plant a sample of a room's mistakes, so many at once, and add a line of JSON each to `out`. Those that are there are not asked
+    again, unless `again` says so and they survived."""
     room = ROOMS[name]
     known = {mutant for mutant, killed_by in outcomes(out)[name].items() if killed_by or not again}
+    left = [mutant for mutant in sample(room, number, seed) if mutant.name not in known]
     with tempfile.TemporaryDirectory() as folder:
-        trees: SimpleQueue[Path] = SimpleQueue()
-        for i in range(processes):
-            trees.put(Path(shutil.copytree(ROOT, Path(folder) / str(i), symlinks=True,
-                                           ignore=shutil.ignore_patterns(".*", "__pycache__", "*.egg-info"))))
-
-        def one(mutant: Mutant) -> None:
-            tree = trees.get()
-            path = tree / mutant.file
-            right = path.read_text()
-            path.write_text(mutant.planted(right))
-            found = run_tests(tree, room, mutant.file, seconds)
-            path.write_text(right)
-            trees.put(tree)
+        trees = [Path(shutil.copytree(ROOT, Path(folder) / str(i), symlinks=True,
+                                      ignore=shutil.ignore_patterns(".*", "__pycache__", "*.egg-info"))) for i in range(processes)]
+        right = started(trees[0], room, "", 3600, Path(folder) / "right")
+        _, status, usage = os.wait4(right, 0)
+        if failed := outcome(status, Path(folder) / "right"):
+            raise SystemExit(f"error: {name}: the tests fail without a mistake: {failed}")
+        running: dict[int, tuple[Path, Mutant, str]] = {}
+        while left or running:
+            while left and trees:
+                tree, mutant = trees.pop(), left.pop(0)
+                text = (tree / mutant.file).read_text()
+                (tree / mutant.file).write_text(mutant.planted(text))
+                seconds = 60 + 3 * (usage.ru_utime + usage.ru_stime)
+                running[started(tree, room, mutant.file, seconds, tree.with_suffix(".log"))] = tree, mutant, text
+            process, status = os.wait()
+            tree, mutant, text = running.pop(process)
+            (tree / mutant.file).write_text(text)
+            trees.append(tree)
+            found = outcome(status, tree.with_suffix(".log"))
             with out.open("a") as file:
                 file.write(json.dumps({"room": name, "mutant": mutant.name, "killed_by": found, "seed": seed}) + "\n")
             print(f"{mutant.name}: {found or 'SURVIVED'}", flush=True)
-
-        tree = trees.get()
-        began = used()
-        if failed := run_tests(tree, room, "", 3600):
-            raise SystemExit(f"error: {name}: the tests fail without a mistake: {failed}")
-        seconds = 60 + 3 * (used() - began)
-        trees.put(tree)
-        with ThreadPoolExecutor(processes) as pool:
-            list(pool.map(one, (mutant for mutant in sample(room, number, seed) if mutant.name not in known)))
-
-
-def used() -> float:
-    """CPU seconds of the runs so far."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
 
 
 def outcomes(out: Path) -> dict[str, dict[str, str]]:

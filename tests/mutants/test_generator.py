@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -55,16 +56,19 @@ def test_every_mistake_is_python_and_changes_the_program(room):
 
 def test_the_tests_of_a_tree_are_run(tmp_path):
     """A test that passes, one that fails, and one that would never end."""
-    room = generator.Room((), ("tests",))
     (tmp_path / "tests").mkdir()
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     test = tmp_path / "tests" / "test_a.py"
-    test.write_text("def test_one(): pass\n")
-    assert generator.run_tests(tmp_path, room, "a.py", 60) == ""
-    test.write_text("def test_one(): assert 1 == 2\n")
-    assert generator.run_tests(tmp_path, room, "a.py", 60).startswith("FAILED tests/test_a.py::test_one")
-    test.write_text("def test_one():\n    while True: pass\n")
-    assert generator.run_tests(tmp_path, room, "a.py", 1).startswith("ended with -")
+
+    def found(text: str, seconds: float) -> str:
+        test.write_text(text)
+        said = tmp_path / "said"
+        _, status = os.waitpid(generator.started(tmp_path, generator.Room((), ("tests",)), "a.py", seconds, said), 0)
+        return generator.outcome(status, said)
+
+    assert found("def test_one(): pass\n", 60) == ""
+    assert found("def test_one(): assert 1 == 2\n", 60).startswith("FAILED tests/test_a.py::test_one")
+    assert found("def test_one():\n    while True: pass\n", 1).startswith("ended with -")
 
 
 def test_the_page_counts(tmp_path: Path):
