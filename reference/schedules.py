@@ -85,8 +85,8 @@ def const(T: int, beta_start: float, beta_end: float) -> Array:
 
 
 def jsd(T: int, beta_start: float, beta_end: float) -> Array:
-    """The DDIM code's `jsd`: 1/T, .., 1/2, 1 (Sohl-Dickstein et al. 2015, arXiv:1503.03585, section 2.4.1). alpha_bar falls
-    by 1/T at every step, to 0 at the last. The two ends are not used."""
+    """The DDIM code's `jsd`: 1/T, .., 1/2, 1 (Sohl-Dickstein et al. 2015, arXiv:1503.03585, section 2.4.1, there for binomial
+    diffusion). alpha_bar falls by 1/T at every step, to 0 at the last. The two ends are not used."""
     return 1 / np.arange(T, 0, -1)
 
 

@@ -8,7 +8,8 @@ differ in these.
 The schedule `tutorial` is their arithmetic to the letter: betas linspace(1e-4, 0.02, T + 1), alpha_bar their product from point 0
 on, t = 1..T, and noise at the last step t = 1 too, which ends in the state of alpha_bar = 1 - 1e-4 (`final_alpha_bar` "start") and
 not at the clean image. The paper's product has no point 0, and no noise is added at its last step: that is the schedule
-`tutorial_textbook`, whose 1 - alpha_bar at t = 1 is 1.83 times smaller. Here t counts from 0, so the network is told t - 1.
+`tutorial_textbook`, whose 1 - alpha_bar at t = 1 is 1.83 times smaller. A departure: t counts from 0 here, so the network is told
+t - 1 where that of a tutorial is told t.
 """
 
 from __future__ import annotations
