@@ -165,12 +165,20 @@ def _sample(commands: Parser) -> None:
                    "default: nowhere")
     p.add_argument("--samples", type=int, default=64, help="images to draw")
     p.add_argument("--sample-batch", type=int, default=64, help="images drawn at once")
-    p.add_argument("--steps", type=int, metavar="S", help="sampling steps; default: 50")
+    p.add_argument("--steps", type=_one_count, metavar="S", help="sampling steps; default: 50")
     p.add_argument("--sections", metavar="N,M[,K]", help="IDDPM's section counts, such as 10,15,20; default: --steps")
     p.add_argument("--sampler", metavar="NAME", help="ddim or ddpm; default: ddim, with --convention diffusers that of the "
                    "folder's scheduler")
     p.add_argument("--eta", metavar="X", help="of the sampler ddim: a number in [0, 1] or sigma_hat; default: 0")
     p.add_argument("--convention", metavar="NAME", default="plain", help=f"details of process and sampler; {NAMED}")
+
+
+def _one_count(text: str) -> int:
+    """A number of steps. Raises ArgumentTypeError, which names the option for several of them."""
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number; IDDPM's section counts are --sections") from None
 
 
 def _convert(commands: Parser) -> None:

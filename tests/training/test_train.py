@@ -18,6 +18,7 @@ from bench.training import loop
 from bench.weights import pipeline
 from reference.config import DiffusionConfig
 from reference.respacing import respaced
+from reference.scheduler import Scheduler
 from reference.weights import initialise
 from tests.helpers.tiny import EQUAL_GROUPS, TINY
 
@@ -71,6 +72,18 @@ def test_a_loss_that_is_asked_for_is_trained_and_kept(run, tmp_path, options, lo
     assert [p.loss for p in processes] == [loss, loss] and processes[0].loss_sum == (loss == "huber")
     first = [np.loadtxt(tmp_path / name / "loss.csv", delimiter=",", skiprows=1)[0, 1] for name in "ab"]
     assert np.isfinite(first).all() and (first[0] > 10) == (loss == "huber")  # summed over 8 x 8 pixels
+
+
+@pytest.mark.parametrize("options", [(), ("--respacing", 2)])
+def test_what_the_weights_say_about_sampling_is_kept(run, tmp_path, options):
+    scheduler = Scheduler(name="DDIMScheduler", clip_sample=False, steps_offset=1, timestep_spacing="trailing",
+                          set_alpha_to_one=False)
+    pipeline.save_pipeline(tmp_path / "w", initialise(TINY, 0), TINY, PROCESS, scheduler=scheduler)
+    assert run("tiny", "a", "--weights", tmp_path / "w", *options) == 0
+    before, after = (pipeline.read_pipeline(tmp_path / name) for name in "wa")
+    assert after.scheduler == before.scheduler and after.scheduler.steps_offset == 1
+    assert run("tiny", "b", "--weights", tmp_path / "w", "--ignore-scheduler") == 0
+    assert pipeline.read_pipeline(tmp_path / "b").scheduler.steps_offset == 0
 
 
 @pytest.mark.parametrize("options, expected", [

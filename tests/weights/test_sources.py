@@ -266,8 +266,10 @@ def test_lucidrains_own_class_is_refused(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.recorded
 def test_the_ddpm_cifar10_network_loads_in_under_two_seconds_beside_reading(tmp_path):
-    """A folder as google/ddpm-cifar10-32 is: flat, old names of attention, no attention_head_dim."""
+    """Of processor time, in which other work on the machine does not count. The folder is as google/ddpm-cifar10-32: flat, old
+    names of attention, no attention_head_dim."""
     model = ModelConfig.from_dict(CIFAR10, ignore_unknown=True)
     weights = initialise(model, 0)
     assert sum(value.size for value in weights.values()) == 35_746_307
@@ -276,12 +278,12 @@ def test_the_ddpm_cifar10_network_loads_in_under_two_seconds_beside_reading(tmp_
     (source / "config.json").write_text(json.dumps(without(CIFAR10, "attention_head_dim")))
     reading, loading = [], []
     for _ in range(3):
-        began = time.perf_counter()
+        began = time.process_time()
         (source / WEIGHTS).read_bytes()
-        read = time.perf_counter()
+        read = time.process_time()
         found = sources.load(source)
         reading.append(read - began)
-        loading.append(time.perf_counter() - read)
+        loading.append(time.process_time() - read)
     assert same(found[0], weights) and found[1:] == (model, DiffusionConfig(variance="large"))
     print(f"reading {min(reading):.2f} s, loading {min(loading):.2f} s")
     assert min(loading) - min(reading) < 2

@@ -14,7 +14,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from bench import api
+from bench.cli.commands import parser
 from bench.cli.main import main
+from bench.cli.options import UNSAID
 from bench.paths import ROOT
 from bench.weights import sources
 from bench.weights.errors import CheckpointError, Note
@@ -200,3 +202,10 @@ def test_a_plain_state_dict_of_a_unet2dmodel_is_read_with_what_that_has_by_defau
     beside = sources.load(tmp_path / "net" / SAFE)
     bare = sources.load(tmp_path / "a.safetensors", Unsaid(image_size=8))
     np.testing.assert_array_equal(unet.forward(*beside[:2], x, t), unet.forward(*bare[:2], x, t))
+
+
+def test_every_command_that_reads_weights_takes_what_their_files_do_not_say():
+    whole = parser()
+    reading = {*whole.having("--weights"), "ddim-bench convert"}
+    for name in (*UNSAID, "ignore_scheduler"):
+        assert set(whole.having(f"--{name.replace('_', '-')}")) == reading, name
