@@ -1,15 +1,15 @@
 """The UNet's building blocks, as functions of the weights by their canonical names.
 
-Each computes in x's dtype: weights are cast to it where they meet x. Norms, softmax and the angles of the time embedding have
-32 bits or more in every dtype. What runs between two names of weights is one compiled function, for JAX's single operations cost
-more to start than they take.
+Each computes in x's dtype: weights are cast to it where they meet x. Norms, softmax, sums with a bias and the angles of the time
+embedding have 32 bits or more in every dtype. What runs between two names of weights is one compiled function, for JAX's single
+operations cost more to start than they take.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +39,7 @@ def linear(w: Arrays, name: str, x: Array) -> Array:
 
 @jax.jit
 def _linear(weight: Array, bias: Array, x: Array) -> Array:
-    return x @ weight.astype(x.dtype).T + bias.astype(x.dtype)
+    return (x @ weight.astype(x.dtype).T + bias).astype(x.dtype)
 
 
 def conv(w: Arrays, name: str, x: Array, stride: int = 1, pad: tuple[int, int] | None = None) -> Array:
@@ -53,7 +53,14 @@ def _conv(weight: Array, bias: Array, x: Array, stride: int, pad: tuple[int, int
     size = weight.shape[-1]
     y = jax.lax.conv_general_dilated(x, weight.astype(x.dtype), (stride, stride), [pad or (size // 2, size // 2)] * 2,
                                      dimension_numbers=("NCHW", "OIHW", "NCHW"))
-    return y + bias.astype(x.dtype)[:, None, None]
+    return add_shift(y, bias[None])
+
+
+def add_shift(h: Array, shift: Array) -> Array:
+    """h (N, C, H, W) plus shift (N or 1, C) at every position: in 32 bits or more, so that the shift's gradient is summed in them.
+    """
+    exact = jnp.promote_types(h.dtype, jnp.float32)
+    return (h.astype(exact) + shift.astype(exact)[:, :, None, None]).astype(h.dtype)
 
 
 def group_norm(w: Arrays, name: str, x: Array, config: ModelConfig, groups: int | None = None) -> Array:
@@ -70,10 +77,10 @@ def _group_norm(weight: Array, bias: Array, x: Array, groups: int, eps: float) -
     return (y.reshape(x.shape) * weight[:, None, None] + bias[:, None, None]).astype(x.dtype)
 
 
-@jax.jit
-def silu(x: Array) -> Array:
-    """x sigmoid(x)."""
-    return jax.nn.silu(x)
+silu = jax.jit(jax.nn.silu)
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "silu": silu, "swish": silu, "relu": jax.jit(jax.nn.relu), "gelu": jax.jit(functools.partial(jax.nn.gelu, approximate=False)),
+    "mish": jax.jit(jax.nn.mish)}
 
 
 def dropout(x: Array, p: float, key: Array) -> Array:
@@ -82,8 +89,8 @@ def dropout(x: Array, p: float, key: Array) -> Array:
     return jnp.where(keep, x / (1 - p), jnp.zeros_like(x))
 
 
-def attention(w: Arrays, name: str, x: Array, config: ModelConfig, groups: int | None = None) -> Array:
-    """Self-attention over the H W positions, scaled by head_dim^-1/2, around a shortcut.
+def attention(w: Arrays, name: str, x: Array, config: ModelConfig, groups: int | None = None, divisor: float = 1) -> Array:
+    """Self-attention over the H W positions, scaled by head_dim^-1/2, around a shortcut. `divisor` divides the sum.
 
     `groups` are those of its norm, the config's unless given; where the weights have no norm there is none.
     """
@@ -92,7 +99,8 @@ def attention(w: Arrays, name: str, x: Array, config: ModelConfig, groups: int |
     tokens = normed.reshape(n, c, h * width).transpose(0, 2, 1)
     q, k, v = (linear(w, f"{name}.{part}", tokens) for part in ("to_q", "to_k", "to_v"))
     y = linear(w, f"{name}.to_out.0", attend(q, k, v, config.heads(c)))
-    return x + y.transpose(0, 2, 1).reshape(x.shape)
+    y = x + y.transpose(0, 2, 1).reshape(x.shape)
+    return y if divisor == 1 else y / divisor
 
 
 @functools.partial(jax.jit, static_argnames="heads")

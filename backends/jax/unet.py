@@ -14,7 +14,9 @@ from jax import Array
 from reference.config import ModelConfig
 
 from .layers import (
+    ACTIVATIONS,
     Arrays,
+    add_shift,
     attention,
     conv,
     double,
@@ -30,26 +32,28 @@ from .layers import (
 
 
 def resnet(w: Arrays, name: str, x: Array, shift: Array, config: ModelConfig, key: Array | None,
-           resize: Callable[[Array], Array] | None = None) -> Array:
+           resize: Callable[[Array], Array] | None = None, divisor: float = 1) -> Array:
     """x (N, cin, H, W), shift (N or 1, cout), or scale and shift (N or 1, 2 cout), to (N, cout, H, W).
 
-    Two norm-SiLU-conv around a shortcut. The time embedding's projection is added between them, or scales and shifts what the
-    second norm gives (IDDPM appendix A). `resize` changes the resolution, on both ways before the first convolution. Without
-    `key` nothing is dropped.
+    Two norm-activation-conv around a shortcut. The time embedding's projection is added between them, or scales and shifts what the
+    second norm gives (IDDPM appendix A). `resize` changes the resolution, on both ways before the first convolution; `divisor`
+    divides the sum. Without `key` nothing is dropped.
     """
-    h = silu(group_norm(w, f"{name}.norm1", x, config))
+    act = ACTIVATIONS[config.act_fn]
+    h = act(group_norm(w, f"{name}.norm1", x, config))
     if resize:
         h, x = resize(h), resize(x)
     h = conv(w, f"{name}.conv1", h)
     if config.scale_shift:
         scale, shift = jnp.split(shift[:, :, None, None], 2, axis=1)
-        h = silu(group_norm(w, f"{name}.norm2", h, config) * (1 + scale) + shift)
+        h = act(group_norm(w, f"{name}.norm2", h, config) * (1 + scale) + shift)
     else:
-        h = silu(group_norm(w, f"{name}.norm2", h + shift[:, :, None, None], config))
+        h = act(group_norm(w, f"{name}.norm2", add_shift(h, shift), config))
     if config.dropout and key is not None:
         h = dropout(h, config.dropout, key)
     h = conv(w, f"{name}.conv2", h)
-    return h + (conv(w, f"{name}.conv_shortcut", x) if f"{name}.conv_shortcut.weight" in w else x)
+    h = h + (conv(w, f"{name}.conv_shortcut", x) if f"{name}.conv_shortcut.weight" in w else x)
+    return h if divisor == 1 else h / divisor
 
 
 def resnets(config: ModelConfig) -> Iterator[str]:
@@ -59,7 +63,8 @@ def resnets(config: ModelConfig) -> Iterator[str]:
         yield from (f"down_blocks.{i}.resnets.{j}" for j in range(layers))
         if i < last and config.by_resnet(kind):
             yield f"down_blocks.{i}.downsamplers.0"
-    yield from ("mid_block.resnets.0", "mid_block.resnets.1")
+    if config.mid_block_type:
+        yield from ("mid_block.resnets.0", "mid_block.resnets.1")
     for i, kind in enumerate(config.up_block_types):
         yield from (f"up_blocks.{i}.resnets.{j}" for j in range(layers + 1))
         if i < last and config.by_resnet(kind):
@@ -73,7 +78,7 @@ def time_embedding(w: Arrays, config: ModelConfig, t: Array, dtype: str) -> Arra
 
 def time_shifts(w: Arrays, config: ModelConfig, temb: Array) -> dict[str, Array]:
     """What the time embedding (N, time width) does in each resnet, by its name: (N, cout), or (N, 2 cout) to scale and shift."""
-    temb = silu(temb)
+    temb = ACTIVATIONS[config.act_fn](temb)
     return {name: linear(w, f"{name}.time_emb_proj", temb) for name in resnets(config)}
 
 
@@ -86,11 +91,11 @@ def denoise(w: Arrays, config: ModelConfig, x: Array, shifts: dict[str, Array], 
     """
     keys = {name: None if key is None else jax.random.fold_in(key, n) for n, name in enumerate(resnets(config))}
 
-    def block(name: str, x: Array, resize: Callable[[Array], Array] | None = None) -> Array:
-        return note(name, resnet(w, name, x, shifts[name], config, keys[name], resize))
+    def block(name: str, x: Array, resize: Callable[[Array], Array] | None = None, divisor: float = 1) -> Array:
+        return note(name, resnet(w, name, x, shifts[name], config, keys[name], resize, divisor))
 
-    def attended(name: str, x: Array, groups: int | None = None) -> Array:
-        return note(name, attention(w, name, x, config, groups))
+    def attended(name: str, x: Array, groups: int | None = None, divisor: float = 1) -> Array:
+        return note(name, attention(w, name, x, config, groups, divisor))
 
     last = len(config.block_out_channels) - 1
     h = note("conv_in", conv(w, "conv_in", 2 * x - 1 if config.center_input_sample else x))
@@ -105,10 +110,12 @@ def denoise(w: Arrays, config: ModelConfig, x: Array, shifts: dict[str, Array], 
             name = f"down_blocks.{i}.downsamplers.0"
             h = block(name, h, halve) if config.by_resnet(kind) else note(name, downsample(w, name, h, config))
             skips.append(h)
-    h = block("mid_block.resnets.0", h)
-    if config.add_attention:
-        h = attended("mid_block.attentions.0", h, config.middle_groups)
-    h = block("mid_block.resnets.1", h)
+    if config.mid_block_type:
+        divisor = config.mid_block_scale_factor
+        h = block("mid_block.resnets.0", h, None, divisor)
+        if config.add_attention:
+            h = attended("mid_block.attentions.0", h, config.middle_groups, divisor)
+        h = block("mid_block.resnets.1", h, None, divisor)
     for i, kind in enumerate(config.up_block_types):
         for j in range(config.layers_per_block + 1):
             h = block(f"up_blocks.{i}.resnets.{j}", jnp.concatenate((h, skips.pop()), axis=1))
