@@ -26,5 +26,6 @@ class About:
     slow_to_compile: bool = False  # the conformance kit then runs in mode "stock", and "tuned" once a level
     thread_variables: tuple[str, ...] = ()  # that set its number of threads, beside OMP_NUM_THREADS
     launcher: str | None = None  # which starts it on many processes; `bench/cli/launch.py` knows torchrun and msrun
+    solvers: bool = False  # runs `reference.solver_plans.SolverPlan`s: `backends.protocol.Solver`
     roofline: bool = False  # has roofline.py: `backends.protocol.Roofline`
     weight_files: tuple[bytes, ...] = ()  # how the framework's own files of weights begin; weight_files.py reads them

@@ -17,6 +17,7 @@ import numpy as np
 from backends.facts import About as About
 from reference.config import ConfigError, DiffusionConfig, ModelConfig, OptimConfig, require
 from reference.conventions import Plan
+from reference.solver_plans import SolverPlan
 from reference.weights import Weights
 
 Tensor = Any  # the framework's own
@@ -108,11 +109,21 @@ class Sampler(Protocol):
     def device_info(self) -> dict[str, str]:
         """Framework version, device name, threads, and how the network runs (eager, compiled, graph)."""
 
-    def tables(self, plan: Plan) -> dict[str, np.ndarray]:
-        """The plan's coefficients, computed in the framework: keys and shapes of `reference.samplers.coefficients`, float64."""
+    def tables(self, plan: Plan | SolverPlan) -> dict[str, np.ndarray]:
+        """The plan's coefficients, computed in the framework: keys and shapes of `reference.samplers.coefficients`, float64. Of a
+        `SolverPlan`, which only a backend with `About.solvers` is given, those of `reference.solving.coefficients`."""
 
     def step(self, x: Tensor, output: Tensor, i: int, plan: Plan, z: Tensor | None) -> Tensor:
         """x_prev of step i, in x's dtype: (N, C, H, W) from the network's output (N, C or 2C, H, W)."""
+
+
+class Solver(Protocol):
+    """What a sampler whose `About.solvers` is true has besides."""
+
+    def solve(self, network: Callable[[Tensor, int, Tensor], Tensor], x: Tensor, plan: SolverPlan,
+              noise: Callable[[int], Tensor] | None = None) -> Tensor:
+        """The whole path from x = x_T, in x's dtype, with any network: `network(x, k, x0)` gives the output (N, C or 2C, H, W) of
+        call k from the state and the last x0_hat, (N, C, H, W), zeros at first; `noise(k)` gives z where row k adds some."""
 
 
 class Backend(Sampler, Protocol):
@@ -141,9 +152,10 @@ class Backend(Sampler, Protocol):
         all must call this. Beside it only `mean` and the constructor wait for other processes.
         """
 
-    def sample(self, x: Tensor, plan: Plan, noise: Callable[[int], np.ndarray] | None = None, *, ema: bool = True,
+    def sample(self, x: Tensor, plan: Plan | SolverPlan, noise: Callable[[int], np.ndarray] | None = None, *, ema: bool = True,
                on_step: Callable[[int], None] | None = None) -> Tensor:
-        """The whole path from x = x_T; `noise(i)` gives z of step i; `on_step(i)` is called after step i was queued."""
+        """The whole path from x = x_T; `noise(i)` gives z of step i; `on_step(i)` is called after step i was queued. Of a
+        `SolverPlan` steps are network calls."""
 
     def mean(self, value: float) -> float:
         """The mean over all processes, which all must call; only where `spec.processes` is above 1."""

@@ -6,6 +6,7 @@ quantities: log u (k-diffusion, and ours), u (diffusers), log alpha (the authors
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -217,4 +218,6 @@ def grid(name: str, alpha_bars: Array, S: int, rule: str, ends: str, offset: int
     if nodes.steps == S:
         return nodes
     end = _end(alpha_bars, ends)
+    if math.isclose(float(end.sigma[0]), float(nodes.sigma[-1]), rel_tol=1e-9):  # the last state again: a step that changes nothing
+        end = nodes.at([-1])._replace(t=end.t)
     return Nodes(*(np.concatenate(pair) for pair in zip(nodes, end, strict=True)))

@@ -12,6 +12,8 @@ from .grids import Nodes
 from .records import choice
 
 Weights = dict[int, float]  # of predictions, by the number of the call that gave them
+LAGS = 4  # a row reads predictions of calls k, k - 1, .., k - 3 at most; these two further back, past calls that they leave out
+MORE_LAGS = {"plms": 5, "pndm": 13}
 
 
 class Row(NamedTuple):

@@ -1,4 +1,4 @@
-"""`SolverPlan`: one path of a fast solver with every choice resolved; how codes run the solvers, as data; and the loop.
+"""`SolverPlan`: one path of a fast solver with every choice resolved; and how codes run the solvers, as data.
 
 The samplers ddim and ddpm with all their conventions have `make_plan`; here they are solvers like the others, without quirks.
 """
@@ -6,8 +6,9 @@ The samplers ddim and ddpm with all their conventions have `make_plan`; here the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,14 +19,13 @@ from .conventions import adopt, get_convention
 from .diffusion import network_t
 from .grids import Nodes
 from .rows import Path, Variant
-from .samplers import clip_x0
 from .scheduler import parse_clip
-from .schedules import Array
 from .solvers import SOLVERS
 
 FEWEST = {"plms": 2, "pndm": 4, "dpmpp_2s": 2, "dpmpp_2m": 2, "dpmpp_3m": 3, "dpmpp_2m_sde": 2, "unipc_2": 2, "unipc_3": 3}  # steps
 FROM_ZERO = ("ddim", "ddpm", "dpmpp_2m", "dpmpp_3m", "dpmpp_2m_sde")  # their first step has a limit from alpha_bar = 0
 NOISY = ("ddim", "dpmpp_2m_sde")  # the samplers with an eta
+STOCHASTIC = (*NOISY, "dpmpp_2m", "dpmpp_3m")  # those whose variant may have one
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,16 @@ class SolverPlan:
         """The states of all calls, and the rows."""
         return SOLVERS[self.sampler](Nodes(*(np.array(values) for values in (self.t, self.alpha, self.sigma))), self.variant)
 
+    @property
+    def network_t(self) -> tuple[float, ...]:
+        """What the network is told at each node; at an end of sigma = 0 it is asked nothing."""
+        return tuple(network_t(self.diffusion, np.array(self.t)).tolist())
+
+    @cached_property
+    def calls(self) -> int:
+        """Number of network calls."""
+        return len(self.path.rows)
+
 
 def make_solver_plan(
     diffusion: DiffusionConfig, steps: int, *, sampler: str, convention: str = "plain", spacing: str | None = None,
@@ -123,6 +133,8 @@ def make_solver_plan(
     require(not unknown, "variant", unknown, f"known are {', '.join(f.name for f in fields(Variant))}")
     changes = dict(variant or {}) | ({} if eta is None else {"eta": float(eta)})
     chosen: Variant = replace(code.variant, **changes)
+    require(chosen.eta == 0 or sampler in STOCHASTIC, "eta", chosen.eta,
+            f"{sampler} has no stochastic steps: they are of {', '.join(STOCHASTIC)}")
     ends = final_alpha_bar or code.final_alpha_bar
     require(ends in ("one", "first"), "final_alpha_bar", ends, "must be one or first")
     require(not (convention == "diffusers" and chosen.basis == "bh1" and ends == "one"), "variant", "bh1",
@@ -142,8 +154,11 @@ def make_solver_plan(
     if sampler in ("pndm", "dpmpp_2s") and code.grid in ("plain", "diffusers_pndm"):
         stride = diffusion.timesteps // steps if code.grid == "diffusers_pndm" else None
         nodes = grids.with_middles(nodes, alpha_bars, sampler, stride)
+    require(convention != "plain" or nodes.sigma[-2] > nodes.sigma[-1], "final_alpha_bar", ends,
+            f"is where spacing {rule} has its last call already: use one, or spacing trailing")
     require(nodes.alpha[0] > 0 or sampler in FROM_ZERO, "sampler", sampler,
             f"has no first step from alpha_bar = 0: use {', '.join(FROM_ZERO)}, or spacing leading")
+    require(nodes.alpha[0] > 0 or chosen.form == "x0", "form", chosen.form, "has no first step from alpha_bar = 0: use x0")
     require(nodes.alpha[0] > 0 or diffusion.objective != "eps", "objective", "eps",
             "says nothing of the image at alpha_bar = 0, where this path starts: use spacing leading")
     require(diffusion.objective != "v" or code.grid != "diffusers_pndm", "objective", "v",
@@ -161,44 +176,3 @@ def _process(diffusion: DiffusionConfig, convention: str) -> tuple[DiffusionConf
     """The process as the code has it, and whether its tables are float32; solvers' own codes take any process as it is."""
     name = convention if convention in ("plain", "diffusers") else "plain"
     return adopt(diffusion, name), get_convention(name).float32_tables
-
-
-def predict(x: Array, output: Array, alpha: float, sigma: float, plan: SolverPlan) -> tuple[Array, Array]:
-    """(x0, eps) of a call from the network's output; eps follows from x0 where that is clipped."""
-    if plan.diffusion.objective == "x0":
-        x0, eps = output, (x - alpha * output) / sigma
-    elif plan.diffusion.objective == "eps":
-        x0, eps = (x - sigma * output) / alpha, output
-    else:  # Salimans & Ho 2022 (arXiv:2202.00512), appendix D
-        x0, eps = alpha * x - sigma * output, sigma * x + alpha * output
-    if plan.clip == "none":
-        return x0, eps
-    x0 = clip_x0(x0, plan)
-    return x0, (x - alpha * x0) / sigma
-
-
-def solve(network: Callable[..., Array], x: Array, plan: SolverPlan, noise: Callable[[int], Array] | None = None) -> Array:
-    """Run the whole path from x = x_T, (N, C, H, W).
-
-    `network(x, t)` gets t of shape (N,), and a third argument, its last x0_hat, with self-conditioning; a learned variance is not
-    used. `noise(k)` gives z of call k and is asked only where the row adds noise.
-    """
-    nodes, rows = plan.path
-    told = network_t(plan.diffusion, nodes.t)
-    last = {use: k for k, row in enumerate(rows) for use in row.reads}
-    held: dict[tuple[str, int], Array] = {("x", 0): plan.start * x}  # what a row to come reads
-    x0 = np.zeros_like(x)
-    for k, row in enumerate(rows):
-        seen = held["x", k]
-        given = (x0,) if plan.diffusion.self_conditioning else ()
-        output = network(seen, np.full(len(x), told[k]), *given)[:, : x.shape[1]]
-        x0, eps = predict(seen, output, nodes.alpha[k], nodes.sigma[k], plan)
-        held |= {("x0", k): x0, ("eps", k): eps}
-        x = row.keep * held["x", row.anchor]
-        for name, weights in (("x0", row.x0), ("eps", row.eps)):
-            for j, weight in weights.items():
-                x = x + weight * held[name, j]
-        if noise is not None and row.noise:
-            x = x + row.noise * noise(k)
-        held = {use: value for use, value in held.items() if last.get(use, k) > k} | {("x", k + 1): x}
-    return x

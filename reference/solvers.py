@@ -2,9 +2,9 @@
 
 A path has K network calls. Call k sees x_k and gives m_k (x0, clipped where asked) and e_k (eps); its row makes the next state,
     x_{k+1} = keep x_anchor + sum_j x0[j] m_j + sum_j eps[j] e_j + noise z_k,    j <= k,
-and `run` is the one loop for all of them. A solver is a function of the path's `Nodes` that returns a `Path`: the state of each
-call, and the rows. Notation: alpha = sqrt(alpha_bar), sigma = sqrt(1 - alpha_bar), u = sigma / alpha (EDM calls it sigma), lam =
-log(alpha / sigma), half the log-SNR. A step goes from node s to t, h = lam_t - lam_s. EDM = Karras et al. 2022
+and `solving.solve` is the one loop for all of them. A solver is a function of the path's `Nodes` that returns a `Path`: the state
+of each call, and the rows. Notation: alpha = sqrt(alpha_bar), sigma = sqrt(1 - alpha_bar), u = sigma / alpha (EDM calls it sigma),
+lam = log(alpha / sigma), half the log-SNR. A step goes from node s to t, h = lam_t - lam_s. EDM = Karras et al. 2022
 (arXiv:2206.00364), DPM-Solver = Lu et al. 2022 (2206.00927), DPM-Solver++ = Lu et al. 2022 (2211.01095), UniPC = Zhao et al. 2023
 (2302.04867), PNDM = Liu et al. 2022 (2202.09778).
 
@@ -189,7 +189,7 @@ def _unipc_step(n: Nodes, v: Variant, k: int, p: int) -> tuple[float, Weights, W
     """(keep, weights of the predictor, of the corrector) of step k, order p (UniPC equation 3, algorithms 1 and 2)."""
     keep, scale, q, _ = _form(n, v, k, k + 1)
     first = (_first(n, v, k, k + 1), {k: 1.0})
-    if n.sigma[k + 1] == 0:
+    if n.sigma[k + 1] in (0, n.sigma[k]):  # nothing is corrected after the last step, nor where nothing changed
         return keep, combine(first), {}
     B = q if v.basis == "bh1" else math.expm1(q)
     h = n.lam[k + 1] - n.lam[k]

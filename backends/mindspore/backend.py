@@ -15,11 +15,12 @@ from mindspore._extends import parse
 from backends.protocol import Batch, DeviceError, Spec
 from reference import weights as names
 from reference.conventions import Plan
+from reference.solver_plans import SolverPlan
 from reference.weights import Weights
 
-from . import distributed, samplers
+from . import distributed, samplers, solving
 from .training import Optimiser, Process
-from .unet import UNet
+from .unet import UNet, set_weights
 
 DTYPES = {"float32": ms.float32}
 _parsed: list[object] = []
@@ -116,13 +117,18 @@ class MindSporeBackend:
         return {"framework": f"mindspore {ms.__version__}", "device": self.device.lower(),
                 "threads": os.environ.get("OMP_NUM_THREADS", "default"), "execution": "graph" if self.compiled else "pynative"}
 
-    def tables(self, plan: Plan) -> dict[str, np.ndarray]:
+    def tables(self, plan: Plan | SolverPlan) -> dict[str, np.ndarray]:
         """The plan's coefficients, float64."""
-        return {name: table.asnumpy().copy() for name, table in samplers.coefficients(plan).items()}
+        c = solving.coefficients(plan) if isinstance(plan, SolverPlan) else samplers.coefficients(plan)
+        return {name: table.asnumpy().copy() for name, table in c.items()}
 
     def step(self, x: Tensor, output: Tensor, i: int, plan: Plan, z: Tensor | None) -> Tensor:
         """x_prev of step i, in x's dtype."""
         return samplers.step(x, output, i, plan, z, cast(plan))[0]
+
+    def solve(self, network: solving.Network, x: Tensor, plan: SolverPlan, noise: Callable[[int], Tensor] | None = None) -> Tensor:
+        """The whole path from x = x_T with any network."""
+        return solving.solve(network, x, plan, solving.kept(plan), noise)
 
     def load_weights(self, weights: Weights) -> None:
         """Set weights and EMA, start the optimiser afresh."""
@@ -182,12 +188,12 @@ class MindSporeBackend:
         """The mean over the processes; waits for all."""
         return float(self.average.total(Tensor(value, ms.float64)).asnumpy()) / self.spec.processes
 
-    def sample(self, x: Tensor, plan: Plan, noise: Callable[[int], np.ndarray] | None = None, *, ema: bool = True,
+    def sample(self, x: Tensor, plan: Plan | SolverPlan, noise: Callable[[int], np.ndarray] | None = None, *, ema: bool = True,
                on_step: Callable[[int], None] | None = None) -> Tensor:
         """The whole path from x = x_T."""
         network = self._inference(ema)
         # Once for all steps and images: they depend on t alone.
-        t = Tensor(np.array(plan.network_t))
+        t = solving.kept(plan)["network_t"] if isinstance(plan, SolverPlan) else Tensor(np.array(plan.network_t))
         shifts = [shift.asnumpy() for shift in network.time_shifts(t)] if self.tuned else []
 
         def output(x: Tensor, i: int, x0: Tensor) -> Tensor:
@@ -197,6 +203,8 @@ class MindSporeBackend:
             return network(inputs, t[i].broadcast_to((len(x),)))
 
         z = None if noise is None else lambda i: self.to_device(noise(i))
+        if isinstance(plan, SolverPlan):
+            return solving.solve(output, x, plan, solving.kept(plan), z, on_step)
         return samplers.sample(output, x, plan, cast(plan), z, on_step)
 
     def state(self) -> Mapping[str, np.ndarray]:
@@ -233,12 +241,6 @@ class MindSporeBackend:
         coin = np.zeros(len(batch.t)) if batch.coin is None else batch.coin
         return (self.to_device(batch.x0), Tensor(batch.t.astype(np.int32)), self.to_device(batch.noise),
                 Tensor(coin.astype(np.float32)), Tensor(batch.step * self.spec.processes + self.spec.rank, ms.int32))
-
-
-def set_weights(network: nn.Cell, weights: Weights) -> None:
-    """Copy canonical arrays into a network, in place: a compiled graph keeps using the storage that it was compiled with."""
-    for name, parameter in network.parameters_and_names():
-        ops.assign(parameter, Tensor(np.array(weights[name])))
 
 
 @functools.lru_cache(maxsize=32)

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 from mindspore import Tensor, nn, ops
 
 from reference.config import ModelConfig
+from reference.weights import Weights
 
 from .layers import (
     ACTIVATIONS,
@@ -184,3 +186,9 @@ class UNet(nn.Cell):
     def construct(self, x: Tensor, t: Tensor, step: Tensor | int = 0) -> Tensor:
         """Output (N, out_channels, H, W) for x (N, in_channels, H, W) and t (N,), which may be fractional."""
         return self.denoise(x, self.time_shifts(t), step)
+
+
+def set_weights(network: nn.Cell, weights: Weights) -> None:
+    """Copy canonical arrays into a network, in place: a compiled graph keeps using the storage that it was compiled with."""
+    for name, parameter in network.parameters_and_names():
+        ops.assign(parameter, Tensor(np.array(weights[name])))

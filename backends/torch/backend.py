@@ -14,9 +14,10 @@ from torch import Tensor
 from backends.protocol import Batch, DeviceError, Spec
 from reference import weights as names
 from reference.conventions import Plan
+from reference.solver_plans import SolverPlan
 from reference.weights import Weights
 
-from . import distributed, samplers
+from . import distributed, samplers, solving
 from .training import Optimiser, Process
 from .unet import UNet
 
@@ -90,13 +91,18 @@ class TorchBackend:
                 "deterministic": str(torch.are_deterministic_algorithms_enabled()),
                 **({"peak_memory_bytes": str(torch.cuda.max_memory_allocated(self.device))} if self.device.type == "cuda" else {})}
 
-    def tables(self, plan: Plan) -> dict[str, np.ndarray]:
+    def tables(self, plan: Plan | SolverPlan) -> dict[str, np.ndarray]:
         """The plan's coefficients, float64."""
-        return {name: table.numpy().copy() for name, table in samplers.coefficients(plan).items()}
+        c = solving.coefficients(plan) if isinstance(plan, SolverPlan) else samplers.coefficients(plan)
+        return {name: table.numpy().copy() for name, table in c.items()}
 
     def step(self, x: Tensor, output: Tensor, i: int, plan: Plan, z: Tensor | None) -> Tensor:
         """x_prev of step i, in x's dtype."""
         return samplers.step(x, output, i, plan, z, coefficients(plan))[0]
+
+    def solve(self, network: solving.Network, x: Tensor, plan: SolverPlan, noise: Callable[[int], Tensor] | None = None) -> Tensor:
+        """The whole path from x = x_T with any network."""
+        return solving.solve(network, x, plan, solving.kept(plan), noise)
 
     def load_weights(self, weights: Weights) -> None:
         """Set weights and EMA, start the optimiser afresh."""
@@ -153,12 +159,13 @@ class TorchBackend:
         """The mean over the processes; waits for all."""
         return float(distributed.mean(torch.tensor(value, dtype=torch.float64, device=self.device), self.spec.processes))
 
-    def sample(self, x: Tensor, plan: Plan, noise: Callable[[int], np.ndarray] | None = None, *, ema: bool = True,
+    def sample(self, x: Tensor, plan: Plan | SolverPlan, noise: Callable[[int], np.ndarray] | None = None, *, ema: bool = True,
                on_step: Callable[[int], None] | None = None) -> Tensor:
         """The whole path from x = x_T."""
         network = (self.ema if ema else self.network).eval()
         with torch.inference_mode():
-            t = torch.tensor(plan.network_t, dtype=torch.float64, device=self.device)
+            c = solving.kept(plan) if isinstance(plan, SolverPlan) else coefficients(plan)
+            t = c["network_t"].to(self.device)
             shifts = network.time_shifts(t) if self.tuned else []  # once for all steps and images: they depend on t alone
             if self.execution == "compiled":
                 denoise, dtype, autocast = self._compiled(ema), DTYPES[self.spec.dtype], False
@@ -169,12 +176,12 @@ class TorchBackend:
             def output(x: Tensor, i: int, x0: Tensor) -> Tensor:
                 inputs = self._layout(torch.cat((x, x0), dim=1) if self.spec.diffusion.self_conditioning else x).to(dtype)
                 with self._autocast(autocast):
-                    if self.tuned:
-                        return denoise(inputs, [s[i:i + 1] for s in shifts]).to(self.dtype)
-                    return network(inputs, t[i].expand(len(x))).to(self.dtype)
+                    shift = [s[i:i + 1] for s in shifts]
+                    return (denoise(inputs, shift) if self.tuned else network(inputs, t[i].expand(len(x)))).to(self.dtype)
 
             z = None if noise is None else lambda i: self.to_device(noise(i)).to(self.dtype)
-            return samplers.sample(output, x.to(self.dtype), plan, coefficients(plan), z, on_step)
+            return (solving.solve(output, x.to(self.dtype), plan, c, z, on_step) if isinstance(plan, SolverPlan) else
+                    samplers.sample(output, x.to(self.dtype), plan, c, z, on_step))
 
     def state(self) -> Mapping[str, np.ndarray]:
         """All that a resume needs, flat."""
@@ -195,8 +202,7 @@ class TorchBackend:
         self.network.train()
         self.optimiser.adam.zero_grad(set_to_none=True)
         if self.spec.model.dropout:
-            # So that a resumed run drops what the uninterrupted one dropped.
-            torch.manual_seed(batch.step * self.spec.processes + self.spec.rank)
+            torch.manual_seed(batch.step * self.spec.processes + self.spec.rank)  # a resumed run drops the same elements
         x0, noise = self.to_device(batch.x0).to(self.dtype), self.to_device(batch.noise).to(self.dtype)
         coin = None if batch.coin is None else self.to_device(batch.coin)
 

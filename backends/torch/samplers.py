@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from reference.plan import CLEAN, Plan
+from reference.plan import CLEAN, Clipping, Plan
 
 from . import schedules
 
@@ -90,7 +90,7 @@ def _previous_terms(plan: Plan, ab: Tensor, ab_prev: Tensor, gate: Tensor) -> Co
             "log_variance_min": log_variance_min, "log_variance_max": log_variance_max}
 
 
-def clip_x0(x0: Tensor, plan: Plan) -> Tensor:
+def clip_x0(x0: Tensor, plan: Clipping) -> Tensor:
     """x0_hat (N, C, H, W) as the plan clips it: not at all, to its range, or by Imagen's dynamic threshold.
 
     The threshold (Saharia et al. 2022, arXiv:2205.11487, section 2.3) is per image: the given quantile of |x0|, at least 1

@@ -10,16 +10,20 @@ from pathlib import Path
 
 import pytest
 
+from backends import about
+
 ROOT = Path(__file__).resolve().parents[2]
 FILES = ["schedules.py", "samplers.py"]
+SOLVER_FILES = ["solvers.py", "solving.py"]  # of a backend whose ABOUT.solvers is true
 BACKENDS = sorted(path.parent for path in (ROOT / "backends").glob("*/backend.py"))
+MIRRORS = [(folder, name) for folder in BACKENDS for name in FILES + SOLVER_FILES * about(folder.name).solvers]
 # The papers' own updates, by which the coefficients are tested; the backends have the coefficients alone.
 REFERENCE_ALONE = {"ddpm_step", "ddim_step", "ddim_encode_step"}
 BACKEND_ALONE = {
     ("mindspore", "schedules.py"): {"f64"},  # MindSpore rounds a Python number that meets a tensor to 32 bits
 }
 # A backend keeps the coefficients of a plan between calls, and tells its caller of every step.
-MORE_PARAMETERS = {"sample": ["c", "on_step"]}
+MORE_PARAMETERS = {"sample": ["c", "on_step"], "solve": ["c", "on_step"]}
 
 
 def functions(source: str) -> list[tuple[str, list[str]]]:
@@ -40,10 +44,14 @@ def mirrored(backend: str, name: str, source: str) -> list[tuple[str, list[str]]
             for function, parameters in functions(source) if function not in BACKEND_ALONE.get((backend, name), set())]
 
 
-@pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("folder", BACKENDS, ids=lambda folder: folder.name)
+@pytest.mark.parametrize(("folder", "name"), MIRRORS, ids=lambda part: getattr(part, "name", part))
 def test_the_same_functions(folder, name):
     assert mirrored(folder.name, name, (folder / name).read_text()) == expected(name)
+
+
+def test_who_has_the_solvers_says_so():
+    for folder in BACKENDS:
+        assert all((folder / name).exists() == about(folder.name).solvers for name in SOLVER_FILES)
 
 
 @pytest.mark.parametrize("edit", [("def clip_x0(x0,", "def clip_x0(x,"), ("def predict(", "def prediction("),
@@ -58,5 +66,6 @@ def test_the_exceptions_are_needed():
     assert {name for name, _ in functions((ROOT / "reference" / "samplers.py").read_text())} >= REFERENCE_ALONE
     for (backend, name), extra in BACKEND_ALONE.items():
         assert extra <= {function for function, _ in functions((ROOT / "backends" / backend / name).read_text())}
-    for folder in BACKENDS:
-        assert set(MORE_PARAMETERS["sample"]) <= set(dict(functions((folder / "samplers.py").read_text()))["sample"])
+    for folder, name in MIRRORS:
+        if function := {"samplers.py": "sample", "solving.py": "solve"}.get(name):
+            assert set(MORE_PARAMETERS[function]) <= set(dict(functions((folder / name).read_text()))[function])

@@ -9,6 +9,7 @@ from typing import Any
 
 from reference.config import LOSS_WEIGHTS, DiffusionConfig, ModelConfig, OptimConfig
 from reference.conventions import CONVENTIONS, Plan, make_encode_plan, make_plan
+from reference.solver_plans import CODES, SolverPlan, make_solver_plan
 from reference.timesteps import LITERAL
 from tests.helpers.pairwise import covering
 
@@ -236,3 +237,48 @@ PATHS = {
     "self_cond_learned": plan_of("ddpm", {"variance": "learned_range"}, SHORT | {"self_conditioning": True, "objective": "v"}, 6),
 }
 LONG = plan_of("ddim", DDIM, SHORT, 300)  # beyond 256 steps
+
+
+def solved(sampler: str, steps: int = 6, convention: str = "plain", *, diffusion: dict[str, Any] | None = None,
+           **choices: Any) -> SolverPlan:
+    """A path of a fast solver."""
+    return make_solver_plan(DiffusionConfig(**(diffusion or {})), steps, sampler=sampler, convention=convention, **choices)
+
+
+# Fast solvers: every code's, and every choice that moves a table.
+LAST = {"spacing": "trailing", "final_alpha_bar": "first"}
+ZERO_SNR = {"spacing": "trailing", "diffusion": {"objective": "v", "zero_terminal_snr": True}}
+SOLVED = {
+    **{sampler: solved(sampler) for sampler in CODES["plain"]},
+    **{f"{convention}_{sampler}": solved(sampler, 10, convention)
+       for convention in CODES if convention != "plain" for sampler in CODES[convention]},
+    **{f"{sampler}_karras": solved(sampler, clip=0.8, spacing="karras", diffusion={"objective": "x0"})
+       for sampler in CODES["plain"]},
+    **{f"{sampler}_first": solved(sampler, 7, diffusion={"objective": "v"}, **LAST) for sampler in CODES["plain"]},
+    **{f"{sampler}_lower": solved(sampler, 7, variant={"lower_below": 8}, **LAST)
+       for sampler in ("dpmpp_2s", "dpmpp_3m", "unipc_3")},
+    "fewest_2m": solved("dpmpp_2m", 2), "fewest_3m": solved("dpmpp_3m", 3), "fewest_pndm": solved("pndm", 4),
+    "fewest_heun": solved("heun", 1), "ddim_one": solved("ddim", 1), "ddim_eta": solved("ddim", eta=0.6),
+    "ddpm_small": solved("ddpm", variant={"variance": "small"}), "sde_eta": solved("dpmpp_2m_sde", eta=0.4, clip="dynamic:0.8:1.5"),
+    "sde_taylor": solved("dpmpp_2m_sde", variant={"second": "taylor"}),
+    "2m_taylor": solved("dpmpp_2m", variant={"second": "taylor"}),
+    "3m_public": solved("dpmpp_3m", variant={"third": "public"}),
+    "3m_sde_wrong_sign": solved("dpmpp_3m", 8, "diffusers", variant={"third": "wrong_sign", "eta": 1.0}),
+    "2m_eps": solved("dpmpp_2m", variant={"form": "eps"}), "3m_eps": solved("dpmpp_3m", 9, clip="clip", variant={"form": "eps"}),
+    "2s_taylor": solved("dpmpp_2s", spacing="trailing", variant={"second": "taylor"}),
+    "2s_eps": solved("dpmpp_2s", variant={"form": "eps"}), "unipc_3_eps": solved("unipc_3", 5, variant={"form": "eps"}),
+    "unipc_3_bh1": solved("unipc_3", 8, variant={"basis": "bh1"}, **LAST), "unipc_2_bh1": solved("unipc_2", 5, "unipc"),
+    "short_2m": solved("dpmpp_2m", 14, "diffusers", final_alpha_bar="first"),
+    "long_2m": solved("dpmpp_2m", 15, "diffusers", final_alpha_bar="first"),
+    "short_3m": solved("dpmpp_3m", 14, "diffusers", final_alpha_bar="first"),
+    "last_2m": solved("dpmpp_2m", 20, variant={"lower_last": True}, **LAST),
+    "zero_snr": solved("dpmpp_2m", **ZERO_SNR), "zero_snr_3m": solved("dpmpp_3m", **ZERO_SNR),
+    "zero_snr_sde": solved("dpmpp_2m_sde", **ZERO_SNR),
+    "cosine": solved("unipc_2", spacing="log_snr", diffusion={"schedule": "cosine"}),
+    "told": solved("heun", spacing="karras", diffusion={"timesteps": 500, "rescale_timesteps": True}),
+    "learned": solved("dpmpp_2m", diffusion={"variance": "learned_range"}),
+    "self_cond": solved("dpmpp_3m", diffusion={"self_conditioning": True, "objective": "v"}),
+}
+# Whole paths, with a network: one of each solver, and what a path alone shows.
+SOLVED_PATHS = [*CODES["plain"], "dpmpp_2m_karras", "heun_first", "unipc_3_lower", "2s_eps", "sde_eta", "zero_snr", "learned",
+                "self_cond", "told", "diffusers_heun", "dpm_solver_dpmpp_2m"]

@@ -11,15 +11,15 @@ import pytest
 import backends
 from backends import protocol
 from backends.protocol import DeviceError, Spec
-from reference import samplers
+from reference import samplers, solving
 
-from .cases import DDIM, TINY, network, plan_of
+from .cases import DDIM, SOLVED, TINY, network, plan_of
 from .kit import FULL, LEVELS, SAMPLER_LEVELS, Subject, normal
 
 PLAN = plan_of("ddim", DDIM, {"timesteps": 100}, 4)
 METHODS = {
     kind: [n for n, member in vars(getattr(protocol, kind)).items() if inspect.isfunction(member) and not n.startswith("_")]
-    for kind in ("Sampler", "Backend")
+    for kind in ("Sampler", "Solver", "Backend")
 }
 
 
@@ -31,7 +31,8 @@ def test_declared_levels(subject: Subject) -> None:
 def test_methods(subject: Subject) -> None:
     """Every method of the protocol is there and takes the protocol's arguments by their names."""
     backend = subject.backend()
-    for kind in ("Sampler", "Backend") if subject.trains else ("Sampler",):
+    solver = ("Solver",) if backends.about(subject.name).solvers else ()
+    for kind in ("Sampler", *solver, "Backend") if subject.trains else ("Sampler", *solver):
         for name in METHODS[kind]:
             ours = inspect.signature(getattr(backend, name)).parameters
             theirs = list(inspect.signature(getattr(getattr(protocol, kind), name)).parameters)[1:]
@@ -87,6 +88,17 @@ def test_step_leaves_its_arguments(subject: Subject) -> None:
     assert result.shape == arrays[0].shape and result.dtype == subject.real
     for tensor, array in zip((x, output, z), arrays, strict=True):
         assert np.array_equal(backend.to_host(tensor), array)
+
+
+def test_solver_tables_shape(subject: Subject) -> None:
+    """The reference's keys and shapes, float64 of NumPy."""
+    if not backends.about(subject.name).solvers:
+        return
+    for case in ("heun", "pndm"):
+        tables, expected = subject.backend().tables(SOLVED[case]), solving.coefficients(SOLVED[case])
+        assert set(tables) == set(expected)
+        for name, table in tables.items():
+            assert type(table) is np.ndarray and table.dtype == np.float64 and table.shape == expected[name].shape, name
 
 
 @pytest.mark.subjects(dtypes=FULL)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
-from reference import samplers
+import backends
+from backends.protocol import Solver
+from reference import samplers, solving
 from reference.config import DiffusionConfig
 from reference.conventions import Plan
+from reference.solver_plans import SolverPlan
 
 from . import cases, fields
 from .kit import FULL, Subject, normal
@@ -86,3 +91,56 @@ def test_each_field(subject: Subject, case: str) -> None:
         check_tables(subject, p)
         for i in (0, p.steps - 1):
             check_step(subject, p, i, give_noise=True)
+
+
+@pytest.mark.parametrize("case", cases.SOLVED)
+def test_solver_tables(subject: Subject, case: str) -> None:
+    """The rows of every solver. A weight is relative to its row's largest, any other entry to itself."""
+    if not backends.about(subject.name).solvers or (subject.dtype not in FULL and case != "unipc_3"):
+        return
+    actual, expected = subject.backend().tables(cases.SOLVED[case]), solving.coefficients(cases.SOLVED[case])
+    for name, table in expected.items():
+        assert actual[name].shape == table.shape, f"{name}, {case}"
+        scale = np.abs(table).max(axis=1, keepdims=True) if name in ("x0", "eps") else np.abs(table)
+        error = float((np.abs(actual[name] - table) / (scale + 1e-8 * np.abs(table).max() + 1e-300)).max())
+        subject.within("L1.tables", error, f"{name}, {case}")
+
+
+def said(plan: SolverPlan, k: int) -> np.ndarray:
+    """What stands in for the network's output at call k. With a learned variance half of the channels is no prediction."""
+    output = (0.3 if plan.diffusion.objective == "x0" else 1) * normal(20 + k, *SHAPE)
+    return np.concatenate((output, 5 + output), axis=1) if plan.diffusion.learned_variance else output
+
+
+def visited(solve: Callable[..., Any], plan: SolverPlan, x: Any, host: Callable[[Any], np.ndarray],
+            device: Callable[[np.ndarray], Any]) -> tuple[list[np.ndarray], list[int]]:
+    """The states that the calls see and the last one, and the calls whose noise is asked for."""
+    states: list[np.ndarray] = []
+    asked: list[int] = []
+
+    def network(state: Any, k: Any, *last: Any) -> Any:
+        states.append(host(state).copy())
+        return device(said(plan, len(states) - 1))
+
+    def noise(k: int) -> Any:
+        asked.append(k)
+        return device(normal(60 + k, *SHAPE))
+
+    return [*states, host(solve(network, x, plan, noise))], asked
+
+
+@pytest.mark.subjects(dtypes=FULL)
+@pytest.mark.parametrize("case", cases.SOLVED)
+def test_solver_steps(subject: Subject, case: str) -> None:
+    """Every state of a path whose calls give what is said, and the noise that is asked for."""
+    if not backends.about(subject.name).solvers:
+        return
+    plan, backend = cases.SOLVED[case], subject.backend()
+    x = normal(19, *SHAPE)
+    expected, wanted = visited(solving.solve, plan, x.astype(np.float64), np.asarray, lambda a: a.astype(np.float64))
+    actual, asked = visited(cast(Solver, backend).solve, plan, backend.to_device(x.astype(subject.real)), backend.to_host,
+                            lambda a: backend.to_device(a.astype(subject.real)))
+    assert asked == wanted and len(actual) == len(expected)
+    for k, (found, state) in enumerate(zip(actual, expected, strict=True)):
+        assert found.dtype == subject.real
+        subject.close("L1.solver", found, state, f"{case}, state {k}")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
-from reference import samplers, unet
+import backends
+from backends.protocol import Solver
+from reference import samplers, solving, unet
 from reference.conventions import Plan
+from reference.solver_plans import SolverPlan
 
 from . import cases
 from .kit import FULL, Subject, normal, weights
@@ -18,7 +22,7 @@ NOISE = [normal(100 + i, *SHAPE) for i in range(cases.LONG.steps)]
 X = normal(99, *SHAPE)
 
 
-def predict(plan: Plan, x: np.ndarray, t: np.ndarray, x0: np.ndarray | None = None) -> np.ndarray:
+def predict(plan: Plan | SolverPlan, x: np.ndarray, t: np.ndarray, x0: np.ndarray | None = None) -> np.ndarray:
     """The output of the NumPy network that this plan's diffusion needs."""
     model = cases.network(plan.diffusion, cases.ONE_LEVEL)
     return unet.forward(weights(model), model, x if x0 is None else np.concatenate((x, x0), axis=1), t)
@@ -87,6 +91,37 @@ def check_path(subject: Subject, case: str) -> None:
     error = subject.close("L5.path", actual, expected_path(case), case)
     if case == "plain_eta0" and subject.trains:
         subject.reduced("L5.path", error, case)
+
+
+@pytest.mark.subjects(mode="tuned", dtypes=FULL)
+@pytest.mark.parametrize("case", cases.SOLVED_PATHS)
+def test_solver_path(subject: Subject, case: str) -> None:
+    """Of every solver, from the same x_T with the same noise."""
+    if not backends.about(subject.name).solvers:
+        return
+    plan = cases.SOLVED[case]
+    model = cases.network(plan.diffusion, cases.ONE_LEVEL)
+    backend = subject.backend(model, plan.diffusion) if subject.trains else subject.backend()
+    x = backend.to_device(X.astype(subject.real))
+    if subject.trains:
+        backend.load_weights(weights(model))
+        actual = backend.sample(x, plan, NOISE.__getitem__)
+    else:
+        told = solving.coefficients(plan)["network_t"]
+
+        def network(x: Any, k: int, x0: Any) -> Any:
+            last = (backend.to_host(x0),) if plan.diffusion.self_conditioning else ()
+            return backend.to_device(predict(plan, backend.to_host(x), np.full(len(X), told[k]), *last).astype(subject.real))
+
+        actual = cast(Solver, backend).solve(network, x, plan, lambda k: backend.to_device(NOISE[k].astype(subject.real)))
+    subject.close("L5.solver", backend.to_host(actual), solver_path(case), case)
+
+
+@cache
+def solver_path(case: str) -> np.ndarray:
+    """The reference's last state."""
+    plan = cases.SOLVED[case]
+    return solving.solve(lambda *inputs: predict(plan, *inputs), X.astype(np.float64), plan, NOISE.__getitem__)
 
 
 @pytest.mark.subjects(mode="tuned", dtypes=FULL)

@@ -15,7 +15,8 @@ from reference.config import ConfigError, DiffusionConfig
 from reference.conventions import make_plan
 from reference.grids import on_schedule, position
 from reference.samplers import sample
-from reference.solver_plans import CODES, SOURCES, make_solver_plan, solve
+from reference.solver_plans import CODES, SOURCES, make_solver_plan
+from reference.solving import solve
 
 LINEAR = DiffusionConfig()
 ALPHA_BARS = schedules.alpha_bars(schedules.betas(LINEAR))

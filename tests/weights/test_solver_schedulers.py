@@ -13,7 +13,8 @@ import pytest
 from reference import schedules, solver_plans
 from reference.config import ConfigError, DiffusionConfig
 from reference.solver_config import DEFAULTS, PROCESS, from_scheduler
-from reference.solver_plans import make_solver_plan, solve
+from reference.solver_plans import make_solver_plan
+from reference.solving import solve
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
