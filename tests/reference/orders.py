@@ -7,9 +7,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from bench import files
 from bench.paths import ROOT
-from bench.pictures import plots
 from reference.rows import Variant
 from reference.solvers import multistep, unipc
 
@@ -112,6 +110,8 @@ The third-order stochastic solver of diffusers (`sde-dpmsolver++`, solver_order 
 
 def figure(path: Path) -> Path:
     """Error against calls under the Gaussian."""
+    from bench.pictures import plots  # here, since the tests of the oracle use the rest of this module without matplotlib
+
     figure, axes = plots.plot("network calls", "error at the end of the path", (7, 4.5))
     lines = {name: ORDERS[name][0] for name in NAMES} | {"dpmpp_3m as public codes have it": ORDERS["public 3m"][0]}
     for number, (name, solver) in enumerate(lines.items()):
@@ -124,6 +124,8 @@ def figure(path: Path) -> Path:
 
 def main(argv: list[str] | None = None) -> int:
     """Write both."""
+    from bench import files
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=ROOT / "results", help="folder of orders.md")
     out = parser.parse_args(argv).out
