@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from bench.cli.options import unsaid
+from bench.paths import printable
 from bench.weights import folders, pipeline, sources, tensor_files
 from bench.weights.scheduler_config import ours_alone
 from reference.config import require
@@ -18,4 +19,4 @@ def run(args: argparse.Namespace, command: str) -> None:
     pipeline.save_pipeline(args.folder, weights, model, diffusion, scheduler=scheduler)
     if args.mindspore:
         tensor_files.write_mindspore(args.folder / "unet" / folders.MINDSPORE, weights)
-    print(f"wrote {args.folder}: {sum(value.size for value in weights.values())} parameters, {diffusion}")
+    print(f"wrote {printable(args.folder)}: {sum(value.size for value in weights.values())} parameters, {diffusion}")

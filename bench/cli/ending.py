@@ -33,7 +33,9 @@ def exit_code(work: Callable[[], int | None], goes_on_from: str = "") -> int:
     with _streams_that_last():
         try:
             with _signals(), _interrupts_kept(), _warnings_in_a_line():
-                return work() or 0
+                code = work() or 0
+                sys.stdout.flush()
+                return code
         except (KeyboardInterrupt, Ended) as end:
             number = end.args[0] if isinstance(end, Ended) else signal.SIGINT
             what = "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
@@ -88,19 +90,22 @@ def _signals() -> Iterator[None]:
 
 
 class _Lasting(io.TextIOBase):
-    """A stream that goes nowhere once its reader is gone, such as `| head`, or where it was closed from the start."""
+    """A stream that goes nowhere once its reader is gone, such as `| head`, or where it was closed from the start. A disk that is
+    full raises OSError once if the stream has a `name`, and never ends the work else."""
 
-    def __init__(self, stream: Any) -> None:
-        self.stream = stream
+    def __init__(self, stream: Any, name: str = "") -> None:
+        self.stream, self.called = stream, name
 
     def _try(self, do: str, *args: str) -> None:
         try:
             if self.stream is not None:
                 getattr(self.stream, do)(*args)
-        except BrokenPipeError:
+        except OSError as error:
             with suppress(OSError, ValueError, AttributeError):  # so that Python's own last flush does not fail
                 os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
             self.stream = None
+            if self.called and not isinstance(error, BrokenPipeError):
+                raise OSError(f"{self.called}: {error.strerror}") from error
 
     def write(self, text: str) -> int:
         self._try("write", text)
@@ -125,11 +130,12 @@ class _Lasting(io.TextIOBase):
 @contextmanager
 def _streams_that_last() -> Iterator[None]:
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = _Lasting(before[0]), _Lasting(before[1])
+    sys.stdout, sys.stderr = _Lasting(before[0], "stdout"), _Lasting(before[1])
     try:
         yield
     finally:
-        sys.stdout.flush()
+        with suppress(OSError):  # said already, or of an error's own end
+            sys.stdout.flush()
         sys.stderr.flush()
         sys.stdout, sys.stderr = before
 

@@ -9,6 +9,7 @@ import argparse
 import difflib
 import inspect
 import math
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -103,14 +104,14 @@ class Parser(argparse.ArgumentParser):
 
 def place_to_write(text: str) -> Path:
     """A folder that a command makes or replaces as a whole. Raises ArgumentTypeError for one that the user is in, and for /."""
-    if Path.cwd().is_relative_to(Path(text).resolve()):
+    if Path.cwd().is_relative_to(os.path.realpath(text)):
         raise argparse.ArgumentTypeError(f"{text!r}: must be a folder of its own, not the current one or one that holds it")
     return Path(text)
 
 
 def place_to_read(text: str) -> Path:
     """A file or folder. Raises ArgumentTypeError for /, all of whose files nobody means."""
-    if Path(text).resolve() == Path(text).resolve().parent:
+    if os.path.dirname(real := os.path.realpath(text)) == real:  # unlike Path.resolve it passes a loop of links on to who reads
         raise argparse.ArgumentTypeError(f"{text!r}: must not be the root of all files")
     return Path(text)
 

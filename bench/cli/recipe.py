@@ -7,6 +7,7 @@ import math
 
 from backends.protocol import Spec
 from bench.cli.options import at_least, data_choice, parse_log, unsaid, unused
+from bench.paths import printable
 from bench.recipes import RECIPES, gallery
 from bench.recipes.experiment import Experiment
 from bench.recipes.recipe import Options, Recipe
@@ -28,9 +29,10 @@ def run(args: argparse.Namespace, command: str) -> None:
     recipe.run(experiment)
     experiment.row()
     page = gallery.write(args.out)
-    lines = [*experiment.notes, *(f"picture: {args.out / 'gallery' / file}" for file, _ in experiment.made), f"page: {page}"]
+    lines = [*experiment.notes, *(f"picture: {printable(args.out / 'gallery' / file)}" for file, _ in experiment.made),
+             f"page: {printable(page)}"]
     if "tensorboard" in options.log and "training" in experiment.values:
-        lines.append(f"training curves: tensorboard --logdir {args.out / 'work'}")
+        lines.append(f"training curves: tensorboard --logdir {printable(args.out / 'work')}")
     print("\n".join(lines))
 
 

@@ -12,13 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench import files
-from bench.paths import command_line, renamed
+from bench.paths import command_line, printable, renamed
 from bench.recipes import gallery
 from bench.records import rows
 from bench.records.cells import Cells
 from bench.records.rows import AnyRow
 from bench.report import ablation_page, noise_page, scaling_page, speed_page, table1_frames, table1_page
 from bench.report.html import page as html
+from reference.config import require
 
 MADE_BY = re.compile(r"^Made by `(.+?)`", re.MULTILINE)
 
@@ -26,21 +27,23 @@ MADE_BY = re.compile(r"^Made by `(.+?)`", re.MULTILINE)
 def run(args: argparse.Namespace, command: str) -> int:
     """Write every page of `args.out` that its rows can fill; returns the exit code, 3 where a page was left as it was."""
     out: Path = args.out
+    require(out.is_dir(), "--out", str(out), "is no folder; name one with rows, or none for the project's own")
     found, kept = rows.read(out / "rows"), []
     with Cells(out, fresh=False).shared("report"):
         for name, text in pages(found, out):
             path = out / name
             shown = html.figures(files.read_text(path)) if name == "report.html" and path.exists() else set()
             if lost := shown - html.figures(text):
-                kept.append(f"missing: {path}: kept as it is, because images that it shows are not in {out / 'work'}: "
-                            f"{', '.join(sorted(lost))}; `{made_by(out / 'table.md', 'run', '--table', 'ddim')}` draws them")
+                kept.append(printable(
+                    f"missing: {path}: kept as it is, because images that it shows are not in {out / 'work'}: "
+                    f"{', '.join(sorted(lost))}; `{made_by(out / 'table.md', 'run', '--table', 'ddim')}` draws them"))
                 continue
             if path.suffix == ".md":
                 files.write_page(path, text)
             else:
                 with files.replacing(path) as file:
                     file.write(text.encode())
-            print(f"page: {path}")
+            print(f"page: {printable(path)}")
     print("\n".join(kept), end="\n" * bool(kept), file=sys.stderr)
     return 3 if kept else 0
 

@@ -22,7 +22,7 @@ from bench.job import forecast
 from bench.job import run as stages
 from bench.job.job import Images, Job
 from bench.metric import inception
-from bench.paths import ROOT, require_clone
+from bench.paths import ROOT, printable, require_clone
 from bench.presets import Preset, get_preset
 from bench.records import rows
 from bench.records.cells import Cells
@@ -208,11 +208,11 @@ def report(args: argparse.Namespace, book: Notebook, images: Images, command: st
         if begun := [row for row in book.rows if row.kind == "budget"]:
             found = rows.read(args.out / "rows")
             page = table1_page.write(args.out, table1_frames.of_table(found, begun[0]), command, book.missing)
-            print(f"{page.read_text()}\nreport: {page}, {render_html(found, args.out, command, begun[0])}")
+            print(f"{page.read_text()}\nreport: {printable(page)}, {printable(render_html(found, args.out, command, begun[0]))}")
         else:
             print(results.terminal(book.rows, book.missing))
         if not args.table:
-            print(f"\nreport: {results.render(book.rows, images, args.out, command, book.missing)}")
+            print(f"\nreport: {printable(results.render(book.rows, images, args.out, command, book.missing))}")
             if args.out.resolve() == ROOT / "results":
                 results.update_readme(ROOT / "README.md", book.rows)
     if bad := results.disagreements(book.rows):

@@ -9,6 +9,7 @@ import numpy as np
 from bench import api, files
 from bench.cli.options import at_least, parse_sections, sampling_choices, unsaid, unused
 from bench.data.pixels import to_uint8
+from bench.paths import printable
 from bench.recipes.show import KINDS, show
 from bench.timing.memory import require_room
 from bench.weights.tensor_files import weights_hash
@@ -45,7 +46,7 @@ def run(args: argparse.Namespace, command: str) -> None:
     elif args.save:
         with files.replacing(args.save) as file:
             np.save(file, to_uint8(images))
-    print("\n".join(f"wrote {path}" for path in asked.values()))
+    print("\n".join(f"wrote {printable(path)}" for path in asked.values()))
 
 
 def _eta(text: str | None) -> float | str | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ import backends
 from backends.protocol import Spec
 from bench.cli.launch import launched, serve_as_scheduler
 from bench.cli.options import at_least, data_choice, parse_log, unsaid, unused
-from bench.paths import ROOT
+from bench.paths import ROOT, printable
 from bench.presets import Preset, get_preset
 from bench.progress import tracked
 from bench.records import environment, trainings
@@ -41,7 +42,7 @@ def run(args: argparse.Namespace, command: str) -> None:
     serve_as_scheduler()
     at_least(args, 0, "seed", "save_every")
     at_least(args, 1, "batch_size", "train_steps")
-    require(not args.save.exists() or (args.save / "model_index.json").exists(), "--save", str(args.save),
+    require(not os.path.lexists(args.save) or (args.save / "model_index.json").exists(), "--save", str(args.save),
             "exists and is no pipeline folder; it is not overwritten")
     preset = get_preset(args.preset)
     initial, model, process, scheduler = _beginning(args, preset)
@@ -82,7 +83,7 @@ def run(args: argparse.Namespace, command: str) -> None:
     curve = "step,loss\n" + "".join(f"{n},{loss}\n" for n, loss in enumerate([*before, *(f"{x:.6g}" for x in done.losses)]))
     pipeline.save_pipeline(args.save, backend.weights(ema=True), spec.model, spec.diffusion,
                              {"loss.csv": curve, "training.json": json.dumps(about, indent=2) + "\n"}, scheduler)
-    print(f"wrote {args.save.relative_to(ROOT) if args.save.is_relative_to(ROOT) else args.save}")
+    print(f"wrote {printable(args.save.relative_to(ROOT) if args.save.is_relative_to(ROOT) else args.save)}")
 
 
 def _beginning(args: argparse.Namespace, preset: Preset) -> sources.Loaded:

@@ -169,7 +169,7 @@ def _array(stream: Any, size: int, where: str, floats: bool = False) -> NDArray[
         shape, fortran, dtype = read(stream)
         header = stream.tell()
     except Exception as error:  # NumPy evaluates the header as a Python literal, which has many ways to fail
-        raise DataError(f"{where}: has no .npy header: {str(error).splitlines()[:1]}") from error
+        raise DataError(f"{where}: has no .npy header: {(str(error) or type(error).__name__).splitlines()[0]}") from error
     if dtype != np.uint8 and not (floats and dtype.kind == "f"):
         raise DataError(f"{where}: holds {dtype}, and images must be uint8 in 0 .. 255" + " or floats in [-1, 1]" * floats)
     count = math.prod(shape) * dtype.itemsize

@@ -17,6 +17,7 @@ from backends.protocol import Spec
 from bench import api, files
 from bench.data import datasets, pixels
 from bench.metric import fid, fmnist_cnn
+from bench.paths import printable
 from bench.presets import Preset, get_preset
 from bench.progress import tracked
 from bench.records import rows
@@ -137,4 +138,4 @@ def run(asked: Settings, only: Sequence[str], data: datasets.Choice, out: Path, 
         if (row := measure(name, asked, dataset, out)) is not None:
             rows.append(out / "rows", row)
         files.write_page(out / "ablation.md", ablation_page.render(ablation_page.studied(rows.read(out / "rows")), command))
-    print(f"report: {out / 'ablation.md'}")
+    print(f"report: {printable(out / 'ablation.md')}")

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from bench import api
 from bench.data import datasets, pixels
+from bench.paths import printable
 from bench.pictures import grids
 from bench.progress import tracked
 from bench.records import rows
@@ -155,4 +156,4 @@ def run(samples: Images, name: str, data: datasets.Choice, out: Path, backend: s
     path = grids.save_grid(out / "figures" / f"neighbours-{name.replace(', ', '-')}.png",
                               np.concatenate((samples[closest], train.images[ids[closest, 0]])), len(closest),
                               title="The samples that come nearest to a training image", rows=("sample", "training image"))
-    print(f"\nwrote {path}")
+    print(f"\nwrote {printable(path)}")

@@ -22,6 +22,7 @@ from bench import files, streams
 from bench.data import datasets
 from bench.data.pixels import drawn_by, read_samples
 from bench.metric import fid, fmnist_cnn
+from bench.paths import printable
 from bench.records import rows
 from bench.records.notebook import stamped
 from bench.records.rows import AnyRow
@@ -91,4 +92,4 @@ def run(images: Sequence[str], data: datasets.Choice, seed: int, out: Path, comm
     studies = noise_page.newest(rows.read(out / "rows"))
     noise_page.figure(studies, out / "figures" / "noise.png")
     files.write_page(out / "noise.md", noise_page.render(studies, command, out))
-    print(f"report: {out / 'noise.md'}")
+    print(f"report: {printable(out / 'noise.md')}")

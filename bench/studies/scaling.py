@@ -15,6 +15,7 @@ from typing import Any
 from backends.protocol import Spec
 from bench import files
 from bench.messages import Describe, TimeForward, TimePath, TimeTrain, Timing
+from bench.paths import printable
 from bench.presets import Preset
 from bench.progress import tracked
 from bench.records import rows, values
@@ -134,5 +135,5 @@ def run(axes: Sequence[str], preset: Preset, backends: Sequence[str], *, device:
     measured = rows.of(book.rows, values.Timing)
     scaling_page.figure(measured, out / "figures" / "scaling.png")
     files.write_page(out / "scaling.md", scaling_page.render(measured, command, rows.read(out / "rows")))
-    print(f"report: {out / 'scaling.md'}")
+    print(f"report: {printable(out / 'scaling.md')}")
     return 3 if book.missing else 0

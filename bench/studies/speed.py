@@ -21,6 +21,7 @@ from backends import NotInstalled, about
 from backends.protocol import Spec
 from bench import files, streams
 from bench.messages import Block, Describe, TimeRoof, TimeSample, TimeTrain, Timing
+from bench.paths import printable
 from bench.presets import Preset
 from bench.progress import tracked
 from bench.records import environment, rows
@@ -216,5 +217,5 @@ def run(preset: Preset, backends: Sequence[str], *, device: str, threads: int, p
             this.race(workload, who)
     print("\n".join([*speed_page.terminal(speed_page.of_races(book.rows)), "", *book.missing]))
     path = files.write_page(out / "speed.md", speed_page.render(speed_page.of_races(rows.read(out / "rows"))))
-    print(f"\nreport: {path}")
+    print(f"\nreport: {printable(path)}")
     return 3 if any(line.startswith("missing") for line in book.missing) else 0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import warnings
 from collections.abc import Mapping
@@ -55,7 +56,7 @@ def save_pipeline(folder: Path, weights: Weights, model: ModelConfig, diffusion:
     require_expressible(str(folder), diffusion, scheduler)
     if why := ours_alone(diffusion):
         note(f"{folder}: {why}; so diffusers does not load this folder, and --weights here does")
-    if folder.exists() and not (folder / "model_index.json").exists():
+    if os.path.lexists(folder) and not (folder / "model_index.json").exists():
         raise CheckpointError(f"{folder}: exists and is no pipeline folder; it is not overwritten")
     name = written_class(scheduler)
     index = {"_class_name": name.replace("Scheduler", "Pipeline"), "scheduler": ["diffusers", name],

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.files import require_file
 from bench.weights import folders, other_codes, pipeline, tensor_files
 from bench.weights.errors import CheckpointError
 from bench.weights.pipeline import Loaded
@@ -41,6 +42,7 @@ def read(source: str | Path, unsaid: Unsaid = SILENT, ignore_scheduler: bool = F
             return pipeline.read_pipeline(path, None, ignore_scheduler, unsaid)
         if path.is_file():
             return _read_file(path, unsaid, ignore_scheduler)
+        require_file(path)
     except OSError as error:
         raise CheckpointError(f"{path}: can't be read: {error.strerror or error}") from None
     if match := HUB_NAME.fullmatch(str(source)):

@@ -142,6 +142,18 @@ def test_a_plain_file_that_does_not_answer_can_be_given_up(number, code, tmp_pat
         signal.signal(signal.SIGIO, before)
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize(("stream", "code", "line"), [("stdout", 2, "error: stdout: No space left on device\n"), ("stderr", 0, "")])
+def test_a_full_disk_behind_a_log_is_one_line_where_results_are_lost(stream, code, line):
+    """What went to stdout is a result; progress alone went to stderr, and its loss ends no work."""
+    work = "import sys; from bench.cli.ending import exit_code; raise SystemExit(exit_code(lambda: print('x') or print('y', " \
+           "file=sys.stderr, flush=True)))"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-c", work], **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, stream: full},
+                              text=True, cwd=tree.ROOT)
+    assert done.returncode == code and (done.stderr or "").removeprefix("y\n") == line
+
+
 WRITES = "from bench.cli.ending import exit_code; raise SystemExit(exit_code(lambda: [print('x' * 99) for _ in range(9999)] and 0))"
 
 

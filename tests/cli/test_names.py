@@ -89,7 +89,20 @@ def test_control_characters_in_names_stay_in_one_line(tmp_path, capsys):
         assert main(words) == 2
         said = capsys.readouterr().err
         assert said.count("\n") == 1 and said[:-1].isprintable() and "a\\nb\\x1b[31m\\u202e" in said, said
+    words = ["sample", "--weights", str(SMALL), "--samples", "1", "--steps", "1"]
+    assert main([*words, "--save", str(tmp_path / name / "x.npy")]) == 0
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1 and said[:-1].isprintable() and "a\\nb\\x1b[31m\\u202e" in said, said
     assert printable("caf\u00e9 \u56fe\u50cf \U0001f600") == "caf\u00e9 \u56fe\u50cf \U0001f600"
+
+
+@pytest.mark.parametrize("words", [["run", "--dry-run=plan", "--data"], ["train", "--train-steps", "300", "--save"],
+                                   ["convert", str(SMALL)], ["sample", "--grid", "a.png", "--weights"], ["report", "--out"]])
+def test_a_link_that_leads_to_itself_is_one_line(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "loop").symlink_to("loop")
+    assert main([*words, "loop"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1 and [path.name for path in tmp_path.iterdir()] == ["loop"]
 
 
 def pipe(path):

@@ -48,3 +48,8 @@ def test_a_strangers_variant_is_no_line_of_ours(out):
     (out / "rows" / "study.jsonl").unlink()
     rows.append(out / "rows", replace(found[-1], config=found[-1].config | {"variant": "of my own"}))
     assert main(["report", "--out", str(out)]) == 0 and not (out / "ablation.md").exists()
+
+
+def test_a_folder_that_is_not_there_is_refused_and_not_made(tmp_path, capsys):
+    assert main(["report", "--out", str(tmp_path / "reslts")]) == 2
+    assert "reslts': is no folder; name one with rows" in capsys.readouterr().err and not list(tmp_path.iterdir())
