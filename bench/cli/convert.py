@@ -15,7 +15,7 @@ def run(args: argparse.Namespace, command: str) -> None:
     """Read the source and write the folder."""
     weights, model, diffusion, scheduler = sources.read(args.source, unsaid(args), args.ignore_scheduler)
     why = ours_alone(diffusion)
-    require(not why, "FOLDER", str(args.folder), f"would not be loaded by diffusers: {why}")
+    require(not why, "FOLDER", str(args.folder), f"would not be loaded by diffusers: {why}; --weights reads SOURCE as it is")
     pipeline.save_pipeline(args.folder, weights, model, diffusion, scheduler=scheduler)
     if args.mindspore:
         tensor_files.write_mindspore(args.folder / "unet" / folders.MINDSPORE, weights)
