@@ -32,11 +32,13 @@ from bench.training import batches, loop
 from bench.weights import pipeline, sources
 from bench.weights.unsaid import Unsaid
 from reference import weights as names
-from reference.config import DiffusionConfig, ModelConfig, OptimConfig, require
+from reference.config import ConfigError, DiffusionConfig, ModelConfig, OptimConfig, require
 from reference.conventions import CLEAN, Plan, make_encode_plan, make_plan
 from reference.scheduler import SILENT, Scheduler
+from reference.solver_plans import FAST, SolverPlan, make_solver_plan
 
 Images = NDArray[np.floating[Any]]  # float32, float64 from a network of that dtype
+SOLVER_CHOICES = {"spacing", "eta", "convention", "clip", "final_alpha_bar", "steps_offset", "round_t", "variant"}
 
 
 def load(source: str | Path, backend: str = backends.DEFAULT, *, device: str = "cpu", dtype: str = "float32", mode: str = "tuned",
@@ -85,14 +87,28 @@ class Model:
 
         `steps` is S or IDDPM's section counts, `eta` a number in [0, 1] or "sigma_hat", by default 0; `choices` are `make_plan`'s:
         sampler ("ddim" or "ddpm"), spacing, convention, clip ("none", 1, 3.5, "dynamic:0.995:1.5"), variance, final_alpha_bar,
-        steps_offset. With convention "diffusers" the choices that are left out are those of the weights' folder. Raises
-        `ConfigError`.
+        steps_offset. With convention "diffusers" the choices that are left out are those of the weights' folder. For a fast solver
+        (sampler "dpmpp_2m", say) they are `solver_plan`'s. Raises `ConfigError`.
         """
-        return self.follow(self.noise(n, seed), self.plan(steps, eta=eta, **choices), seed=seed, batch_size=batch_size)
+        make = self.solver_plan if choices.get("sampler") in FAST else self.plan
+        return self.follow(self.noise(n, seed), make(steps, eta=eta, **choices), seed=seed, batch_size=batch_size)
 
     def plan(self, steps: int | tuple[int, ...], **choices: Any) -> Plan:
         """The path from noise to images: `reference.conventions.make_plan`."""
         return make_plan(self.spec.diffusion, steps, **{"scheduler": self.scheduler, **choices})
+
+    def solver_plan(self, steps: int | tuple[int, ...], *, sampler: str, **choices: Any) -> SolverPlan:
+        """The path of a fast solver, whose choices are `reference.solver_plans.make_solver_plan`'s: spacing, eta, convention, clip,
+        final_alpha_bar, steps_offset, round_t, variant. Some solvers make more than one network call a step."""
+        others = [name for name in backends.names() if backends.about(name).solvers]
+        require(backends.about(self.name).solvers, "sampler", sampler,
+                f"backend {self.name} has ddim and ddpm alone, says its ABOUT: use {' or '.join(others)}")
+        given = {name: value for name, value in choices.items() if value is not None}
+        if unknown := sorted(set(given) - SOLVER_CHOICES):
+            raise ConfigError(f"{unknown[0]}={given[unknown[0]]!r}: is no choice of {sampler}: leave it out")
+        if isinstance(steps, tuple):
+            raise ConfigError(f"steps={steps!r}: section counts are for ddim and ddpm: give {sampler} one number")
+        return make_solver_plan(self.spec.diffusion, steps, sampler=sampler, **given)
 
     def noise(self, n: int, seed: int = 0) -> Images:
         """x_T of images 0 .. n - 1, (n, C, H, W)."""
@@ -104,7 +120,7 @@ class Model:
         plan = make_encode_plan(self.spec.diffusion, steps, **{"scheduler": self.scheduler, **choices})
         return self.follow(images, plan, batch_size=batch_size)
 
-    def follow(self, x: Images, plan: Plan, *, seed: int = 0, batch_size: int = 64, ids: Sequence[int] | None = None,
+    def follow(self, x: Images, plan: Plan | SolverPlan, *, seed: int = 0, batch_size: int = 64, ids: Sequence[int] | None = None,
                progress: str = "") -> Images:
         """Take x (N, C, H, W) along a plan. Row n gets the step noise of image `ids[n]`, by default n. `progress` names a bar."""
         require(batch_size >= 1, "batch_size", batch_size, "must be at least 1")
@@ -116,8 +132,10 @@ class Model:
             warnings.warn(note, stacklevel=2)
         return drawn.images
 
-    def path(self, x: Images, plan: Plan, frames: int = 10, *, seed: int = 0) -> tuple[Images, list[int]]:
+    def path(self, x: Images, plan: Plan | SolverPlan, frames: int = 10, *, seed: int = 0) -> tuple[Images, list[int]]:
         """States on the way, (frames + 1, N, C, H, W) from x itself to the result, and the timestep of each, -1 for clean."""
+        if isinstance(plan, SolverPlan):
+            raise ConfigError(f"sampler={plan.sampler!r}: stops on the way would lose its earlier predictions: use ddim or ddpm")
         require(1 <= frames <= plan.steps, "frames", frames, f"must be from 1 to the plan's {plan.steps} steps")
         cuts = np.linspace(0, plan.steps, frames + 1).round().astype(int).tolist()
         states, ids = [x], np.arange(len(x))

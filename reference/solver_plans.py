@@ -24,6 +24,7 @@ from .solvers import SOLVERS
 
 FEWEST = {"plms": 2, "pndm": 4, "dpmpp_2s": 2, "dpmpp_2m": 2, "dpmpp_3m": 3, "dpmpp_2m_sde": 2, "unipc_2": 2, "unipc_3": 3}  # steps
 FROM_ZERO = ("ddim", "ddpm", "dpmpp_2m", "dpmpp_3m", "dpmpp_2m_sde")  # their first step has a limit from alpha_bar = 0
+FAST = tuple(name for name in SOLVERS if name not in ("ddim", "ddpm"))  # the samplers that `make_plan` does not have
 NOISY = ("ddim", "dpmpp_2m_sde")  # the samplers with an eta
 STOCHASTIC = (*NOISY, "dpmpp_2m", "dpmpp_3m")  # those whose variant may have one
 
@@ -102,8 +103,8 @@ class SolverPlan:
         return tuple(network_t(self.diffusion, np.array(self.t)).tolist())
 
     @cached_property
-    def calls(self) -> int:
-        """Number of network calls."""
+    def steps(self) -> int:
+        """Number of network calls, as of a `Plan`."""
         return len(self.path.rows)
 
 
@@ -126,7 +127,7 @@ def make_solver_plan(
     require(isinstance(steps, int) and fewest <= steps <= diffusion.timesteps, "steps", steps,
             f"{sampler} needs {fewest} <= S <= T={diffusion.timesteps}")
     require(eta is None or sampler in NOISY, "eta", eta, f"{sampler} has no noise to scale: leave it out or use {', '.join(NOISY)}")
-    require(eta is None or 0 <= eta <= 1, "eta", eta, "must be in [0, 1]")
+    require(eta is None or (not isinstance(eta, str) and 0 <= eta <= 1), "eta", eta, "must be in [0, 1]")
     require(sampler != "ddpm" or not diffusion.learned_variance, "variance", diffusion.variance,
             "is per pixel and no number: sample with make_plan, sampler ddpm")
     unknown = sorted(set(variant or {}) - {f.name for f in fields(Variant)})

@@ -168,7 +168,8 @@ def _sample(commands: Parser) -> None:
     p.add_argument("--steps", type=_one_count, metavar="S", help="sampling steps; default: 50")
     p.add_argument("--sections", metavar="N,M[,K]", help="IDDPM's section counts, such as 10,15,20; default: --steps")
     p.add_argument("--sampler", metavar="NAME", help="ddim or ddpm; default: ddim, with --convention diffusers that of the "
-                   "folder's scheduler")
+                   "folder's scheduler; or a fast solver: heun, plms, pndm, dpmpp_2s, dpmpp_2m, dpmpp_3m, dpmpp_2m_sde, unipc_2 or "
+                   "unipc_3, which has the spacings log_snr and karras too")
     p.add_argument("--eta", metavar="X", help="of the sampler ddim: a number in [0, 1] or sigma_hat; default: 0")
     p.add_argument("--convention", metavar="NAME", default="plain", help=f"details of process and sampler; {NAMED}")
 

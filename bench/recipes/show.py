@@ -12,16 +12,18 @@ from bench import api
 from bench.data.pixels import to_uint8
 from bench.pictures import grids
 from reference.conventions import Plan
+from reference.solver_plans import SolverPlan
 
 KINDS = ("grid", "strip", "gif")
 GRID_IMAGES, STRIP_FRAMES, STRIP_IMAGES, GIF_FRAMES = 256, 10, 6, 40
 COLUMNS = 8
 
 
-def show(model: api.Model, plan: Plan, n: int, wanted: Mapping[str, Path], *, seed: int = 0, batch_size: int = 64, title: str = ""
-         ) -> tuple[NDArray[np.float32], dict[str, str]]:
+def show(model: api.Model, plan: Plan | SolverPlan, n: int, wanted: Mapping[str, Path], *, seed: int = 0, batch_size: int = 64,
+         title: str = "") -> tuple[NDArray[np.float32], dict[str, str]]:
     """Images 0 .. n - 1 of this seed, and the captions of the pictures drawn: `wanted` gives the file of each kind."""
-    how = f"{plan.sampler.upper()}, S = {plan.steps}"
+    fast = isinstance(plan, SolverPlan)
+    how = f"{plan.sampler}, {plan.steps} network calls" if fast else f"{plan.sampler.upper()}, S = {plan.steps}"
     x, captions = model.noise(n, seed), {}
     images = model.follow(x, plan, seed=seed, batch_size=batch_size, progress="sample")
     if "grid" in wanted:

@@ -18,6 +18,7 @@ from bench import streams
 from bench.timing.memory import out_of_memory
 from reference.config import require
 from reference.conventions import Plan, make_plan
+from reference.solver_plans import SolverPlan
 
 Images = NDArray[np.floating[Any]]  # float32, float64 from a network of that dtype
 
@@ -32,7 +33,7 @@ class Drawn:
     notes: list[str]
 
 
-def draw(backend: Backend, plan: Plan, ids: NDArray[np.int64], shape: tuple[int, ...], *, seed: int, batch_size: int,
+def draw(backend: Backend, plan: Plan | SolverPlan, ids: NDArray[np.int64], shape: tuple[int, ...], *, seed: int, batch_size: int,
          x: Images | None = None, on_progress: Callable[[int, int], object] | None = None) -> Drawn:
     """Take noise, or the rows of x (n, *shape), along a plan; row i gets x_T and the step noise of image `ids[i]`.
 
@@ -71,7 +72,7 @@ def draw(backend: Backend, plan: Plan, ids: NDArray[np.int64], shape: tuple[int,
     return Drawn(images, seconds, size, notes)
 
 
-def _batch(backend: Backend, plan: Plan, x: Images, seed: int, ids: NDArray[np.int64],
+def _batch(backend: Backend, plan: Plan | SolverPlan, x: Images, seed: int, ids: NDArray[np.int64],
            step_done: Callable[[int], None]) -> tuple[Images, float]:
     """The images of one batch, and the seconds from the device's x to the host's images."""
     on_device = backend.to_device(x)

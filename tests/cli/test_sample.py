@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from bench import api
+from bench import api, oracle, streams
 from bench.cli.main import main
 from bench.data.pixels import drawn_by, to_uint8
 from bench.recipes import show
 from bench.weights.tensor_files import weights_hash
-from reference.config import DiffusionConfig, ModelConfig
+from reference import solving
+from reference.config import ConfigError, DiffusionConfig, ModelConfig
+from reference.solver_plans import make_solver_plan
 
 TINY = ModelConfig(sample_size=8, block_out_channels=(8, 16), norm_num_groups=4, zero_init=False,
                    down_block_types=("DownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D"))
@@ -91,3 +95,52 @@ def test_a_mistake_is_one_line_before_anything_is_drawn(net, tmp_path, capsys, m
     assert main(["sample", "--weights", str(net), *(word.format(out=tmp_path / "missing") for word in options)]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and message in error and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(("sampler", "options"), [("dpmpp_2m", {}), ("heun", {"spacing": "karras"}),
+                                                  ("dpmpp_2m_sde", {"eta": 0.5})])
+def test_a_fast_solver_draws_the_oracles_images(net, tmp_path, sampler, options):
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    said = ["sample", "--weights", str(net), "--samples", "3", "--steps", "5", "--seed", "2", "--sampler", sampler, *words]
+    assert main([*said, "--save", str(tmp_path / "a.npy")]) == 0
+    model = api.load(net)
+    images = model.sample(3, 5, seed=2, sampler=sampler, **options)
+    assert np.abs(np.load(tmp_path / "a.npy").astype(int) - to_uint8(images)).max() <= 1
+    plan = make_solver_plan(model.spec.diffusion, 5, sampler=sampler, **options)
+    network = oracle.oracle_network(model.backend.weights(ema=True), model.spec)
+
+    def noise(k: int) -> np.ndarray:
+        return streams.normal(2, "z", np.arange(3), images.shape[1:], step=k)
+
+    wanted = solving.solve(network, model.noise(3, 2).astype(np.float64), plan, noise)
+    assert np.abs(images - wanted).max() < 1e-4 * max(1, np.abs(wanted).max())
+
+
+@pytest.mark.parametrize(("words", "line"), [
+    ("--sampler dpmpp_3m --steps 2", "steps=2: dpmpp_3m needs 3 <= S <= T=20"),
+    ("--sampler heun --steps 5 --eta 0.5", "eta=0.5: heun has no noise to scale"),
+    ("--sampler dpmpp_2m --steps 5 --eta sigma_hat", "eta='sigma_hat': dpmpp_2m has no noise to scale"),
+    ("--sampler heun --sections 5,5", "--sections='5,5': does not apply to the sampler heun"),
+    ("--sampler heun --variance small", "--variance='small': does not apply to the sampler heun"),
+    ("--sampler heun --convention song2021", "convention='song2021': fast solvers have plain"),
+    ("--sampler plms --steps 5 --spacing quadratic", "spacing='quadratic': must be one of"),
+    ("--sampler heun --strip s.png", "stops of heun on the way would lose its earlier predictions"),
+])
+def test_what_a_fast_solver_refuses_is_one_line(net, tmp_path, capsys, monkeypatch, words, line):
+    monkeypatch.chdir(tmp_path)
+    code = main(["sample", "--weights", str(net), "--samples", "1", "--save", "a.npy", *words.split()])
+    err = capsys.readouterr().err.strip()
+    assert code == 2 and line in err and len(err.splitlines()) == 1 and not (tmp_path / "a.npy").exists()
+
+
+def test_the_api_refuses_what_a_fast_solver_does_not_have(net, monkeypatch):
+    model = api.load(net)
+    with pytest.raises(ConfigError, match="variance='small': is no choice of heun"):
+        model.sample(1, 5, sampler="heun", variance="small")
+    with pytest.raises(ConfigError, match="section counts are for ddim and ddpm: give heun one number"):
+        model.sample(1, (2, 3), sampler="heun")
+    with pytest.raises(ConfigError, match="sampler='heun': stops on the way"):
+        model.path(model.noise(1), model.solver_plan(5, sampler="heun"), 2)
+    monkeypatch.setattr(model.backend, "sample", lambda *args, **more: pytest.fail("ran"))
+    with pytest.raises(ConfigError, match="sampler='heun': backend outside has ddim and ddpm alone, says its ABOUT: use torch"):
+        replace(model, name="outside").sample(1, 5, sampler="heun")
