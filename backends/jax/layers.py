@@ -64,7 +64,10 @@ def add_shift(h: Array, shift: Array) -> Array:
 
 
 def group_norm(w: Arrays, name: str, x: Array, config: ModelConfig, groups: int | None = None) -> Array:
-    """Zero mean and unit variance per image and group, then scale and shift per channel. `groups` are the config's unless given."""
+    """Zero mean and unit variance per image and group, then scale and shift per channel. `groups` are the config's unless given.
+
+    The output has 32 bits or more: what follows a norm elementwise is rounded once, by its caller.
+    """
     return _group_norm(w[f"{name}.weight"], w[f"{name}.bias"], x, groups or config.norm_num_groups, config.norm_eps)
 
 
@@ -74,7 +77,7 @@ def _group_norm(weight: Array, bias: Array, x: Array, groups: int, eps: float) -
     grouped = x.astype(weight.dtype).reshape(n, groups, c // groups * h * width)
     centred = grouped - grouped.mean(-1, keepdims=True)
     y = centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + eps)
-    return (y.reshape(x.shape) * weight[:, None, None] + bias[:, None, None]).astype(x.dtype)
+    return y.reshape(x.shape) * weight[:, None, None] + bias[:, None, None]
 
 
 silu = jax.jit(jax.nn.silu)
@@ -96,7 +99,7 @@ def attention(w: Arrays, name: str, x: Array, config: ModelConfig, groups: int |
     """
     n, c, h, width = x.shape
     normed = group_norm(w, f"{name}.group_norm", x, config, groups) if f"{name}.group_norm.weight" in w else x
-    tokens = normed.reshape(n, c, h * width).transpose(0, 2, 1)
+    tokens = normed.astype(x.dtype).reshape(n, c, h * width).transpose(0, 2, 1)
     q, k, v = (linear(w, f"{name}.{part}", tokens) for part in ("to_q", "to_k", "to_v"))
     y = linear(w, f"{name}.to_out.0", attend(q, k, v, config.heads(c)))
     y = x + y.transpose(0, 2, 1).reshape(x.shape)

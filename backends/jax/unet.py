@@ -40,15 +40,15 @@ def resnet(w: Arrays, name: str, x: Array, shift: Array, config: ModelConfig, ke
     divides the sum. Without `key` nothing is dropped.
     """
     act = ACTIVATIONS[config.act_fn]
-    h = act(group_norm(w, f"{name}.norm1", x, config))
+    h = act(group_norm(w, f"{name}.norm1", x, config)).astype(x.dtype)
     if resize:
         h, x = resize(h), resize(x)
     h = conv(w, f"{name}.conv1", h)
     if config.scale_shift:
         scale, shift = jnp.split(shift[:, :, None, None], 2, axis=1)
-        h = act(group_norm(w, f"{name}.norm2", h, config) * (1 + scale) + shift)
+        h = act(group_norm(w, f"{name}.norm2", h, config) * (1 + scale) + shift).astype(x.dtype)
     else:
-        h = act(group_norm(w, f"{name}.norm2", add_shift(h, shift), config))
+        h = act(group_norm(w, f"{name}.norm2", add_shift(h, shift), config)).astype(x.dtype)
     if config.dropout and key is not None:
         h = dropout(h, config.dropout, key)
     h = conv(w, f"{name}.conv2", h)
@@ -124,7 +124,7 @@ def denoise(w: Arrays, config: ModelConfig, x: Array, shifts: dict[str, Array], 
         if i < last:
             name = f"up_blocks.{i}.upsamplers.0"
             h = block(name, h, double) if config.by_resnet(kind) else note(name, upsample(w, name, h))
-    return note("conv_out", conv(w, "conv_out", silu(group_norm(w, "conv_norm_out", h, config))))
+    return note("conv_out", conv(w, "conv_out", silu(group_norm(w, "conv_norm_out", h, config)).astype(h.dtype)))
 
 
 def forward(w: Arrays, config: ModelConfig, x: Array, t: Array, dtype: str, key: Array | None = None,
