@@ -15,7 +15,7 @@ from reference.config import DiffusionConfig, ModelConfig
 from reference.plan import Plan
 from tests.conformance import cases, fields, guard
 from tests.conformance import test_l3_gradients as l3
-from tests.conformance.conftest import SUBJECTS, narrowed, other_case, pytest_generate_tests
+from tests.conformance.conftest import SUBJECTS, narrowed, of_no_subject, other_case, pytest_generate_tests
 from tests.conformance.kit import FULL, Subject
 
 
@@ -100,6 +100,16 @@ def test_a_test_runs_over_the_subjects_that_it_names():
     assert narrowed(torch + port) == torch + port
     assert narrowed(torch + port, mode="tuned") == [torch[1], torch[3], *port]
     assert narrowed(torch + port, mode="tuned", dtypes=FULL) == [torch[1], *port]
+
+
+def test_solvers_are_asked_of_backends_that_have_them(monkeypatch):
+    """A test that runs over none is left out, and so does not count as passed."""
+    monkeypatch.setattr(backends, "about", lambda name: backends.About(name, solvers=name == "fast"))
+    fast, plain = Subject("fast", None), Subject("plain", None)
+    assert narrowed([fast, plain], dtypes=FULL, solvers=True) == [fast]
+    assert narrowed([plain], dtypes=FULL, solvers=True) == []
+    items = [SimpleNamespace(callspec=SimpleNamespace(params={"subject": s})) for s in (fast, object())]
+    assert [of_no_subject(item) for item in items] == [False, True]
 
 
 def test_a_backend_that_is_slow_to_compile_runs_stock_and_once_a_level_compiled(monkeypatch):

@@ -47,6 +47,8 @@ def pytest_configure(config: pytest.Config) -> None:
         subjects += found if found[0].trains else found[len(modes) - 1::len(modes)]  # without a network the modes are one
         once = f"; compiled once a level, in {ONCE}: --mode=tuned compiles all" if spared(config, found[0]) else ""
         notes.append(f"{name} on {device}: {', '.join(found[0].levels)} in {', '.join(dtypes)}{once}")
+        if not backends.about(name).solvers:
+            notes.append(f"NOT CHECKED: fast solvers of {name}, which says solvers=False")
     if not subjects:
         raise pytest.UsageError("no backend to check: " + "; ".join(notes))
     config.stash[SUBJECTS], config.stash[NOTES] = subjects, notes
@@ -65,8 +67,11 @@ def subjects_of(config: pytest.Config, path: Path) -> list[Subject]:
             and (s.mode != "stock" or level.upper() not in ("L0", "L1") or spared(config, s))]
 
 
-def narrowed(subjects: list[Subject], mode: str | None = None, dtypes: tuple[str, ...] = kit.DTYPES) -> list[Subject]:
-    """Of each backend's subjects those of this mode and these dtypes; all of them where it runs in no such mode or dtype."""
+def narrowed(subjects: list[Subject], mode: str | None = None, dtypes: tuple[str, ...] = kit.DTYPES,
+             solvers: bool = False) -> list[Subject]:
+    """Of each backend's subjects those of this mode and these dtypes; all of them where it runs in no such mode or dtype. With
+    `solvers` those of the backends alone that have the fast solvers."""
+    subjects = [s for s in subjects if not solvers or backends.about(s.name).solvers]
     for test in (lambda s: mode in (None, s.mode), lambda s: s.dtype in dtypes):
         fitting = {s.name for s in subjects if test(s)}
         subjects = [s for s in subjects if test(s) or s.name not in fitting]
@@ -83,7 +88,8 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """`subject`: backend, device, dtype and mode. Where nothing was asked for, the long tests of further backends' stock mode are a
     sample, run with --slow: their tuned mode takes the same steps. With --backend or --mode they are tests like any other.
-    A test marked `subjects(mode=.., dtypes=..)` runs over these alone: what it looks at is the same code in the others.
+    A test marked `subjects(mode=.., dtypes=..)` runs over these alone: what it looks at is the same code in the others. With
+    `solvers=True` it runs over backends that have the fast solvers, and where none has them it is left out.
     One marked `compiled` runs compiled, too, where a backend is spared that elsewhere; with `alone=True` in no other way."""
     if "subject" in metafunc.fixturenames:
         path, config = Path(str(metafunc.module.__file__)), metafunc.config
@@ -105,7 +111,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """A test marked `compiled(case=..)` runs compiled in this case alone, where a backend is spared it elsewhere.
 
     Tests that a backend lists in `conformance-xfails.txt` must fail; where one passes, or none fits, the entry is stale."""
-    left_out = {item for item in items if other_case(config, item)}
+    left_out = {item for item in items if other_case(config, item) or of_no_subject(item)}
     config.hook.pytest_deselected(items=list(left_out))
     items[:] = [item for item in items if item not in left_out]
     files = {item.path.name for item in items}
@@ -127,6 +133,12 @@ def other_case(config: pytest.Config, item: pytest.Item) -> bool:
         return False
     wanted = mark.kwargs.get("case")
     return wanted not in (None, params.params.get("case")) and subject.mode != "stock" and spared(config, subject)
+
+
+def of_no_subject(item: pytest.Item) -> bool:
+    """Whether this is what pytest makes of a test that runs over no backend."""
+    params = getattr(item, "callspec", None)
+    return bool(params and "subject" in params.params and not isinstance(params.params["subject"], Subject))
 
 
 def known_deviations(path: Path) -> Iterator[tuple[str, str]]:

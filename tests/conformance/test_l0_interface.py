@@ -90,10 +90,9 @@ def test_step_leaves_its_arguments(subject: Subject) -> None:
         assert np.array_equal(backend.to_host(tensor), array)
 
 
+@pytest.mark.subjects(solvers=True)
 def test_solver_tables_shape(subject: Subject) -> None:
     """The reference's keys and shapes, float64 of NumPy."""
-    if not backends.about(subject.name).solvers:
-        return
     for case in ("heun", "pndm"):
         tables, expected = subject.backend().tables(SOLVED[case]), solving.coefficients(SOLVED[case])
         assert set(tables) == set(expected)

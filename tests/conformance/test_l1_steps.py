@@ -10,7 +10,6 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-import backends
 from backends.protocol import Solver
 from reference import samplers, solving
 from reference.config import DiffusionConfig
@@ -93,11 +92,21 @@ def test_each_field(subject: Subject, case: str) -> None:
             check_step(subject, p, i, give_noise=True)
 
 
+@pytest.mark.subjects(dtypes=FULL, solvers=True)  # tables are float64 in every dtype: the next test
 @pytest.mark.parametrize("case", cases.SOLVED)
 def test_solver_tables(subject: Subject, case: str) -> None:
-    """The rows of every solver. A weight is relative to its row's largest, any other entry to itself."""
-    if not backends.about(subject.name).solvers or (subject.dtype not in FULL and case != "unipc_3"):
-        return
+    """The rows of every solver."""
+    check_solver_tables(subject, case)
+
+
+@pytest.mark.subjects(solvers=True)
+def test_solver_tables_of_every_dtype(subject: Subject) -> None:
+    """Those of one solver."""
+    check_solver_tables(subject, "unipc_3")
+
+
+def check_solver_tables(subject: Subject, case: str) -> None:
+    """A weight is relative to its row's largest, any other entry to itself."""
     actual, expected = subject.backend().tables(cases.SOLVED[case]), solving.coefficients(cases.SOLVED[case])
     for name, table in expected.items():
         assert actual[name].shape == table.shape, f"{name}, {case}"
@@ -129,12 +138,10 @@ def visited(solve: Callable[..., Any], plan: SolverPlan, x: Any, host: Callable[
     return [*states, host(solve(network, x, plan, noise))], asked
 
 
-@pytest.mark.subjects(dtypes=FULL)
+@pytest.mark.subjects(dtypes=FULL, solvers=True)
 @pytest.mark.parametrize("case", cases.SOLVED)
 def test_solver_steps(subject: Subject, case: str) -> None:
     """Every state of a path whose calls give what is said, and the noise that is asked for."""
-    if not backends.about(subject.name).solvers:
-        return
     plan, backend = cases.SOLVED[case], subject.backend()
     x = normal(19, *SHAPE)
     expected, wanted = visited(solving.solve, plan, x.astype(np.float64), np.asarray, lambda a: a.astype(np.float64))

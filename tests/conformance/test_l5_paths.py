@@ -8,7 +8,6 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-import backends
 from backends.protocol import Solver
 from reference import samplers, solving, unet
 from reference.conventions import Plan
@@ -93,12 +92,10 @@ def check_path(subject: Subject, case: str) -> None:
         subject.reduced("L5.path", error, case)
 
 
-@pytest.mark.subjects(mode="tuned", dtypes=FULL)
+@pytest.mark.subjects(mode="tuned", dtypes=FULL, solvers=True)
 @pytest.mark.parametrize("case", cases.SOLVED_PATHS)
 def test_solver_path(subject: Subject, case: str) -> None:
     """Of every solver, from the same x_T with the same noise."""
-    if not backends.about(subject.name).solvers:
-        return
     plan = cases.SOLVED[case]
     model = cases.network(plan.diffusion, cases.ONE_LEVEL)
     backend = subject.backend(model, plan.diffusion) if subject.trains else subject.backend()
