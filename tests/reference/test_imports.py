@@ -17,6 +17,7 @@ FRAMEWORKS = {"torch", "mindspore", "torchvision", "torch_fidelity", "diffusers"
 BENCH_EXTRA = {"filelock", "matplotlib", "pandas", "PIL", "pooch", "safetensors", "tqdm"}
 FILES = sorted(p for room in ("reference", "backends", "bench") for p in (ROOT / room).rglob("*.py"))
 BACKENDS = sorted(p.parent.name for p in (ROOT / "backends").glob("*/__init__.py"))
+RECORDS = {"reference.solver_plans.SolverPlan", *(f"reference.rows.{name}" for name in ("Row", "Variant", "LAGS", "MORE_LAGS"))}
 
 
 def module_name(path: Path) -> str:
@@ -63,8 +64,9 @@ def test_direction(path):
             assert room(target) in {"reference", "numpy", "scipy", *sys.stdlib_module_names}, f"{name} imports {target}"
         if room(name) == "backends":
             assert room(target) != "bench", f"{name} imports {target}"
-            if room(target) == "reference":  # what a backend may know: configs, plans, names of weights
-                assert target.split(".")[1] in {"config", "conventions", "errors", "plan", "weights"}, f"{name} imports {target}"
+            if room(target) == "reference":  # what a backend may know: configs, plans, names of weights, what a row holds
+                known = target.split(".")[1] in {"config", "conventions", "errors", "plan", "weights"}
+                assert known or target in RECORDS, f"{name} imports {target}"
             own = name.split(".")[1:2]
             others = {f"backends.{b}" for b in BACKENDS if [b] != own}
             assert ".".join(target.split(".")[:2]) not in others, f"{name} imports {target}"
