@@ -13,6 +13,7 @@ import backends
 from backends.protocol import DeviceError
 from reference.config import DiffusionConfig, ModelConfig
 from reference.plan import Plan
+from reference.solver_plans import SolverPlan
 from tests.conformance import cases, fields, guard
 from tests.conformance import test_l3_gradients as l3
 from tests.conformance.conftest import SUBJECTS, narrowed, of_no_subject, other_case, pytest_generate_tests
@@ -89,7 +90,8 @@ def test_derivatives_of_another_loss_are_not_taken_from_the_file(monkeypatch):
 
 
 def test_every_field_of_a_config_is_changed_by_itself():
-    for table, config in ((fields.PLAN, Plan), (fields.DIFFUSION, DiffusionConfig), (fields.MODEL, ModelConfig)):
+    for table, config in ((fields.PLAN, Plan), (fields.SOLVER_PLAN, SolverPlan), (fields.DIFFUSION, DiffusionConfig),
+                          (fields.MODEL, ModelConfig)):
         assert set(table) == {field.name for field in dataclasses.fields(config)}, config.__name__
 
 

@@ -266,6 +266,8 @@ SOLVED = {
     "3m_sde_wrong_sign": solved("dpmpp_3m", 8, "diffusers", variant={"third": "wrong_sign", "eta": 1.0}),
     "2m_eps": solved("dpmpp_2m", variant={"form": "eps"}), "3m_eps": solved("dpmpp_3m", 9, clip="clip", variant={"form": "eps"}),
     "2s_taylor": solved("dpmpp_2s", spacing="trailing", variant={"second": "taylor"}),
+    "2s_pairs": solved("dpmpp_2s", 10, "diffusers", variant={"lower_below": 0}),  # even, to sigma = 0: no room for the last pair
+    "2s_lower": solved("dpmpp_2s", 10, "diffusers", final_alpha_bar="first"),
     "2s_eps": solved("dpmpp_2s", variant={"form": "eps"}), "unipc_3_eps": solved("unipc_3", 5, variant={"form": "eps"}),
     "unipc_3_bh1": solved("unipc_3", 8, variant={"basis": "bh1"}, **LAST), "unipc_2_bh1": solved("unipc_2", 5, "unipc"),
     "short_2m": solved("dpmpp_2m", 14, "diffusers", final_alpha_bar="first"),

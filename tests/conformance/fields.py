@@ -6,8 +6,10 @@ from typing import Any
 
 from reference.config import DiffusionConfig
 from reference.plan import Plan
+from reference.rows import Variant
+from reference.solver_plans import SolverPlan
 
-from .cases import ADOWN, AUP, plan_of
+from .cases import ADOWN, AUP, LAST, plan_of, solved
 
 NOISY = plan_of("ddim", {"eta": 0.7}, {})
 SMALL = plan_of("ddpm", {"variance": "small"}, {})
@@ -31,6 +33,21 @@ PLAN: dict[str, tuple[Plan, Any]] = {
     "float32_tables": (NOISY, True),
     "log_variance_first": (SMALL, "floor"),
     "convention": (NOISY, "ho2020"),  # a name, which decides nothing any more
+}
+SOLVED = solved("dpmpp_2m_sde", clip="dynamic:0.8:1.5", **LAST)
+SOLVER_PLAN: dict[str, tuple[SolverPlan, Any]] = {
+    "diffusion": (SOLVED, DiffusionConfig(objective="v")),
+    "sampler": (SOLVED, "ddim"),
+    "variant": (SOLVED, Variant(second="taylor", eta=1.0)),
+    "t": (SOLVED, tuple(t / 2 for t in SOLVED.t)),
+    "alpha": (SOLVED, tuple(alpha**2 for alpha in SOLVED.alpha)),
+    "sigma": (SOLVED, tuple(sigma**2 for sigma in SOLVED.sigma)),
+    "start": (SOLVED, 0.5),
+    "clip": (SOLVED, "clip"),
+    "clip_range": (solved("dpmpp_2m", clip=0.8), 0.5),
+    "threshold_ratio": (SOLVED, 0.6),
+    "sample_max": (SOLVED, 1.2),
+    "convention": (SOLVED, "diffusers"),  # a name, which decides nothing any more
 }
 DIFFUSION: dict[str, tuple[dict[str, Any], Any]] = {
     "schedule": ({}, "cosine"),

@@ -142,7 +142,21 @@ def visited(solve: Callable[..., Any], plan: SolverPlan, x: Any, host: Callable[
 @pytest.mark.parametrize("case", cases.SOLVED)
 def test_solver_steps(subject: Subject, case: str) -> None:
     """Every state of a path whose calls give what is said, and the noise that is asked for."""
-    plan, backend = cases.SOLVED[case], subject.backend()
+    check_solver_steps(subject, cases.SOLVED[case], case)
+
+
+@pytest.mark.subjects(dtypes=("float32",), solvers=True)
+@pytest.mark.parametrize("case", fields.SOLVER_PLAN)
+def test_each_solver_field(subject: Subject, case: str) -> None:
+    """Two plans that differ in one field, of one backend in a row: what was kept for the first is not taken for the second."""
+    plan, value = fields.SOLVER_PLAN[case]
+    for p in (plan, replace(plan, **{case: value}), plan):
+        check_solver_steps(subject, p, case)
+
+
+def check_solver_steps(subject: Subject, plan: SolverPlan, case: str) -> None:
+    """The states and the noise of one path."""
+    backend = subject.backend()
     x = normal(19, *SHAPE)
     expected, wanted = visited(solving.solve, plan, x.astype(np.float64), np.asarray, lambda a: a.astype(np.float64))
     actual, asked = visited(cast(Solver, backend).solve, plan, backend.to_device(x.astype(subject.real)), backend.to_host,
