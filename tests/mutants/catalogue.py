@@ -1,11 +1,13 @@
 """Mistakes that people make, each as a small edit of the torch backend's text: (file, what stands there, what they wrote).
 
-`level` is the lowest level of the kit that is meant to catch it. An edit changes every place where the text stands.
+`level` is the lowest level of the kit that is meant to catch it. An edit changes every place where the text stands, of which there are `places`.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
+
+from .catalogue_solvers import SOLVER_MISTAKES
 
 
 class Mutant(NamedTuple):
@@ -18,6 +20,7 @@ class Mutant(NamedTuple):
     new: str
     dtype: str = "float32"
     mode: str = "tuned"
+    places: int = 1
 
 
 QKV = "project(tokens).reshape(n, h * w, self.heads, -1).transpose(1, 2)"
@@ -248,11 +251,11 @@ MUTANTS = [Mutant(*m) for m in (
      "self.tables[\"weight\"][t].to(per_image.dtype).mean() * per_image.mean()"),
     ("L3", "bound not scaled by T/1000", "training", "(config.timesteps / 1000 if config.rescale_bound else 1.0) * terms", "terms"),
     ("L3", "bound's mean not held fixed", "training", "mean.detach().double()", "mean.double()"),
-    ("L3", "nats for bits", "training", ".mean(dim=(1, 2, 3)) / math.log(2)", ".mean(dim=(1, 2, 3))"),
+    ("L3", "nats for bits", "training", ".mean(dim=(1, 2, 3)) / math.log(2)", ".mean(dim=(1, 2, 3))", "float32", "tuned", 2),
     ("L3", "KL the other way round", "training", "0.5 * (log_variance - small - 1 + (small - log_variance).exp()",
      "0.5 * (small - log_variance - 1 + (log_variance - small).exp()"),
     ("L3", "edge pixels without their tails", "training", "torch.where(x0 > 0.999, 1.0, upper)", "upper"),
-    ("L3", "likelihood bins twice too wide", "training", "1 / 255", "2 / 255"),
+    ("L3", "likelihood bins twice too wide", "training", "1 / 255", "2 / 255", "float32", "tuned", 2),
     ("L3", "KL at t = 0 as well", "training", "torch.where(t.reshape(-1, 1, 1, 1) == 0, nll, kl)", "kl"),
     ("L3", "learned range not mapped to [0, 1] in training", "training", "share = (variance + 1) / 2", "share = variance"),
     ("L3", "log beta_tilde of t = 0 floored", "training", "first = variance[1:2] if len(betas) > 1 else betas",
@@ -390,4 +393,5 @@ MUTANTS = [Mutant(*m) for m in (
     ("L3", "tables of training kept whatever the betas' ends", "training", "betas = schedules.betas(config)\n",
      "betas = schedules.__dict__.setdefault(\"kept\", {}).setdefault((config.schedule, config.timesteps, config.beta_scaling, config.zero_terminal_snr, config.trained_betas), schedules.betas(config))\n"),
     ("L6", "load_weights keeps the step", "backend", "self.optimiser.load_state(None)\n        self.step_count = 0\n", "self.optimiser.load_state(None)\n"),
+    *SOLVER_MISTAKES,
 )]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
 import pytest
 
 import backends
+from bench.paths import ROOT
 from tests.conformance.kit import LEVELS, Subject
 
 from .catalogue import MUTANTS, Mutant
-from .run import HERE, first_failure, mutated, recorded
+from .run import HERE, asked_first, edited, first_failure, mutated, recorded
 
 UNCHANGED = Mutant("L0", "nothing", "samplers", "return x0\n", "return x0\n")
 
@@ -21,7 +23,7 @@ UNCHANGED = Mutant("L0", "nothing", "samplers", "return x0\n", "return x0\n")
 def test_caught(mutant: Mutant, tmp_path: Path) -> None:
     """The level named in the catalogue fails, in a check that the backend without the mistake passes."""
     with mutated(mutant, tmp_path) as subject:
-        found = first_failure(mutant.level, subject, recorded().get(mutant.name))
+        found = first_failure(mutant.level, subject, asked_first(mutant, recorded()))
     assert found, f"{mutant.level} does not catch: {mutant.name}"
     found.function(Subject("torch", backends.load("torch"), dtype=mutant.dtype, mode=mutant.mode), *found.case)
 
@@ -33,6 +35,20 @@ def test_nothing_found_in_the_unchanged_copy(level: str, tmp_path: Path) -> None
     """Copying alone fails nothing. (L1 runs the same tables for minutes elsewhere.)"""
     with mutated(UNCHANGED, tmp_path) as subject:
         assert first_failure(level, subject) is None
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda m: f"{m.level}-{m.name}")
+def test_applies(mutant: Mutant) -> None:
+    """The text stands in the torch backend as often as the catalogue says, and what becomes of it is another program."""
+    text = (ROOT / "backends" / "torch" / f"{mutant.file}.py").read_text()
+    assert ast.dump(ast.parse(edited(mutant, text))) != ast.dump(ast.parse(text))
+
+
+def test_a_mistake_whose_text_has_moved_is_named() -> None:
+    """One that stands there twice, too."""
+    for text, found in (("return x\n", 0), ("return x0\nreturn x0\n", 2)):
+        with pytest.raises(LookupError, match=f"nothing: samplers.py holds .* {found} times, not 1"):
+            edited(UNCHANGED, text)
 
 
 def test_catalogue() -> None:
