@@ -177,6 +177,8 @@ def dpm_solver(alpha_bars: Array, S: int, rule: str, offset: int, schedule: str)
 def unipc(alpha_bars: Array, S: int, rule: str, offset: int, schedule: str) -> Nodes:
     """The same without that limit."""
     T = len(alpha_bars)
+    require(alpha_bars[-1] > 0, "zero_terminal_snr", True,
+            "has no log alpha at its end, which this code's grids need: use convention plain or diffusers")
     if rule == "log_snr":
         nodes = levels(rule, S + 1, alpha_bars, "log_alpha")
     else:

@@ -15,7 +15,7 @@ from reference.config import ConfigError, DiffusionConfig
 from reference.conventions import make_plan
 from reference.grids import on_schedule, position
 from reference.samplers import sample
-from reference.solver_plans import CODES, SOURCES, make_solver_plan
+from reference.solver_plans import CODES, FROM_ZERO, SOURCES, make_solver_plan
 from reference.solving import solve
 
 LINEAR = DiffusionConfig()
@@ -252,13 +252,45 @@ ZERO = replace(LINEAR, objective="v", zero_terminal_snr=True)
     (LINEAR, {"sampler": "pndm", "convention": "diffusers", "steps": 8}, "steps=8: diffusers' Runge-Kutta steps"),
     (ZERO, {"sampler": "heun", "spacing": "trailing"}, "sampler='heun': has no first step from alpha_bar = 0"),
     (ZERO, {"sampler": "dpmpp_2m", "spacing": "karras"}, "spacing='karras': has no first level"),
+    (ZERO, {"sampler": "pndm", "spacing": "linspace"}, "zero_terminal_snr=True: has no states between timesteps"),
+    *[(ZERO, {"sampler": sampler, "spacing": "trailing"}, f"sampler='{sampler}': has no first step from alpha_bar = 0: use ddim")
+      for sampler in ("plms", "pndm", "dpmpp_2s", "unipc_2", "unipc_3")],
+    *[(ZERO, {"sampler": sampler, "spacing": "trailing", "variant": {"form": "eps"}},
+       "form='eps': has no first step from alpha_bar = 0: use x0") for sampler in ("dpmpp_2m", "dpmpp_3m")],
+    *[(ZERO, {"sampler": "unipc_2", "convention": "unipc", "spacing": spacing},
+       "zero_terminal_snr=True: has no log alpha at its end, .*: use convention plain or diffusers")
+      for spacing in grids.GRIDS["unipc"][1]],
+    *[(LINEAR, {"sampler": sampler, "eta": 0.5}, f"eta=0.5: {sampler} has no noise to scale: .* use ddim, dpmpp_2m_sde")
+      for sampler in CODES["plain"] if sampler not in ("ddim", "dpmpp_2m_sde")],
+    *[(LINEAR, {"sampler": sampler, "variant": {"eta": 0.5}}, f"eta=0.5: {sampler} has no stochastic steps: they are of ddim")
+      for sampler in CODES["plain"] if sampler not in ("ddim", "dpmpp_2m_sde", "dpmpp_2m", "dpmpp_3m")],
+    *[(LINEAR, {"sampler": "dpmpp_2m", "spacing": spacing, "final_alpha_bar": "first"},
+       f"final_alpha_bar='first': is where spacing {spacing} has its last call already: use one, or spacing trailing")
+      for spacing in ("leading", "linspace", "quad", "karras", "log_snr")],
     (replace(LINEAR, objective="previous"), {"sampler": "dpmpp_2m"}, "objective='previous': is the mean of one step"),
     (replace(LINEAR, variance="learned_range"), {"sampler": "ddpm"}, "variance='learned_range': is per pixel"),
 ])
+@pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_one_line_says_what_cannot_be(diffusion, options, message):
+    """And nothing else: no warning of NumPy comes before it."""
     with pytest.raises(ConfigError, match=message) as error:
         make_solver_plan(diffusion, **({"steps": 10} | options))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("convention, sampler", ALL)
+def test_zero_snr_warns_of_nothing(convention, sampler):
+    """On every spacing of every code it is a path of finite numbers that starts above 0 where it must, or is refused."""
+    for spacing in grids.GRIDS[CODES[convention][sampler].grid][1]:
+        try:
+            plan = make_solver_plan(ZERO, 10, sampler=sampler, convention=convention, spacing=spacing)
+        except ConfigError:
+            assert sampler not in FROM_ZERO or spacing in grids.LEVELS, spacing
+            continue
+        assert plan.alpha[0] > 0 or sampler in FROM_ZERO, spacing
+        weights = [w for row in plan.path.rows for w in (row.keep, *row.x0.values(), *row.eps.values(), row.noise)]
+        assert np.isfinite([*plan.t, *plan.alpha, *plan.sigma, *weights]).all(), spacing
 
 
 def test_every_code_names_its_source():
