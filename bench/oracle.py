@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.protocol import Batch, Spec
-from reference import diffusion, optim, samplers, schedules, unet
+from reference import diffusion, optim, samplers, schedules, solving, unet
 from reference import weights as names
 from reference.config import OptimConfig
 from reference.conventions import Plan
+from reference.solver_plans import SolverPlan
 
 # Largest accepted errors by dtype of the network. "images" is the largest pixel difference of the backends' images at eta = 0.
 TOLERANCES: dict[str, dict[str, float]] = {
@@ -43,7 +44,7 @@ class Answers:
     Arrays: x, output (N, C, H, W), t (N,). With self-conditioning the batch's coins are 0.
     """
 
-    tables: Sequence[tuple[Plan, Mapping[str, NDArray[Any]]]]
+    tables: Sequence[tuple[Plan | SolverPlan, Mapping[str, NDArray[Any]]]]
     x: NDArray[Any]
     t: NDArray[Any]
     output: NDArray[Any]
@@ -56,10 +57,15 @@ def errors(found: Answers, spec: Spec, weights: names.Weights, ema: names.Weight
     network = oracle_network(ema, spec)
     return {
         "tables": largest([relative_error(tables[name], expected) for plan, tables in found.tables
-                           for name, expected in samplers.coefficients(plan).items()]),
+                           for name, expected in coefficients(plan).items()]),
         "forward": difference(found.output, network(found.x, found.t)),
         "loss": loss_error(found.loss, spec, oracle_network(weights, spec), found.batch),
     }
+
+
+def coefficients(plan: Plan | SolverPlan) -> samplers.Coefficients:
+    """The oracle's tables of a plan."""
+    return solving.coefficients(plan) if isinstance(plan, SolverPlan) else samplers.coefficients(plan)
 
 
 def oracle_network(weights: names.Weights, spec: Spec) -> Network:
@@ -149,10 +155,12 @@ def _part(done: names.Weights, name: str) -> dict[str, NDArray[np.float64]]:
     return {key.removeprefix(start): np.asarray(value, np.float64) for key, value in done.items() if key.startswith(start)}
 
 
-def path_error(found: NDArray[Any], network: Network, x_T: NDArray[Any], plan: Plan, z: Noise | None = None) -> float:
+def path_error(found: NDArray[Any], network: Network, x_T: NDArray[Any], plan: Plan | SolverPlan,
+               z: Noise | None = None) -> float:
     """Largest error of sampled images (N, C, H, W), relative to the largest value of the oracle's where that is above 1; `z(i)` is
     the noise of step i."""
-    expected = samplers.sample(network, x_T.astype(np.float64), plan, z)
+    start = x_T.astype(np.float64)
+    expected = solving.solve(network, start, plan, z) if isinstance(plan, SolverPlan) else samplers.sample(network, start, plan, z)
     return difference(found, expected) / max(1.0, float(np.abs(expected).max()))
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from . import grids, schedules
 from .config import DiffusionConfig, require
-from .conventions import adopt, get_convention
+from .conventions import CONVENTIONS, adopt, get_convention
 from .diffusion import network_t
 from .grids import Nodes
 from .rows import Path, Variant
@@ -174,6 +174,11 @@ def make_solver_plan(
 
 
 def _process(diffusion: DiffusionConfig, convention: str) -> tuple[DiffusionConfig, bool]:
-    """The process as the code has it, and whether its tables are float32; solvers' own codes take any process as it is."""
-    name = convention if convention in ("plain", "diffusers") else "plain"
+    """The process as the code has it, and whether its tables are float32."""
+    name = base(convention)
     return adopt(diffusion, name), get_convention(name).float32_tables
+
+
+def base(convention: str) -> str:
+    """The convention of the process: solvers' own codes take any process as it is, as plain does."""
+    return "plain" if convention in CODES and convention not in CONVENTIONS else convention

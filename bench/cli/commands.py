@@ -34,6 +34,7 @@ from bench.cli.options import (
 
 SAVE_EVERY = 120.0  # seconds
 TIMEOUT = 900.0  # seconds
+SOLVERS = "heun, plms, pndm, dpmpp_2s, dpmpp_2m, dpmpp_3m, dpmpp_2m_sde, unipc_2 and unipc_3"  # the fast ones
 
 
 def parser() -> Parser:
@@ -71,10 +72,10 @@ def _run(commands: Parser) -> None:
                    "default: only the cells of --steps and --eta")
     p.add_argument("--seeds", metavar="N[,M]", help="with --table: sample seeds of a cell, and of one at S = 1000; default: 3,1")
     p.add_argument("--steps", metavar="S[,S]", help="sampling steps; default: 10,50,1000, with --table all of the table's")
-    p.add_argument("--sampler", metavar="A[,B]", help="ddim, ddpm or both; default: ddim, with --table both, with --weights and "
-                   "--convention diffusers that of the folder's scheduler")
-    p.add_argument("--eta", metavar="X[,X]", help="of the sampler ddim: one or more of [0, 1] or sigma_hat; ddpm among them adds "
-                   "that sampler; default: 0, with --table all of the table's")
+    p.add_argument("--sampler", metavar="A[,B]", help=f"one or more of ddim, ddpm and the fast solvers {SOLVERS}; default: ddim, "
+                   "with --table ddim and ddpm, with --weights and --convention diffusers that of the folder's scheduler")
+    p.add_argument("--eta", metavar="X[,X]", help="of the samplers ddim and dpmpp_2m_sde: one or more of [0, 1], of ddim sigma_hat "
+                   "too; ddpm among them adds that sampler; default: 0, of dpmpp_2m_sde 1, with --table all of the table's")
     p.add_argument("--preset", metavar="NAME", help=f"{NAMED}; default: quick, with --table table")
     p.add_argument("--convention", metavar="NAME", default="plain", help=f"details of process and sampler; {NAMED}")
     p.add_argument("--metric", choices=("fmnist-cnn", "inception"), default="fmnist-cnn",
@@ -168,8 +169,7 @@ def _sample(commands: Parser) -> None:
     p.add_argument("--steps", type=_one_count, metavar="S", help="sampling steps; default: 50")
     p.add_argument("--sections", metavar="N,M[,K]", help="IDDPM's section counts, such as 10,15,20; default: --steps")
     p.add_argument("--sampler", metavar="NAME", help="ddim or ddpm; default: ddim, with --convention diffusers that of the "
-                   "folder's scheduler; or a fast solver: heun, plms, pndm, dpmpp_2s, dpmpp_2m, dpmpp_3m, dpmpp_2m_sde, unipc_2 or "
-                   "unipc_3, which has the spacings log_snr and karras too")
+                   f"folder's scheduler; or a fast solver: {SOLVERS}, which have the spacings log_snr and karras too")
     p.add_argument("--eta", metavar="X", help="of the sampler ddim: a number in [0, 1] or sigma_hat; default: 0")
     p.add_argument("--convention", metavar="NAME", default="plain", help=f"details of process and sampler; {NAMED}")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
 import json
 import sys
 from dataclasses import asdict
@@ -42,6 +43,8 @@ from reference import weights
 from reference.config import ConfigError, require
 from reference.conventions import adopt, get_convention
 from reference.scheduler import SILENT
+from reference.solver_plans import FAST, NOISY, base
+from reference.solvers import SOLVERS
 from reference.timesteps import parse_steps
 
 
@@ -66,7 +69,7 @@ def resolve(args: argparse.Namespace) -> tuple[Job, list[str]]:
     own = found.scheduler.sampler if args.weights and args.convention == "diffusers" else None
     cells = sampling_cells(args, chosen, own or "ddim")
     absent += [f"{backend}: draws none of the cells asked for" for backend in chosen if backend not in cells]
-    preset = preset.changed(diffusion=adopt(preset.diffusion, args.convention))
+    preset = preset.changed(diffusion=adopt(preset.diffusion, base(args.convention)))
     spec = Spec(preset.model, preset.diffusion, preset.optim, args.device, args.dtype)
     shape = spec.image_shape
     require_room("--batch-size", preset.batch_size // launch.processes, shape, flops.kept(spec))
@@ -92,7 +95,7 @@ def resolve(args: argparse.Namespace) -> tuple[Job, list[str]]:
     job = Job(preset, initial, found.weights, cells, args.device, args.dtype, args.convention, args.seed, dataset, held_out,
               args.threads or launch.threads, args.save_every, args.timeout, args.check_determinism, launch.rank, launch.processes,
               fit, by, choices)
-    for cell in job.all_cells:
+    for cell in (*job.all_cells, *map(job.compared, job.all_cells)):
         job.plan(cell)
     return job, absent
 
@@ -130,29 +133,46 @@ def sampling_cells(args: argparse.Namespace, chosen: tuple[str, ...], own: str) 
         rest = dict.fromkeys(chosen[1:], table1.paired(whole)) if table1.paired(whole) else {}
         return {chosen[0]: whole, **rest}
     steps = parse_steps(args.steps if args.steps is not None else "10,50,1000")
-    etas = sampling_noise(args, own)
-    return dict.fromkeys(chosen, tuple(Cell(s, eta, args.spacing, args.seed) for s in steps for eta in etas))
+    asked = samplers(args, own)
+    for backend in chosen if any(sampler for sampler, _ in asked) else ():
+        able = [name for name in backends.names() if backends.about(name).solvers]
+        require(backends.about(backend).solvers, "--sampler", args.sampler,
+                f"backend {backend} has ddim and ddpm alone, says its ABOUT: use --backends {','.join(able)}")
+    return dict.fromkeys(chosen, tuple(Cell(s, eta, args.spacing, args.seed, sampler) for s in steps for sampler, eta in asked))
 
 
-def sampling_noise(args: argparse.Namespace, own: str) -> tuple[float | str, ...]:
-    """The eta of each cell, "ddpm" for that sampler's: --eta, and what --sampler adds or leaves out."""
+def samplers(args: argparse.Namespace, own: str) -> list[tuple[str | None, float | str]]:
+    """(fast solver or None, eta, "ddpm" for that sampler) of each cell of one S, in the order of `SOLVERS`."""
     if args.sampler is None:
-        return parse_eta(args.eta if args.eta is not None else "ddpm" if own == "ddpm" else "0")
-    samplers = args.sampler.split(",")
-    require(set(samplers) <= {"ddim", "ddpm"} and len(set(samplers)) == len(samplers), "--sampler", args.sampler,
-            "must be ddim, ddpm or both, separated by a comma")
-    if "ddim" not in samplers:
-        unused(args, "to the sampler ddpm", "eta")
-        return ("ddpm",)
+        return [(None, eta) for eta in parse_eta(args.eta if args.eta is not None else "ddpm" if own == "ddpm" else "0")]
+    names = args.sampler.split(",")
+    for name in names:
+        near = difflib.get_close_matches(name, SOLVERS, 1)
+        require(name in SOLVERS, "--sampler", args.sampler, f"{name!r} is no sampler; "
+                + (f"did you mean {near[0]}?" if near else f"choose from {', '.join(SOLVERS)}"))
+    require(len(set(names)) == len(names), "--sampler", args.sampler, "every name must appear once")
+    if not set(names) & set(NOISY):
+        unused(args, f"to the sampler{'s' * (len(names) > 1)} {', '.join(names)}", "eta")
+    if set(names) <= set(FAST):
+        unused(args, "without the sampler ddpm", "variance")
     etas = parse_eta(args.eta if args.eta is not None else "0")
     require("ddpm" not in etas, "--eta", args.eta, "goes without ddpm where --sampler is given")
-    return (*etas, *(("ddpm",) if "ddpm" in samplers else ()))
+    out: list[tuple[str | None, float | str]] = []
+    for name in sorted(names, key=list(SOLVERS).index):
+        if name == "ddpm":
+            out.append((None, "ddpm"))
+        elif name in NOISY:
+            out += [(None if name == "ddim" else name, eta) for eta in (etas if name == "ddim" or args.eta is not None else (1.0,))]
+        else:
+            out.append((name, 0.0))
+    return out
 
 
 def describe(job: Job, absent: list[str]) -> str:
     """What `--dry-run` prints."""
+    codes = asdict(get_convention(job.convention)) if job.convention == base(job.convention) else job.convention
     config = {**job.preset.to_dict(), "device": job.device, "dtype": job.dtype, "seed": job.seed,
-              "convention": asdict(get_convention(job.convention)), "threads": job.threads, "data": job.dataset.provenance,
+              "convention": codes, "threads": job.threads, "data": job.dataset.provenance,
               "held_out": job.held_out.provenance,
               "extractor": job.extractor.name, "extractor_sha256": job.extractor.sha256}
     cells = [f"{job.backends[0]}: train the network to sample from for {job.fit} steps"] if job.fit else []

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from backends.protocol import Batch
 from bench import files, streams
 from bench import oracle as reference_check
-from bench.job.job import Images, Job
+from bench.job.job import GATED_STEPS, Images, Job
 from bench.messages import Forward, Tables, TimeSample, Train, Weights
 from bench.oracle import TOLERANCES, relative_error, verdict
 from bench.records import values
@@ -23,8 +23,8 @@ from bench.sampling.cell import Cell
 from bench.training import batches
 from bench.workers.crew import Crew
 from reference.conventions import make_plan
+from reference.solver_plans import base
 
-GATED_STEPS = 100  # above it, the images of two backends are compared and reported without a verdict
 GATED_LOSSES = 10
 LATE_STEPS = 300
 BELOW = 1 - 1e-9  # the largest ratio that is below 1
@@ -36,7 +36,8 @@ def oracle(job: Job, crew: Crew, book: Notebook, backend: str) -> None:
     """Tables of every path, one forward pass, one training loss and two training steps, compared with the oracle."""
     p, spec = job.preset, job.spec
     cells = list(dict.fromkeys(replace(cell, seed=job.seed) for cell in job.cells[backend]))  # a path does not depend on the seed
-    key = job.key(backend, stage="oracle", weights=job.trained_hash, cells=[[c.steps, str(c.eta), c.spacing] for c in cells],
+    cells_key = [[value for name, value in cell.config.items() if name != "seed"] for cell in cells]
+    key = job.key(backend, stage="oracle", weights=job.trained_hash, cells=cells_key,
                   dataset=job.dataset.sha256, flip=job.dataset.flip, images=job.draw(cells[0]).batch, batch_size=p.batch_size,
                   optim=p.optim.to_dict(), trains=p.train_steps > 0, **job.choices_key(*cells))
 
@@ -78,10 +79,10 @@ def _steps(job: Job, crew: Crew, backend: str, batch: Batch) -> dict[str, float]
 
 def paths(job: Job, crew: Crew, book: Notebook, backend: str, drawn: Images) -> None:
     """Images of one cell of every sampler, eta and spacing, as they were drawn, compared with the oracle's of the same noise."""
-    alike: dict[tuple[str, str | None], list[Cell]] = {}
+    alike: dict[tuple[str | None, ...], list[Cell]] = {}
     for cell in job.cells[backend]:
         if (backend, cell) in drawn:
-            alike.setdefault((str(cell.eta), cell.spacing), []).append(cell)
+            alike.setdefault((cell.sampler, str(cell.eta), cell.spacing), []).append(cell)
     for cells in alike.values():
         shortest, longest = (choose(cells, key=lambda cell: cell.steps) for choose in (min, max))
         key = job.images_key(f"{backend} oracle", shortest, stage="path", longest=max(longest.steps, GATED_STEPS))
@@ -98,8 +99,8 @@ def paths(job: Job, crew: Crew, book: Notebook, backend: str, drawn: Images) -> 
 def _path(job: Job, crew: Crew, backend: str, cell: Cell, drawn: Images) -> dict[str, Any]:
     """The first, the middle and the last image of a cell, and one that another one repeats. A long path takes the oracle minutes:
     then a shorter one is drawn of the same batch or, where the convention has none, the last image compared."""
-    if cell.steps > GATED_STEPS and job.shortens:
-        cell = replace(cell, steps=reference_check.STEPS)
+    cell, long = job.compared(cell), cell
+    if cell != long:
         crew.load(backend, job.trained)
         size = job.draw(cell).batch
         images = crew.draw(backend, range(size), job.draw(cell).plan, size, cell.seed)
@@ -124,7 +125,8 @@ def _repeated(images: NDArray[Any]) -> list[int]:
 
 def _late_steps(job: Job, crew: Crew, backend: str, cell: Cell) -> dict[str, Any]:
     """A path of many steps with a network that says the same of every image, its last bias, which costs the oracle nothing."""
-    cell = replace(cell, steps=min(cell.steps, LATE_STEPS) if job.shortens else cell.steps, spacing=None)
+    if not cell.sampler:  # not every solver can do every number of steps
+        cell = replace(cell, steps=min(cell.steps, LATE_STEPS) if job.shortens else cell.steps, spacing=None)
     weights = {name: np.zeros_like(value) if name == "conv_out.weight" else value for name, value in job.trained.items()}
     last = range(job.preset.samples - 1, job.preset.samples)
     crew.load(backend, weights)
@@ -206,8 +208,8 @@ def determinism(job: Job, crew: Crew, book: Notebook, backend: str) -> None:
         crew.call(backend, Weights(str(folder / "trained.npz")))
         with np.load(folder / "trained.npz") as file:
             weights = np.concatenate([file[name].ravel() for name in sorted(file.files)])
-        drawn = crew.draw(backend, range(p.sample_batch), Cell(steps, 1.0, None, job.seed).plan(job.convention), p.sample_batch,
-                          job.seed)
+        plan = Cell(steps, 1.0, None, job.seed).plan(base(job.convention))
+        drawn = crew.draw(backend, range(p.sample_batch), plan, p.sample_batch, job.seed)
         return {f"losses of {TWICE_STEPS} steps": np.array(reply.losses), "weights and EMA after them": weights,
                 f"images of S={steps}, eta=1": drawn}
 

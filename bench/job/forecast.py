@@ -1,9 +1,10 @@
 """What a job will cost: seconds and memory of each cell, predicted by `--dry-run` from a short calibration on this machine.
 
-The calibration runs the job's own commands on the job's own batch sizes for a few steps. A cell's time is linear in its steps:
+The calibration runs the job's own commands on the job's own batch sizes for a few steps. A cell's time is linear in its steps,
+and a fast solver's network call costs what DDIM's does:
 
     training   first step + (steps - 1) * one step
-    sampling   images / batch * (S * one step + overhead)
+    sampling   images / batch * (network calls * one step + overhead)
     timing     blocks * one block
 
 and the oracle's check, whose size is fixed, is run as it is. Memory is the peak of the worker's resident size (of this process for
@@ -77,7 +78,7 @@ def calls(job: Job) -> dict[str, dict[str, int]]:
     for backend, drawn in job.cells.items():
         for cell in drawn:
             by_seed = out.setdefault(backend, {})
-            by_seed[str(cell.seed)] = by_seed.get(str(cell.seed), 0) + cell.steps
+            by_seed[str(cell.seed)] = by_seed.get(str(cell.seed), 0) + job.plan(cell).steps
     return out
 
 
@@ -140,7 +141,7 @@ def _backend(job: Job, crew: Crew, trial: Notebook, cells: Cells, backend: str) 
         add("time", "the sampling step", timed(TimeSample(1, p.sample_batch, job.seed)))
     for cell in job.cells[backend]:
         (first, step, overhead), wanted = paths[cell.eta], job.draw(cell)
-        add("sample", f"{cell} n={p.samples}", first + len(wanted.parts(Path())) * (cell.steps * step + overhead),
+        add("sample", f"{cell} n={p.samples}", first + len(wanted.parts(Path())) * (job.plan(cell).steps * step + overhead),
             cells.done("sample", job.sample_key(backend, cell)))
     return out
 

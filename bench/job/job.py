@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from backends.protocol import Spec
+from bench import oracle
 from bench.data.datasets import Dataset
 from bench.metric import fmnist_cnn
 from bench.metric.extractor import Extractor
@@ -17,8 +18,11 @@ from bench.sampling.cell import Cell, Draw, plan_of
 from bench.weights.tensor_files import weights_hash
 from reference import weights as names
 from reference.conventions import Plan, get_convention
+from reference.solver_plans import SolverPlan, base
 
 Images = dict[tuple[str, Cell], Path]  # of a backend's cell: the file, (n, C, H, W) float32
+
+GATED_STEPS = 100  # above it, the images of two backends are compared and reported without a verdict
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ class Job:
     @property
     def shortens(self) -> bool:
         """Whether the convention has paths of fewer than T steps."""
-        return get_convention(self.convention).spacing != "all"
+        return get_convention(base(self.convention)).spacing != "all"
 
     @cached_property
     def initial_hash(self) -> str:
@@ -81,9 +85,13 @@ class Job:
         """Of `trained`, as keys hold it."""
         return weights_hash(self.trained)
 
-    def plan(self, cell: Cell) -> Plan:
+    def plan(self, cell: Cell) -> Plan | SolverPlan:
         """The sampling path of one cell."""
         return plan_of(self.preset.diffusion, self.draw(cell).plan)
+
+    def compared(self, cell: Cell) -> Cell:
+        """The cell whose path is held to the oracle in this one's place: a shorter one where this one is long."""
+        return replace(cell, steps=oracle.STEPS) if cell.steps > GATED_STEPS and self.shortens else cell
 
     def draw(self, cell: Cell) -> Draw:
         """What decides the images of one cell."""

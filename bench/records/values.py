@@ -28,6 +28,7 @@ class Sample(TypedDict):
     batch_seconds: Annotated[list[float], "s: from x_T on the device to images on the host, one value a part"]
     first_seconds: Annotated[float, "s: a short path before the first part, which compiles"]
     calls: Annotated[int, "calls of the network on a batch"]
+    calls_per_image: NotRequired[Annotated[int, "of a fast solver: calls of the network for one image"]]
     notes: NotRequired[Annotated[list[str], "what happened on the way, such as a batch that memory could not hold"]]
 
 
@@ -196,7 +197,8 @@ NEEDED: dict[str, tuple[str, ...]] = {"timing": _SIZED, "scaling": (*_SIZED, "fl
 _DRAWN = {"steps": int, "eta": str, "samples": int, "seed": int, "batch_size": int, "device": str}
 AXES = Literal["batch", "steps", "size", "width", "threads"]  # that scaling goes along
 MAYBE: dict[str, Any] = {"stage": str, "device": str, "steps": int | None, "eta": str, "spacing": str | None, "reference": str,
-                         "held_out": str, "processes": int, "dtype": str, "seed": int}  # of any kind, where it is there
+                         "held_out": str, "processes": int, "dtype": str, "seed": int,
+                         "sampler": str}  # of any kind, where it is there
 CONFIG: dict[str, dict[str, Any]] = {
     "train": {"train_steps": int, "batch_size": int, "seed": int, "device": str}, "sample": _DRAWN,
     "metric": {"samples": int, "seed": int},

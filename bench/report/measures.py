@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,21 @@ def seconds_per_image(row: Row[Sample]) -> float:
     """Of a sampling row: the time of the process that drew longest, where several took the batches in turn."""
     processes = row.config.get("processes", 1)
     return max(sum(row.values["batch_seconds"][rank::processes]) for rank in range(processes)) / row.values["images"]
+
+
+def calls(row: Row[Sample]) -> int:
+    """Network calls for one image; DDIM and DDPM have one a step."""
+    return row.values.get("calls_per_image", row.config["steps"])
+
+
+def sampler(row: AnyRow) -> str:
+    """The sampler of a cell's row: a fast solver has its name there."""
+    return row.config.get("sampler") or ("ddpm" if row.config["eta"] == "ddpm" else "ddim")
+
+
+def fast(rows: Iterable[AnyRow]) -> bool:
+    """Whether a fast solver is among these rows."""
+    return any("sampler" in row.config for row in rows)
 
 
 def cores(environment: dict[str, Any]) -> int | None:

@@ -5,7 +5,7 @@ Rows hold raw samples; every median and interval is derived here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,9 @@ from bench.data.pixels import to_uint8
 from bench.pictures import plots
 from bench.pictures.grids import grid
 from bench.pictures.plots import COLOURS
-from bench.records.rows import AnyRow, of
+from bench.records.rows import AnyRow, Row, of
 from bench.records.values import Checks, Metric, Sample, Timing, Train, Verdict
-from bench.report.measures import label, seconds_per_image, unit_seconds
+from bench.report.measures import calls, fast, label, sampler, seconds_per_image, unit_seconds
 from bench.sampling.cell import Cell
 from bench.timing import blocks
 
@@ -58,15 +58,16 @@ def ratio_lines(rows: list[AnyRow]) -> list[str]:
 
 
 def sample_table(rows: list[AnyRow]) -> pd.DataFrame:
-    """One line per backend, S and eta: distance, time, and how far its images are from the first backend's."""
+    """One line per backend, sampler, S and eta: distance, time, and how far its images are from the first backend's."""
     lines = []
     for row in of(rows, Sample):
         c = row.config
-        cell = {"steps": c["steps"], "eta": c["eta"], "spacing": c.get("spacing"), "seed": c["seed"]}
+        cell = {"steps": c["steps"], "eta": c["eta"], "spacing": c.get("spacing"), "seed": c["seed"], "sampler": c.get("sampler")}
         metric = [m for m in of(rows, Metric, **cell) if m.backend == row.backend]
         parity = [p for p in of(rows, Checks, **cell) if p.backend.endswith(f" {row.backend}")]
         per_image = seconds_per_image(row)
-        line = {"backend": label(row.backend), "S": c["steps"], "eta": c["eta"], "n": row.values["images"]}
+        named = {"sampler": sampler(row), "network calls": calls(row)} if fast(rows) else {}
+        line = {"backend": label(row.backend), **named, "S": c["steps"], "eta": c["eta"], "n": row.values["images"]}
         if metric:
             m = metric[0].values
             line |= {m["metric"]: round(m["fid"], 3), m["metric"].replace("FID", "KID"): round(m["kid"], 5)}
@@ -121,7 +122,8 @@ def _error(found: Verdict, form: str) -> str:
 
 
 def _cell(row: AnyRow) -> str:
-    return f", S={row.config['steps']}, eta={row.config['eta']}" if "steps" in row.config else ""
+    solver = f", {row.config['sampler']}" if "sampler" in row.config else ""
+    return f"{solver}, S={row.config['steps']}, eta={row.config['eta']}" if "steps" in row.config else ""
 
 
 def terminal(rows: list[AnyRow], missing: list[str]) -> str:
@@ -176,27 +178,31 @@ def _machine(environment: dict[str, Any]) -> dict[str, Any]:
 
 def _curves(rows: list[AnyRow], folder: Path) -> list[tuple[Path, str]]:
     samples = of(rows, Sample)
-    series = sorted(sorted({(r.backend, r.config["eta"]) for r in samples}, reverse=True), key=lambda line: order(line[0]))
-    made = []
     metrics = [r for r in of(rows, Metric) if r.backend not in ("real", "noise")]
     name = metrics[0].values["metric"] if metrics else "FID"
-    for file, ylabel, value in (("metric.png", name, "fid"), ("seconds.png", "seconds per image", "seconds")):
-        figure, axes = plots.plot("sampling steps S", ylabel)
-        for i, (backend, eta) in enumerate(series):
-            points = []
-            for r in samples:
-                if (r.backend, r.config["eta"]) != (backend, eta):
-                    continue
-                if value == "seconds":
-                    points.append((r.config["steps"], seconds_per_image(r)))
-                else:
-                    points += [(m.config["steps"], m.values["fid"]) for m in metrics
-                               if (m.backend, m.config["eta"], m.config["steps"]) == (backend, eta, r.config["steps"])]
-            points.sort()
+
+    def line(r: AnyRow) -> tuple[str, str, str]:
+        return r.backend, f"{sampler(r)}, " if fast(samples) else "", r.config["eta"]
+
+    def fids(r: Row[Sample]) -> list[float]:
+        return [m.values["fid"] for m in metrics if (line(m), m.config["steps"]) == (line(r), r.config["steps"])]
+
+    wanted: list[tuple[str, str, str, Callable[[Row[Sample]], float], Callable[[Row[Sample]], list[float]]]] = [
+        ("metric.png", "sampling steps S", name, lambda r: r.config["steps"], fids),
+        ("seconds.png", "sampling steps S", "seconds per image", lambda r: r.config["steps"], lambda r: [seconds_per_image(r)])]
+    if fast(samples):
+        wanted += [("calls.png", "network calls for an image", name, calls, fids),
+                   ("cost.png", "seconds for an image", name, seconds_per_image, fids)]
+    series = sorted(sorted({line(r) for r in samples}, reverse=True), key=lambda which: order(which[0]))
+    made = []
+    for file, xlabel, ylabel, x, ys in wanted:
+        figure, axes = plots.plot(xlabel, ylabel)
+        for i, which in enumerate(series):
+            points = sorted((x(r), y) for r in samples if line(r) == which for y in ys(r))
             # Backends that agree lie on one another: the later one is drawn smaller, on top.
             axes.plot(*zip(*points, strict=True), marker="os^Dvx"[i % 6], markersize=max(9 - 3 * i, 3), lw=max(4 - 2 * i, 1),
-                      color=COLOURS[i % 6], label=f"{label(backend)}, eta {eta}") if points else None
-        if value == "fid":
+                      color=COLOURS[i % 6], label=f"{label(which[0])}, {which[1]}eta {which[2]}") if points else None
+        if ys is fids:
             for bound, style in (("real", ":"), ("noise", "--")):
                 for limit in (limit for limit in of(rows, Metric) if limit.backend == bound):
                     axes.axhline(limit.values["fid"], ls=style, color="black", lw=1,
@@ -205,7 +211,7 @@ def _curves(rows: list[AnyRow], folder: Path) -> list[tuple[Path, str]]:
         axes.set_yscale("log")
         axes.legend()
         plots.save(figure, folder / file)
-        made.append((folder / file, f"{ylabel} against S"))
+        made.append((folder / file, f"{ylabel} against {xlabel.removeprefix('sampling steps ')}"))
     return made
 
 
@@ -228,7 +234,7 @@ def _grids(images: Images, folder: Path) -> list[tuple[Path, str]]:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
     names = sorted({k[0] for k in images}, key=order)
-    cells = sorted({cell for _, cell in images}, key=lambda cell: (cell.steps, str(cell.eta)))
+    cells = sorted({cell for _, cell in images}, key=lambda cell: (cell.steps, cell.sampler or "", str(cell.eta)))
     figure, axes = plt.subplots(len(cells), len(names), squeeze=False, layout="constrained",
                                 figsize=(4.2 * len(names), 2.3 * len(cells)))
     for row, cell in enumerate(cells):
@@ -238,6 +244,7 @@ def _grids(images: Images, folder: Path) -> list[tuple[Path, str]]:
             if (name, cell) in images:
                 shown = to_uint8(np.load(images[name, cell], mmap_mode="r")[:32])
                 ax.imshow(grid(shown, 8), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-                ax.set_title(f"{label(name)}, S = {cell.steps}, eta = {cell.eta}", fontsize=10)
+                what = (label(name), cell.sampler, f"S = {cell.steps}", f"eta = {cell.eta}")
+                ax.set_title(", ".join(filter(None, what)), fontsize=10)
     plots.save(figure, folder / "samples.png")
     return [(folder / "samples.png", "samples per backend and step count from the same x_T")]

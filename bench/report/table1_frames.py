@@ -37,7 +37,7 @@ def of_table(rows: list[AnyRow], begun: AnyRow) -> list[AnyRow]:
     extractor of this budget row, and any n, device or backend. Of a cell that was measured twice the later rows are kept."""
     drawn = {name: begun.config[name] for name in ("model", "diffusion", "weights", "convention", "dtype")}
     ours = [row for row in rows if row.preset == begun.preset and drawn.items() <= row.config.items()
-            and row.config.get("choices") in (None, begun.config.get("choices"))]
+            and "sampler" not in row.config and row.config.get("choices") in (None, begun.config.get("choices"))]
     # Floor and ceiling are of no network: those of any job with the same images count.
     images = {_images(row) for row in ours if row.kind == "metric"}
     bounds = [row for row in rows if row.kind == "metric" and "steps" not in row.config and _images(row) in images]

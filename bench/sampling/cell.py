@@ -10,34 +10,51 @@ from typing import Any
 from reference.config import DiffusionConfig
 from reference.conventions import Plan, make_plan
 from reference.scheduler import Scheduler
+from reference.solver_plans import FAST, FEWEST, NOISY, SolverPlan, make_solver_plan
 from reference.weights import Weights
 
 
 @dataclass(frozen=True)
 class Cell:
     """One set of images: the number of steps S, eta as `make_plan` takes it, the seed of x_T and of the noise, and the rule of
-    choosing timesteps (None: the convention's)."""
+    choosing timesteps (None: the convention's). `sampler` is a fast solver, None for DDIM and DDPM, which eta tells apart."""
 
     steps: int
     eta: float | str
     spacing: str | None
     seed: int
+    sampler: str | None = None
 
     def __str__(self) -> str:
-        return f"S={self.steps} eta={self.eta}{f' {self.spacing}' if self.spacing else ''} seed={self.seed}"
+        solver = f"{self.sampler} " if self.sampler else ""
+        return f"{solver}S={self.steps} eta={self.eta}{f' {self.spacing}' if self.spacing else ''} seed={self.seed}"
 
     @property
     def config(self) -> dict[str, Any]:
         """As rows and keys hold it."""
-        return {"steps": self.steps, "eta": str(self.eta), "spacing": self.spacing, "seed": self.seed}
+        solver = {"sampler": self.sampler} if self.sampler else {}
+        return {"steps": self.steps, "eta": str(self.eta), "spacing": self.spacing, "seed": self.seed, **solver}
 
     def plan(self, convention: str) -> dict[str, Any]:
-        """Arguments of `make_plan`."""
-        return {"steps": self.steps, "eta": self.eta, "spacing": self.spacing, "convention": convention}
+        """Arguments of `plan_of`."""
+        eta = {} if self.sampler and self.sampler not in NOISY else {"eta": self.eta}
+        solver = {"sampler": self.sampler} if self.sampler else {}
+        return {"steps": self.steps, **eta, "spacing": self.spacing, "convention": convention, **solver}
+
+    @property
+    def short(self) -> dict[str, Any]:
+        """Arguments of `plan_of` for a path of few steps that compiles what this cell needs; plain, since not every convention has
+        short paths."""
+        if self.sampler:
+            return {"steps": FEWEST.get(self.sampler, 1), "sampler": self.sampler}
+        return {"steps": min(2, self.steps), "eta": 0.0}
 
 
-def plan_of(diffusion: DiffusionConfig, arguments: Mapping[str, Any]) -> Plan:
-    """`make_plan` with its arguments as JSON has them: a list of section counts, a scheduler as a dictionary."""
+def plan_of(diffusion: DiffusionConfig, arguments: Mapping[str, Any]) -> Plan | SolverPlan:
+    """`make_plan` with its arguments as JSON has them: a list of section counts, a scheduler as a dictionary. Where they name a
+    fast solver, `make_solver_plan`."""
+    if arguments.get("sampler") in FAST:
+        return make_solver_plan(diffusion, **arguments)
     steps, said = arguments["steps"], arguments.get("scheduler", {})
     return make_plan(diffusion, **{**arguments, "steps": tuple(steps) if isinstance(steps, list) else steps,
                                    "scheduler": Scheduler.from_dict(said)})
@@ -56,8 +73,9 @@ class Draw:
 
     @property
     def plan(self) -> dict[str, Any]:
-        """Arguments of `make_plan`, as JSON has them."""
-        return {**self.cell.plan(self.convention), **self.choices}
+        """Arguments of `plan_of`, as JSON has them; no solver has a choice of variance, nor reads DDIM's scheduler."""
+        of_others = ("variance", "scheduler") if self.cell.sampler else ()
+        return {**self.cell.plan(self.convention), **{name: v for name, v in self.choices.items() if name not in of_others}}
 
     @property
     def batch(self) -> int:

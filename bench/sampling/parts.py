@@ -55,14 +55,13 @@ def draw(call: Call, wanted: Draw, scratch: Path, rank: int = 0, processes: int 
             continue
         if first is None:  # compiles, and is left out of the times
             load(call, scratch / f"weights-{rank}.npz", wanted.weights)
-            short = {"steps": min(2, wanted.cell.steps), "eta": 0.0}  # plain: not every convention has short paths
             warm_up = scratch / f"first-{rank}.npy"
-            first = call(replace(asked, plan=short, out=str(warm_up), total=wanted.batch), "first call")
+            first = call(replace(asked, plan=wanted.cell.short, out=str(warm_up), total=wanted.batch), "first call")
             warm_up.unlink()
             notes += first.notes
         reply = call(replace(asked, ids=(ids.start, ids.stop), at=ids.start), f"sample {wanted.cell}")
-        record = {"seconds": reply.seconds, "calls": reply.calls, "first_seconds": first.seconds,
-                  "notes": notes + reply.notes, "crc32": _crc(scratch / IMAGES, ids)}
+        record = {"seconds": reply.seconds, "calls": reply.calls, "calls_per_image": reply.calls // len(reply.batch_seconds),
+                  "first_seconds": first.seconds, "notes": notes + reply.notes, "crc32": _crc(scratch / IMAGES, ids)}
         with files.replacing(part) as file:
             file.write(json.dumps(record).encode())
         notes = []
@@ -84,8 +83,9 @@ def collect(wanted: Draw, scratch: Path, out: Path | None = None) -> dict[str, A
     if out is not None:
         os.replace(scratch / IMAGES, out)
         files.sync(out.parent)
+    solver = {"calls_per_image": records[0]["calls_per_image"]} if wanted.cell.sampler else {}
     return {"batch_seconds": [record["seconds"] for record in records], "calls": sum(record["calls"] for record in records),
-            "images": wanted.samples, "first_seconds": records[-1]["first_seconds"],
+            **solver, "images": wanted.samples, "first_seconds": records[-1]["first_seconds"],
             "notes": [note for record in records for note in record["notes"]]}
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import backends
 from backends.protocol import Backend, BackendError, Batch, Spec
 from bench import files, messages
+from bench.oracle import coefficients
 from bench.sampling.cell import plan_of
 from bench.sampling.loop import draw, sound
 from bench.timing import flops
@@ -22,7 +23,6 @@ from bench.timing.memory import peak_memory
 from bench.training.loop import SAVE_EVERY, fit
 from bench.weights.tensor_files import weights_hash
 from bench.workers import peers
-from reference import samplers
 from reference.config import ConfigError, require
 from reference.weights import Weights, check, count
 
@@ -75,7 +75,7 @@ def weights(session: Session, asked: messages.Weights) -> messages.Done:
 
 def tables(session: Session, asked: messages.Tables) -> messages.Done:
     plan = plan_of(session.spec.diffusion, asked.plan)
-    found, wanted = session.backend.tables(plan), samplers.coefficients(plan)
+    found, wanted = session.backend.tables(plan), coefficients(plan)
     if missing := set(wanted) - set(found):
         raise BackendError(f"tables: {', '.join(sorted(missing))} missing")
     files.savez(Path(asked.out), **{name: sound(name, found[name], array.shape) for name, array in wanted.items()})

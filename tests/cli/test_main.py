@@ -10,17 +10,20 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bench.cli import commands, listing
+from bench.cli import run as main_of_run
 from bench.cli.ending import exit_code
 from bench.cli.main import main
 from bench.training.loop import TrainingError
 from bench.workers.errors import WorkerDied, WorkerError
 from reference.config import ConfigError
+from reference.solver_plans import FAST
 from tests.helpers import tree
 
 
@@ -231,7 +234,18 @@ def test_the_list_above_has_all_commands():
     ("run --peers", "--peers: does not apply to ddim-bench run; it is an option of ddim-bench speed"),
     ("run 10", "unrecognized arguments: 10"),
     ("run --list --seed 3", "--list='python bench/run.py --list --seed 3': goes without other options"),
-    ("run --sampler heun", "--sampler='heun': must be ddim, ddpm or both, separated by a comma"),
+    ("run --backends torch --sampler unipc3", "--sampler='unipc3': 'unipc3' is no sampler; did you mean unipc_3?"),
+    ("run --backends torch --sampler ddim,xyzzy", "--sampler='ddim,xyzzy': 'xyzzy' is no sampler; choose from ddim, ddpm, heun"),
+    ("run --backends torch --sampler heun,heun", "--sampler='heun,heun': every name must appear once"),
+    ("run --backends torch --sampler heun,plms --eta 0", "--eta='0': does not apply to the samplers heun, plms"),
+    ("run --backends torch --sampler heun --variance small", "--variance='small': does not apply without the sampler ddpm"),
+    ("run --backends torch --sampler dpmpp_2m_sde --eta sigma_hat", "eta='sigma_hat': must be in [0, 1]"),
+    ("run --backends torch --sampler dpmpp_3m --steps 2", "steps=2: dpmpp_3m needs 3 <= S <= T=1000"),
+    ("run --backends torch --sampler pndm --convention diffusers --steps 8", "steps=8: diffusers' Runge-Kutta steps need"),
+    ("run --backends torch --sampler heun --convention song2021 --steps 9", "convention='song2021': fast solvers have plain,"),
+    ("run --backends torch --sampler unipc_2 --convention k_diffusion", "sampler='unipc_2': convention k_diffusion has heun,"),
+    ("run --backends torch --sampler ddim,heun --convention k_diffusion", "convention='k_diffusion': must be one of plain,"),
+    ("run --table ddim --sampler heun", "--sampler='heun': does not apply with --table, which has both samplers"),
     ("run --sampler ddpm --eta 0", "--eta='0': does not apply to the sampler ddpm"),
     ("run --sampler ddim --eta 0,ddpm", "--eta='0,ddpm': goes without ddpm where --sampler is given"),
     ("run --table ddim --sampler ddpm", "--sampler='ddpm': does not apply with --table, which has both samplers"),
@@ -281,6 +295,34 @@ def test_sampler_and_eta_name_the_same_cells(capsys):
         assert main(["run", "--dry-run=plan", "--backends", "torch", "--steps", "10", *words]) == 0
         plans.append([line for line in capsys.readouterr().out.splitlines() if "sample and measure" in line])
     assert plans[0] == plans[1] and len(plans[0]) == 2 and plans[2] == plans[3] == plans[0][1:]
+
+
+def test_each_solver_and_step_count_is_a_cell_with_its_network_calls(capsys):
+    words = ["--sampler", "unipc_3,heun,ddim,dpmpp_2m_sde", "--steps", "5,10", "--samples", "128", "--preset", "smoke"]
+    assert main(["run", "--dry-run=plan", "--backends", "torch", *words]) == 0
+    said = capsys.readouterr().out
+    cells = [line.removeprefix("torch: sample and measure ") for line in said.splitlines() if "sample and measure" in line]
+    assert cells == [f"{name}S={S} eta={eta} seed=0 n=128" for S in (5, 10) for name, eta in (
+        ("", 0.0), ("heun ", 0.0), ("dpmpp_2m_sde ", 1.0), ("unipc_3 ", 0.0))]
+    assert f"network calls for one image of every cell: {3 * 15 + 9 + 19} (seed 0)" in said
+    assert main(["run", "--dry-run=plan", "--backends", "torch", *words, "--eta", "0,0.5"]) == 0
+    said = capsys.readouterr().out
+    assert [said.count(f"measure {name}S=5 ") for name in ("", "dpmpp_2m_sde ", "heun ")] == [2, 2, 1]
+    codes = ["--sampler", "dpmpp_2m", "--convention", "dpm_solver", "--steps", "10"]
+    assert main(["run", "--dry-run=plan", "--backends", "torch", *codes]) == 0
+    assert '"convention": "dpm_solver"' in capsys.readouterr().out
+
+
+def test_the_help_names_every_solver():
+    assert commands.SOLVERS.replace(" and ", ", ").split(", ") == list(FAST)
+
+
+def test_a_backend_without_solvers_is_refused_by_name(monkeypatch, capsys):
+    about = main_of_run.backends.about
+    monkeypatch.setattr(main_of_run.backends, "about", lambda name: replace(about(name), solvers=name == "mindspore"))
+    assert main(["run", "--backends", "torch", "--sampler", "heun"]) == 2
+    assert capsys.readouterr().err == ("error: --sampler='heun': backend torch has ddim and ddpm alone, says its ABOUT: "
+                                       "use --backends mindspore\n")
 
 
 def test_the_list_names_what_a_command_can_name(capsys):

@@ -66,7 +66,8 @@ BY_OPTION = {
     "device": ("cpu", "cuda", "cuda:99", "ascend", "x", "cpu:0"), "dtype": ("float32", "float64", "bfloat16", "x"),
     "dataset": ("fashion-mnist", "mnist", "cifar10", "images", "x"), "mode": ("tuned", "stock", "compiled", "x"),
     "executor": ("local", "x", "ray=", "ray=x"), "final_alpha": ("one", "first", "x"), "time_order": ("sin", "cos", "x"),
-    "qkv_order": ("heads", "qkv", "x"), "sampler": ("ddim", "ddpm", "ddim,ddpm", "x"), "images": ("images.npy", "file", "3"),
+    "qkv_order": ("heads", "qkv", "x"), "sampler": ("ddim", "ddpm", "ddim,ddpm", "ddim,heun", "x"),
+    "images": ("images.npy", "file", "3"),
 }
 
 

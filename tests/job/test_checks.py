@@ -16,6 +16,7 @@ from bench.records.notebook import Notebook
 from bench.records.rows import of
 from bench.records.values import Checks, Sample
 from bench.report import results
+from bench.sampling.cell import Cell
 from reference.config import DiffusionConfig
 
 pytest.importorskip("torch", reason="the right backend is torch's")
@@ -34,6 +35,37 @@ def test_a_right_backend_rings_no_alarm(tmp_path: Path) -> None:
                                     "loss after 12 steps by that before", "work left of a timed training step",
                                     "work left of a timed sampling step")),
         *((name, eta) for name in ("sampling", "late steps") for eta in ("0.0", "1.0"))], key=str)
+
+
+SOLVED = (Cell(4, 0.0, None, 0), *(Cell(4, eta, None, 0, name) for name, eta in (
+    ("heun", 0.0), ("dpmpp_2m", 0.0), ("dpmpp_2m_sde", 1.0), ("dpmpp_2m_sde", 0.5), ("unipc_3", 0.0))))
+
+
+def test_a_path_of_every_solver_is_held_to_the_oracle(tmp_path: Path) -> None:
+    """Each has a row and comparisons of its own, and its network calls; the page names it."""
+    ended = run(job(("torch",), cells={"torch": SOLVED}, train_steps=0), tmp_path)
+    assert ended.code == 0, ended.stderr
+    drawn = {(row.config.get("sampler"), row.config["eta"]): row.values for row in of(ended.book.rows, Sample)}
+    assert {which: values["calls"] for which, values in drawn.items()} == {
+        (cell.sampler, str(cell.eta)): 7 if cell.sampler == "heun" else 4 for cell in SOLVED}
+    assert {which: values.get("calls_per_image") for which, values in drawn.items()} == {
+        (cell.sampler, str(cell.eta)): {None: None, "heun": 7}.get(cell.sampler, 4) for cell in SOLVED}
+    found = {(row.config.get("sampler"), row.config["eta"]) for row in of(ended.book.rows, Checks) if "sampling" in row.values}
+    assert found == set(drawn) and "sampling, unipc_3, S=4, eta=0.0" in ended.stdout
+    again = run(job(("torch",), cells={"torch": SOLVED}, train_steps=0), tmp_path)
+    assert again.book.cells.reused == len(again.book.rows) > 0
+
+
+def test_a_solver_that_is_wrong_alone_ends_with_4(tmp_path: Path) -> None:
+    ended = run(job(cells={"wrong": SOLVED}, train_steps=0), tmp_path, "a fast solver that forgets its past")
+    assert ended.code == 4 and ended.stderr.count("off by") == 1 and "sampling, dpmpp_2m, S=4, eta=0.0 off by" in ended.stderr
+
+
+def test_a_solvers_long_path_is_checked_by_a_short_one_and_beyond_its_first_steps(tmp_path: Path) -> None:
+    cells = {"torch": tuple(Cell(104, 0.0, "trailing", 0, name) for name in ("dpmpp_2m", "pndm"))}
+    ended = run(job(("torch",), cells=cells, diffusion=LONG, train_steps=0), tmp_path)
+    assert ended.code == 0, ended.stderr
+    assert all(f"{what}, {name}, S=104" in ended.stdout for what in ("late steps", "sampling") for name in ("dpmpp_2m", "pndm"))
 
 
 def test_two_backends_are_compared_with_the_first(tmp_path: Path) -> None:

@@ -13,7 +13,9 @@ import pytest
 from bench.data.datasets import load_subset
 from bench.job import checks, measuring, sampling, timing, training
 from bench.job.job import Job
+from bench.paths import RESULTS
 from bench.presets import Preset
+from bench.records import rows
 from bench.sampling.cell import Cell
 from reference import weights
 from reference.config import DiffusionConfig, OptimConfig
@@ -108,6 +110,19 @@ def test_another_value_is_another_key_where_it_decides_the_result(field):
                                           ("timeout", 1.0), ("twice", True), ("rank", 1)])
 def test_what_is_listed_with_a_reason_changes_no_key(field, value):
     assert keys(job(**{field: value}, processes=2)) == keys(job(processes=2))
+
+
+def test_a_solver_is_another_key_and_without_one_the_rows_of_before_still_match():
+    """The keys of cells of DDIM and DDPM are those of the committed rows: no field was added to them."""
+    solved = replace(CELL, sampler="dpmpp_2m")
+    before, after = keys(job()), keys(job(cells={"torch": (solved,)}))
+    assert {stage for stage in ALL if after[stage] != before[stage]} == DRAWN | {"oracle"}
+    assert job().sample_key("torch", solved) == job().sample_key("torch", CELL) | {"sampler": "dpmpp_2m"}
+    drawn = [row.config for row in rows.read(RESULTS / "rows") if row.kind == "sample"]
+    found = [c for c in drawn if set(job().sample_key("torch", CELL)) == set(c)]
+    assert found and all(Cell(c["steps"], c["eta"], c["spacing"], c["seed"]).config.items() <= c.items() for c in found)
+    checked = [row for row in rows.read(RESULTS / "rows") if row.kind == "check" and row.config["stage"] == "oracle"]
+    assert len(checked[-1].config["cells"][0]) == len(json.loads(before["oracle"][0])["cells"][0]) == 3
 
 
 def test_a_field_that_is_left_out_of_a_key_is_found(monkeypatch):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -86,6 +89,26 @@ def test_sample_lines() -> None:
         (TORCH, 10, 2.5, 0.25, "0.5", "2", ""), (MINDSPORE, 10, 7.5, 0.75, "0.3333", "3", "2.5e-01"),
         (TORCH, 50, 5.0, 0.5, "1", "1", "")]
     assert [line["n"] for line in shown] == [12, 12, 12]
+
+
+def test_a_solver_is_named_beside_its_network_calls_and_has_its_own_metric(tmp_path: Path) -> None:
+    """Cells of one S and eta are told apart by the sampler; quality is shown against calls and seconds."""
+    ddim, heun = sample("torch", 10, [2.0]), sample("torch", 10, [4.0], sampler="heun")
+    heun = replace(heun, values=heun.values | {"calls_per_image": 19})
+    measured = [of_cell("torch", 10, 2.5, 0.25), metric("torch", 1.5, 0.125, steps=10, eta="0.0", spacing=None, sampler="heun")]
+    shown = results.sample_table([heun, ddim, *measured]).to_dict("records")
+    assert [(line["sampler"], line["network calls"], line["FID[x]"]) for line in shown] == [("heun", 19, 1.5), ("ddim", 10, 2.5)]
+    ddpm = sample("torch", 10, [2.0], eta="ddpm")
+    assert [line["sampler"] for line in results.sample_table([heun, ddpm]).to_dict("records")] == ["heun", "ddpm"]
+    assert "sampler" not in results.sample_table([ddim, ddpm, *measured[:1]])
+    wrong = check("torch oracle", steps=10, eta="0.0", sampler="heun")
+    assert results.disagreements([wrong])[0] == "torch oracle: losses, heun, S=10, eta=0.0 off by 0.75, tolerance 0.5"
+    with patch.object(results.plots, "save"), patch.object(results.plots, "plot", wraps=results.plots.plot) as plotted:
+        assert [path.name for path, _ in results._curves([ddim, heun, *measured], tmp_path)] == [
+            "metric.png", "seconds.png", "calls.png", "cost.png"]
+        assert [call.args for call in plotted.call_args_list[2:]] == [
+            ("network calls for an image", "FID[x]"), ("seconds for an image", "FID[x]")]
+        assert [path.name for path, _ in results._curves([ddim, *measured[:1]], tmp_path)] == ["metric.png", "seconds.png"]
 
 
 def test_bounds() -> None:

@@ -71,7 +71,7 @@ def _trained(every: list[AnyRow]) -> list[Row[Train]]:
 
 def _newest_checks(every: list[AnyRow]) -> list[Row[Checks]]:
     """The last row of each comparison; of the table's images the pixels have a figure of their own."""
-    places = ("stage", "device", "dtype", "steps", "eta", "spacing", "seed")
+    places = ("stage", "device", "dtype", "steps", "sampler", "eta", "spacing", "seed")
     return list({(row.preset, row.backend, *(row.config.get(name) for name in places)): row
                  for row in of(every, Checks) if (row.preset, row.config.get("stage")) != ("table", "images")}.values())
 
@@ -176,7 +176,7 @@ def samples(found: list[AnyRow], every: list[AnyRow], out: Path, command: str) -
     lines: dict[tuple[str, str], dict[int, Path]] = {}
     for row, path in at_hand:
         c = row.config
-        if c["seed"] == seed and c["spacing"] == table1.UNIFORM:
+        if "sampler" not in c and c["seed"] == seed and c["spacing"] == table1.UNIFORM:
             lines.setdefault((c["eta"], row.backend), {})[c["steps"]] = path
     for (eta, backend), paths in sorted(lines.items(), key=lambda line: (line[0][0], order(line[0][1]))):
         strips = [(f"S = {steps}", svg.strip(to_uint8(np.load(paths[steps], mmap_mode="r")[:SHOWN]), SHOWN))

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from backends.protocol import Spec
+from bench.sampling.cell import Cell
 from bench.sampling.loop import time_steps
 from reference.config import DiffusionConfig
 from tests.helpers.tiny import install_backend
@@ -31,6 +32,8 @@ def asked(said: str) -> dict[str, Any]:
     """The smallest job that can see a mistake of which it is to say this."""
     if said == "late steps":
         return {"steps": (300,), "etas": (1.0,), "diffusion": DiffusionConfig(timesteps=300), "train_steps": 0}
+    if "dpmpp_2m" in said:
+        return {"cells": {"wrong": (Cell(4, 0.0, None, 0, "dpmpp_2m"),)}, "train_steps": 0}
     if "timed" in said:
         return {"etas": (0.0,), "train_steps": 0, "blocks": 10}
     if said in ("gradient", "step") or said.startswith("loss after"):

@@ -159,6 +159,12 @@ class EtaIgnored(Changed):
         return replace(plan, eta=0.0) if plan.sampler == "ddim" else plan
 
 
+@mistake("a fast solver that forgets its past", "sampling, dpmpp_2m")
+class Forgets(Changed):
+    def path(self, plan: Any) -> Any:
+        return replace(plan, sampler="ddim") if plan.sampler == "dpmpp_2m" else plan
+
+
 @mistake("nothing clipped", "sampling")
 class NotClipped(Changed):
     def path(self, plan: Any) -> Any:
