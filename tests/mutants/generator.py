@@ -45,7 +45,8 @@ class Room(NamedTuple):
 
 
 ROOMS = {
-    "reference": Room(("reference/*.py",), ("tests/reference",)),
+    "reference": Room(("reference/*.py",), ("tests/reference", "tests/weights/test_solver_schedulers.py",
+                                            "tests/conformance/test_l2_network.py", "--backend=torch", "--mode=tuned")),
     "torch": Room(tuple(f"backends/torch/{name}.py" for name in ("schedules", "samplers", "solvers", "training", "layers", "unet")),
                   ("tests/conformance", "--backend=torch", "--mode=tuned")),
     "metric": Room(("bench/metric/*.py",), ("tests/metric",)),

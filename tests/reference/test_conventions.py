@@ -33,6 +33,13 @@ def test_names():
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_a_plan_says_everything_of_every_step(name):
+    for plan in (plan_of(name), make_encode_plan(LINEAR, 1000 if name == "ho2020" else 10, convention=name)):
+        said = plan.timesteps, plan.previous, plan.network_t, plan.noise_gate, plan.predicts
+        assert {len(of_each_step) for of_each_step in said} == {plan.steps}
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_linear_betas_times_1000_over_T(name):
     diffusion = DiffusionConfig(timesteps=100)
     first = 1 - coefficients(plan_of(name, 100, diffusion, spacing="trailing" if name == "lucidrains" else None))["alpha_bar"][-1]
