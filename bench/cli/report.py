@@ -27,7 +27,7 @@ MADE_BY = re.compile(r"^Made by `(.+?)`", re.MULTILINE)
 def run(args: argparse.Namespace, command: str) -> int:
     """Write every page of `args.out` that its rows can fill; returns the exit code, 3 where a page was left as it was."""
     out: Path = args.out
-    require(out.is_dir(), "--out", str(out), "is no folder; name one with rows, or none for the project's own")
+    require(out.is_dir(), "--out", str(out), "is no folder; name one with rows, as ddim-bench run writes it")
     found, kept = rows.read(out / "rows"), []
     with Cells(out, fresh=False).shared("report"):
         for name, text in pages(found, out):
