@@ -31,6 +31,11 @@ def names() -> list[str]:
     return [*sorted(_folders(), key=order), *sorted(_outside())]
 
 
+def with_solvers() -> list[str]:
+    """Those of `names` that run the fast solvers, too."""
+    return [name for name in names() if about(name).solvers]
+
+
 def refused() -> dict[str, str]:
     """The entry points that are no backend because of their names, and why."""
     rule = f"must be letters, digits, _ and -, and none of {', '.join(sorted({*RESERVED, *_folders()}))}"

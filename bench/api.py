@@ -30,6 +30,7 @@ from bench.sampling.loop import draw, time_steps
 from bench.timing import blocks
 from bench.training import batches, loop
 from bench.weights import pipeline, sources
+from bench.weights.scheduler_config import note_unused
 from bench.weights.unsaid import Unsaid
 from reference import weights as names
 from reference.config import ConfigError, DiffusionConfig, ModelConfig, OptimConfig, require
@@ -99,15 +100,17 @@ class Model:
 
     def solver_plan(self, steps: int | tuple[int, ...], *, sampler: str, **choices: Any) -> SolverPlan:
         """The path of a fast solver, whose choices are `reference.solver_plans.make_solver_plan`'s: spacing, eta, convention, clip,
-        final_alpha_bar, steps_offset, round_t, variant. Some solvers make more than one network call a step."""
-        others = [name for name in backends.names() if backends.about(name).solvers]
-        require(backends.about(self.name).solvers, "sampler", sampler,
-                f"backend {self.name} has ddim and ddpm alone, says its ABOUT: use {' or '.join(others)}")
+        final_alpha_bar, steps_offset, round_t, variant. Some solvers make more than one network call a step. With convention
+        "diffusers" one line names the settings of the weights' folder that are for DDIM or DDPM."""
+        able = backends.with_solvers()
+        require(self.name in able, "sampler", sampler,
+                f"backend {self.name} has ddim and ddpm alone, says its ABOUT: use {' or '.join(able)}")
         given = {name: value for name, value in choices.items() if value is not None}
         if unknown := sorted(set(given) - SOLVER_CHOICES):
             raise ConfigError(f"{unknown[0]}={given[unknown[0]]!r}: is no choice of {sampler}: leave it out")
         if isinstance(steps, tuple):
             raise ConfigError(f"steps={steps!r}: section counts are for ddim and ddpm: give {sampler} one number")
+        note_unused(self.scheduler, given.get("convention", "plain"), sampler)
         return make_solver_plan(self.spec.diffusion, steps, sampler=sampler, **given)
 
     def noise(self, n: int, seed: int = 0) -> Images:

@@ -35,14 +35,14 @@ from bench.sampling.cell import Cell
 from bench.timing import flops
 from bench.timing.memory import require_room
 from bench.weights import sources
-from bench.weights.scheduler_config import require_expressible
+from bench.weights.scheduler_config import note_unused, require_expressible
 from bench.workers import ray_cluster
 from bench.workers.crew import Crew
 from bench.workers.errors import WorkerError
 from reference import weights
 from reference.config import ConfigError, require
 from reference.conventions import adopt, get_convention
-from reference.scheduler import SILENT
+from reference.scheduler import SILENT, Scheduler
 from reference.solver_plans import FAST, NOISY, base
 from reference.solvers import SOLVERS
 from reference.timesteps import parse_steps
@@ -135,8 +135,8 @@ def sampling_cells(args: argparse.Namespace, chosen: tuple[str, ...], own: str) 
     steps = parse_steps(args.steps if args.steps is not None else "10,50,1000")
     asked = samplers(args, own)
     for backend in chosen if any(sampler for sampler, _ in asked) else ():
-        able = [name for name in backends.names() if backends.about(name).solvers]
-        require(backends.about(backend).solvers, "--sampler", args.sampler,
+        able = backends.with_solvers()
+        require(backend in able, "--sampler", args.sampler,
                 f"backend {backend} has ddim and ddpm alone, says its ABOUT: use --backends {','.join(able)}")
     return dict.fromkeys(chosen, tuple(Cell(s, eta, args.spacing, args.seed, sampler) for s in steps for sampler, eta in asked))
 
@@ -187,6 +187,8 @@ def run(args: argparse.Namespace, command: str) -> int:
     """The whole job; returns the exit code."""
     serve_as_scheduler()
     job, absent = resolve(args)
+    scheduler = Scheduler.from_dict(job.choices.get("scheduler", {}))
+    note_unused(scheduler, job.convention, *(cell.sampler for cell in job.all_cells))
     if args.dry_run:
         if job.rank == 0:
             print(describe(job, absent))

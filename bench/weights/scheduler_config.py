@@ -69,6 +69,14 @@ def read_sampling(path: Path, ignore: bool = False) -> Scheduler:
             raise CheckpointError(f"{path}: {error}; {IGNORE}") from None
 
 
+def note_unused(scheduler: Scheduler, convention: str, *samplers: str | None) -> None:
+    """Warn, in one line for each fast solver, that it goes without the settings of a folder's DDIM or DDPM scheduler, which the
+    convention `diffusers` alone has."""
+    settings = [key for key in scheduler.to_dict() if key != "name"] if convention == "diffusers" else []
+    for sampler in dict.fromkeys(filter(None, samplers)) if settings else ():
+        note(f"sampler={sampler!r}: goes without {', '.join(settings)}, which the weights' folder says for {scheduler.name}")
+
+
 def sampling_json(scheduler: Scheduler) -> dict[str, Any]:
     """The keys of a `scheduler_config.json` that concern sampling, all but the variance's."""
     known = SAMPLING | OWN[written_class(scheduler)]

@@ -313,6 +313,14 @@ def test_each_solver_and_step_count_is_a_cell_with_its_network_calls(capsys):
     assert '"convention": "dpm_solver"' in capsys.readouterr().out
 
 
+def test_one_line_a_solver_names_the_settings_of_the_folder_that_it_goes_without(recwarn):
+    words = ["run", "--dry-run=plan", "--backends", "torch", "--sampler", "heun,ddim", "--steps", "10,20", "--convention"]
+    for convention, lines in (("diffusers", 1), ("plain", 0)):
+        assert main([*words, convention]) == 0
+        assert sum("sampler='heun': goes without clip_sample" in str(warning.message) for warning in recwarn) == lines
+        recwarn.clear()
+
+
 def test_the_help_names_every_solver():
     assert commands.SOLVERS.replace(" and ", ", ").split(", ") == list(FAST)
 

@@ -133,6 +133,15 @@ def test_what_a_fast_solver_refuses_is_one_line(net, tmp_path, capsys, monkeypat
     assert code == 2 and line in err and len(err.splitlines()) == 1 and not (tmp_path / "a.npy").exists()
 
 
+def test_one_line_names_the_settings_of_a_folder_that_a_fast_solver_goes_without(net, tmp_path, recwarn):
+    words = ["sample", "--weights", str(net), "--samples", "1", "--save", str(tmp_path / "a.npy"), "--steps", "3"]
+    for convention, sampler, lines in (("diffusers", "dpmpp_2m", 1), ("plain", "dpmpp_2m", 0), ("diffusers", "ddim", 0)):
+        assert main([*words, "--convention", convention, "--sampler", sampler]) == 0
+        said = [str(warning.message) for warning in recwarn if "goes without" in str(warning.message)]
+        assert len(said) == lines and all("sampler='dpmpp_2m': goes without clip_sample, " in line for line in said)
+        recwarn.clear()
+
+
 def test_the_api_refuses_what_a_fast_solver_does_not_have(net, monkeypatch):
     model = api.load(net)
     with pytest.raises(ConfigError, match="variance='small': is no choice of heun"):
