@@ -29,8 +29,8 @@ from bench.cli.options import (
     THREADS,
     WEIGHTS,
     Parser,
-    place_to_write,
 )
+from bench.cli.values import place_to_write
 
 SAVE_EVERY = 120.0  # seconds
 TIMEOUT = 900.0  # seconds

@@ -1,4 +1,4 @@
-"""What the commands have in common: the parser, the options that several of them share, how values are read.
+"""What the commands have in common: the parser, the options that several of them share.
 
 Nothing here takes time to load: `--help` needs neither NumPy nor a framework.
 """
@@ -9,12 +9,11 @@ import argparse
 import difflib
 import inspect
 import math
-import os
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import backends
+from bench.cli.values import place_to_read, real, whole
 from bench.paths import RESULTS, printable
 from bench.training import MOST_STEPS
 from reference.errors import ConfigError, require
@@ -49,6 +48,8 @@ class Parser(argparse.ArgumentParser):
         """`text` is the description, a docstring."""
         super().__init__(description=inspect.cleandoc(text or "").replace("`", ""), epilog=example and f"example: {example}",
                          formatter_class=Help, allow_abbrev=False, **more)
+        for kind, read in ((int, whole), (float, real)):  # argparse's own line does not say the rule
+            self.register("type", kind, read)
         self.commands: dict[str, Parser] = {}
         self._kinds: Any = None
 
@@ -100,20 +101,6 @@ class Parser(argparse.ArgumentParser):
         else:
             hint = f"did you mean {near[0]}?" if near else "--help lists its options"
         self.error(f"{name}: {'does not apply to' if having else 'is no option of'} {self.prog}; {hint}")
-
-
-def place_to_write(text: str) -> Path:
-    """A folder that a command makes or replaces as a whole. Raises ArgumentTypeError for one that the user is in, and for /."""
-    if Path.cwd().is_relative_to(os.path.realpath(text)):
-        raise argparse.ArgumentTypeError(f"{text!r}: must be a folder of its own, not the current one or one that holds it")
-    return Path(text)
-
-
-def place_to_read(text: str) -> Path:
-    """A file or folder. Raises ArgumentTypeError for /, all of whose files nobody means."""
-    if os.path.dirname(real := os.path.realpath(text)) == real:  # unlike Path.resolve it passes a loop of links on to who reads
-        raise argparse.ArgumentTypeError(f"{text!r}: must not be the root of all files")
-    return Path(text)
 
 
 def _parent(*options: tuple[str, dict[str, Any]]) -> Parser:
@@ -216,35 +203,3 @@ def unused(args: argparse.Namespace, why: str, *names: str) -> None:
     for name in names:
         value = getattr(args, name)
         require(value is None or value is False, f"--{name.replace('_', '-')}", value, f"does not apply {why}")
-
-
-def parse_eta(text: str) -> tuple[float | str, ...]:
-    """ "0,0.5,sigma_hat,ddpm" as eta values; `make_plan` checks their range. Raises ConfigError."""
-    out: list[float | str] = []
-    for part in text.split(","):
-        try:
-            out.append(part.strip() if part.strip() in ("sigma_hat", "ddpm") else float(part))
-        except ValueError:
-            raise ConfigError(f"--eta={text!r}: must be numbers in [0, 1], sigma_hat or ddpm, separated by commas") from None
-    require(len(set(out)) == len(out), "--eta", text, "every value must appear once")
-    return tuple(out)
-
-
-def parse_seeds(text: str) -> tuple[int, int]:
-    """ "3,1" or "3" as the numbers of sample seeds up to S = 100 and at S = 1000. Raises ConfigError."""
-    require(re.fullmatch(r"\d{1,4}(,\d{1,4})?", text) is not None, "--seeds", text, "must be one or two whole numbers, such as 3,1")
-    up_to, full = ([int(n) for n in text.split(",")] * 2)[:2]
-    require(up_to >= 1 and full >= 1, "--seeds", text, "must be at least 1")
-    return up_to, full
-
-
-def parse_sections(text: str) -> tuple[int, ...]:
-    """IDDPM's section counts, "10,15,20" as (10, 15, 20); a count may repeat. Raises ConfigError."""
-    require(re.fullmatch(r"\d{1,9}(,\d{1,9})+", text) is not None, "--sections", text,
-            "must be two or more whole numbers separated by commas, such as 10,15,20; one count is --steps")
-    return tuple(int(count) for count in text.split(","))
-
-
-def parse_log(text: str) -> tuple[str, ...]:
-    """ "tensorboard,wandb" as names of `training.trackers.LOGS`; "none" as no name at all."""
-    return () if text == "none" else tuple(text.split(","))

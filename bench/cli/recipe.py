@@ -6,7 +6,9 @@ import argparse
 import math
 
 from backends.protocol import Spec
-from bench.cli.options import at_least, data_choice, parse_log, unsaid, unused
+from bench.cli.options import at_least, data_choice, unsaid, unused
+from bench.cli.values import parse_log
+from bench.metric import fmnist_cnn
 from bench.paths import printable
 from bench.recipes import RECIPES, gallery
 from bench.recipes.experiment import Experiment
@@ -26,6 +28,7 @@ def run(args: argparse.Namespace, command: str) -> None:
     options = read(args, recipe)
     experiment = Experiment(recipe, options, command)
     experiment.held_out  # noqa: B018  a data set that is not there ends the run before it trains
+    fmnist_cnn.extractor()  # nor shall a damaged one end it after that
     recipe.run(experiment)
     experiment.row()
     page = gallery.write(args.out)

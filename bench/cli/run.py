@@ -18,7 +18,8 @@ import backends
 from backends.protocol import Spec
 from bench import files
 from bench.cli.launch import launched, serve_as_scheduler
-from bench.cli.options import at_least, data_choice, parse_eta, parse_seeds, sampling_choices, unsaid, unused
+from bench.cli.options import at_least, data_choice, sampling_choices, unsaid, unused
+from bench.cli.values import parse_eta, parse_seeds
 from bench.job import forecast
 from bench.job import run as stages
 from bench.job.job import Images, Job

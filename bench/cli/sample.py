@@ -7,7 +7,8 @@ import argparse
 import numpy as np
 
 from bench import api, files
-from bench.cli.options import at_least, parse_sections, sampling_choices, unsaid, unused
+from bench.cli.options import at_least, sampling_choices, unsaid, unused
+from bench.cli.values import parse_sections
 from bench.data.pixels import to_uint8
 from bench.paths import printable
 from bench.recipes.show import KINDS, show

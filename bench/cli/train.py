@@ -18,7 +18,8 @@ from typing import Any
 import backends
 from backends.protocol import Spec
 from bench.cli.launch import launched, serve_as_scheduler
-from bench.cli.options import at_least, data_choice, parse_log, unsaid, unused
+from bench.cli.options import at_least, data_choice, unsaid, unused
+from bench.cli.values import parse_log
 from bench.paths import ROOT, printable
 from bench.presets import Preset, get_preset
 from bench.progress import tracked

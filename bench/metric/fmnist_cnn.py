@@ -40,8 +40,26 @@ RECORD = ASSETS / f"{NAME}.json"
 
 @functools.cache
 def extractor() -> Extractor:
-    """The extractor of this module, with the shipped weights."""
+    """The extractor of this module, with the shipped weights. DataError where a file of it is not the one that ships, so that a
+    command which will measure ends before it trains or draws."""
+    _require_whole(WEIGHTS, "weights_sha256")
+    _require_whole(STATISTICS, "statistics_sha256")
+    return unchecked()
+
+
+def unchecked() -> Extractor:
+    """The same, of the weights that lie there."""
     return Extractor(NAME, WIDTH, sha256(), SHAPE, 500, _features, convert)
+
+
+def _require_whole(path: Path, name: str) -> None:
+    """Raise DataError where the file does not have the SHA-256 that the record beside it has under this name."""
+    try:
+        ships, found = json.loads(RECORD.read_bytes())[name], sha256(path)
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise DataError(f"{RECORD}: cannot be read: {type(error).__name__}: {error}; restore the file") from error
+    if found != ships:
+        raise DataError(f"{path}: damaged: its SHA-256 is {found}, and {RECORD.name} says {ships!r:.80}; restore the file")
 
 
 def _features(device: str) -> Network:
@@ -66,17 +84,12 @@ def convert(images: Images) -> tuple[Images, str]:
 
 
 def stored_statistics(reference: str) -> Statistics:
-    """Shipped mean and covariance of a reference set. DataError where the file is not the one that ships, by the SHA-256 in the
-    record beside it, or belongs to another extractor."""
+    """Shipped mean and covariance of a reference set. DataError where the file is not the one that ships, or belongs to another
+    extractor."""
     require(reference in REFERENCES, "reference", reference, f"must be one of {', '.join(REFERENCES)}")
     from safetensors import SafetensorError, safe_open
 
-    try:
-        ships, found = json.loads(RECORD.read_bytes())["statistics_sha256"], sha256(STATISTICS)
-    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-        raise DataError(f"{RECORD}: cannot be read: {type(error).__name__}: {error}; restore the file") from error
-    if found != ships:
-        raise DataError(f"{STATISTICS}: damaged: its SHA-256 is {found}, and {RECORD.name} says {ships!r:.80}; restore the file")
+    _require_whole(STATISTICS, "statistics_sha256")
     try:
         with safe_open(STATISTICS, "numpy") as file:
             owner = file.metadata()["extractor_sha256"]

@@ -10,6 +10,7 @@ import textwrap
 import numpy as np
 import pytest
 
+from bench.cli.main import main
 from bench.data import datasets, readers
 from bench.metric import fid, fmnist_cnn
 from bench.paths import ASSETS
@@ -108,6 +109,29 @@ def test_statistics_of_another_extractor_are_refused(monkeypatch, tmp_path):
         record.write_bytes(content)
         with pytest.raises(readers.DataError, match="record.json: cannot be read: .*restore the file"):
             fmnist_cnn.stored_statistics("train")
+
+
+@pytest.mark.parametrize("name", ["WEIGHTS", "STATISTICS"])
+@pytest.mark.parametrize("words", [["run", "--preset", "smoke"], ["recipe", "mnist-scratch", "--dataset", "fashion-mnist"],
+                                   ["study", "noise"], ["study", "ablation"]], ids=lambda words: " ".join(words[:2]))
+def test_a_flipped_bit_of_what_ships_ends_a_command_before_its_first_cell(name, words, tmp_path, monkeypatch, capsys):
+    def begins(*_, **__):
+        raise AssertionError("work began")
+
+    for work in ("bench.workers.crew.Crew.start", "bench.training.loop.fit", "bench.metric.fid.features", "bench.api.new"):
+        monkeypatch.setattr(work, begins)
+    shipped = getattr(fmnist_cnn, name)
+    path = tmp_path / shipped.name
+    path.write_bytes(shipped.read_bytes()[:-1] + b"!")
+    monkeypatch.setattr(fmnist_cnn, name, path)
+    fmnist_cnn.extractor.cache_clear()
+    try:
+        assert main([*words, "--out", str(tmp_path / "out")]) == 2
+    finally:
+        fmnist_cnn.extractor.cache_clear()
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"error: {path}: damaged: its SHA-256 is ") and error.endswith("restore the file")
+    assert not (tmp_path / "out").exists()
 
 
 def test_conversion_keeps_what_it_can():
