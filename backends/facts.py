@@ -23,7 +23,7 @@ class About:
     dtypes: tuple[str, ...] = ("float32",)  # of the network, on the CPU
     reduced: tuple[str, ...] = ("bfloat16", "float16")  # dtypes worth timing beside float32, on any device
     compiled_apart: tuple[str, ...] = ()  # kinds of device on which the mode "compiled" differs from "tuned"
-    slow_to_compile: bool = False  # the conformance kit then runs in mode "stock", and "tuned" once a level
+    slow_to_compile: tuple[str, ...] = ()  # kinds of device on which the kit runs in mode "stock", and "tuned" once a level
     thread_variables: tuple[str, ...] = ()  # that set its number of threads, beside OMP_NUM_THREADS
     launcher: str | None = None  # which starts it on many processes; `bench/cli/launch.py` knows torchrun and msrun
     solvers: bool = False  # runs `reference.solver_plans.SolverPlan`s: `backends.protocol.Solver`

@@ -117,7 +117,7 @@ def test_solvers_are_asked_of_backends_that_have_them(monkeypatch):
 def test_a_backend_that_is_slow_to_compile_runs_stock_and_once_a_level_compiled(monkeypatch):
     """Also where levels have no modes; with --mode it runs as any other."""
     found = [Subject(name, None, dtype=d, mode=m) for name in ("fast", "slow") for d in FULL for m in ("stock", "tuned")]
-    monkeypatch.setattr(backends, "about", lambda name: backends.About(name, slow_to_compile=name == "slow"))
+    monkeypatch.setattr(backends, "about", lambda name: backends.About(name, slow_to_compile=("cpu",) * (name == "slow")))
 
     def chosen(path, mode=(), **marks):
         options = {"--mode": list(mode), "--backend": ["fast", "slow"]}

@@ -56,7 +56,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def spared(config: pytest.Config, subject: Subject) -> bool:
     """Whether this backend runs compiled in the tests marked `compiled` alone, since compiling takes longer than the tests do."""
-    return backends.about(subject.name).slow_to_compile and not config.getoption("--mode")
+    return subject.device.partition(":")[0] in backends.about(subject.name).slow_to_compile and not config.getoption("--mode")
 
 
 def subjects_of(config: pytest.Config, path: Path) -> list[Subject]:
