@@ -54,6 +54,8 @@ def _line(error: Exception) -> tuple[str, int]:
     from bench.workers.errors import WorkerError
     from reference.errors import ConfigError
 
+    if isinstance(error, PermissionError) and error.filename:  # such as another user's
+        return f"{error.filename}: {error.strerror}: must be one that this user may read and write", 2
     if isinstance(error, ConfigError | OSError):  # OSError: a full disk, a folder that is gone
         return str(error), 2
     if isinstance(error, TrainingError | WorkerError | BackendError):

@@ -132,8 +132,11 @@ def append(folder: Path, row: AnyRow, *, once: bool = False) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _lock(path), path.open("a+b", buffering=0) as file:
             end = _mend(path, file)
-            if once and data in path.read_bytes():
+            before = path.read_bytes()
+            if once and data in before:
                 return path
+            if said := validity.clock_problem(before.rstrip().rpartition(b"\n")[2]):
+                warnings.warn(f"{path}: {said}", stacklevel=2)
             try:
                 if (written := file.write(data)) != len(data):
                     raise OSError(f"only {written} of {len(data)} bytes were written")

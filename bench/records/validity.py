@@ -1,5 +1,8 @@
-"""Whether a row is one of its kind: its fields and their types are those of `bench.records.values`."""
+"""Whether a row is one of its kind: its fields and their types are those of `bench.records.values`; and whether its date can be."""
 
+import json
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from types import UnionType
 from typing import Any, Literal, TypedDict, get_args, get_origin, get_type_hints, is_typeddict
@@ -87,3 +90,14 @@ def _is(value: Any, hint: Any) -> bool:
     if origin is UnionType:
         return any(_is(value, one) for one in inner)
     return isinstance(value, (int, float) if hint is float else hint) and (hint is bool or not isinstance(value, bool))
+
+
+def clock_problem(line: bytes) -> str:
+    """What to say of a row, as a line of JSON, whose date was not reached yet, so that one appended now would stand before it in
+    pages; "" for any other line."""
+    with suppress(ValueError, TypeError, LookupError, RecursionError):
+        created = json.loads(line)["created"]
+        if datetime.fromisoformat(created) > datetime.now(UTC) + timedelta(minutes=1):
+            return (f"its last row is of {created}, which is later than now: a clock was wrong, and pages take the row of the "
+                    "latest date for the newest; set this machine's clock")
+    return ""

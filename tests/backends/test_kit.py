@@ -84,6 +84,18 @@ def test_stored_derivatives_are_those_of_the_numpy_network():
     np.testing.assert_allclose(found, l3.golden()["tensor/tiny"][1:4], rtol=1e-6, err_msg=again)
 
 
+@pytest.mark.parametrize("words, files", [([], {"derivatives", *cases.OPTIMS}), (["derivatives"], {"derivatives"})])
+def test_golden_files_are_made_with_and_without_a_part(monkeypatch, tmp_path, words, files):
+    pytest.importorskip("torch", reason="whose gradients the trajectories have")
+    from tests.conformance import make_golden
+
+    monkeypatch.setattr(make_golden, "GOLDEN", tmp_path)
+    monkeypatch.setattr(make_golden, "derivatives", lambda: {"loss/eps": np.ones(2)})
+    monkeypatch.setattr(make_golden, "trajectory", lambda case: {"loss": np.ones(100)})
+    make_golden.main(words)
+    assert {path.stem for path in tmp_path.iterdir()} == files
+
+
 def test_derivatives_of_another_loss_are_not_taken_from_the_file(monkeypatch):
     monkeypatch.setattr(l3, "golden", lambda: {"loss/eps": np.array([0.5, 7.0, 7.0, 7.0])})
     assert l3.derivatives.__wrapped__("loss", "eps") == l3.whole_derivatives(l3.POINTS["loss", "eps"]())

@@ -37,6 +37,8 @@ def fails(error: BaseException):
 @pytest.mark.parametrize(("error", "code", "line"), [
     (ConfigError("--steps=0: must be positive"), 2, "error: --steps=0: must be positive\n"),
     (OSError(28, "No space left on device"), 2, "error: [Errno 28] No space left on device\n"),
+    (PermissionError(13, "Permission denied", "a/.lock"), 2,
+     "error: a/.lock: Permission denied: must be one that this user may read and write\n"),
     (TrainingError("step 3: the loss is nan"), 3, "error: step 3: the loss is nan\n"),
     (WorkerError("out of memory"), 3, "error: out of memory\n"), (WorkerDied("SIGKILL"), 3, "error: SIGKILL\n"),
     (MemoryError("Unable to allocate 9 TiB"), 3, "error: out of memory: Unable to allocate 9 TiB; ask for less at once\n"),
@@ -230,7 +232,7 @@ def test_the_list_above_has_all_commands():
     ("rum --steps 10", "ddim-bench: 'rum' is no command; did you mean run?"),
     ("study nois", "ddim-bench study: 'nois' is no command; did you mean noise?"),
     ("", "ddim-bench: a command is missing; choose from run, speed, train, sample, convert, recipe, study, report"),
-    ("run --samples many", "--samples: invalid int value: 'many'"),
+    ("run --samples many", "--samples: 'many': must be a whole number in digits"),
     ("run --peers", "--peers: does not apply to ddim-bench run; it is an option of ddim-bench speed"),
     ("run 10", "unrecognized arguments: 10"),
     ("run --list --seed 3", "--list='python bench/run.py --list --seed 3': goes without other options"),

@@ -51,18 +51,17 @@ def derivatives() -> dict[str, np.ndarray]:
     return {f"{kind}/{case}": np.array([reference_loss(p()), *worked_out(kind, p())]) for (kind, case), p in POINTS.items()}
 
 
-def main(parts: list[str]) -> None:
+def main(words: list[str] | None = None) -> None:
     """Write the file of derivatives and, where it is not the only part that is wanted, one for each optimiser config."""
+    parser = argparse.ArgumentParser(prog="python -m tests.conformance.make_golden", description=__doc__)
+    parser.add_argument("part", nargs="?", choices=["derivatives"], help="this alone; default: everything")
+    part = parser.parse_args(words).part
     np.savez_compressed(GOLDEN / "derivatives.npz", **derivatives())
-    if parts:
-        return
-    for case in cases.OPTIMS:
+    for case in () if part else cases.OPTIMS:
         arrays = trajectory(case)
         np.savez(GOLDEN / f"{case}.npz", **arrays)
         print(f"{case}: losses {arrays['loss'][[0, 9, 99]]}")
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m tests.conformance.make_golden", description=__doc__)
-    parser.add_argument("parts", nargs="*", choices=["derivatives"], help="these alone; default: everything")
-    main(parser.parse_args().parts)
+    main()

@@ -33,7 +33,9 @@ from bench.recipes import RECIPES
 from reference import weights
 from reference.config import OBJECTIVES, SCHEDULES, VARIANCES, ModelConfig
 from reference.conventions import CONVENTIONS
-from reference.timesteps import SPACINGS
+from reference.grids import GRIDS
+from reference.solver_plans import CODES
+from reference.solvers import SOLVERS
 from tests.helpers.fuzz_readers import ADDRESSES, command
 
 SMALL = str(CHECKPOINTS / "fmnist-small")
@@ -60,14 +62,17 @@ BY_METAVAR = {
     "VARIANT": ("cosine schedule", "x"),
 }
 BY_OPTION = {
-    "preset": (*PRESETS, "x"), "convention": (*CONVENTIONS, "x"), "backend": ("torch", "x", "real", "../x"),
-    "spacing": (*SPACINGS, "x"),
+    "preset": (*PRESETS, "x"), "backend": ("torch", "x", "real", "../x"),
+    "sampler": (*SOLVERS, ",".join(SOLVERS), "ddim,ddpm", "ddim,dpmpp_2m_sde", "x"),
+    "convention": (*dict.fromkeys((*CONVENTIONS, *CODES)), "x"),
+    "spacing": (*dict.fromkeys(rule for _, rules in GRIDS.values() for rule in rules), "x"),
     "variance": (*VARIANCES, "x"), "objective": (*OBJECTIVES, "x"), "schedule": (*SCHEDULES, "x"), "name": (*RECIPES, "x", "../x"),
     "device": ("cpu", "cuda", "cuda:99", "ascend", "x", "cpu:0"), "dtype": ("float32", "float64", "bfloat16", "x"),
     "dataset": ("fashion-mnist", "mnist", "cifar10", "images", "x"), "mode": ("tuned", "stock", "compiled", "x"),
     "executor": ("local", "x", "ray=", "ray=x"), "final_alpha": ("one", "first", "x"), "time_order": ("sin", "cos", "x"),
-    "qkv_order": ("heads", "qkv", "x"), "sampler": ("ddim", "heun", "ddim,ddpm", "x"), "images": ("images.npy", "file", "3"),
+    "qkv_order": ("heads", "qkv", "x"), "images": ("images.npy", "file", "3"),
 }
+EVEN = ("sampler", "convention", "spacing")  # options of which each name is as likely, and which meet often
 
 
 class Begun(BaseException):
@@ -99,12 +104,14 @@ def line(rng: random.Random, every: list[tuple[tuple[str, ...], Parser]]) -> lis
     words = list(path)
     actions = [action for action in p._actions if action.dest not in ("help", "out", "dry_run")]
     for action in rng.sample(actions, len(actions)):
-        wanted = action.required or rng.random() < min(0.5, 2.5 / len(actions))
+        even = action.dest in EVEN
+        wanted = action.required or rng.random() < (0.3 if even else min(0.5, 2.5 / len(actions)))
         if not wanted or (action.required and rng.random() < 0.05):
             continue
         flag = [rng.choice(action.option_strings)] if action.option_strings else []
         some = values(action)
-        value = [] if action.nargs == 0 else [some[int(len(some) * rng.random()**3)]]  # mostly one of the first, which are right
+        at = rng.random() if even else rng.random()**3  # mostly one of the first, which are right
+        value = [] if action.nargs == 0 else [some[int(len(some) * at)]]
         words += [f"{flag[0]}={value[0]}"] if flag and value and rng.random() < 0.3 else flag + value
     if rng.random() < 0.1:
         words.insert(rng.randrange(len(words) + 1), rng.choice((*WORDS, "--help", "--fresh", "--tpyo", "--steps", "run")))
@@ -133,7 +140,8 @@ def harmless(folder: Path) -> Iterator[None]:
     patches = [*(mock.patch(name, stop) for name in STOPS), mock.patch("reference.weights.initialise", zeros),
                mock.patch("logging.raiseExceptions", False),  # pooch's logger may hold a stream that an earlier test has closed
                mock.patch("os.fsync"), mock.patch("backends.load", load), mock.patch.dict(catalogue.RECORDS, records),
-               mock.patch.dict(os.environ, {"XDG_CACHE_HOME": str(folder / "cache")}),
+               mock.patch.dict(os.environ, {"XDG_CACHE_HOME": str(folder / "cache"),
+                                            "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION": "python"}),  # as in tests/conftest.py
                mock.patch("torch.set_num_threads"), mock.patch("socket.getaddrinfo", side_effect=OSError("no network"))]
     os.environ.pop("DDIM_BENCH_DATA", None)
     with contextlib.ExitStack() as stack:
@@ -171,7 +179,8 @@ if __name__ == "__main__":
         for number in range(asked.lines) if asked.number is None else [asked.number]:
             try:
                 words, end = give(number, asked.seed)
-                ends.setdefault(words[0], collections.Counter())[end] += 1
+                known = words[0] in commands.parser().commands
+                ends.setdefault(words[0] if known else "no command", collections.Counter())[end] += 1
             except AssertionError as error:
                 faults += 1
                 print(f"fault: {error}", flush=True)

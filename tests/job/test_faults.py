@@ -6,10 +6,14 @@ import ctypes
 import os
 import resource
 import shutil
+import signal
 import subprocess
+import sys
 import tempfile
+import textwrap
 import time
 from collections import Counter
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -31,10 +35,11 @@ def code(tmp_path_factory):
     return folder
 
 
-def job(code, out, *more, backends="torch,shaky", harm="", **options):
+def job(code, out, *more, backends="torch,shaky", harm="", timeout=600, variables=None, **options):
     args = ["tests/helpers/tiny_run.py", "--backends", backends, "--steps", 5, "--save-every", 0, "--out", out, *more]
-    return subprocess.run(tree.command(code, *args), env=tree.environment(code, SHAKY=harm, TINY_METRIC="none"), cwd=code,
-                          capture_output=True, text=True, timeout=600, **options)
+    environment = tree.environment(code, SHAKY=harm, TINY_METRIC="none", **(variables or {}))
+    return subprocess.run(tree.command(code, *args), env=environment, cwd=code, capture_output=True, text=True, timeout=timeout,
+                          **options)
 
 
 def cells(out, backend):
@@ -153,7 +158,7 @@ def nothing_half_written(out):
 
 
 @pytest.mark.sampled
-@pytest.mark.parametrize("megabytes", [0.05, 0.9, 1.6])
+@pytest.mark.parametrize("megabytes", [0.05, 0.9, 1, 1.6])
 def test_a_full_disk_is_one_line_and_the_job_goes_on_when_there_is_room(code, disk, megabytes):
     """From the very first files to the states of training: 0.8 MB are the images that it trains on."""
     out = disk(megabytes)
@@ -197,6 +202,99 @@ def test_a_folder_without_permission_is_one_line_and_stays_empty(code, tmp_path)
     one_line(job(code, out, backends="torch", preexec_fn=obey_permissions), "Permission denied")
     one_line(job(code, out / "deeper", backends="torch", preexec_fn=obey_permissions), "Permission denied")
     assert list(out.iterdir()) == []
+
+
+CLOCK = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdlib.h>
+#include <time.h>
+int clock_gettime(clockid_t which, struct timespec *t) {
+    int (*real)(clockid_t, struct timespec *) = dlsym(RTLD_NEXT, "clock_gettime");
+    int said = real(which, t);
+    if (which == CLOCK_REALTIME) t->tv_sec += atol(getenv("CLOCK_AHEAD"));
+    return said;
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def finished(code, tmp_path_factory):
+    """The results of a job whose machine's clock was ten days ahead; where no compiler can play that, of a plain one."""
+    folder = tmp_path_factory.mktemp("finished")
+    library, ahead = folder / "clock.so", {}
+    if sys.platform == "linux" and (compiler := shutil.which("cc")):
+        subprocess.run([compiler, "-shared", "-fPIC", "-x", "c", "-o", library, "-", "-ldl"], input=CLOCK, text=True, check=True)
+        ahead = {"LD_PRELOAD": str(library), "CLOCK_AHEAD": str(10 * 86400)}
+    done = job(code, folder / "out", backends="torch", variables=ahead)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return folder / "out"
+
+
+def every_byte(folder):
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_a_clock_that_goes_back_between_two_runs_is_said_and_loses_nothing(code, finished, tmp_path):
+    before = rows.read(finished / "rows")
+    if all(row.created < datetime.now(UTC).isoformat() for row in before):
+        pytest.skip("a clock that is ahead needs Linux and a C compiler")
+    out = shutil.copytree(finished, tmp_path / "out")
+    done = job(code, out, "--steps", "5,10", backends="torch")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "finished cells were used again" in done.stdout
+    said, = (line for line in done.stderr.replace("\r", "\n").splitlines() if "sample.jsonl" in line)
+    assert said.startswith(f"warning: {out}/rows/sample.jsonl: its last row is of 20") and "set this machine's clock" in said
+    after = rows.read(out / "rows")
+    assert all(row in after for row in before) and cells(out, "torch")["sample"] == 2
+
+
+def test_the_lock_files_of_dead_processes_hold_nobody_up(code, finished, tmp_path):
+    out = shutil.copytree(finished, tmp_path / "out")
+    program = """
+        import os, pathlib, signal, sys
+        from filelock import FileLock
+        locks = [FileLock(path) for path in pathlib.Path(sys.argv[1]).rglob(".lock")]
+        for lock in locks:
+            lock.acquire()
+        print(len(locks), flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    dead = subprocess.run([sys.executable, "-c", textwrap.dedent(program), out], capture_output=True, text=True)
+    assert dead.returncode == -signal.SIGKILL and int(dead.stdout) > 5
+    done = job(code, out, backends="torch", timeout=120)
+    assert done.returncode == 0 and "finished cells were used again" in done.stdout, done.stderr[-2000:]
+    assert rows.read(out / "rows") == rows.read(finished / "rows")
+
+
+# What a user who is not root meets: root without the capabilities that pass over permissions; or nobody, who may read everything
+AS_ROOT_WHO_OBEYS = ["setpriv", "--bounding-set=-dac_override,-dac_read_search,-fowner"]
+AS_NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=+dac_read_search",
+             "--ambient-caps=+dac_read_search"]
+
+
+@pytest.mark.sampled
+@pytest.mark.parametrize("harm", ["read-only", "of another user", "of another user, in open folders"])
+def test_results_that_this_user_may_not_write_are_one_line_and_stay(code, finished, tmp_path, harm):
+    user = []
+    if os.getuid() == 0:
+        user = AS_ROOT_WHO_OBEYS if harm == "read-only" else AS_NOBODY
+        if shutil.which("setpriv") is None:
+            pytest.skip("root needs setpriv of util-linux to be another user")
+    elif harm != "read-only":
+        pytest.skip("needs root, who alone can be another user")
+    out = shutil.copytree(finished, tmp_path / "out")
+    for path in (out, *out.rglob("*")):
+        path.chmod(0o777 if harm.endswith("folders") and path.is_dir() else 0o555 if path.is_dir() else 0o444)
+    before = every_byte(out)
+    arguments = ["--backends", "torch", "--steps", "5", "--out", out]
+    for script, words in (("tests/helpers/tiny_run.py", arguments), ("-m bench", ["report", "--out", out])):
+        done = subprocess.run([*user, *tree.command(code, script, *words)], env=tree.environment(code, TINY_METRIC="none"),
+                              cwd=code, capture_output=True, text=True, timeout=600)
+        one_line(done, "Permission denied")
+    assert every_byte(out) == before
+    for path in (out, *out.rglob("*")):
+        path.chmod(0o755)  # so that pytest can remove it
 
 
 def test_a_data_folder_that_vanished_is_one_line(code, tmp_path):

@@ -5,10 +5,13 @@ import errno
 import json
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+import warnings
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -103,6 +106,18 @@ def test_a_torn_last_line_is_set_aside(tmp_path, cut):
     assert path.read_bytes() == whole
     assert (tmp_path / "timing.jsonl.torn").read_bytes() == whole[:-cut] + b"\n"
     assert read(tmp_path) == [make()]  # and said once
+
+
+def test_a_last_row_that_is_later_than_now_is_said(tmp_path):
+    soon = (datetime.now(UTC) + timedelta(hours=1)).isoformat(timespec="seconds")
+    path = append(tmp_path, make(created=soon))
+    with pytest.warns(UserWarning, match=f"timing.jsonl: its last row is of {re.escape(soon)}, which is later than now: a clock"):
+        append(tmp_path, make(backend="mindspore"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        append(tmp_path, make(backend="jax"))
+        path.write_bytes(path.read_bytes() + b"{}\n")  # for `read` to name
+        append(tmp_path, make())
 
 
 def test_append_mends_a_torn_line_first(tmp_path):
