@@ -89,6 +89,7 @@ _RECIPES = (
 PRESETS = {p.name: p for p in (
     Preset("quick", FMNIST_SMALL, CHECKPOINTS / "fmnist-small", optim=_OPTIM),
     Preset("table", FMNIST_SMALL, CHECKPOINTS / "fmnist-small", optim=_OPTIM, train_steps=0, blocks=0, samples=256),
+    Preset("table-base", FMNIST_BASE, CHECKPOINTS / "fmnist-base", _BASE, _OPTIM, train_steps=0, blocks=0, samples=256),
     Preset("base", FMNIST_BASE, CHECKPOINTS / "fmnist-base", _BASE, _OPTIM),
     Preset("speed", SPEED, None, optim=_OPTIM, sample_batch=64),
     Preset("smoke", FMNIST_SMALL, CHECKPOINTS / "fmnist-small", optim=_OPTIM, train_steps=12, fit_steps=300, batch_size=32),

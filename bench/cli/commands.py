@@ -68,15 +68,19 @@ def _run(commands: Parser) -> None:
                          goes_on_from="the finished cells")
     p.add_argument("--list", dest="body", action="store_const", const="listing", default=argparse.SUPPRESS,
                    help="print presets, conventions, data sets and backends, one line each, and stop")
-    p.add_argument("--table", choices=("ddim",), help="draw and measure the grid of the DDIM paper's table 1, and write table.md; "
-                   "default: only the cells of --steps and --eta")
-    p.add_argument("--seeds", metavar="N[,M]", help="with --table: sample seeds of a cell, and of one at S = 1000; default: 3,1")
+    p.add_argument("--table", choices=("ddim", "solvers"), help="draw and measure a grid of cells, and write its page: ddim, "
+                   "the DDIM paper's table 1, in table.md; solvers, every solver with each of 5 to 50 steps, on both networks that "
+                   "ship, in solvers.md; default: only the cells of --steps and --eta")
+    p.add_argument("--seeds", metavar="N[,M]", help="with --table: sample seeds of a cell, and of one at S = 1000; default: 3,1, "
+                   "with --table solvers 3")
     p.add_argument("--steps", metavar="S[,S]", help="sampling steps; default: 10,50,1000, with --table all of the table's")
     p.add_argument("--sampler", metavar="A[,B]", help=f"one or more of ddim, ddpm and the fast solvers {SOLVERS}; default: ddim, "
-                   "with --table ddim and ddpm, with --weights and --convention diffusers that of the folder's scheduler")
+                   "with --table ddim ddim and ddpm, with --table solvers all but ddpm, with --weights and --convention diffusers "
+                   "that of the folder's scheduler")
     p.add_argument("--eta", metavar="X[,X]", help="of the samplers ddim and dpmpp_2m_sde: one or more of [0, 1], of ddim sigma_hat "
                    "too; ddpm among them adds that sampler; default: 0, of dpmpp_2m_sde 1, with --table all of the table's")
-    p.add_argument("--preset", metavar="NAME", help=f"{NAMED}; default: quick, with --table table")
+    p.add_argument("--preset", metavar="NAME", help=f"{NAMED}; default: quick, with --table table, with --table solvers "
+                   "table and table-base, one after the other")
     p.add_argument("--convention", metavar="NAME", default="plain", help=f"details of process and sampler; {NAMED}")
     p.add_argument("--metric", choices=("fmnist-cnn", "inception"), default="fmnist-cnn",
                    help="what the features of FID come from: the network that ships, or that of papers, then for 50,000 samples "

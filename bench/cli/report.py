@@ -19,6 +19,9 @@ from bench.records.cells import Cells
 from bench.records.rows import AnyRow
 from bench.report import ablation_page, noise_page, scaling_page, speed_page, table1_frames, table1_page
 from bench.report.html import page as html
+from bench.report.solvers import frames as solver_frames
+from bench.report.solvers import page as solvers_page
+from bench.sampling import solver_table
 from reference.config import require
 
 MADE_BY = re.compile(r"^Made by `(.+?)`", re.MULTILINE)
@@ -64,7 +67,11 @@ def pages(found: list[AnyRow], out: Path) -> Iterator[tuple[str, str]]:
         yield "ablation.md", ablation_page.render(tried, made_by(out / "ablation.md", "study", "ablation"))
     if any(row.kind == "recipe" for row in found):
         yield "gallery.md", gallery.page(found)
-    yield "report.html", html.page(found, out, by)
+    solvers = made_by(out / solvers_page.PAGE, "run", "--table", solver_table.NAME)
+    if tables := [solver_frames.of_table(found, budget) for budget in solver_frames.begun(found)]:
+        solvers_page.draw(tables, out / "figures" / solvers_page.FIGURE)
+        yield solvers_page.PAGE, solvers_page.page(tables, solvers, [])
+    yield "report.html", html.page(found, out, by, solvers=solvers)
 
 
 def made_by(path: Path, *default: str) -> str:

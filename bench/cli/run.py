@@ -17,9 +17,10 @@ from pathlib import Path
 import backends
 from backends.protocol import Spec
 from bench import files
+from bench.cli import tables
 from bench.cli.launch import launched, serve_as_scheduler
 from bench.cli.options import at_least, data_choice, sampling_choices, unsaid, unused
-from bench.cli.values import parse_eta, parse_seeds
+from bench.cli.values import parse_eta
 from bench.job import forecast
 from bench.job import run as stages
 from bench.job.job import Images, Job
@@ -29,9 +30,7 @@ from bench.presets import Preset, get_preset
 from bench.records import rows
 from bench.records.cells import Cells
 from bench.records.notebook import Notebook
-from bench.report import results, table1_frames, table1_page
-from bench.report.html.page import render as render_html
-from bench.sampling import table1
+from bench.report import results
 from bench.sampling.cell import Cell
 from bench.timing import flops
 from bench.timing.memory import require_room
@@ -55,7 +54,7 @@ def resolve(args: argparse.Namespace) -> tuple[Job, list[str]]:
     at_least(args, 1, "samples", "train_steps", "batch_size", "sample_batch", "threads", "timeout")
     at_least(args, 0, "save_every", "seed", "fit")
     samples = args.samples or inception.paper_n(args.metric)
-    preset = get_preset(args.preset or ("table" if args.table else "quick")).changed(
+    preset = get_preset(args.preset or "quick").changed(
         samples=samples, train_steps=args.train_steps, batch_size=args.batch_size, sample_batch=args.sample_batch)
     launch = launched()
     require(preset.batch_size % launch.processes == 0, "--batch-size", preset.batch_size,
@@ -125,14 +124,8 @@ def sampling_cells(args: argparse.Namespace, chosen: tuple[str, ...], own: str) 
 
     `own` is the sampler where none is asked for.
     """
-    require(not (args.table and args.spacing), "--spacing", args.spacing, "goes without --table, which has both of the paper's")
     if args.table:
-        unused(args, "with --table, which has both samplers", "sampler")
-        steps = parse_steps(args.steps) if args.steps is not None else list(table1.STEPS)
-        etas = parse_eta(args.eta) if args.eta is not None else table1.ETAS
-        whole = table1.grid(steps, etas, args.seed, parse_seeds(args.seeds or "3,1"))
-        rest = dict.fromkeys(chosen[1:], table1.paired(whole)) if table1.paired(whole) else {}
-        return {chosen[0]: whole, **rest}
+        return tables.cells(args, chosen)
     steps = parse_steps(args.steps if args.steps is not None else "10,50,1000")
     asked = samplers(args, own)
     for backend in chosen if any(sampler for sampler, _ in asked) else ():
@@ -185,8 +178,12 @@ def describe(job: Job, absent: list[str]) -> str:
 
 
 def run(args: argparse.Namespace, command: str) -> int:
-    """The whole job; returns the exit code."""
+    """The whole job, of a table one for each of its networks; returns the exit code."""
     serve_as_scheduler()
+    return max(_job(argparse.Namespace(**{**vars(args), "preset": preset}), command) for preset in tables.presets(args))
+
+
+def _job(args: argparse.Namespace, command: str) -> int:
     job, absent = resolve(args)
     scheduler = Scheduler.from_dict(job.choices.get("scheduler", {}))
     note_unused(scheduler, job.convention, *(cell.sampler for cell in job.all_cells))
@@ -208,7 +205,8 @@ def run(args: argparse.Namespace, command: str) -> int:
         if job.rank > 0:
             stages.share(job, crew, book)
             return 0
-        images = stages.run(job, crew, book, cluster, begin=forecast.keep_budget if args.table else None)
+        images = stages.run(job, crew, book, cluster, begin=tables.begin(args))
+        tables.end(args, job, book, images)
     return report(args, book, images, command)
 
 
@@ -230,8 +228,8 @@ def report(args: argparse.Namespace, book: Notebook, images: Images, command: st
     with book.cells.shared("report"):  # one run writes it at a time
         if begun := [row for row in book.rows if row.kind == "budget"]:
             found = rows.read(args.out / "rows")
-            page = table1_page.write(args.out, table1_frames.of_table(found, begun[0]), command, book.missing)
-            print(f"{page.read_text()}\nreport: {printable(page)}, {printable(render_html(found, args.out, command, begun[0]))}")
+            page, html = tables.write(args.out, found, begun[0], command, book.missing)
+            print(f"{page.read_text()}\nreport: {printable(page)}, {printable(html)}")
         else:
             print(results.terminal(book.rows, book.missing))
         if not args.table:

@@ -90,11 +90,13 @@ def call_lines(job: Job) -> list[str]:
             for backend, by_seed in calls(job).items()]
 
 
-def keep_budget(job: Job, book: Notebook) -> None:
-    """Keep and print what the whole job costs, finished cells too, by a calibration before the first cell is drawn."""
+def keep_budget(job: Job, book: Notebook, **named: str) -> None:
+    """Keep and print what the whole job costs, finished cells too, by a calibration before the first cell is drawn. `named` are
+    further fields of the row's config."""
     key = job.key(" ".join(job.backends), stage="budget", weights=job.trained_hash, samples=job.preset.samples,
                   batch_size=job.preset.sample_batch, extractor_sha256=job.extractor.sha256,
-                  cells={b: [str(cell) for cell in drawn] for b, drawn in job.cells.items()}, **job.choices_key(*job.all_cells))
+                  cells={b: [str(cell) for cell in drawn] for b, drawn in job.cells.items()}, **job.choices_key(*job.all_cells),
+                  **named)
 
     def compute(folder: Path) -> AnyRow:
         predictions = predict(job, Cells(folder, fresh=True), folder / SCRATCH) if job.processes == 1 else []

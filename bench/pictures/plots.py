@@ -44,6 +44,27 @@ def plot(xlabel: str = "", ylabel: str = "", figsize: tuple[float, float] = (6, 
     return figure, axes
 
 
+def panels(rows: int, columns: int, figsize: tuple[float, float]) -> tuple[Any, Any]:
+    """A figure and the grid of its axes, (rows, columns), drawn without a display."""
+    import matplotlib
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+    return plt.subplots(rows, columns, squeeze=False, figsize=figsize, layout="constrained")
+
+
+def logarithmic(axes: Any, name: str) -> None:
+    """Make the axis x or y logarithmic, marked at 1, 2, 5 of a decade: at every digit within half of one, at 1 alone over many."""
+    from matplotlib import ticker
+
+    axis = {"x": axes.xaxis, "y": axes.yaxis}[name]
+    axes.set(**{f"{name}scale": "log"})
+    low, high = axis.get_view_interval()
+    decades = np.log10(high / low)
+    axis.set_major_locator(ticker.LogLocator(subs=range(1, 10) if decades < 0.5 else (1, 2, 5) if decades < 4 else (1,)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter("")
+
+
 def save(figure: Any, path: Path) -> Path:
     """Write a figure as PNG and close it."""
     from matplotlib import pyplot as plt

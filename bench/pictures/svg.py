@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.pictures.grids import grid
-from bench.pictures.plots import COLOURS, plot
+from bench.pictures.plots import COLOURS, logarithmic, plot
 
 INK = "#123456"  # stands for the reader's text colour until the SVG is written
 THEME = "<style>svg{color:#1d2129}@media (prefers-color-scheme:dark){svg{color:#e4e6eb}}</style>"
@@ -62,7 +62,7 @@ def curves(series: Sequence[Series], xlabel: str, ylabel: str, *, log: str = "xy
             axes.plot(*pareto([(x, y) for s in series for x, y in zip(s.x, s.y, strict=True)]), drawstyle="steps-post", lw=6,
                       alpha=0.18, color=INK, label="Pareto front", zorder=0)
         for name in log:
-            _logarithmic(axes, name)
+            logarithmic(axes, name)
         if ticks:
             axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
             axes.minorticks_off()
@@ -85,7 +85,7 @@ def losses(by_name: Mapping[str, Sequence[float]], window: int = 10) -> str:
             axes.plot(np.arange(1, len(y) + 1), y, color=colour, alpha=0.3, lw=width / 2)
             axes.plot(np.arange(len(y) - k + 1) + (k + 1) / 2, np.convolve(y, np.ones(k) / k, "valid"), color=colour, lw=width,
                       label=f"{name}, mean of {k} steps")
-        _logarithmic(axes, "y")
+        logarithmic(axes, "y")
         figure.legend(loc="outside lower center", ncols=1)
         return _svg(figure)
 
@@ -114,19 +114,6 @@ def strip(images: NDArray[np.uint8], columns: int, scale: int = 2) -> str:
 def data_uri(content: bytes, kind: str) -> str:
     """The content of a file of this MIME type, as an address."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def _logarithmic(axes: Any, name: str) -> None:
-    """Make the axis x or y logarithmic, marked at 1, 2, 5 of a decade: at every digit within half of one, at 1 alone over many."""
-    from matplotlib import ticker
-
-    axis = {"x": axes.xaxis, "y": axes.yaxis}[name]
-    axes.set(**{f"{name}scale": "log"})
-    low, high = axis.get_view_interval()
-    decades = np.log10(high / low)
-    axis.set_major_locator(ticker.LogLocator(subs=range(1, 10) if decades < 0.5 else (1, 2, 5) if decades < 4 else (1,)))
-    axis.set_major_formatter("{x:g}")
-    axis.set_minor_formatter("")
 
 
 def _svg(figure: Any) -> str:

@@ -178,6 +178,15 @@ class Neighbours(TypedDict):
     squared: Annotated[dict[str, list[int]], "quantiles of the squared pixel distance to the nearest training image"]
 
 
+class Pooled(TypedDict):
+    """The images of all sample seeds of one cell together (`ddim-bench run --table solvers`)."""
+
+    n: Annotated[int, "number of images"]
+    metric: Annotated[str, "name of the distance, such as FID[fmnist-cnn]"]
+    fid: Annotated[float, "Frechet distance of all of them"]
+    resampled: Annotated[list[float], "of n of them drawn with replacement; value k has the same seeds and ids in every cell"]
+
+
 class Tries(TypedDict):
     """Variants of one step, timed in turn (`python -m tests.benchmarks.tries`)."""
 
@@ -186,7 +195,8 @@ class Tries(TypedDict):
 
 KINDS: dict[str, type] = {"train": Train, "sample": Sample, "metric": Metric, "check": Verdict, "timing": Timing, "recipe": Recipe,
                           "budget": Budget}
-STUDIES: dict[str, type] = {"ablation": Ablation, "noise": Noise, "neighbours": Neighbours, "tries": Tries}  # of kind study
+STUDIES: dict[str, type] = {"ablation": Ablation, "noise": Noise, "neighbours": Neighbours, "tries": Tries,
+                           "pooled": Pooled}  # of kind study
 OPEN = ("recipe",)  # have fields of their own too
 KERNELS = ("gemm", "convolution")  # workloads of kind timing that a roof is measured by
 _SIZED = ("parameters", "peak_rss_bytes", "device")
@@ -208,6 +218,7 @@ CONFIG: dict[str, dict[str, Any]] = {
     "study noise": {"name": str, "samples": int, "seed": int, "extractor": str, "extractor_sha256": str, "images": str,
                     "images_sha256": str},
     "study neighbours": {"name": str},
+    "study pooled": {"table": str, "sampler": str, "steps": int, "seeds": list[int], "device": str, "weights": str},
     "study ablation": {"variant": str, "optim": dict[str, Any], "batch_size": int, "samples": int, "sampling_steps": int,
                        "extractor": str, "extractor_sha256": str, "reference": str, "dataset": str, "dtype": str},
 }

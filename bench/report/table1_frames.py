@@ -28,7 +28,7 @@ PUBLISHED = ROOT / "bench" / "assets" / "ddim-table1.csv"
 
 def latest(rows: list[AnyRow]) -> list[AnyRow]:
     """The rows of the table that was begun last; empty where none was."""
-    begun = of(rows, Budget)
+    begun = [row for row in of(rows, Budget) if "table" not in row.config]  # other tables have their name there
     return of_table(rows, max(begun, key=lambda row: row.created)) if begun else []
 
 
@@ -37,7 +37,7 @@ def of_table(rows: list[AnyRow], begun: AnyRow) -> list[AnyRow]:
     extractor of this budget row, and any n, device or backend. Of a cell that was measured twice the later rows are kept."""
     drawn = {name: begun.config[name] for name in ("model", "diffusion", "weights", "convention", "dtype")}
     ours = [row for row in rows if row.preset == begun.preset and drawn.items() <= row.config.items()
-            and "sampler" not in row.config and row.config.get("choices") in (None, begun.config.get("choices"))]
+            and not {"sampler", "table"} & set(row.config) and row.config.get("choices") in (None, begun.config.get("choices"))]
     # Floor and ceiling are of no network: those of any job with the same images count.
     images = {_images(row) for row in ours if row.kind == "metric"}
     bounds = [row for row in rows if row.kind == "metric" and "steps" not in row.config and _images(row) in images]

@@ -51,7 +51,7 @@ ROOMS = {
                   ("tests/conformance", "--backend=torch", "--mode=tuned")),
     "metric": Room(("bench/metric/*.py",), ("tests/metric",)),
     "timing": Room(("bench/timing/*.py",), ("tests/timing", "tests/workers", "tests/studies")),
-    "report": Room(("bench/report/*.py", "bench/report/html/*.py"), ("tests/report", "tests/cli/test_report.py")),
+    "report": Room(("bench/report/*.py", "bench/report/*/*.py"), ("tests/report", "tests/cli/test_report.py")),
 }
 OPERATORS: dict[type, tuple[type, ...]] = {
     ast.Add: (ast.Sub,), ast.Sub: (ast.Add,), ast.Mult: (ast.Div,), ast.Div: (ast.Mult,), ast.Pow: (ast.Mult,),

@@ -16,7 +16,7 @@ from bench import files
 from bench.paths import ROOT, command_line
 from bench.records.rows import AnyRow
 from bench.report import table1_frames, table1_page
-from bench.report.html import other_sections, table1_sections
+from bench.report.html import other_sections, solver_sections, table1_sections
 from bench.report.html.parts import TABLE, seeds
 from bench.report.html.table1_sections import Grid
 from bench.report.measures import label
@@ -26,24 +26,28 @@ FIGURE = re.compile(r'<figure(?: class="small")?>\s*<h3>(.*?)</h3>')  # tables h
 TEMPLATE = ROOT / "bench" / "assets" / "report.html.j2"
 
 
-def render(found: list[AnyRow], out: Path, command: str = TABLE, begun: AnyRow | None = None) -> Path:
+def render(found: list[AnyRow], out: Path, command: str = TABLE, begun: AnyRow | None = None,
+           solvers: str = solver_sections.COMMAND) -> Path:
     """Write `page` as `out`/report.html; returns it. Raises `FileError` where it can't be written."""
     path = files.folder(out) / "report.html"
     with files.replacing(path) as file:
-        file.write(page(found, out, command, begun).encode())
+        file.write(page(found, out, command, begun, solvers).encode())
     return path
 
 
-def page(found: list[AnyRow], out: Path, command: str = TABLE, begun: AnyRow | None = None) -> str:
+def page(found: list[AnyRow], out: Path, command: str = TABLE, begun: AnyRow | None = None,
+         solvers: str = solver_sections.COMMAND) -> str:
     """The page from rows: a table's, and the newest ones of the main job, of recipes and of studies, with the images in `out`.
 
-    The table is that of the budget row `begun`, by default the one that was begun last; `command` is what made it.
+    The table is that of the budget row `begun`, by default the one that was begun last; `command` is what made it, `solvers` what
+    made the tables of solvers.
     """
     newest = table1_frames.of_table(found, begun) if begun else table1_frames.latest(found)
     grids = table1_sections.grids(newest)
     sections = [
         table1_sections.claims(grids, command), table1_sections.cells(grids, command), table1_sections.curves(grids, command),
-        other_sections.backends(newest, found, command), table1_sections.limits(newest, command),
+        solver_sections.section(found, solvers), other_sections.backends(newest, found, command),
+        table1_sections.limits(newest, command),
         other_sections.checkpoints(found, out), other_sections.chance(found),
         other_sections.samples(newest, found, out, command), other_sections.cost(newest, found, command),
     ]
