@@ -68,12 +68,12 @@ def subjects_of(config: pytest.Config, path: Path) -> list[Subject]:
 
 
 def narrowed(subjects: list[Subject], mode: str | None = None, dtypes: tuple[str, ...] = kit.DTYPES,
-             solvers: bool = False) -> list[Subject]:
-    """Of each backend's subjects those of this mode and these dtypes; all of them where it runs in no such mode or dtype. With
-    `solvers` those of the backends alone that have the fast solvers."""
+             solvers: bool = False, alone: bool = False) -> list[Subject]:
+    """Of each backend's subjects those of this mode and these dtypes; all of them where it runs in no such mode or dtype, but none
+    with `alone`. With `solvers` those of the backends alone that have the fast solvers."""
     subjects = [s for s in subjects if not solvers or backends.about(s.name).solvers]
     for test in (lambda s: mode in (None, s.mode), lambda s: s.dtype in dtypes):
-        fitting = {s.name for s in subjects if test(s)}
+        fitting = {s.name for s in subjects if test(s) or alone}
         subjects = [s for s in subjects if test(s) or s.name not in fitting]
     return subjects
 
@@ -89,7 +89,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """`subject`: backend, device, dtype and mode. Where nothing was asked for, the long tests of further backends' stock mode are a
     sample, run with --slow: their tuned mode takes the same steps. With --backend or --mode they are tests like any other.
     A test marked `subjects(mode=.., dtypes=..)` runs over these alone: what it looks at is the same code in the others. With
-    `solvers=True` it runs over backends that have the fast solvers, and where none has them it is left out.
+    `solvers=True` it runs over backends that have the fast solvers, and with `alone=True` in no other mode and dtype; where no
+    backend fits it is left out.
     One marked `compiled` runs compiled, too, where a backend is spared that elsewhere; with `alone=True` in no other way."""
     if "subject" in metafunc.fixturenames:
         path, config = Path(str(metafunc.module.__file__)), metafunc.config

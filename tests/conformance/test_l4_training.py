@@ -119,11 +119,9 @@ def overflowing(subject: Subject) -> Batch:
     return replace(step, noise=np.float32(1e6) * step.noise)
 
 
-@pytest.mark.subjects(dtypes=("float16",))
+@pytest.mark.subjects(dtypes=("float16",), alone=True)
 def test_a_step_that_overflows_is_left_out(subject: Subject) -> None:
     """In float16: weights, moments and average stay, the loss scaler halves and counts it, and `load_weights` forgets that."""
-    if subject.dtype != "float16":
-        return
     backend = start(subject, "schedule")
     fresh = dict(backend.state())
     backend.train_step(batch(subject.spec(NETWORK)))
@@ -139,11 +137,9 @@ def test_a_step_that_overflows_is_left_out(subject: Subject) -> None:
         assert np.array_equal(value, fresh[name]), f"{name} is not what it was at the start"
 
 
-@pytest.mark.subjects(dtypes=("float16",))
+@pytest.mark.subjects(dtypes=("float16",), alone=True)
 def test_the_loss_scale_grows(subject: Subject) -> None:
     """In float16 the scale doubles after 2000 steps in a row that did not overflow, as `torch.amp.GradScaler`'s does."""
-    if subject.dtype != "float16":
-        return
     backend = start(subject, "schedule")
     for good, expected in ((1997, [4, 4, 8, 8]), (99, [4]), (199, [4]), (499, [4]), (999, [4])):
         backend.load_state(dict(backend.state()) | {"scaler_scale": np.array(4.0), "scaler_good": np.array(good)})

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Any, cast
 
 import numpy as np
@@ -10,8 +11,10 @@ import pytest
 
 from backends.protocol import Solver
 from reference import samplers, solving, unet
+from reference.config import ModelConfig
 from reference.conventions import Plan
 from reference.solver_plans import SolverPlan
+from reference.weights import Weights
 
 from . import cases
 from .kit import FULL, Subject, normal, weights
@@ -19,6 +22,9 @@ from .kit import FULL, Subject, normal, weights
 SHAPE = (2, 2, 4, 4)
 NOISE = [normal(100 + i, *SHAPE) for i in range(cases.LONG.steps)]
 X = normal(99, *SHAPE)
+
+
+Network = Callable[..., np.ndarray]  # of x (N, C, H, W), t (N,) and with self-conditioning the last x0_hat
 
 
 def predict(plan: Plan | SolverPlan, x: np.ndarray, t: np.ndarray, x0: np.ndarray | None = None) -> np.ndarray:
@@ -34,14 +40,23 @@ def expected_path(case: str) -> np.ndarray:
     return samplers.sample(lambda *inputs: predict(plan, *inputs), X.astype(np.float64), plan, NOISE.__getitem__)
 
 
-def sampled_by_steps(subject: Subject, plan: Plan) -> np.ndarray:
+def sampled(subject: Subject, plan: Plan, model: ModelConfig, named: Weights, network: Network) -> np.ndarray:
+    """The last state, by the backend's own network with these weights; a sampler that has none steps with `network`, in NumPy."""
+    if not subject.trains:
+        return sampled_by_steps(subject, plan, network)
+    backend = subject.backend(model, plan.diffusion)
+    backend.load_weights(named)
+    return backend.to_host(backend.sample(backend.to_device(X.astype(subject.real)), plan, NOISE.__getitem__))
+
+
+def sampled_by_steps(subject: Subject, plan: Plan, network: Network) -> np.ndarray:
     """The path of a sampler that has no network: the NumPy one predicts, the sampler steps."""
     backend, c = subject.backend(), samplers.coefficients(plan)
     x, x0 = backend.to_device(X.astype(subject.real)), np.zeros(SHAPE)
     for i in range(plan.steps):
         host = backend.to_host(x).astype(np.float64)
         t = np.full(len(host), plan.network_t[i])
-        output = predict(plan, host, t, x0 if plan.diffusion.self_conditioning else None)
+        output = network(host, t, x0) if plan.diffusion.self_conditioning else network(host, t)
         _, x0 = samplers.step(host, output, i, plan, None, c)
         z = backend.to_device(NOISE[i].astype(subject.real)) if plan.needs_noise and plan.noise_gate[i] else None
         x = backend.step(x, backend.to_device(output.astype(subject.real)), i, plan, z)
@@ -50,15 +65,13 @@ def sampled_by_steps(subject: Subject, plan: Plan) -> np.ndarray:
 
 def test_path_of_a_scale_shift_network(subject: Subject) -> None:
     """Scale and shift of each step, for networks that compute them once for the whole path."""
-    if not subject.trains:
-        return
     plan, model = cases.PATHS["plain_eta"], cases.NETWORKS["scale_shift_bare"]
-    backend = subject.backend(model, plan.diffusion)
-    backend.load_weights(weights(model))
-    actual = backend.to_host(backend.sample(backend.to_device(X.astype(subject.real)), plan, NOISE.__getitem__))
-    w, x_T = weights(model), X.astype(np.float64)
-    expected = samplers.sample(lambda x, t: unet.forward(w, model, x, t), x_T, plan, NOISE.__getitem__)
-    subject.close("L5.path", actual, expected, "scale_shift_bare")
+
+    def network(x: np.ndarray, t: np.ndarray) -> np.ndarray:
+        return unet.forward(weights(model), model, x, t)
+
+    expected = samplers.sample(network, X.astype(np.float64), plan, NOISE.__getitem__)
+    subject.close("L5.path", sampled(subject, plan, model, weights(model), network), expected, "scale_shift_bare")
 
 
 @pytest.mark.compiled(case="plain_eta")
@@ -80,13 +93,8 @@ def test_stock_path(subject: Subject, case: str) -> None:
 def check_path(subject: Subject, case: str) -> None:
     """The last state."""
     plan = cases.PATHS[case]
-    if subject.trains:
-        model = cases.network(plan.diffusion, cases.ONE_LEVEL)
-        backend = subject.backend(model, plan.diffusion)
-        backend.load_weights(weights(model))
-        actual = backend.to_host(backend.sample(backend.to_device(X.astype(subject.real)), plan, NOISE.__getitem__))
-    else:
-        actual = sampled_by_steps(subject, plan)
+    model = cases.network(plan.diffusion, cases.ONE_LEVEL)
+    actual = sampled(subject, plan, model, weights(model), partial(predict, plan))
     error = subject.close("L5.path", actual, expected_path(case), case)
     if case == "plain_eta0" and subject.trains:
         subject.reduced("L5.path", error, case)
@@ -124,11 +132,7 @@ def solver_path(case: str) -> np.ndarray:
 @pytest.mark.subjects(mode="tuned", dtypes=FULL)
 def test_long_path(subject: Subject) -> None:
     """300 steps."""
-    if not subject.trains:
-        return
-    backend = subject.backend(cases.ONE_LEVEL, cases.LONG.diffusion)
-    backend.load_weights(weights(cases.ONE_LEVEL))
-    actual = backend.to_host(backend.sample(backend.to_device(X.astype(subject.real)), cases.LONG, NOISE.__getitem__))
+    actual = sampled(subject, cases.LONG, cases.ONE_LEVEL, weights(cases.ONE_LEVEL), partial(predict, cases.LONG))
     subject.close("L5.long", actual, long_path(), "300 steps")
 
 
@@ -140,13 +144,12 @@ def long_path() -> np.ndarray:
 
 def test_images_are_not_rounded(subject: Subject) -> None:
     """The path of a network that outputs a constant which every dtype has: what is left is the sampler's, in float32 or more."""
-    if not subject.trains:
-        return
     plan, constant = cases.PATHS["plain_eta"], np.float32([0.5, -0.25])
-    backend = subject.backend(cases.ONE_LEVEL, plan.diffusion)
-    backend.load_weights(weights(cases.ONE_LEVEL) | {
-        "conv_out.weight": np.zeros_like(weights(cases.ONE_LEVEL)["conv_out.weight"]), "conv_out.bias": constant})
-    actual = backend.to_host(backend.sample(backend.to_device(X.astype(subject.real)), plan, NOISE.__getitem__))
-    output = np.broadcast_to(constant.astype(np.float64).reshape(1, 2, 1, 1), SHAPE)
-    expected = samplers.sample(lambda x, t: output, X.astype(np.float64), plan, NOISE.__getitem__)
-    subject.close("L5.rounding", actual, expected, "constant output")
+    named = weights(cases.ONE_LEVEL)
+    named = named | {"conv_out.weight": np.zeros_like(named["conv_out.weight"]), "conv_out.bias": constant}
+
+    def network(x: np.ndarray, t: np.ndarray) -> np.ndarray:
+        return np.broadcast_to(constant.astype(np.float64).reshape(1, 2, 1, 1), SHAPE)
+
+    expected = samplers.sample(network, X.astype(np.float64), plan, NOISE.__getitem__)
+    subject.close("L5.rounding", sampled(subject, plan, cases.ONE_LEVEL, named, network), expected, "constant output")

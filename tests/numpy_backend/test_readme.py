@@ -96,6 +96,17 @@ def test_known_deviations(site: Path, tmp_path: Path, broken: bool, xfails: str,
     assert (done.returncode, says in done.stdout + done.stderr) == (code, True), done.stdout[-2000:] + done.stderr[-2000:]
 
 
+@pytest.mark.parametrize(("old", "new", "test"), [
+    ("if z is None:", "if i > 256:\n            mean = 1.01 * mean\n        if z is None:", "test_long_path"),
+    ('eps = c["eps_from_x"]', 'x0 = x0.astype(np.float16)\n        eps = c["eps_from_x"]', "test_images_are_not_rounded"),
+    ("if z is None:", "mean = 1.01 * mean\n        if z is None:", "test_path_of_a_scale_shift_network"),
+])
+def test_what_a_sampler_without_a_network_does_is_checked(site: Path, tmp_path: Path, old: str, new: str, test: str) -> None:
+    """Paths of 300 steps, of a constant output and of a network with scale and shift, by the NumPy network."""
+    done = run(f"pytest tests/conformance/test_l5_paths.py --backend=my_port -k {test}", copy(site, tmp_path, old, new), ROOT)
+    assert done.returncode == 1 and f"FAILED tests/conformance/test_l5_paths.py::{test}" in done.stdout, done.stdout[-2000:]
+
+
 def test_a_deviation_that_fits_no_test(site: Path, tmp_path: Path) -> None:
     """An entry without a test is an error once the whole kit is collected."""
     edited = copy(site, tmp_path, xfails="test_of_old  # renamed long ago\n")
