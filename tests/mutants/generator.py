@@ -1,9 +1,9 @@
 """Mutation testing: small mistakes that nobody thought of, one at a time, in the rooms where a wrong number can be born.
 
-`python -m tests.mutants.generator --room reference --mutants 300` plants a seeded sample of them in copies of the repository, runs the
-room's tests on each until one fails, and keeps every outcome in `--out`, where the same command goes on. `python -m
-tests.mutants.generator --page` writes results/mutation.md from what was found. Survivors that change nothing are listed with their
-reason in [equivalent.toml](equivalent.toml).
+`python -m tests.mutants.generator --room reference --mutants 300` plants a seeded sample of them in a copy of the repository, runs the
+tests of the room that could see each until one fails ([planting.py](planting.py)), and keeps every outcome in `--out`, where the same
+command goes on. `python -m tests.mutants.generator --page` writes results/mutation.md from what was found. Survivors that change
+nothing are listed with their reason in [equivalent.toml](equivalent.toml).
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import copy
 import hashlib
 import json
 import os
-import resource
 import shutil
 import sys
 import tempfile
@@ -23,18 +22,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import hypothesis  # noqa: F401  for all runs, as the next four
-import pandas  # noqa: F401
-import pytest
-import scipy.linalg  # noqa: F401
-import torch  # noqa: F401
 from scipy.stats import binomtest
 
 from bench.paths import ROOT
 
+from .planting import Change, plant
+
 HERE = Path(__file__).parent
 FOUND = ROOT / "results" / "mutation.jsonl"
-MEMORY = 12 << 30  # bytes of address space of a run
+MAPS = ROOT / "build" / "mutants"  # which functions each test calls, by room and text
 
 
 class Room(NamedTuple):
@@ -49,6 +45,8 @@ ROOMS = {
                                             "tests/conformance/test_l2_network.py", "--backend=torch", "--mode=tuned")),
     "torch": Room(tuple(f"backends/torch/{name}.py" for name in ("schedules", "samplers", "solvers", "training", "layers", "unet")),
                   ("tests/conformance", "--backend=torch", "--mode=tuned")),
+    "mindspore": Room(tuple(f"backends/mindspore/{name}.py" for name in ("schedules", "samplers", "solvers", "training", "layers", "unet")),
+                      ("tests/conformance", "--backend=mindspore", "--mode=tuned")),
     "metric": Room(("bench/metric/*.py",), ("tests/metric",)),
     "timing": Room(("bench/timing/*.py",), ("tests/timing", "tests/workers", "tests/studies")),
     "report": Room(("bench/report/*.py", "bench/report/*/*.py"), ("tests/report", "tests/cli/test_report.py")),
@@ -108,7 +106,7 @@ def changed(node: ast.AST) -> Iterator[ast.AST | None]:
         case ast.Constant(value=float(value)):
             yield from (ast.Constant(2 * value if value else 1.0), ast.Constant(value + 1))
         case ast.Call():
-            if len(node.args) > 1 and not any(isinstance(arg, ast.Starred) for arg in node.args[:2]):
+            if len({ast.dump(arg) for arg in node.args[:2]}) > 1 and not any(isinstance(arg, ast.Starred) for arg in node.args[:2]):
                 yield replaced(node, args=[node.args[1], node.args[0], *node.args[2:]])
             for i in range(len(node.keywords)):
                 yield replaced(node, keywords=node.keywords[:i] + node.keywords[i + 1:])
@@ -168,69 +166,29 @@ def sample(room: Room, number: int, seed: int) -> list[Mutant]:
     return sorted(every, key=lambda one: hashlib.sha256(f"{seed} {one.name}".encode()).digest())[:number]
 
 
-def started(tree: Path, room: Room, file: str, seconds: float, said: Path) -> int:
-    """A process that runs the room's tests in this tree, until one fails; what it says is in `said`.
+def ask(name: str, asked: list[Mutant], seed: int, out: Path) -> None:
+    """Plant mistakes of a room, and add a line of JSON each to `out`."""
+    def keep(change: Change, killed_by: str) -> None:
+        with out.open("a") as file:
+            file.write(json.dumps({"room": name, "mutant": change.name, "killed_by": killed_by, "seed": seed}) + "\n")
+        print(f"{change.name}: {killed_by or 'SURVIVED'}", flush=True)
 
-    A fork, since importing the frameworks takes longer than most tests; modules of this project are imported anew, from the tree. The
-    tests named after `file` go first. `seconds` of CPU time are the limit, so that a busy machine changes nothing.
-    """
-    if process := os.fork():
-        return process
-    resource.setrlimit(resource.RLIMIT_CPU, (int(seconds) + 1, int(seconds) + 5))
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    sys.stdout = sys.stderr = said.open("w")
-    for descriptor in (1, 2):
-        os.dup2(sys.stdout.fileno(), descriptor)
-    for name in [name for name in sys.modules if name.partition(".")[0] in ("reference", "backends", "bench", "tests")]:
-        del sys.modules[name]
-    os.chdir(tree)
-    os.environ |= {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
-    sys.dont_write_bytecode = True
-    sys.path[:] = [str(tree), *(place for place in sys.path if Path(place or ".").resolve() != ROOT)]
-    named = [path for test in room.tests if (tree / (path := f"{test}/test_{Path(file).stem}.py")).exists()]
-    code = pytest.main(["-x", "-q", "-n", "0", "-p", "no:cacheprovider", *named, *room.tests])
-    sys.stdout.flush()
-    os._exit(code)
-
-
-def outcome(status: int, said: Path) -> str:
-    """"" where all tests passed, else the first that failed, or how the run ended."""
-    if status == 0:
-        return ""
-    text = said.read_text(errors="replace")
-    failed = [line for line in text.splitlines() if line.startswith(("FAILED", "ERROR"))]
-    return failed[0][:200] if failed else f"ended with {os.waitstatus_to_exitcode(status)}: {' '.join(text[-200:].split())}"
-
-
-def ask(name: str, number: int, seed: int, processes: int, out: Path, again: bool) -> None:
-    """Plant a sample of a room's mistakes, so many at once, and add a line of JSON each to `out`. Those that are there are not asked
-    again, unless `again` says so and they survived."""
-    room = ROOMS[name]
-    known = {mutant for mutant, killed_by in outcomes(out)[name].items() if killed_by or not again}
-    left = [mutant for mutant in sample(room, number, seed) if mutant.name not in known]
+    out = out.resolve()
     with tempfile.TemporaryDirectory() as folder:
-        trees = [Path(shutil.copytree(ROOT, Path(folder) / str(i), symlinks=True,
-                                      ignore=shutil.ignore_patterns(".*", "__pycache__", "*.egg-info"))) for i in range(processes)]
-        right = started(trees[0], room, "", 3600, Path(folder) / "right")
-        _, status, usage = os.wait4(right, 0)
-        if failed := outcome(status, Path(folder) / "right"):
-            raise SystemExit(f"error: {name}: the tests fail without a mistake: {failed}")
-        running: dict[int, tuple[Path, Mutant, str]] = {}
-        while left or running:
-            while left and trees:
-                tree, mutant = trees.pop(), left.pop(0)
-                text = (tree / mutant.file).read_text()
-                (tree / mutant.file).write_text(mutant.planted(text))
-                seconds = 60 + 3 * (usage.ru_utime + usage.ru_stime)
-                running[started(tree, room, mutant.file, seconds, tree.with_suffix(".log"))] = tree, mutant, text
-            process, status = os.wait()
-            tree, mutant, text = running.pop(process)
-            (tree / mutant.file).write_text(text)
-            trees.append(tree)
-            found = outcome(status, tree.with_suffix(".log"))
-            with out.open("a") as file:
-                file.write(json.dumps({"room": name, "mutant": mutant.name, "killed_by": found, "seed": seed}) + "\n")
-            print(f"{mutant.name}: {found or 'SURVIVED'}", flush=True)
+        tree = Path(shutil.copytree(ROOT, Path(folder) / "tree", symlinks=True,
+                                    ignore=shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build")))
+        python = [path for path in sorted(tree.rglob("*.py")) if not path.is_relative_to(tree / "tests" / "mutants")]
+        text = hashlib.sha256(b"".join(path.read_bytes() for path in python)).hexdigest()
+        if not (process := os.fork()):
+            code = 1
+            try:
+                changes = (Change(mutant.name, mutant.file, mutant.planted) for mutant in asked)
+                code = plant(tree, ROOMS[name].tests, changes, MAPS / f"{name}-{text[:16]}.json", keep)
+            finally:
+                sys.stdout.flush()
+                os._exit(code)
+        if status := os.waitpid(process, 0)[1]:
+            raise SystemExit(os.waitstatus_to_exitcode(status))
 
 
 def outcomes(out: Path) -> dict[str, dict[str, str]]:
@@ -276,12 +234,12 @@ if __name__ == "__main__":
     parser.add_argument("--room", choices=ROOMS, action="append", default=[], help="may be repeated")
     parser.add_argument("--mutants", type=int, default=300, help="of each room; default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="of the choice; default: %(default)s")
-    parser.add_argument("--processes", type=int, default=1, help="default: %(default)s")
     parser.add_argument("--again", action="store_true", help="ask those that survived again")
     parser.add_argument("--out", type=Path, default=FOUND, help="default: results/mutation.jsonl")
     parser.add_argument("--page", action="store_true", help="write results/mutation.md")
     asked = parser.parse_args()
     for room_name in asked.room:
-        ask(room_name, asked.mutants, asked.seed, asked.processes, asked.out, asked.again)
+        known = {mutant for mutant, killed_by in outcomes(asked.out)[room_name].items() if killed_by or not asked.again}
+        ask(room_name, [m for m in sample(ROOMS[room_name], asked.mutants, asked.seed) if m.name not in known], asked.seed, asked.out)
     if asked.page:
         (ROOT / "results" / "mutation.md").write_text(page(asked.out, tomllib.loads((HERE / "equivalent.toml").read_text())))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -52,23 +51,6 @@ def test_every_mistake_is_python_and_changes_the_program(room):
         text = (ROOT / mutant.file).read_text()
         assert ast.dump(ast.parse(mutant.planted(text))) != ast.dump(ast.parse(text))
     assert generator.sample(generator.ROOMS[room], 5, 0) == every[:5] != generator.sample(generator.ROOMS[room], 5, 1)
-
-
-def test_the_tests_of_a_tree_are_run(tmp_path):
-    """A test that passes, one that fails, and one that would never end."""
-    (tmp_path / "tests").mkdir()
-    (tmp_path / "pytest.ini").write_text("[pytest]\n")
-    test = tmp_path / "tests" / "test_a.py"
-
-    def found(text: str, seconds: float) -> str:
-        test.write_text(text)
-        said = tmp_path / "said"
-        _, status = os.waitpid(generator.started(tmp_path, generator.Room((), ("tests",)), "a.py", seconds, said), 0)
-        return generator.outcome(status, said)
-
-    assert found("def test_one(): pass\n", 60) == ""
-    assert found("def test_one(): assert 1 == 2\n", 60).startswith("FAILED tests/test_a.py::test_one")
-    assert found("def test_one():\n    while True: pass\n", 1).startswith("ended with -")
 
 
 def test_the_page_counts(tmp_path: Path):

@@ -1,0 +1,118 @@
+"""Mistakes are planted where they stand, and asked of the tests that could see them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.mutants import planting
+from tests.mutants.planting import Change, Map
+
+CODE = """
+FACTOR = 2
+
+def double(x):
+    return FACTOR * x
+
+def half(x, by=2):
+    def inner(y):
+        return y / by
+    return inner(x)
+
+def unused(x):
+    return x + 1
+
+class Box:
+    size = 3
+    def fits(self, x):
+        return x < self.size
+"""
+TESTS = """
+import subprocess, sys
+from bench.made import Box, double, half
+
+def test_double():
+    assert double(3) == 6
+
+def test_half():
+    assert half(3) == 1.5
+
+def test_box():
+    assert Box().fits(2) and not Box().fits(3)
+
+def test_another_process():
+    assert subprocess.run([sys.executable, "-c", "from bench import made; exit(made.double(1))"]).returncode == 2
+"""
+
+
+def compiled(old: str, new: str) -> list[str] | None:
+    """The names of the functions that are replaced."""
+    pairs = planting.replaced(compile(CODE, "made.py", "exec"), compile(CODE.replace(old, new), "made.py", "exec"))
+    return None if pairs is None else [before.co_qualname for before, _ in pairs]
+
+
+@pytest.mark.parametrize(("old", "new", "functions"), [
+    ("FACTOR * x", "FACTOR + x", ["double"]), ("y / by", "y * by", ["half", "half.<locals>.inner"]), ("x < self", "x <= self", ["Box.fits"]),
+    ("    return FACTOR", "    pass\n    return 1 + FACTOR", ["double"]), ("FACTOR = 2", "FACTOR = 3", None),
+     ("by=2", "by=3", None), ("size = 3", "size = 4", None)])
+def test_what_can_be_changed_after_the_import(old: str, new: str, functions: list[str] | None) -> None:
+    """Functions can, constants and defaults can't."""
+    assert compiled(old, new) == functions
+
+
+def test_the_quickest_test_that_calls_a_function_goes_first() -> None:
+    """Of a constant, all tests that call anything of its file; if there is none, all."""
+    known = Map({"slow": 9.0, "quick": 1.0, "other": 0.5}, {"slow": {"a.py": [("f", 1)]}, "quick": {"a.py": [("f", 1), ("g", 5)]}})
+    assert known.tests("a.py", [("f", 1)]) == ["quick", "slow"] and known.tests("a.py", [("g", 5)]) == ["quick"]
+    assert known.tests("a.py", [("h", 7)]) == []
+    assert known.tests("a.py", None) == ["quick", "slow"] and known.tests("b.py", None) == ["other", "quick", "slow"]
+
+
+def test_mistakes_are_planted_and_found(tmp_path: Path) -> None:
+    """In a function, inside of one, in a constant, in a default; one that no test calls; one that never ends; one in what a process
+    runs that a test starts. Afterwards all is as it was, and a map that was made once serves again."""
+    tree, found = tmp_path / "tree", tmp_path / "found"
+    (tree / "bench").mkdir(parents=True)
+    (tree / "tests").mkdir()
+    (tree / "pytest.ini").write_text("[pytest]\n")
+    for room in ("bench", "tests"):
+        (tree / room / "__init__.py").touch()
+    (tree / "bench" / "made.py").write_text(CODE)
+    (tree / "tests" / "test_made.py").write_text(TESTS)
+    edits = [("FACTOR * x", "FACTOR + x"), ("y / by", "y * by"), ("FACTOR = 2", "FACTOR = 3"), ("by=2", "by=1"), ("x + 1", "x - 1"),
+             ("return FACTOR", "while True: pass\n    return FACTOR"), ("FACTOR * x", "FACTOR**x")]
+    changes = [Change(f"{old} -> {new}", "bench/made.py", lambda text, old=old, new=new: text.replace(old, new)) for old, new in edits]
+
+    def plant() -> list[str]:
+        found.write_text("")
+        if not (process := os.fork()):
+            try:
+                planting.LEAST_SECONDS = 2
+                os._exit(planting.plant(tree, ["tests"], iter(changes), tmp_path / "map.json",
+                                        lambda _, by: print(by, file=found.open("a"))))
+            finally:
+                os._exit(9)
+        assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
+        return [line.removeprefix("FAILED tests/test_made.py::").partition(" -")[0] for line in found.read_text().splitlines()]
+
+    killed = plant()
+    assert killed[:5] == ["test_double", "test_half", killed[2], "test_half", ""] and killed[2] in ("test_double", "test_another_process")
+    assert killed[5].startswith("ended with") and killed[6] == "test_double"
+    assert (tree / "bench" / "made.py").read_text() == CODE
+    before = (tmp_path / "map.json").stat().st_mtime_ns
+    assert plant()[:2] == killed[:2] and (tmp_path / "map.json").stat().st_mtime_ns >= before
+
+
+def test_tests_that_fail_without_a_mistake_are_no_measure(tmp_path: Path) -> None:
+    """Nothing is planted."""
+    (tmp_path / "tree" / "tests").mkdir(parents=True)
+    (tmp_path / "tree" / "pytest.ini").write_text("[pytest]\n")
+    (tmp_path / "tree" / "tests" / "test_made.py").write_text("def test_one(): assert 1 == 2\n")
+    if not (process := os.fork()):
+        try:
+            os._exit(planting.plant(tmp_path / "tree", ["tests"], iter([]), tmp_path / "map.json", lambda *_: os._exit(8)))
+        finally:
+            os._exit(9)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 4
