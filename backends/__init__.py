@@ -36,6 +36,11 @@ def with_solvers() -> list[str]:
     return [name for name in names() if about(name).solvers]
 
 
+def with_likelihood() -> list[str]:
+    """Those of `names` that have the terms of the variational bound."""
+    return [name for name in names() if about(name).likelihood]
+
+
 def refused() -> dict[str, str]:
     """The entry points that are no backend because of their names, and why."""
     rule = f"must be letters, digits, _ and -, and none of {', '.join(sorted({*RESERVED, *_folders()}))}"

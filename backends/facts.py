@@ -27,5 +27,6 @@ class About:
     thread_variables: tuple[str, ...] = ()  # that set its number of threads, beside OMP_NUM_THREADS
     launcher: str | None = None  # which starts it on many processes; `bench/cli/launch.py` knows torchrun and msrun
     solvers: bool = False  # runs `reference.solver_plans.SolverPlan`s: `backends.protocol.Solver`
+    likelihood: bool = False  # has the variational bound's terms: `backends.protocol.Likelihood`
     roofline: bool = False  # has roofline.py: `backends.protocol.Roofline`
     weight_files: tuple[bytes, ...] = ()  # how the framework's own files of weights begin; weight_files.py reads them

@@ -168,6 +168,34 @@ class Backend(Sampler, Protocol):
         """Continue bit for bit from `state()`."""
 
 
+class Process(Protocol):
+    """A forward process as the framework has it, with the terms of its variational bound: `reference.diffusion`'s functions.
+
+    Tensors: x0, xt, noise, output (N, C, H, W), t (N,) integers in 0..T-1, variance as the output, unused where it is fixed.
+    """
+
+    def of(self, config: DiffusionConfig) -> Process:
+        """That of another config, on the same device."""
+
+    def q_sample(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """x_t from x_0 (DDPM equation 4)."""
+
+    def network_t(self, t: Tensor) -> Tensor:
+        """The network's input for t, (N,)."""
+
+    def vlb_terms(self, x0: Tensor, xt: Tensor, t: Tensor, output: Tensor, variance: Tensor, clip: bool = False) -> Tensor:
+        """One term of the bound per image, bits per dimension, (N,) (DDPM equation 5)."""
+
+    def prior_bits(self, x0: Tensor) -> Tensor:
+        """KL(q(x_T | x_0) || N(0, 1)) per image, bits per dimension, (N,)."""
+
+
+class Likelihood(Protocol):
+    """What a backend whose `About.likelihood` is true has besides."""
+
+    process: Process  # of `spec.diffusion`
+
+
 class Roofline(Protocol):
     """The file roofline.py of a backend whose `About.roofline` is true: kernels whose best rate is the machine's, by which a
     network's rate is judged. Each function returns the kernel, to be called again and again, and its floating point operations."""

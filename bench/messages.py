@@ -18,7 +18,6 @@ def said(name: str) -> str:
 
 class Command(Generic[R]):
     """What a worker is asked for; `reply` is the class of its answer."""
-
     reply: ClassVar[type[Any]]
 
 
@@ -39,21 +38,18 @@ class Description:
 @dataclass(frozen=True)
 class Create(Command[Description]):
     """Import the framework and build the network: the first command."""
-
     reply = Description
 
 
 @dataclass(frozen=True)
 class Describe(Command[Description]):
     """Describe the backend."""
-
     reply = Description
 
 
 @dataclass(frozen=True)
 class Load(Command[Done]):
     """Set weights and EMA from an .npz file of canonical arrays; the optimiser starts afresh."""
-
     reply = Done
     weights: str
 
@@ -61,7 +57,6 @@ class Load(Command[Done]):
 @dataclass(frozen=True)
 class Weights(Command[Done]):
     """Write weights and EMA, as `weights/NAME` and `ema/NAME`, to an .npz file."""
-
     reply = Done
     out: str
 
@@ -69,7 +64,6 @@ class Weights(Command[Done]):
 @dataclass(frozen=True)
 class Tables(Command[Done]):
     """Write a plan's coefficients to an .npz file, as the framework computes them. `plan` are the arguments of `make_plan`."""
-
     reply = Done
     plan: dict[str, Any]
     out: str
@@ -78,7 +72,6 @@ class Tables(Command[Done]):
 @dataclass(frozen=True)
 class Forward(Command[Done]):
     """Write the network's output (.npy) for an .npz file of x, t and, with self-conditioning, self_cond."""
-
     reply = Done
     inputs: str
     out: str
@@ -88,7 +81,6 @@ class Forward(Command[Done]):
 @dataclass(frozen=True)
 class LossValue:
     """A training loss."""
-
     loss: float
 
 
@@ -96,7 +88,6 @@ class LossValue:
 class Loss(Command[LossValue]):
     """The training loss of one batch, an .npz file of `Batch`'s arrays. With `step` that training step is done too, and the .npz
     file `out` gets its gradients and the state on both sides of it, as `gradients/NAME`, `before/..` and `after/..`."""
-
     reply = LossValue
     batch: str
     step: int | None = None
@@ -106,7 +97,6 @@ class Loss(Command[LossValue]):
 @dataclass(frozen=True)
 class Trained:
     """The figures of `training.loop.Fit`, and hashes of the weights and of their moving average."""
-
     losses: list[float]
     seconds: float
     first_seconds: float
@@ -122,7 +112,6 @@ class Train(Command[Trained]):
 
     `images` is a .npy file of uint8 (N, C, H, W). The EMA weights go to the .npz file `out`.
     """
-
     reply = Trained
     images: str
     seed: int
@@ -138,7 +127,6 @@ class Train(Command[Trained]):
 @dataclass(frozen=True)
 class Sampled:
     """`seconds` is the sum of `batch_seconds`; `batch_size` as it ended up, and `notes` say where memory ran out."""
-
     seconds: float
     batch_seconds: list[float]
     calls: int  # of the network
@@ -152,7 +140,6 @@ class Sample(Command[Sampled]):
 
     They become rows `at` .. of the .npy file `out` of `total` rows, (total, C, H, W) float32.
     """
-
     reply = Sampled
     ids: tuple[int, int]
     plan: dict[str, Any]
@@ -164,9 +151,22 @@ class Sample(Command[Sampled]):
 
 
 @dataclass(frozen=True)
+class Bound(Command[Done]):
+    """Write the variational bound of images, a .npy file of uint8 (n, C, H, W), under the EMA weights to the .npz file `out`:
+    `prior`, (n,), and `terms/VARIANCE`, (n, S), for each of `variances`. See `sampling.bound`."""
+    reply = Done
+    images: str
+    steps: int
+    variances: list[str]
+    seed: int
+    batch_size: int
+    clip: bool
+    out: str
+
+
+@dataclass(frozen=True)
 class Block:
     """Seconds of a block of work, and how long its result was still waited for after them; of a roof's kernel also its FLOPs."""
-
     seconds: float
     late: float = 0.0
     flops: int | None = None
@@ -175,7 +175,6 @@ class Block:
 @dataclass(frozen=True)
 class Timing(Command[Block]):
     """A block of `units` units of work, see `timing.blocks`. The sub-classes say which work."""
-
     reply = Block
     units: int
 

@@ -21,6 +21,7 @@ PURPOSES = {
     "x_T": 6, "z": 7,  # sampling, by image and (z) step of the path
     "bootstrap": 8, "check": 9, "split": 10, "extractor": 11,
     "subset": 12,  # of the images that a metric takes, by their number
+    "bound": 13,  # of the likelihood, by image and timestep
 }
 _LOW = np.uint64(0xFFFFFFFF)
 _32 = np.uint64(32)

@@ -38,6 +38,10 @@ class Process(nn.Cell):
         (self.signal, self.noise, self.weight, self.log_variance_max, self.log_variance_min, self.mean_x0, self.mean_xt,
          self.told) = (table.astype(ms.float32) for table in tables)
 
+    def of(self, config: DiffusionConfig) -> Process:
+        """That of another config, on the same device."""
+        return Process(config, self.network)
+
     def at(self, table: Tensor, t: Tensor) -> Tensor:
         """The table's value at each t, (N, 1, 1, 1)."""
         return ops.gather(table, t, 0).reshape(-1, 1, 1, 1)

@@ -7,5 +7,5 @@ ABOUT = About(
     dtypes=("float32", "bfloat16", "float16", "float64"),
     reduced=("bfloat16",),  # the faster one on CPUs and GPUs
     compiled_apart=("cpu",), slow_to_compile=("cuda",),  # elsewhere "tuned" compiles, too
-    launcher="torchrun", solvers=True, roofline=True,
+    launcher="torchrun", solvers=True, likelihood=True, roofline=True,
     weight_files=(b"PK", b"\x80"))  # a zip file, or the pickles of PyTorch before 1.6

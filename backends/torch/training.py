@@ -37,6 +37,10 @@ class Process:
         }
         self.tables = {name: table.to(device) for name, table in self.tables.items()}
 
+    def of(self, config: DiffusionConfig) -> Process:
+        """That of another config, on the same device."""
+        return Process(config, self.tables["signal"].device)
+
     def at(self, name: str, t: Tensor, like: Tensor) -> Tensor:
         """The table's value at each t, (N, 1, 1, 1), in the dtype of `like`."""
         return self.tables[name][t].to(like.dtype).reshape(-1, 1, 1, 1)

@@ -52,7 +52,7 @@ def parser() -> Parser:
         installed = "(not installed)"
     p = Parser(prog="ddim-bench", text=parser.__doc__, example="ddim-bench run --steps 10,50,1000")
     p.add_argument("--version", action="version", version=f"ddim-bench {installed}")
-    for add in (_run, _speed, _train, _sample, _convert, _recipe, studies.add, _report):
+    for add in (_run, _speed, _train, _sample, _convert, _recipe, studies.likelihood, studies.add, _report):
         add(p)
     return p
 

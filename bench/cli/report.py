@@ -21,6 +21,7 @@ from bench.report import ablation_page, noise_page, scaling_page, speed_page, ta
 from bench.report.html import page as html
 from bench.report.solvers import frames as solver_frames
 from bench.report.solvers import page as solvers_page
+from bench.report.studies import likelihood_page
 from bench.sampling import solver_table
 from reference.config import require
 
@@ -65,6 +66,8 @@ def pages(found: list[AnyRow], out: Path) -> Iterator[tuple[str, str]]:
         yield "noise.md", noise_page.render(sets, made_by(out / "noise.md", "study", "noise"), out)
     if tried := ablation_page.studied(found):
         yield "ablation.md", ablation_page.render(tried, made_by(out / "ablation.md", "study", "ablation"))
+    if networks := likelihood_page.newest(found):
+        yield "likelihood.md", likelihood_page.render(networks, made_by(out / "likelihood.md", "likelihood", "--weights", "SOURCE"))
     if any(row.kind == "recipe" for row in found):
         yield "gallery.md", gallery.page(found)
     solvers = made_by(out / solvers_page.PAGE, "run", "--table", solver_table.NAME)

@@ -1,4 +1,4 @@
-"""The options of `ddim-bench study NAME`, beside those in `commands`; the work is in `study`."""
+"""The options of `ddim-bench study NAME` and of `likelihood`, beside those in `commands`; the work is in the files so named."""
 
 from __future__ import annotations
 
@@ -98,3 +98,22 @@ def _extractor(studies: Parser) -> None:
     p.add_argument("--seed", type=int, default=0, help="of weights and batches")
     p.add_argument("--epochs", type=int, default=8, help="passes over the data")
     p.add_argument("--threads", type=int, default=2, help="CPU threads")
+
+
+def likelihood(commands: Parser) -> None:
+    """The variational bound of held-out images, in bits per dimension.
+
+    Measures prior, KL terms and decoder under every variance of the reverse process, over all timesteps or over fewer, compares the
+    backends with the NumPy oracle and each other, appends rows and writes OUT/likelihood.md. The same command goes on from its
+    finished cells.
+    """
+    p = commands.command("likelihood", likelihood.__doc__, "ddim-bench likelihood --weights results/checkpoints/fmnist-small",
+                         (BACKENDS, DATA, DEVICE, DTYPE, SEED, IGNORE, SAYING, THREADS, OUT, FRESH), body="likelihood",
+                         goes_on_from="the finished cells")
+    p.add_argument("--weights", metavar="SOURCE", required=True, help=WEIGHTS)
+    p.add_argument("--steps", metavar="S[,S]", help="steps of the path, evenly spaced from the first timestep to the last; "
+                   "default: all timesteps")
+    p.add_argument("--variance", metavar="A[,B]", help="of the reverse process: small, large, and that which the network learned; "
+                   "default: all of these")
+    p.add_argument("--samples", type=int, default=64, help="held-out images, the first ones")
+    p.add_argument("--sample-batch", type=int, default=64, help="images at once")

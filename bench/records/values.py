@@ -4,7 +4,10 @@
 `NotRequired` is absent from older rows, or where its meaning says so.
 """
 
+import re
 from typing import Annotated, Any, Literal, NotRequired, TypedDict, get_args, get_origin
+
+from bench.records.study_values import Likelihood, Neighbours, Noise, Pooled
 
 
 class Train(TypedDict):
@@ -151,42 +154,6 @@ class Ablation(Distances):
     starts: Annotated[int, "processes that took part"]
 
 
-class Point(TypedDict):
-    """FID of the parts of one size."""
-
-    n: Annotated[int, "images of a part"]
-    disjoint: Annotated[bool, "whether no image is in two parts"]
-    fid: Annotated[list[float], "of every part"]
-    fid_half: Annotated[list[Any], "of the halves of every part, the mean of both; empty where they are too few"]
-
-
-class Noise(TypedDict):
-    """FID of parts of fixed images (`ddim-bench study noise`)."""
-
-    points: Annotated[list[Point], "for each size n: `n`, `disjoint`, `fid` of every part, `fid_half` of the halves of every part"]
-    cost: Annotated[dict[str, float], "s of features and distances, peak bytes"]
-
-
-class Neighbours(TypedDict):
-    """Samples and their nearest training images (`ddim-bench study neighbours`)."""
-
-    class_shares: Annotated[list[float] | None, "share of each class among the samples, by their nearest images; null: no labels"]
-    held_out_class_shares: Annotated[list[float] | None, "the same of held-out images"]
-    accuracy: Annotated[float | None, "of that classifier on held-out images"]
-    near: Annotated[float, "share of samples nearer to a training image than 99% of held-out images are"]
-    copies: Annotated[dict[str, float], "share of copies among samples and held-out images"]
-    squared: Annotated[dict[str, list[int]], "quantiles of the squared pixel distance to the nearest training image"]
-
-
-class Pooled(TypedDict):
-    """The images of all sample seeds of one cell together (`ddim-bench run --table solvers`)."""
-
-    n: Annotated[int, "number of images"]
-    metric: Annotated[str, "name of the distance, such as FID[fmnist-cnn]"]
-    fid: Annotated[float, "Frechet distance of all of them"]
-    resampled: Annotated[list[float], "of n of them drawn with replacement; value k has the same seeds and ids in every cell"]
-
-
 class Tries(TypedDict):
     """Variants of one step, timed in turn (`python -m tests.benchmarks.tries`)."""
 
@@ -194,7 +161,7 @@ class Tries(TypedDict):
 
 
 KINDS: dict[str, type] = {"train": Train, "sample": Sample, "metric": Metric, "check": Verdict, "timing": Timing, "recipe": Recipe,
-                          "budget": Budget}
+                          "budget": Budget, "likelihood": Likelihood}
 STUDIES: dict[str, type] = {"ablation": Ablation, "noise": Noise, "neighbours": Neighbours, "tries": Tries,
                            "pooled": Pooled}  # of kind study
 OPEN = ("recipe",)  # have fields of their own too
@@ -215,6 +182,8 @@ CONFIG: dict[str, dict[str, Any]] = {
     "timing": {"workload": str, "batch_size": int, "dtype": str, "device": str, "threads": int},
     "timing speed": {"contender": str, "mode": str, "variables": dict[str, str]}, "timing scaling": {"axis": AXES, "value": int},
     "budget": {"samples": int, "weights": str, "model": dict[str, Any], "diffusion": dict[str, Any], "device": str},
+    "likelihood": {"name": str, "weights": str, "steps": int, "samples": int, "seed": int, "dtype": str, "device": str,
+                   "clip": bool, "diffusion": dict[str, Any], "images": str, "images_sha256": str},
     "study noise": {"name": str, "samples": int, "seed": int, "extractor": str, "extractor_sha256": str, "images": str,
                     "images_sha256": str},
     "study neighbours": {"name": str},
@@ -235,4 +204,4 @@ def shown(hint: Any) -> str:
     """A type as people read it."""
     if get_origin(hint) is Literal:
         return "one of " + ", ".join(map(str, get_args(hint)))
-    return hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint).replace(f"{__name__}.", "")
+    return hint.__name__ if isinstance(hint, type) and not get_args(hint) else re.sub(r"bench\.records\.\w+\.", "", str(hint))

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 import backends
 from bench.records.rows import AnyRow, Row
@@ -78,3 +79,11 @@ def unit_seconds(row: Row[Timing]) -> NDArray[np.float64]:
 def peak_memory(row: Row[Timing]) -> int:
     """Bytes: of the contender's process, or of its device where the framework counts that."""
     return int(row.values["device"].get("peak_memory_bytes", row.values["peak_rss_bytes"]))
+
+
+def interval(values: NDArray[np.float64]) -> tuple[float, float]:
+    """(mean, half length of its 95% interval) of independent values, by Student's t; NaN for the half of a single one."""
+    n = len(values)
+    if n < 2:
+        return float(values.mean()), float("nan")
+    return float(values.mean()), float(stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / n**0.5)

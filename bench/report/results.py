@@ -122,8 +122,8 @@ def _error(found: Verdict, form: str) -> str:
 
 
 def _cell(row: AnyRow) -> str:
-    solver = f", {row.config['sampler']}" if "sampler" in row.config else ""
-    return f"{solver}, S={row.config['steps']}, eta={row.config['eta']}" if "steps" in row.config else ""
+    signs = {"sampler": "", "steps": "S=", "eta": "eta="}
+    return "".join(f", {sign}{row.config[name]}" for name, sign in signs.items() if name in row.config)
 
 
 def terminal(rows: list[AnyRow], missing: list[str]) -> str:

@@ -26,10 +26,10 @@ PROGRESS_SECONDS = 0.2  # at most one message in this time
 COMMANDS: dict[type[messages.Command[Any]], Callable[[session.Session, Any], Any]] = {
     messages.Describe: session.describe, messages.Load: session.load, messages.Weights: session.weights,
     messages.Tables: session.tables, messages.Forward: session.forward, messages.Loss: session.loss, messages.Train: session.train,
-    messages.Sample: session.sample, messages.TimeTrain: timed.time_train, messages.TimeSample: timed.time_sample,
-    messages.TimeForward: timed.time_forward, messages.TimeStep: timed.time_step, messages.TimePath: timed.time_path,
-    messages.TimeTables: timed.time_tables, messages.TimeMetric: timed.time_metric, messages.TimeKernel: timed.time_kernel,
-    messages.TimeRoof: timed.time_roof,
+    messages.Sample: session.sample, messages.Bound: session.bound, messages.TimeTrain: timed.time_train,
+    messages.TimeSample: timed.time_sample, messages.TimeForward: timed.time_forward, messages.TimeStep: timed.time_step,
+    messages.TimePath: timed.time_path, messages.TimeTables: timed.time_tables, messages.TimeMetric: timed.time_metric,
+    messages.TimeKernel: timed.time_kernel, messages.TimeRoof: timed.time_roof,
 }
 
 

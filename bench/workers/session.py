@@ -16,6 +16,7 @@ import backends
 from backends.protocol import Backend, BackendError, Batch, Spec
 from bench import files, messages
 from bench.oracle import coefficients
+from bench.sampling import bound as bounds
 from bench.sampling.cell import plan_of
 from bench.sampling.loop import draw, sound
 from bench.timing import flops
@@ -147,3 +148,11 @@ def sample(session: Session, asked: messages.Sample) -> messages.Sampled:
     files.write_rows(Path(asked.out), drawn.images, asked.at, asked.total)
     seconds = drawn.batch_seconds
     return messages.Sampled(sum(seconds), seconds, path.steps * len(seconds), drawn.batch_size, notes)
+
+
+def bound(session: Session, asked: messages.Bound) -> messages.Done:
+    path = bounds.path(session.spec.diffusion, asked.steps, asked.variances)
+    found = bounds.bound(session.backend, path, np.load(asked.images), seed=asked.seed, batch_size=asked.batch_size,
+                         clip=asked.clip, on_progress=session.progress)
+    files.savez(Path(asked.out), prior=found.prior, **{f"terms/{name}": terms for name, terms in found.terms.items()})
+    return messages.Done()

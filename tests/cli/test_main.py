@@ -199,6 +199,7 @@ def test_ctrl_c_in_a_finaliser_is_not_lost():
 BODIES = {  # a command line of each command, and the file of `bench.cli` that does its work
     "run": "run", "run --speed": "speed", "speed": "speed", "run --list": "listing", "train --train-steps 9 --save x": "train",
     "sample --weights x": "sample", "convert a b": "convert", "recipe mnist-scratch": "recipe", "report": "report",
+    "likelihood --weights x": "likelihood",
     "study noise": "study", "study neighbours": "study", "study ablation": "study", "study scaling": "study",
     "study extractor": "study"}
 
@@ -231,7 +232,7 @@ def test_the_list_above_has_all_commands():
     ("recipe mnist-scratch --sampling-steps 3", "--sampling-steps: is no option of ddim-bench recipe; did you mean --steps?"),
     ("rum --steps 10", "ddim-bench: 'rum' is no command; did you mean run?"),
     ("study nois", "ddim-bench study: 'nois' is no command; did you mean noise?"),
-    ("", "ddim-bench: a command is missing; choose from run, speed, train, sample, convert, recipe, study, report"),
+    ("", "ddim-bench: a command is missing; choose from run, speed, train, sample, convert, recipe, likelihood, study, report"),
     ("run --samples many", "--samples: 'many': must be a whole number in digits"),
     ("run --peers", "--peers: does not apply to ddim-bench run; it is an option of ddim-bench speed"),
     ("run 10", "unrecognized arguments: 10"),

@@ -12,13 +12,14 @@ from bench.paths import ROOT
 from bench.records import rows, validity, values
 from bench.report import scaling_page
 from tests.helpers import rows_page
+from tests.helpers.made_rows import committed
 
 CONFIG = {"steps": 5, "eta": "0.0", "samples": 8, "seed": 0, "batch_size": 8, "device": "cpu"}
 SAMPLE = {"images": 8, "batch_seconds": [0.5], "first_seconds": 0.1, "calls": 10, "notes": []}
 
 
 def test_every_committed_row_has_the_fields_of_its_kind():
-    found = rows.read(ROOT / "results" / "rows")
+    found = committed()
     assert len(found) > 500 and {row.kind for row in found} == set(rows.KINDS)
     assert {row.created: wrong for row in found if (wrong := validity.problems(row.kind, row.config, row.values)
                                                   + validity.environment_problems(row.environment))} == {}
@@ -87,7 +88,7 @@ def test_values_of_another_type_are_named():
 @pytest.mark.parametrize("kind", [kind for kind in rows.KINDS if kind != "study"])
 def test_a_strangers_row_is_left_out_and_the_pages_are_those_of_the_others(tmp_path, kind):
     """For each kind: every field of `values` in turn removed, and replaced by another type."""
-    first = next(row for row in rows.read(ROOT / "results" / "rows") if row.kind == kind)
+    first = next(row for row in committed() if row.kind == kind)
     parts = first.values if kind == "check" else {"": first.values}
     name, part = next(iter(parts.items()))
     record = values.KINDS[kind]
@@ -103,7 +104,7 @@ def test_a_strangers_row_is_left_out_and_the_pages_are_those_of_the_others(tmp_p
 
 
 def test_readers_get_their_rows_by_the_record_of_their_values():
-    found = rows.read(ROOT / "results" / "rows")
+    found = committed()
     for kind, record in values.KINDS.items():
         assert rows.of(found, values.Checks if kind == "check" else record) == [row for row in found if row.kind == kind] != []
     for study, record in values.STUDIES.items():

@@ -16,7 +16,7 @@ from bench import files
 from bench.paths import ROOT, command_line
 from bench.records.rows import AnyRow
 from bench.report import table1_frames, table1_page
-from bench.report.html import other_sections, solver_sections, table1_sections
+from bench.report.html import likelihood_section, other_sections, solver_sections, table1_sections
 from bench.report.html.parts import TABLE, seeds
 from bench.report.html.table1_sections import Grid
 from bench.report.measures import label
@@ -48,7 +48,7 @@ def page(found: list[AnyRow], out: Path, command: str = TABLE, begun: AnyRow | N
         table1_sections.claims(grids, command), table1_sections.cells(grids, command), table1_sections.curves(grids, command),
         solver_sections.section(found, solvers), other_sections.backends(newest, found, command),
         table1_sections.limits(newest, command),
-        other_sections.checkpoints(found, out), other_sections.chance(found),
+        other_sections.checkpoints(found, out), other_sections.chance(found), likelihood_section.likelihoods(found),
         other_sections.samples(newest, found, out, command), other_sections.cost(newest, found, command),
     ]
     environment = Environment(loader=FileSystemLoader(TEMPLATE.parent), autoescape=True, undefined=StrictUndefined)

@@ -1,0 +1,59 @@
+"""The fields of `values` in the rows of studies and likelihoods. `bench.records.values` has all others, and the names of all.
+
+A row of study "ablation" or "tries" holds a record of the main job, and is described there.
+"""
+
+from typing import Annotated, Any, TypedDict
+
+
+class Bits(TypedDict):
+    """The variational bound of images under one variance of the reverse process."""
+
+    total: Annotated[list[float], "bits per dimension of each image: prior and all terms"]
+    terms: Annotated[list[float], "bits per dimension by step of the path, the mean over images: first the decoder's, then KLs"]
+
+
+class Likelihood(TypedDict):
+    """The variational bound of held-out images over one path (`ddim-bench likelihood`)."""
+
+    n: Annotated[int, "number of images"]
+    timesteps: Annotated[list[int], "of the whole process that the path keeps, increasing"]
+    prior: Annotated[list[float], "bits per dimension of each image: KL of q(x_T given x_0) from N(0, 1)"]
+    bounds: Annotated[dict[str, Bits], "by variance: `total` of each image and `terms`, bits per dimension"]
+    seconds: Annotated[float, "s: of the whole cell, compiling included"]
+
+
+class Point(TypedDict):
+    """FID of the parts of one size."""
+
+    n: Annotated[int, "images of a part"]
+    disjoint: Annotated[bool, "whether no image is in two parts"]
+    fid: Annotated[list[float], "of every part"]
+    fid_half: Annotated[list[Any], "of the halves of every part, the mean of both; empty where they are too few"]
+
+
+class Noise(TypedDict):
+    """FID of parts of fixed images (`ddim-bench study noise`)."""
+
+    points: Annotated[list[Point], "for each size n: `n`, `disjoint`, `fid` of every part, `fid_half` of the halves of every part"]
+    cost: Annotated[dict[str, float], "s of features and distances, peak bytes"]
+
+
+class Neighbours(TypedDict):
+    """Samples and their nearest training images (`ddim-bench study neighbours`)."""
+
+    class_shares: Annotated[list[float] | None, "share of each class among the samples, by their nearest images; null: no labels"]
+    held_out_class_shares: Annotated[list[float] | None, "the same of held-out images"]
+    accuracy: Annotated[float | None, "of that classifier on held-out images"]
+    near: Annotated[float, "share of samples nearer to a training image than 99% of held-out images are"]
+    copies: Annotated[dict[str, float], "share of copies among samples and held-out images"]
+    squared: Annotated[dict[str, list[int]], "quantiles of the squared pixel distance to the nearest training image"]
+
+
+class Pooled(TypedDict):
+    """The images of all sample seeds of one cell together (`ddim-bench run --table solvers`)."""
+
+    n: Annotated[int, "number of images"]
+    metric: Annotated[str, "name of the distance, such as FID[fmnist-cnn]"]
+    fid: Annotated[float, "Frechet distance of all of them"]
+    resampled: Annotated[list[float], "of n of them drawn with replacement; value k has the same seeds and ids in every cell"]

@@ -1,0 +1,162 @@
+"""The study of likelihoods: the backends give the oracle's bound, cells are found again, rows and page say what was measured."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import backends
+from backends.protocol import Spec
+from bench import api, oracle
+from bench.cli.main import main
+from bench.data.pixels import to_float
+from bench.records import rows
+from bench.report.studies import likelihood_page
+from bench.sampling import bound
+from bench.weights import pipeline
+from reference import likelihood
+from reference.config import ConfigError, DiffusionConfig
+from reference.weights import initialise
+from tests.helpers import made_rows
+from tests.helpers.tiny import TINY
+
+LEARNED = replace(TINY, out_channels=2)
+PROCESS = DiffusionConfig(timesteps=12, beta_end=0.5, schedule="linear", variance="learned_range")
+IMAGES = np.random.default_rng(0).integers(0, 256, (60, 1, 8, 8), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    place = tmp_path_factory.mktemp("likelihood")
+    pipeline.save_pipeline(place / "learned", initialise(LEARNED, 0), LEARNED, PROCESS)
+    np.save(place / "own.npy", IMAGES)
+    return place
+
+
+def give(folder, *words):
+    return main(["likelihood", "--weights", str(folder / "learned"), "--data", str(folder / "own.npy"), "--samples", "5",
+                 "--sample-batch", "4", "--threads", "1", "--out", str(folder / "out"), *words])
+
+
+@pytest.mark.parametrize("S", [12, 4])
+@pytest.mark.parametrize("clip", [False, True])
+def test_the_oracle_gives_the_same_in_float64(S, clip):
+    pytest.importorskip("torch")
+    model = api.new(LEARNED, PROCESS, dtype="float64", allow_cancelled_time=True)
+    path = bound.path(PROCESS, S, bound.variances(PROCESS))
+    found = bound.bound(model.backend, path, IMAGES[:3], seed=5, batch_size=2, clip=clip)
+    network = oracle.oracle_network(initialise(LEARNED, 0), model.spec)
+    for name, process in path.processes.items():
+        prior, terms = likelihood.bound(process, network, to_float(IMAGES[:3]).astype(np.float64),
+                                        lambda i: bound.noise(5, np.arange(3), (1, 8, 8), path, i), clip)
+        np.testing.assert_allclose(found.prior, prior, rtol=1e-10)
+        np.testing.assert_allclose(found.terms[name], terms, rtol=1e-10, atol=1e-13, err_msg=name)
+    assert not np.allclose(found.terms["learned_range"], found.terms["large"])
+
+
+@pytest.mark.parametrize("sd", [1.0, 0.4])
+def test_gaussian_data_on_torch_to_1e_10(sd):
+    """x_0 ~ N(0, sd^2) under the best denoiser: the mean of term t in closed form, of the nodes of a quadrature that is exact."""
+    torch = pytest.importorskip("torch")
+    from backends.torch.training import Process
+
+    config = replace(PROCESS, variance="large")
+    process = Process(config, torch.device("cpu"))
+    nodes, shares = np.polynomial.hermite_e.hermegauss(4)
+    chance = np.outer(shares, shares).ravel() / shares.sum() ** 2
+    data, noise = (torch.tensor(grid.reshape(-1, 1, 1, 1)) for grid in np.meshgrid(nodes, nodes))
+    bars = np.cumprod(1 - np.linspace(1e-4, 0.5, 12))
+    for i in range(1, 12):
+        t, ab, before = torch.full((16,), i), bars[i], bars[i - 1]
+        xt = process.q_sample(sd * data, t, noise)
+        share = np.sqrt(ab) * sd**2 / (ab * sd**2 + 1 - ab)
+        eps = (xt - np.sqrt(ab) * share * xt) / np.sqrt(1 - ab)
+        beta = 1 - ab / before
+        v, weight = beta * (1 - before) / (1 - ab), np.sqrt(before) * beta / (1 - ab)
+        left = sd**2 * (1 - ab) / (ab * sd**2 + 1 - ab)
+        closed = np.log2(beta / v) / 2 + ((v + weight**2 * left) / beta - 1) / (2 * np.log(2))
+        assert chance @ process.vlb_terms(sd * data, xt, t, eps, eps).numpy() == pytest.approx(closed, rel=1e-10)
+
+
+def test_the_whole_study_and_again(folder, capsys):
+    """Rows of both backends, held to the oracle and to each other; the same command does nothing twice; a page for a reader."""
+    pytest.importorskip("torch")
+    here = [name for name in ("torch", "mindspore") if backends.installed(name)]
+    assert give(folder, "--steps", "4,2", "--backends", ",".join(here)) == 0
+    found = rows.read(folder / "out" / "rows")
+    checks = [row for row in found if row.kind == "check"]
+    assert {row.backend for row in checks} == {*(f"{name} oracle" for name in here), *(["torch mindspore"] * (len(here) > 1))}
+    assert all(0 < v["error"] <= v["tolerance"] == 1e-4 and v["ok"] for row in checks for v in row.values.values())
+    measured = [row for row in found if row.kind == "likelihood"]
+    assert {(row.backend, row.config["steps"]) for row in measured} == {(name, S) for name in here for S in (4, 2)}
+    row = measured[0]
+    assert row.values["timesteps"] == [0, 4, 7, 11] and row.values["n"] == 5
+    for bits in row.values["bounds"].values():
+        assert np.mean(row.values["prior"]) + np.sum(bits["terms"]) == pytest.approx(np.mean(bits["total"]), rel=1e-12)
+    assert set(row.values["bounds"]) == {"small", "large", "learned_range"}
+    page = (folder / "out" / "likelihood.md").read_text()
+    assert "## learned" in page and "learned_range" in page and "few steps, S up to 100" in page
+    assert (folder / "out" / "figures" / "likelihood.png").stat().st_size > 10_000
+    assert give(folder, "--steps", "4,2", "--backends", "torch") == 0
+    assert len(rows.read(folder / "out" / "rows")) == len(found)
+    (folder / "out" / "likelihood.md").write_text(page)
+    assert main(["report", "--out", str(folder / "out")]) == 0
+    assert (folder / "out" / "likelihood.md").read_text() == page
+    assert "The variational bound" in (folder / "out" / "report.html").read_text()
+    capsys.readouterr()
+
+
+def test_a_backend_that_disagrees_ends_with_4(folder, monkeypatch, capsys):
+    pytest.importorskip("torch")
+    monkeypatch.setitem(oracle.TOLERANCES["float32"], "likelihood", 1e-12)
+    assert give(folder, "--steps", "2", "--variance", "large", "--backends", "torch", "--out", str(folder / "strict")) == 4
+    assert "bound, variance large, S=2 off by" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words, said", [
+    (["--steps", "13"], "--steps=13: spacing 'linspace' needs 1 <= S <= T=12"),
+    (["--steps", "1"], "--steps=1: spacing 'linspace' needs 2"), (["--steps", "x"], "--steps='x': must be whole numbers"),
+    (["--variance", "learned"], "--variance='learned': this network has small, large, learned_range"),
+    (["--variance", "small,small"], "--variance='small,small': every name must appear once"),
+    (["--samples", "1"], "--samples=1: must be at least 2"), (["--samples", "99"], "--samples=99: must be at most the 30 images"),
+    (["--sample-batch", "0"], "--sample-batch=0: must be at least 1"), (["--seed", "-1"], "--seed=-1"),
+    (["--backends", "jax"], "--backends"), (["--dtype", "x"], "dtype='x'"),
+])
+def test_mistakes_end_with_one_line(folder, words, said, capsys):
+    assert give(folder, *words, "--out", str(folder / "nowhere")) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1 and not (folder / "nowhere").exists()
+
+
+def test_what_has_no_bound_is_named():
+    with pytest.raises(ConfigError, match="objective='eps': has no bound where alpha_bar ends at 0"):
+        bound.path(DiffusionConfig(schedule="jsd", timesteps=5), 5, ["large"])
+    with pytest.raises(ConfigError, match="steps=5: the network predicts the state one step before, of its own 12 steps alone"):
+        bound.path(DiffusionConfig(timesteps=12, beta_end=0.5, objective="previous"), 5, ["large"])
+    Spec(TINY, replace(PROCESS, variance="small"))  # a network of a fixed variance has no third bound
+    assert bound.variances(replace(PROCESS, variance="small")) == ("small", "large")
+
+
+@pytest.mark.parametrize("learned, verdict", [([1, 2, 3, 4], "reproduced"), ([3, 4, 5, 6], "contradicted"),
+                                              ([1, 4, 3, 6], "cannot tell")])
+def test_the_claim_has_a_verdict_from_paired_differences(learned, verdict):
+    """2 to 5 bits differ from image to image, and by image the learned variance is 1 lower, 1 higher, or either."""
+    jitter = np.array([0.1, -0.1, 0.05, 0])
+    networks = likelihood_page.newest([made_rows.likelihood({"large": [2, 3, 4, 5], "learned_range": learned + jitter})])
+    assert f"**{verdict}**" in likelihood_page.claims(networks["net"])[0]
+    assert f"**{verdict}**" in likelihood_page.render(networks, "c")
+
+
+def test_rows_of_other_weights_leave_the_page():
+    old, new = made_rows.likelihood({"large": [1, 2, 3, 4]}, weights="old"), made_rows.likelihood({"large": [5, 6, 7, 8]}, steps=5)
+    object.__setattr__(old, "created", "2020")
+    found = likelihood_page.newest([new, old])
+    assert [row.config["steps"] for row in found["net"]] == [5]
+
+
+def test_a_row_round_trips(folder):
+    row = made_rows.likelihood({"large": [1, 2, 3, 4]})
+    assert rows.parse(json.dumps(json.loads(row.line())).encode()).values == row.values
