@@ -1,7 +1,4 @@
-"""Training on many processes: the group that `msrun` prepared, and means over it.
-
-On CPU a process that waits 30 s for another in a collective operation gives up; MindSpore 2.8 has no option for it.
-"""
+"""Training on many processes: the group that `msrun` prepared, and means over it."""
 
 from __future__ import annotations
 
@@ -16,9 +13,16 @@ from mindspore import Tensor, communication, nn, ops
 from backends.protocol import Spec
 from reference.config import require
 
+WAIT = 900  # seconds that a process waits for another in a collective operation: on a busy machine one compiles a minute longer
+
 
 def join(spec: Spec) -> None:
-    """Wait for the other processes. `msrun` tells each its rank and where to meet: at a scheduler, which does nothing else."""
+    """Wait for the other processes. `msrun` tells each its rank and where to meet: at a scheduler, which does nothing else.
+
+    MindSpore 2.8 ends a process on CPU after 30 s of waiting, or after $MS_NODE_TIMEOUT, which is set to `WAIT` where it is not.
+    """
+    if "MS_ROLE" in os.environ:
+        os.environ.setdefault("MS_NODE_TIMEOUT", str(WAIT))
     if os.environ.get("MS_ROLE") == "MS_SCHED":
         communication.init()
         sys.exit(0)

@@ -59,7 +59,7 @@ BY_METAVAR = {
     "RULE": ("none", "1", "0", "-1", "dynamic", "dynamic:0.9:2", "dynamic:x", "inf"),
     "A[,B]": ("ddim", "ddpm", "ddim,ddpm", "tensorboard", "none", "wandb", "batch,steps", "x", ","),
     "NAME=FILE.npy": ("a=images.npy", "images.npy", "=images.npy", "real=images.npy", "a=file", "../a=images.npy", "a=/dev/zero"),
-    "VARIANT": ("cosine schedule", "x"),
+    "VARIANT": ("cosine schedule", "x"), "FILE.npy": ("drawn.npy", "drawn.npz", *PLACES), "FILE.png": ("drawn.png", *PLACES),
 }
 BY_OPTION = {
     "preset": (*PRESETS, "x"), "backend": ("torch", "x", "real", "../x"),
@@ -72,6 +72,7 @@ BY_OPTION = {
     "executor": ("local", "x", "ray=", "ray=x"), "final_alpha": ("one", "first", "x"), "time_order": ("sin", "cos", "x"),
     "qkv_order": ("heads", "qkv", "x"), "images": ("images.npy", "file", "3"),
 }
+NEEDED = {("sample",): "save"}  # beside what the parser requires
 EVEN = ("sampler", "convention", "spacing")  # options of which each name is as likely, and which meet often
 
 
@@ -105,8 +106,9 @@ def line(rng: random.Random, every: list[tuple[tuple[str, ...], Parser]]) -> lis
     actions = [action for action in p._actions if action.dest not in ("help", "out", "dry_run")]
     for action in rng.sample(actions, len(actions)):
         even = action.dest in EVEN
-        wanted = action.required or rng.random() < (0.3 if even else min(0.5, 2.5 / len(actions)))
-        if not wanted or (action.required and rng.random() < 0.05):
+        required = action.required or NEEDED.get(path) == action.dest
+        wanted = required or rng.random() < (0.3 if even else min(0.5, 2.5 / len(actions)))
+        if not wanted or (required and rng.random() < 0.05):
             continue
         flag = [rng.choice(action.option_strings)] if action.option_strings else []
         some = values(action)

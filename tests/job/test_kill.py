@@ -20,6 +20,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.recorded]
 REAL = [name for name in backends.names() if backends.installed(name)]
 SIGNS = {"training": "work/train-*/scratch/states/*", "sampling": "work/sample-*/scratch/*", "reporting": "figures/*"}
 KILLS = [("training", 8), ("sampling", 7), ("reporting", 5)]
+PATIENCE = 3600  # seconds of one job, which none takes on any machine
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def arguments(backend, out):
 
 def finish(code, args):
     done = subprocess.run(tree.command(code, *args), env=tree.environment(code), cwd=code, capture_output=True, text=True,
-                          timeout=600)
+                          timeout=PATIENCE)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 
@@ -119,7 +120,7 @@ def test_a_damaged_state_is_named_the_good_one_offered_and_nothing_overwritten(c
     newest.write_bytes(data if harm == "flipped" else data[: len(data) // 2])
     damaged = newest.read_bytes()
     again = subprocess.run(tree.command(code, *arguments(backend, tmp_path / "out")), env=tree.environment(code), cwd=code,
-                           capture_output=True, text=True, timeout=600)
+                           capture_output=True, text=True, timeout=PATIENCE)
     error = again.stderr.splitlines()[-1]
     assert again.returncode == 2 and error.startswith("error: ")
     assert newest.name in error and f"{older.name} is good" in error and "corrupt" in error

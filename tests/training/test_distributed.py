@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -219,6 +220,27 @@ def test_msrun_ends_when_a_process_is_killed_and_the_same_command_goes_on(tmp_pa
     assert killed["starts"] == 2
     for name in set(whole) - {"starts"}:
         assert np.array_equal(killed[name], whole[name]), name
+
+
+@pytest.mark.slow
+@pytest.mark.recorded
+def test_msrun_waits_for_a_process_that_is_late(tmp_path):
+    """For longer than the 30 s after which MindSpore would end the others."""
+    run([*launcher("mindspore", tmp_path / "logs"), PROGRAM, "mindspore", tmp_path, 3, 0, 40])
+    assert len(result(tmp_path)["losses"]) == 3
+
+
+@pytest.mark.parametrize("asked, waits", [(None, "900"), ("60", "60")])
+def test_a_process_of_msrun_waits_for_others_as_long_as_it_is_told(monkeypatch, asked, waits):
+    distributed = pytest.importorskip("backends.mindspore.distributed")
+    said = {}
+    monkeypatch.setenv("MS_ROLE", "MS_WORKER")
+    monkeypatch.setenv("MS_NODE_TIMEOUT", asked) if asked else monkeypatch.delenv("MS_NODE_TIMEOUT", raising=False)
+    monkeypatch.setattr(distributed.communication, "init", lambda: said.update(os.environ))
+    monkeypatch.setattr(distributed.communication, "get_rank", lambda: 1)
+    monkeypatch.setattr(distributed.communication, "get_group_size", lambda: 2)
+    distributed.join(SimpleNamespace(processes=2, rank=1))
+    assert said["MS_NODE_TIMEOUT"] == waits
 
 
 JOB = ["--steps", "2,3", "--eta", "0.5", "--samples", "128", "--sample-batch", "32", "--train-steps", "4"]
