@@ -88,20 +88,31 @@ class Model:
 
         `steps` is S or IDDPM's section counts, `eta` a number in [0, 1] or "sigma_hat", by default 0; `choices` are `make_plan`'s:
         sampler ("ddim" or "ddpm"), spacing, convention, clip ("none", 1, 3.5, "dynamic:0.995:1.5"), variance, final_alpha_bar,
-        steps_offset. With convention "diffusers" the choices that are left out are those of the weights' folder. For a fast solver
-        (sampler "dpmpp_2m", say) they are `solver_plan`'s. Raises `ConfigError`.
+        steps_offset. With convention "diffusers" the choices that are left out, the sampler too, are those of the weights' folder.
+        For a fast solver (sampler "dpmpp_2m", say) they are `solver_plan`'s. Raises `ConfigError`.
         """
-        make = self.solver_plan if choices.get("sampler") in FAST else self.plan
-        return self.follow(self.noise(n, seed), make(steps, eta=eta, **choices), seed=seed, batch_size=batch_size)
+        x = self.noise(n, seed)
+        if fast := self.fast_solver(choices.get("sampler"), choices.get("convention", "plain")):
+            path: Plan | SolverPlan = self.solver_plan(steps, eta=eta, **{**choices, "sampler": fast})
+        else:
+            path = self.plan(steps, eta=eta, **choices)
+        return self.follow(x, path, seed=seed, batch_size=batch_size)
+
+    def fast_solver(self, sampler: str | None, convention: str) -> str | None:
+        """The fast solver that is asked for, or where no sampler is, with convention "diffusers", the weights' folder's."""
+        own = self.scheduler.sampler if convention == "diffusers" else None
+        return next((name for name in (sampler or own,) if name in FAST), None)
 
     def plan(self, steps: int | tuple[int, ...], **choices: Any) -> Plan:
-        """The path from noise to images: `reference.conventions.make_plan`."""
+        """The path from noise to images: `reference.conventions.make_plan`. With convention "diffusers" one line names the settings
+        of the weights' folder that are for a fast solver."""
+        note_unused(self.scheduler, choices.get("convention", "plain"), choices.get("sampler") or "ddim")
         return make_plan(self.spec.diffusion, steps, **{"scheduler": self.scheduler, **choices})
 
     def solver_plan(self, steps: int | tuple[int, ...], *, sampler: str, **choices: Any) -> SolverPlan:
         """The path of a fast solver, whose choices are `reference.solver_plans.make_solver_plan`'s: spacing, eta, convention, clip,
         final_alpha_bar, steps_offset, round_t, variant. Some solvers make more than one network call a step. With convention
-        "diffusers" one line names the settings of the weights' folder that are for DDIM or DDPM."""
+        "diffusers" those left out are what the weights' folder says for this solver; one line names what it says for another."""
         able = backends.with_solvers()
         require(self.name in able, "sampler", sampler,
                 f"backend {self.name} has ddim and ddpm alone, says its ABOUT: use {' or '.join(able)}")
@@ -111,7 +122,7 @@ class Model:
         if isinstance(steps, tuple):
             raise ConfigError(f"steps={steps!r}: section counts are for ddim and ddpm: give {sampler} one number")
         note_unused(self.scheduler, given.get("convention", "plain"), sampler)
-        return make_solver_plan(self.spec.diffusion, steps, sampler=sampler, **given)
+        return make_solver_plan(self.spec.diffusion, steps, sampler=sampler, scheduler=self.scheduler, **given)
 
     def noise(self, n: int, seed: int = 0) -> Images:
         """x_T of images 0 .. n - 1, (n, C, H, W)."""
@@ -120,6 +131,7 @@ class Model:
 
     def encode(self, images: Images, steps: int | tuple[int, ...], *, batch_size: int = 64, **choices: Any) -> Images:
         """Latents x_T of images (N, C, H, W) in [-1, 1] by DDIM's ODE run backwards; `follow(x, plan(steps))` decodes them."""
+        note_unused(self.scheduler, choices.get("convention", "plain"), "ddim")
         plan = make_encode_plan(self.spec.diffusion, steps, **{"scheduler": self.scheduler, **choices})
         return self.follow(images, plan, batch_size=batch_size)
 

@@ -205,7 +205,7 @@ def _noise(sampler: str, eta: float | str | None) -> tuple[str, float, bool]:
     """(sampler, scale of sigma, whether it is sigma_hat)."""
     if eta == "ddpm":
         sampler, eta = "ddpm", 0.0
-    require(sampler in ("ddim", "ddpm"), "sampler", sampler, "must be ddim or ddpm")
+    require(sampler in ("ddim", "ddpm"), "sampler", sampler, "must be ddim or ddpm; fast solvers have make_solver_plan")
     scale = 1.0 if isinstance(eta, str) else float(eta or 0)
     require(eta == "sigma_hat" or (not isinstance(eta, str) and 0 <= scale <= 1), "eta", eta,
             "must be in [0, 1], sigma_hat or ddpm")

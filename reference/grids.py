@@ -56,7 +56,9 @@ def u_table(alpha_bars: Array) -> Array:
 
 
 def on_schedule(t: Array, alpha_bars: Array, between: str = "log_u") -> Nodes:
-    """States at these positions."""
+    """States at these positions. Raises `ConfigError` for one outside of the schedule, where an offset may lead."""
+    require(bool(np.max(t) < len(alpha_bars)), "steps_offset", f"up to t={np.max(t):g}",
+            f"every timestep must be below T={len(alpha_bars)}: use a smaller one")
     whole = np.arange(len(alpha_bars))
     if between == "log_alpha":
         log_alpha = np.interp(t, whole, np.log(alpha_bars) / 2)
@@ -214,6 +216,7 @@ def grid(name: str, alpha_bars: Array, S: int, rule: str, ends: str, offset: int
     """The S states of a code's calls by its grid, one a step, and the path's end. Raises `ConfigError`."""
     build, rules = GRIDS[name]
     require(rule in rules, "spacing", rule, f"must be one of {', '.join(rules)}")
+    require(offset >= 0, "steps_offset", offset, "must be 0 or more")
     require(offset == 0 or rule == "leading", "steps_offset", offset, "moves the spacing leading alone")
     require(rule not in LEVELS or S > 1, "steps", S, f"spacing {rule} needs two or more")
     nodes = build(alpha_bars, S, rule, offset, schedule)

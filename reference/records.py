@@ -20,6 +20,7 @@ def choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 _TYPES: dict[str, tuple[type, ...]] = {
     "int": (int,), "float": (int, float), "str": (str,), "bool": (bool,), "None": (type(None),),
     "tuple[int, ...]": (tuple,), "tuple[str, ...]": (tuple,), "tuple[float, ...]": (tuple,),
+    "dict[str, Any]": (dict,),
 }
 
 

@@ -6,13 +6,15 @@ Field names of `Scheduler` are diffusers' keys. What the file says of the proces
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from . import solver_config
 from .errors import ConfigError, require
 from .records import Record, choice, freeze
 
-SAMPLERS = {"DDIMScheduler": "ddim", "DDPMScheduler": "ddpm"}  # the classes whose settings are honoured
+SAMPLERS = {"DDIMScheduler": "ddim", "DDPMScheduler": "ddpm"}
+CLASSES = (*SAMPLERS, *solver_config.DEFAULTS)  # those whose settings are honoured
 FIXED = {"fixed_small": "small", "fixed_small_log": "small", "fixed_large": "large"}  # the first and the second have one sigma
 SPACINGS = ("leading", "linspace", "trailing")
 
@@ -44,7 +46,8 @@ def parse_clip(said: str | float) -> Clip:
 
 @dataclass(frozen=True)
 class Scheduler(Record):
-    """The settings of diffusers' DDIMScheduler or DDPMScheduler; None: not said. Raises `ConfigError`."""
+    """The settings of diffusers' DDIMScheduler or DDPMScheduler, None: not said; or those of a class of fast solvers, all of them
+    in `solver`. Raises `ConfigError`."""
 
     name: str | None = None  # of the class
     clip_sample: bool | None = None
@@ -56,10 +59,11 @@ class Scheduler(Record):
     steps_offset: int | None = None
     set_alpha_to_one: bool | None = None  # DDIMScheduler's; DDPMScheduler ends at alpha_bar = 1 always
     variance_type: str | None = None  # DDPMScheduler's, a fixed one; a learned one is the network's and in `DiffusionConfig`
+    solver: dict[str, Any] = field(default_factory=dict)  # a fast solver's keys, for `solver_config.from_scheduler`
 
     def __post_init__(self) -> None:
         freeze(self)
-        for name, allowed in (("name", tuple(SAMPLERS)), ("timestep_spacing", SPACINGS), ("variance_type", tuple(FIXED))):
+        for name, allowed in (("name", CLASSES), ("timestep_spacing", SPACINGS), ("variance_type", tuple(FIXED))):
             if getattr(self, name) is not None:
                 choice(name, getattr(self, name), allowed)
         for name in ("clip_sample_range", "sample_max_value"):
@@ -68,15 +72,34 @@ class Scheduler(Record):
         ratio = self.dynamic_thresholding_ratio
         require(ratio is None or 0 < ratio <= 1, "dynamic_thresholding_ratio", ratio, "must be in (0, 1]")
         require(self.steps_offset is None or self.steps_offset >= 0, "steps_offset", self.steps_offset, "must be 0 or more")
+        require(self.fast or not self.solver, "solver", self.solver, f"is of {', '.join(solver_config.DEFAULTS)} alone")
+        if self.fast:
+            unread = [key for key, value in self.to_dict().items() if key not in ("name", "solver")]
+            require(not unread, str(self.name), unread, "are keys of solver for this class")
+            solver_config.from_scheduler(self._file)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, of what is said alone."""
-        return {key: value for key, value in super().to_dict().items() if value is not None}
+        return {key: value for key, value in super().to_dict().items() if value is not None and value != {}}
+
+    @property
+    def fast(self) -> bool:
+        """Whether the class is one of fast solvers."""
+        return self.name in solver_config.DEFAULTS
+
+    @property
+    def _file(self) -> dict[str, Any]:
+        return {"_class_name": self.name, **self.solver}
 
     @property
     def sampler(self) -> str | None:
-        """That of the class."""
-        return SAMPLERS[self.name] if self.name else None
+        """That of the class and its settings."""
+        return solver_config.from_scheduler(self._file)[0] if self.fast else SAMPLERS[self.name] if self.name else None
+
+    @property
+    def solver_choices(self) -> dict[str, Any]:
+        """Of a class of fast solvers: as `make_solver_plan` takes them."""
+        return solver_config.from_scheduler(self._file)[1] if self.fast else {}
 
     @property
     def clip(self) -> str | None:

@@ -19,7 +19,7 @@ from .conventions import CONVENTIONS, adopt, get_convention
 from .diffusion import network_t
 from .grids import Nodes
 from .rows import Path, Variant
-from .scheduler import parse_clip
+from .scheduler import SILENT, Scheduler, parse_clip
 from .solvers import SOLVERS
 
 FEWEST = {"plms": 2, "pndm": 4, "dpmpp_2s": 2, "dpmpp_2m": 2, "dpmpp_3m": 3, "dpmpp_2m_sde": 2, "unipc_2": 2, "unipc_3": 3}  # steps
@@ -110,15 +110,17 @@ class SolverPlan:
 
 def make_solver_plan(
     diffusion: DiffusionConfig, steps: int, *, sampler: str, convention: str = "plain", spacing: str | None = None,
-    eta: float | None = None, clip: str | float | None = None, final_alpha_bar: str | None = None, steps_offset: int = 0,
-    round_t: bool = False, variant: Mapping[str, Any] | None = None,
+    eta: float | None = None, clip: str | float | None = None, final_alpha_bar: str | None = None, steps_offset: int | None = None,
+    round_t: bool = False, variant: Mapping[str, Any] | None = None, scheduler: Scheduler = SILENT,
 ) -> SolverPlan:
-    """Resolve the caller's choices and a code's into a `SolverPlan`. Raises `ConfigError`.
+    """Resolve the caller's choices, a file's and a code's into a `SolverPlan`. Raises `ConfigError`.
 
     One function, since it is a list of rules.
 
-    `steps` is S, the steps of the grid, which Heun and PNDM spend more calls on. `clip` is as `parse_clip` reads it. `round_t`
-    tells the network whole timesteps, or real ones, of states that stay where they are. `variant` changes fields of `Variant`.
+    What the caller leaves at None is what `scheduler` says where the convention is `diffusers` and the sampler the file's own, else
+    the code's. `steps` is S, the steps of the grid, which Heun and PNDM spend more calls on. `clip` is as `parse_clip` reads it.
+    `round_t` tells the network whole timesteps, or real ones, of states that stay where they are. `variant` changes fields of
+    `Variant`.
     """
     require(convention in CODES, "convention", convention, f"fast solvers have {', '.join(CODES)}")
     require(sampler in CODES[convention], "sampler", sampler, f"convention {convention} has {', '.join(CODES[convention])}")
@@ -132,11 +134,12 @@ def make_solver_plan(
             "is per pixel and no number: sample with make_plan, sampler ddpm")
     unknown = sorted(set(variant or {}) - {f.name for f in fields(Variant)})
     require(not unknown, "variant", unknown, f"known are {', '.join(f.name for f in fields(Variant))}")
-    changes = dict(variant or {}) | ({} if eta is None else {"eta": float(eta)})
+    said = scheduler.solver_choices if convention == "diffusers" and sampler == scheduler.sampler else {}
+    changes = said.get("variant", {}) | dict(variant or {}) | ({} if eta is None else {"eta": float(eta)})
     chosen: Variant = replace(code.variant, **changes)
     require(chosen.eta == 0 or sampler in STOCHASTIC, "eta", chosen.eta,
             f"{sampler} has no stochastic steps: they are of {', '.join(STOCHASTIC)}")
-    ends = final_alpha_bar or code.final_alpha_bar
+    ends = final_alpha_bar or said.get("final_alpha_bar") or code.final_alpha_bar
     require(ends in ("one", "first"), "final_alpha_bar", ends, "must be one or first")
     require(not (convention == "diffusers" and chosen.basis == "bh1" and ends == "one"), "variant", "bh1",
             "gives NaN in diffusers on a path that ends at alpha_bar = 1: use final_alpha_bar first, or convention plain")
@@ -146,12 +149,13 @@ def make_solver_plan(
     alpha_bars = schedules.alpha_bars(schedules.betas(diffusion), float32_tables)
     if convention == "diffusers" and diffusion.ends_at_zero and code.grid in ("diffusers_dpm", "diffusers_unipc"):
         alpha_bars[-1] = 2.0**-24
-    rule = spacing or code.spacing
+    rule = spacing or said.get("spacing") or code.spacing
+    offset = said.get("steps_offset", 0) if steps_offset is None and rule == "leading" else steps_offset or 0
     require(not (convention == "dpm_solver" and sampler == "dpmpp_2s" and rule == "log_snr" and steps % 2), "steps", steps,
             "dpm-solver spaces an odd path of log_snr otherwise: use an even number")
     require(not (code.grid == "diffusers_pndm" and sampler == "pndm" and diffusion.timesteps // steps % 2), "steps", steps,
             f"diffusers' Runge-Kutta steps need an even T // S, not {diffusion.timesteps // steps}")
-    nodes = grids.grid(code.grid, alpha_bars, steps, rule, ends, steps_offset, diffusion.schedule)
+    nodes = grids.grid(code.grid, alpha_bars, steps, rule, ends, offset, diffusion.schedule)
     if sampler in ("pndm", "dpmpp_2s") and code.grid in ("plain", "diffusers_pndm"):
         stride = diffusion.timesteps // steps if code.grid == "diffusers_pndm" else None
         nodes = grids.with_middles(nodes, alpha_bars, sampler, stride)
@@ -163,10 +167,10 @@ def make_solver_plan(
     require(nodes.alpha[0] > 0 or diffusion.objective != "eps", "objective", "eps",
             "says nothing of the image at alpha_bar = 0, where this path starts: use spacing leading")
     require(diffusion.objective != "v" or code.grid != "diffusers_pndm", "objective", "v",
-            "diffusers' PNDM averages v of several states before it takes it for one's: use convention plain")
+            f"diffusers' {sampler} averages v of several states before it takes it for one's: use convention plain")
     if round_t:
         nodes = nodes._replace(t=np.round(nodes.t))
-    clipped = parse_clip("none" if clip is None else clip)
+    clipped = parse_clip(said.get("clip", "none") if clip is None else clip)
     start = float(nodes.sigma[0]) if code.start == "sigma" and not (code.grid == "diffusers_heun" and rule == "leading") else 1.0
     t, alpha, sigma = (tuple(values.tolist()) for values in nodes)
     return SolverPlan(diffusion, sampler, chosen, t, alpha, sigma, start, clipped.kind, clipped.limit, clipped.ratio, clipped.most,

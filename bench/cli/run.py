@@ -66,8 +66,7 @@ def resolve(args: argparse.Namespace) -> tuple[Job, list[str]]:
             f"the metric needs at least twice its feature width, {2 * by.width}")
     chosen, absent = backends.choose(launch.backends(args.backends))
     preset, initial, found = beginning(args, preset)
-    own = found.scheduler.sampler if args.weights and args.convention == "diffusers" else None
-    cells = sampling_cells(args, chosen, own or "ddim")
+    cells = sampling_cells(args, chosen, found.scheduler if args.weights and args.convention == "diffusers" else SILENT)
     absent += [f"{backend}: draws none of the cells asked for" for backend in chosen if backend not in cells]
     preset = preset.changed(diffusion=adopt(preset.diffusion, base(args.convention)))
     spec = Spec(preset.model, preset.diffusion, preset.optim, args.device, args.dtype)
@@ -119,10 +118,10 @@ def beginning(args: argparse.Namespace, preset: Preset) -> tuple[Preset, weights
     return preset, weights.initialise(preset.model, args.seed), found
 
 
-def sampling_cells(args: argparse.Namespace, chosen: tuple[str, ...], own: str) -> dict[str, tuple[Cell, ...]]:
+def sampling_cells(args: argparse.Namespace, chosen: tuple[str, ...], own: Scheduler) -> dict[str, tuple[Cell, ...]]:
     """What each backend draws. Of a table the first one draws all and the others the subset in which they are compared.
 
-    `own` is the sampler where none is asked for.
+    `own` says the sampler where none is asked for.
     """
     if args.table:
         return tables.cells(args, chosen)
@@ -130,16 +129,16 @@ def sampling_cells(args: argparse.Namespace, chosen: tuple[str, ...], own: str) 
     asked = samplers(args, own)
     for backend in chosen if any(sampler for sampler, _ in asked) else ():
         able = backends.with_solvers()
-        require(backend in able, "--sampler", args.sampler,
+        require(backend in able, "--sampler", args.sampler or own.sampler,
                 f"backend {backend} has ddim and ddpm alone, says its ABOUT: use --backends {','.join(able)}")
     return dict.fromkeys(chosen, tuple(Cell(s, eta, args.spacing, args.seed, sampler) for s in steps for sampler, eta in asked))
 
 
-def samplers(args: argparse.Namespace, own: str) -> list[tuple[str | None, float | str]]:
+def samplers(args: argparse.Namespace, own: Scheduler) -> list[tuple[str | None, float | str]]:
     """(fast solver or None, eta, "ddpm" for that sampler) of each cell of one S, in the order of `SOLVERS`."""
-    if args.sampler is None:
-        return [(None, eta) for eta in parse_eta(args.eta if args.eta is not None else "ddpm" if own == "ddpm" else "0")]
-    names = args.sampler.split(",")
+    if args.sampler is None and not own.fast:
+        return [(None, eta) for eta in parse_eta(args.eta if args.eta is not None else "ddpm" if own.sampler == "ddpm" else "0")]
+    names = (args.sampler or str(own.sampler)).split(",")
     for name in names:
         near = difflib.get_close_matches(name, SOLVERS, 1)
         require(name in SOLVERS, "--sampler", args.sampler, f"{name!r} is no sampler; "
@@ -158,7 +157,8 @@ def samplers(args: argparse.Namespace, own: str) -> list[tuple[str | None, float
         elif name in NOISY:
             out += [(None if name == "ddim" else name, eta) for eta in (etas if name == "ddim" or args.eta is not None else (1.0,))]
         else:
-            out.append((name, 0.0))
+            said = own.solver_choices.get("variant", {}) if name == own.sampler else {}
+            out.append((name, said.get("eta", 0.0)))
     return out
 
 
@@ -186,7 +186,7 @@ def run(args: argparse.Namespace, command: str) -> int:
 def _job(args: argparse.Namespace, command: str) -> int:
     job, absent = resolve(args)
     scheduler = Scheduler.from_dict(job.choices.get("scheduler", {}))
-    note_unused(scheduler, job.convention, *(cell.sampler for cell in job.all_cells))
+    note_unused(scheduler, job.convention, *(cell.sampler or ("ddpm" if cell.eta == "ddpm" else "ddim") for cell in job.all_cells))
     if args.dry_run:
         if job.rank == 0:
             print(describe(job, absent))

@@ -15,7 +15,8 @@ from bench.recipes.show import KINDS, show
 from bench.timing.memory import require_room
 from bench.weights.tensor_files import weights_hash
 from reference.config import ConfigError, require
-from reference.solver_plans import FAST
+from reference.conventions import Plan
+from reference.solver_plans import FAST, SolverPlan
 
 ENDINGS = {"grid": (".png",), "strip": (".png",), "gif": (".gif",), "save": (".npy", ".npz")}
 
@@ -33,20 +34,20 @@ def run(args: argparse.Namespace, command: str) -> None:
         unused(args, "with --sections, which choose the timesteps", "steps", "spacing")
     if args.sampler == "ddpm":
         unused(args, "to the sampler ddpm", "eta")
-    fast = args.sampler in FAST
-    if fast:
-        unused(args, f"to the sampler {args.sampler}", "sections", "variance")
-        for kind in {"strip", "gif"} & set(asked):
-            require(False, f"--{kind}", str(asked[kind]), f"stops of {args.sampler} on the way would lose its earlier predictions: "
-                    "draw --grid or --save")
+    if args.sampler in FAST:
+        _require_whole(args, args.sampler)
     steps = parse_sections(args.sections) if args.sections is not None else args.steps or 50
     choices = sampling_choices(args)
     model = api.load(args.weights, args.backend, device=args.device, dtype=args.dtype, ignore_scheduler=args.ignore_scheduler,
                      **vars(unsaid(args)))
     require_room("--samples", args.samples, model.spec.image_shape)
     require_room("--sample-batch", min(args.sample_batch, args.samples), model.spec.image_shape)
-    make = model.solver_plan if fast else model.plan
-    plan = make(steps, sampler=args.sampler, eta=_eta(args.eta), spacing=args.spacing, convention=args.convention, **choices)
+    choices |= {"eta": _eta(args.eta), "spacing": args.spacing, "convention": args.convention}
+    if fast := model.fast_solver(args.sampler, args.convention):
+        _require_whole(args, fast)
+        plan: Plan | SolverPlan = model.solver_plan(steps, sampler=fast, **choices)
+    else:
+        plan = model.plan(steps, sampler=args.sampler, **choices)
     images, _ = show(model, plan, args.samples, {kind: path for kind, path in asked.items() if kind in KINDS}, seed=args.seed,
                      batch_size=args.sample_batch)
     if args.save and args.save.suffix.lower() == ".npz":
@@ -56,6 +57,15 @@ def run(args: argparse.Namespace, command: str) -> None:
         with files.replacing(args.save) as file:
             np.save(file, to_uint8(images))
     print("\n".join(f"wrote {printable(path)}" for path in asked.values()))
+
+
+def _require_whole(args: argparse.Namespace, sampler: str) -> None:
+    """Raise ConfigError for what a fast solver does not have, states on the way to the images above all."""
+    unused(args, f"to the sampler {sampler}", "sections", "variance")
+    for kind in ("strip", "gif"):
+        path = getattr(args, kind)
+        require(path is None, f"--{kind}", str(path), f"stops of {sampler} on the way would lose its earlier predictions: draw "
+                "--grid or --save, or give --sampler ddim")
 
 
 def _eta(text: str | None) -> float | str | None:

@@ -53,11 +53,11 @@ class Cell:
 def plan_of(diffusion: DiffusionConfig, arguments: Mapping[str, Any]) -> Plan | SolverPlan:
     """`make_plan` with its arguments as JSON has them: a list of section counts, a scheduler as a dictionary. Where they name a
     fast solver, `make_solver_plan`."""
+    scheduler = Scheduler.from_dict(arguments.get("scheduler", {}))
     if arguments.get("sampler") in FAST:
-        return make_solver_plan(diffusion, **arguments)
-    steps, said = arguments["steps"], arguments.get("scheduler", {})
-    return make_plan(diffusion, **{**arguments, "steps": tuple(steps) if isinstance(steps, list) else steps,
-                                   "scheduler": Scheduler.from_dict(said)})
+        return make_solver_plan(diffusion, **{**arguments, "scheduler": scheduler})
+    steps = tuple(arguments["steps"]) if isinstance(arguments["steps"], list) else arguments["steps"]
+    return make_plan(diffusion, **{**arguments, "steps": steps, "scheduler": scheduler})
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,8 @@ class Draw:
 
     @property
     def plan(self) -> dict[str, Any]:
-        """Arguments of `plan_of`, as JSON has them; no solver has a choice of variance, nor reads DDIM's scheduler."""
-        of_others = ("variance", "scheduler") if self.cell.sampler else ()
+        """Arguments of `plan_of`, as JSON has them; no solver has a choice of variance."""
+        of_others = ("variance",) if self.cell.sampler else ()
         return {**self.cell.plan(self.convention), **{name: v for name, v in self.choices.items() if name not in of_others}}
 
     @property

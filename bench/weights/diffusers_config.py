@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from bench.weights.errors import CheckpointError, named, note, read_object
-from bench.weights.scheduler_config import IGNORE, PROCESS, ours_alone, sampling_json, scheduler_class, written_class
+from bench.weights.scheduler_config import (
+    IGNORE,
+    LEARNED,
+    ZERO_SNR,
+    ours_alone,
+    process_keys,
+    sampling_json,
+    scheduler_class,
+    written_class,
+)
 from reference import schedules
 from reference.config import DiffusionConfig, ModelConfig
 from reference.scheduler import FIXED, SILENT, Scheduler
@@ -31,6 +40,7 @@ UNET_FIXED: dict[str, Any] = {
 UNUSED = {"num_train_timesteps"}  # UNet2DModel itself uses it with another time_embedding_type alone
 BETA_SCHEDULES = {"linear": "linear", "quad": "scaled_linear", "cosine": "squaredcos_cap_v2", "sigmoid": "sigmoid"}
 PREDICTION_TYPES = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}
+EPS_AND_V = ("HeunDiscreteScheduler", "PNDMScheduler")
 VARIANCE_TYPES = {"small": "fixed_small", "large": "fixed_large", "learned": "learned", "learned_range": "learned_range"}
 OURS = "ddim_bench"  # key of the exact record in both JSON files; diffusers ignores it with a warning
 
@@ -87,7 +97,8 @@ def _limited(path: Path, model: ModelConfig) -> ModelConfig:
 def scheduler_json(diffusion: DiffusionConfig, scheduler: Scheduler = SILENT) -> dict[str, Any]:
     """Contents of `scheduler/scheduler_config.json`. A schedule that the class has no name for goes in as `trained_betas`."""
     name = written_class(scheduler)
-    return {"_class_name": name, **_scheduler_keys(diffusion, name, scheduler.variance_type), **sampling_json(scheduler),
+    variance_type = scheduler.solver.get("variance_type", scheduler.variance_type)
+    return {"_class_name": name, **_scheduler_keys(diffusion, name, variance_type), **sampling_json(scheduler),
             OURS: diffusion.to_dict()}
 
 
@@ -96,13 +107,15 @@ def _scheduler_keys(d: DiffusionConfig, name: str, variance_type: Any = None) ->
     has_name = d.schedule in _beta_schedules(name) and not d.beta_scaling and d.trained_betas is None
     keys: dict[str, Any] = {"beta_schedule": OURS} if ours_alone(d) else {
         "num_train_timesteps": d.timesteps, "beta_start": d.beta_start, "beta_end": d.beta_end,
-        "beta_schedule": _beta_schedules(name).get(d.schedule, "linear"), "rescale_betas_zero_snr": d.zero_terminal_snr,
+        "beta_schedule": _beta_schedules(name).get(d.schedule, "linear"),
+        **({"rescale_betas_zero_snr": d.zero_terminal_snr} if name in ZERO_SNR else {}),
         "trained_betas": None if has_name else schedules.betas(replace(d, zero_terminal_snr=False)).tolist(),
         "prediction_type": PREDICTION_TYPES[d.objective],
     }
-    if name == "DDPMScheduler":
+    if name in LEARNED:
         kept = isinstance(variance_type, str) and FIXED.get(variance_type) == d.variance
-        keys["variance_type"] = variance_type if kept else VARIANCE_TYPES[d.variance]
+        fixed = name != "DDPMScheduler" and not d.learned_variance  # of which the others have none
+        keys["variance_type"] = variance_type if kept else None if fixed else VARIANCE_TYPES[d.variance]
     return keys
 
 
@@ -111,8 +124,13 @@ def _beta_schedules(name: str) -> dict[str, str]:
     return {ours: theirs for ours, theirs in BETA_SCHEDULES.items() if name == "DDPMScheduler" or theirs != "sigmoid"}
 
 
+def _prediction_types(name: str) -> dict[str, str]:
+    """HeunDiscreteScheduler and PNDMScheduler have no network of x0."""
+    return {ours: theirs for ours, theirs in PREDICTION_TYPES.items() if theirs != "sample" or name not in EPS_AND_V}
+
+
 def read_scheduler(path: Path, ignore: bool = False) -> DiffusionConfig:
-    """The diffusion of a DDPM or DDIM `scheduler_config.json`; `read_sampling` reads the rest of it. Raises `CheckpointError`.
+    """The diffusion of a `scheduler_config.json`; `read_sampling` reads the rest of it. Raises `CheckpointError`.
 
     With `ignore` the class may be any, and what of the process can't be read is diffusers' default, with a warning.
     """
@@ -144,15 +162,16 @@ def _process(path: Path, values: dict[str, Any], name: str, ignore: bool) -> Dif
     given = values.get("trained_betas")
     if given is not None and not (isinstance(given, list) and all(type(beta) in (int, float) for beta in given)):
         raise CheckpointError(f"{path}: trained_betas: must be null or a list of numbers")
-    known = {key: values.get(key, default) for key, default in PROCESS.items()}
+    known = {key: values.get(key, default) for key, default in process_keys(name).items()}
+    unlearned = name != "DDPMScheduler" and values.get("variance_type") is None
     with named(path):
         return DiffusionConfig(
             schedule="linear" if given is not None else ours("beta_schedule", _turned(_beta_schedules(name)), "linear"),
             timesteps=known["num_train_timesteps"], beta_start=known["beta_start"], beta_end=known["beta_end"],
             trained_betas=None if given is None else tuple(map(float, given)),
-            zero_terminal_snr=known["rescale_betas_zero_snr"],
-            objective=ours("prediction_type", _turned(PREDICTION_TYPES), "epsilon"),
-            variance=ours("variance_type", _turned(VARIANCE_TYPES) | FIXED, "fixed_small"),
+            zero_terminal_snr=known.get("rescale_betas_zero_snr", False),
+            objective=ours("prediction_type", _turned(_prediction_types(name)), "epsilon"),
+            variance="small" if unlearned else ours("variance_type", _turned(VARIANCE_TYPES) | FIXED, "fixed_small"),
         )
 
 

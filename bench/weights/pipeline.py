@@ -21,7 +21,7 @@ from bench.weights import folders, tensor_files
 from bench.weights.diffusers_config import read_scheduler, read_unet, scheduler_json, unet_json
 from bench.weights.errors import CheckpointError, named, note
 from bench.weights.folders import WEIGHTS
-from bench.weights.scheduler_config import ours_alone, read_sampling, require_expressible, written_class
+from bench.weights.scheduler_config import ours_alone, pipeline_class, read_sampling, require_expressible, written_class
 from bench.weights.tensor_files import write_safetensors
 from bench.weights.unsaid import SILENT as SAID_NOTHING
 from bench.weights.unsaid import Unsaid
@@ -59,7 +59,7 @@ def save_pipeline(folder: Path, weights: Weights, model: ModelConfig, diffusion:
     if os.path.lexists(folder) and not (folder / "model_index.json").exists():
         raise CheckpointError(f"{folder}: exists and is no pipeline folder; it is not overwritten")
     name = written_class(scheduler)
-    index = {"_class_name": name.replace("Scheduler", "Pipeline"), "scheduler": ["diffusers", name],
+    index = {"_class_name": pipeline_class(name), "scheduler": ["diffusers", name],
              "unet": ["diffusers", "UNet2DModel"]}
     texts = {"model_index.json": index, "unet/config.json": unet_json(model),
              "scheduler/scheduler_config.json": scheduler_json(diffusion, scheduler)}

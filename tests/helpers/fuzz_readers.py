@@ -44,12 +44,12 @@ from bench.paths import ROOT
 from bench.records import rows
 from bench.records.cells import Cells
 from bench.sampling import parts
+from bench.sampling.cell import plan_of
 from bench.training.states import load_state, save_state
 from bench.weights import diffusers_config, other_codes, pipeline, sources, tensor_files
 from bench.weights.errors import CheckpointError
 from bench.weights.unsaid import QKV_ORDERS, TIME_ORDERS, Unsaid
 from reference.config import OBJECTIVES, SCHEDULES, ConfigError, DiffusionConfig, ModelConfig
-from reference.conventions import make_plan
 from reference.scheduler import Scheduler
 from reference.weights import check, initialise
 from tests.benchmarks import gate
@@ -177,7 +177,8 @@ def pipeline_folder(folder: Path, change: str, make: Callable[[random.Random], b
 
     def read() -> Any:
         found = network_is_whole(sources.read(place))
-        make_plan(found.diffusion, min(3, found.diffusion.timesteps), convention="diffusers", scheduler=found.scheduler)
+        how = {"steps": min(3, found.diffusion.timesteps), "convention": "diffusers", "scheduler": found.scheduler.to_dict()}
+        plan_of(found.diffusion, how | ({"sampler": found.scheduler.sampler} if found.scheduler.fast else {}))
         return found
 
     return Reader(make, in_place(place / change, read))
@@ -257,7 +258,11 @@ def scheduler_configs(folder: Path) -> Reader:
         ("DDIMScheduler", {}, {"clip_sample": False, "steps_offset": 1, "set_alpha_to_one": False}),
         ("DDPMScheduler", {"variance": "small"}, {"variance_type": "fixed_small", "thresholding": True}),
         ("DDIMScheduler", {"objective": "v", "zero_terminal_snr": True}, {"timestep_spacing": "trailing"}),
-        ("DDPMScheduler", {"schedule": "cosine", "timesteps": 10}, {"clip_sample_range": 3.0}))]
+        ("DDPMScheduler", {"schedule": "cosine", "timesteps": 10}, {"clip_sample_range": 3.0}),
+        ("DPMSolverMultistepScheduler", {"variance": "small"}, {"solver": {"solver_order": 3, "use_karras_sigmas": True}}),
+        ("UniPCMultistepScheduler", {"objective": "v"}, {"solver": {"solver_type": "bh1", "final_sigmas_type": "sigma_min"}}),
+        ("PNDMScheduler", {}, {"solver": {"skip_prk_steps": True, "steps_offset": 1}}),
+        ("HeunDiscreteScheduler", {"schedule": "quad"}, {"solver": {"clip_sample": True, "timestep_spacing": "leading"}}))]
     seeds += [{key: value for key, value in seed.items() if key != diffusers_config.OURS} for seed in seeds]
     seeds.append(seeds[-1] | {"trained_betas": [0.1] * 10, "dynamic_thresholding_ratio": 0.9, "sample_max_value": 2.0})
     return pipeline_folder(folder, "scheduler/scheduler_config.json", lambda rng: broken_json(rng, rng.choice(seeds)))

@@ -74,14 +74,18 @@ def test_a_loss_that_is_asked_for_is_trained_and_kept(run, tmp_path, options, lo
     assert np.isfinite(first).all() and (first[0] > 10) == (loss == "huber")  # summed over 8 x 8 pixels
 
 
-@pytest.mark.parametrize("options", [(), ("--respacing", 2)])
-def test_what_the_weights_say_about_sampling_is_kept(run, tmp_path, options):
-    scheduler = Scheduler(name="DDIMScheduler", clip_sample=False, steps_offset=1, timestep_spacing="trailing",
-                          set_alpha_to_one=False)
+DDIM = Scheduler(name="DDIMScheduler", clip_sample=False, steps_offset=1, timestep_spacing="trailing", set_alpha_to_one=False)
+
+
+@pytest.mark.parametrize("options, scheduler", [((), DDIM), (("--respacing", 2), DDIM), ((), Scheduler(
+    name="DPMSolverMultistepScheduler", solver={"solver_order": 3, "steps_offset": 1, "timestep_spacing": "leading"}))])
+def test_what_the_weights_say_about_sampling_is_kept(run, tmp_path, options, scheduler):
     pipeline.save_pipeline(tmp_path / "w", initialise(TINY, 0), TINY, PROCESS, scheduler=scheduler)
     assert run("tiny", "a", "--weights", tmp_path / "w", *options) == 0
     before, after = (pipeline.read_pipeline(tmp_path / name) for name in "wa")
-    assert after.scheduler == before.scheduler and after.scheduler.steps_offset == 1
+    assert after.scheduler == before.scheduler
+    assert before.scheduler.sampler == scheduler.sampler and before.scheduler.solver_choices == scheduler.solver_choices
+    assert (before.scheduler.steps_offset, before.scheduler.clip) == (scheduler.steps_offset, scheduler.clip)
     assert run("tiny", "b", "--weights", tmp_path / "w", "--ignore-scheduler") == 0
     assert pipeline.read_pipeline(tmp_path / "b").scheduler.steps_offset == 0
 

@@ -162,7 +162,7 @@ def edit(path, **changes):
     ("scheduler/scheduler_config.json", {"ddim_bench": None, "trained_betas": [0.1]}, "trained_betas"),
     ("scheduler/scheduler_config.json", {"ddim_bench": None, "variance_type": "fixed_large_log"}, "variance_type"),
     ("scheduler/scheduler_config.json", {"ddim_bench": None, "num_train_timesteps": 10**9}, "timesteps"),
-    ("scheduler/scheduler_config.json", {"_class_name": "PNDMScheduler"}, "DDPMScheduler or DDIMScheduler"),
+    ("scheduler/scheduler_config.json", {"_class_name": "LMSDiscreteScheduler"}, "must be one of DDIMScheduler"),
 ])
 def test_a_wrong_config_is_named(folder, file, changes, said):
     edit(folder / file, **changes)

@@ -181,7 +181,7 @@ def test_known_keys_and_their_defaults_are_those_of_diffusers():
 
 
 @pytest.mark.parametrize("changes, said", [
-    ({"_class_name": "DPMSolverMultistepScheduler"}, "_class_name='DPMSolverMultistepScheduler': must be DDPMScheduler or DDIM"),
+    ({"_class_name": "EulerDiscreteScheduler"}, "_class_name='EulerDiscreteScheduler': must be one of DDIMScheduler, "),
     ({"ddim_bench": None, "variance_type": "fixed_large_log"}, "variance_type='fixed_large_log': must be one of fixed_small"),
     ({"ddim_bench": None, "variance_type": "learned"}, "variance_type='learned': diffusers takes"),
     ({"timestep_spacing": "karras"}, "timestep_spacing='karras': must be one of leading, linspace, trailing"),
@@ -201,6 +201,14 @@ def test_what_is_not_honoured_is_one_line_and_can_be_ignored(folder, tmp_path, c
     found = sources.read(folder, ignore_scheduler=True)
     assert found.scheduler == Scheduler() and found.model == TINY
     make_plan(found.diffusion, 10, convention="diffusers", scheduler=found.scheduler)
+
+
+def test_a_null_is_no_default(folder):
+    """diffusers takes it as it is: a threshold without a largest value, or an error."""
+    file = folder / FILE
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"sample_max_value": None}))
+    with pytest.raises(CheckpointError, match="sample_max_value=None: must be of type float, or left out"):
+        sources.read(folder)
 
 
 def test_unknown_keys_are_named_once(net, tmp_path, recwarn):
