@@ -71,8 +71,7 @@ def _run(commands: Parser) -> None:
     p.add_argument("--table", choices=("ddim", "solvers"), help="draw and measure a grid of cells, and write its page: ddim, "
                    "the DDIM paper's table 1, in table.md; solvers, every solver with each of 5 to 50 steps, on both networks that "
                    "ship, in solvers.md; default: only the cells of --steps and --eta")
-    p.add_argument("--seeds", metavar="N[,M]", help="with --table: sample seeds of a cell, and of one at S = 1000; default: 3,1, "
-                   "with --table solvers 3")
+    p.add_argument("--seeds", metavar="N[,M]", help="with --table: sample seeds of a cell, and of one at S = 1000; default: 3")
     p.add_argument("--steps", metavar="S[,S]", help="sampling steps; default: 10,50,1000, with --table all of the table's")
     p.add_argument("--sampler", metavar="A[,B]", help=f"one or more of ddim, ddpm and the fast solvers {SOLVERS}; default: ddim, "
                    "with --table ddim ddim and ddpm, with --table solvers all but ddpm, with --weights and --convention diffusers "

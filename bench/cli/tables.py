@@ -50,7 +50,7 @@ def _ddim(args: argparse.Namespace) -> tuple[tuple[Cell, ...], tuple[Cell, ...]]
     unused(args, "with --table, which has both samplers", "sampler")
     steps = parse_steps(args.steps) if args.steps is not None else list(table1.STEPS)
     etas = parse_eta(args.eta) if args.eta is not None else table1.ETAS
-    whole = table1.grid(steps, etas, args.seed, parse_seeds(args.seeds or "3,1"))
+    whole = table1.grid(steps, etas, args.seed, parse_seeds(args.seeds or "3"))
     return whole, table1.paired(whole)
 
 
@@ -74,8 +74,8 @@ def begin(args: argparse.Namespace) -> Callable[[Job, Notebook], None] | None:
 
 def end(args: argparse.Namespace, job: Job, book: Notebook, images: Images) -> None:
     """What a table needs once its images are measured."""
-    if args.table == solver_table.NAME:
-        pooled.keep(job, book, images, solver_table.NAME)
+    if args.table is not None:
+        pooled.keep(job, book, images, args.table)
 
 
 def write(out: Path, found: list[AnyRow], begun: AnyRow, command: str, missing: list[str]) -> list[Path]:

@@ -187,7 +187,7 @@ CONFIG: dict[str, dict[str, Any]] = {
     "study noise": {"name": str, "samples": int, "seed": int, "extractor": str, "extractor_sha256": str, "images": str,
                     "images_sha256": str},
     "study neighbours": {"name": str},
-    "study pooled": {"table": str, "sampler": str, "steps": int, "seeds": list[int], "device": str, "weights": str},
+    "study pooled": {"table": str, "steps": int, "seeds": list[int], "device": str, "weights": str},
     "study ablation": {"variant": str, "optim": dict[str, Any], "batch_size": int, "samples": int, "sampling_steps": int,
                        "extractor": str, "extractor_sha256": str, "reference": str, "dataset": str, "dtype": str},
 }

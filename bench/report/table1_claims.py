@@ -1,31 +1,39 @@
 """What the DDIM paper claims about its Table 1, and whether a table of ours shows it: pure functions from measurements to verdicts.
 
-The cells of one sample seed share x_T, so differences are taken seed by seed, and their mean is held to its two-sided 95% t
-interval over seeds. Where two cells share one seed only, each is taken to spread as the seeds of its eta and spacing do at the
-largest S up to its own that has several, and the two to be independent.
+The cells of one sample seed share x_T. Where the images of all seeds were measured together (study "pooled"), the standard error
+of a difference is its spread over resamples of the same images in both cells: the bootstrap paired by image. Rows without it, and
+KID, are compared seed by seed: the mean difference is held to its 95% t interval over seeds. Where two cells share one seed only,
+each is taken to spread as the seeds of its eta and spacing do at the largest S up to its own that has several, and the two to be
+independent.
 
-A claim of several comparisons is reproduced where every one of them is; not reproduced where one is the other way at 5% divided by
-their number (Bonferroni); within noise in between; not run where a cell is absent.
+A claim of several comparisons is reproduced where every one of them is; contradicted where one is the other way at 5% divided by
+their number (Bonferroni); in between we cannot tell; not run where a cell is absent. A comparison's power is said by the difference
+that it would tell from 0 in 80% of studies.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from bench.report.table1_frames import PLACE, published
+from bench.records.rows import Row
+from bench.records.values import Pooled
+from bench.report.table1_frames import PLACE, Place, published
 from bench.sampling.table1 import FULL, QUAD, UNIFORM
 
-Place = tuple[int, str, str]  # S, eta, spacing, as measurements hold them
-LEVEL = 0.05
+Together = Mapping[Place, Row[Pooled]]  # of one backend, device and n
+LEVEL, POWER = 0.05, 0.8
+MARGIN = 0.01  # FID by which two backends may differ and still be equivalent, fixed before any measurement
 EXPLODES, NEARLY = 0.5, 1.2  # at most half of; at most 1.2 times
 ZERO, ONE, SIGMA_HAT = "0.0", "1.0", "sigma_hat"
-REPRODUCED, OPPOSITE, NOISE, ABSENT = "reproduced", "not reproduced", "within noise", "not run"
-SAME, DIFFERENT, UNKNOWN = "equivalent", "different", "cannot say"
+REPRODUCED, OPPOSITE, NOISE, ABSENT = "reproduced", "contradicted", "cannot tell", "not run"
+SAME, DIFFERENT, UNKNOWN = "equivalent", "different", "cannot tell"
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,7 @@ def claims() -> list[Claim]:
         out += [
             claim("eta = 0 is the best at S = 10 and 20", *((at(S), at(S, eta)) for S in (10, 20)
                                                            for eta in ("0.2", "0.5", ONE, SIGMA_HAT))),
+            claim("eta = 0 is better than eta = 1 at S = 50 and 100", *((at(S), at(S, ONE)) for S in (50, 100))),
             claim("FID falls with every larger S at eta = 0",
                   *((at(b), at(a)) for a, b in ((10, 20), (20, 50), (50, 100), (100, FULL)))),
             claim(f"sigma_hat explodes at S = 10: eta = 1 has less than {EXPLODES:g} times its FID",
@@ -64,27 +73,25 @@ def claims() -> list[Claim]:
             Claim("quad spacing helps at S = 10 and 20, eta = 0", "quad, leading", helps)]
 
 
-def comparisons(measured: pd.DataFrame, measure: str = "fid") -> pd.DataFrame:
-    """Every comparison of every claim, on the `table.measurements` of one backend, device and n.
+def comparisons(measured: pd.DataFrame, measure: str = "fid", together: Together | None = None) -> pd.DataFrame:
+    """Every comparison of every claim, on the `table.measurements` of one backend, device and n; `together` has its pooled cells,
+    which are of FID alone.
 
     Columns: `claim`, `spacing`, the cells `a` and `b` in words, `factor`; their means `mean_a`, `mean_b` over the seeds that both
     have; `difference`, the mean of a - factor * b, with its 95% interval `low` .. `high`, standard error `se` and degrees of
-    freedom `df`; `seeds`, `noise` (where se comes from) and `verdict`; `paper_a`, `paper_b`, the published values (NaN between
-    spacings, of which the paper has one).
+    freedom `df` (infinite for a bootstrap); `seeds`, `noise` (where se comes from), `detectable` (the difference that is told from
+    0 with `POWER`) and `verdict`; `paper_a`, `paper_b`, the published values (NaN between spacings, of which the paper has one).
     """
     paper, lines = published(), []
     for claim in claims():
         for a, b in claim.pairs:
-            x, y = (_by_seed(measured, place, measure) for place in (a, b))
-            d = (x - claim.factor * y).dropna()
-            se, df, noise = _noise(measured, a, b, claim.factor, d, measure)
-            half = _half(se, df, LEVEL)
-            mean = float(d.mean())
+            line = _by_images(together or {}, a, b, claim.factor) if measure == "fid" else None
+            line = line or _by_seeds(measured, a, b, claim.factor, measure)
+            half, mean = _half(line["se"], line["df"], LEVEL), line["difference"]
             same = a[2] == b[2] or FULL in (a[0], b[0])
             lines.append({
-                "claim": claim.text, "spacing": claim.spacing, "a": _words(a), "b": _words(b), "factor": claim.factor,
-                "mean_a": x[d.index].mean(), "mean_b": y[d.index].mean(),
-                "difference": mean, "low": mean - half, "high": mean + half, "se": se, "df": df, "seeds": len(d), "noise": noise,
+                "claim": claim.text, "spacing": claim.spacing, "a": _words(a), "b": _words(b), "factor": claim.factor, **line,
+                "low": mean - half, "high": mean + half, "detectable": half + _half(line["se"], line["df"], 2 * (1 - POWER)),
                 "verdict": _verdict(mean, half),
                 "paper_a": paper.loc[a[1], a[0]] if same else np.nan, "paper_b": paper.loc[b[1], b[0]] if same else np.nan})
     return pd.DataFrame(lines)
@@ -108,15 +115,34 @@ def verdicts(compared: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
+def _by_images(together: Together, a: Place, b: Place, factor: float) -> dict[str, Any] | None:
+    """A comparison by the bootstrap paired by image; None where a cell was not measured so, or not of the same images."""
+    if a not in together or b not in together or together[a].config["seeds"] != together[b].config["seeds"]:
+        return None
+    x, y = together[a].values, together[b].values
+    resampled = np.array(x["resampled"]) - factor * np.array(y["resampled"])
+    return {"mean_a": x["fid"], "mean_b": y["fid"], "difference": x["fid"] - factor * y["fid"], "se": float(resampled.std(ddof=1)),
+            "df": math.inf, "seeds": len(together[a].config["seeds"]), "noise": f"{x['n']:,} paired images"}
+
+
+def _by_seeds(measured: pd.DataFrame, a: Place, b: Place, factor: float, measure: str) -> dict[str, Any]:
+    """A comparison by differences of seeds."""
+    x, y = (_by_seed(measured, place, measure) for place in (a, b))
+    d = (x - factor * y).dropna()
+    se, df, noise = _noise(measured, a, b, factor, d, measure)
+    return {"mean_a": x[d.index].mean(), "mean_b": y[d.index].mean(), "difference": float(d.mean()), "se": se, "df": df,
+            "seeds": len(d), "noise": noise}
+
+
 def equivalence(measured: pd.DataFrame, measure: str = "fid") -> pd.DataFrame:
     """Whether backends give the same figure, cell by cell, by two one-sided tests (Schuirmann 1987) on differences paired by seed.
 
-    The first backend of an n is the one with the most cells; every other (or the same on another device) is held against it. The
-    margin is the standard deviation between the first one's seeds. "equivalent" where the 90% t interval of the mean difference (5%
-    a side) lies within +- margin, "different" where it lies wholly outside, "cannot say" otherwise, as with one seed.
-    Columns: `n`, `one`, `other`, `S`, `eta`, `spacing`, `seeds`, `difference` (other - one), `low`, `high`, `margin`, `verdict`.
+    The first backend of an n is the one with the most cells; every other (or the same on another device) is held against it.
+    "equivalent" where the 90% t interval of the mean difference (5% a side) lies within +- `MARGIN`, "different" where it lies
+    wholly outside, "cannot tell" otherwise, as with one seed.
+    Columns: `n`, `one`, `other`, `S`, `eta`, `spacing`, `seeds`, `difference` (other - one), `low`, `high`, `verdict`.
     """
-    columns = ["n", "one", "other", "S", "eta", "spacing", "seeds", "difference", "low", "high", "margin", "verdict"]
+    columns = ["n", "one", "other", "S", "eta", "spacing", "seeds", "difference", "low", "high", "verdict"]
     lines = []
     for n, of_n in measured.groupby("n"):
         contenders = of_n.groupby(["backend", "device"]).size().sort_values(ascending=False, kind="stable").index
@@ -124,12 +150,12 @@ def equivalence(measured: pd.DataFrame, measure: str = "fid") -> pd.DataFrame:
         for other, (backend, device) in zip(frames[1:], contenders[1:], strict=True):
             for place, _ in other.groupby(PLACE[3:6], sort=False):
                 x, y = (_by_seed(frame, place, measure) for frame in (frames[0], other))
-                d, margin = (y - x).dropna(), float(x.std(ddof=1))
+                d = (y - x).dropna()
                 if d.empty:
                     continue
                 mean, half = float(d.mean()), _half(float(d.std(ddof=1)) / math.sqrt(len(d)), len(d) - 1, 2 * LEVEL)
-                verdict = SAME if abs(mean) + half <= margin else DIFFERENT if abs(mean) - half > margin else UNKNOWN
-                values = [n, " ".join(contenders[0]), f"{backend} {device}", *place, len(d), mean, mean - half, mean + half, margin]
+                verdict = SAME if abs(mean) + half <= MARGIN else DIFFERENT if abs(mean) - half > MARGIN else UNKNOWN
+                values = [n, " ".join(contenders[0]), f"{backend} {device}", *place, len(d), mean, mean - half, mean + half]
                 lines.append(dict(zip(columns, [*values, verdict], strict=True)))
     return pd.DataFrame(lines, columns=columns)
 
@@ -161,8 +187,8 @@ def _spread(measured: pd.DataFrame, place: Place, measure: str) -> tuple[float, 
     return None
 
 
-def _half(se: float, df: int, level: float) -> float:
-    """Half of the two-sided t interval; NaN without degrees of freedom."""
+def _half(se: float, df: float, level: float) -> float:
+    """Half of the two-sided t interval, normal of infinitely many degrees of freedom; NaN without any."""
     return float(stats.t.ppf(1 - level / 2, df)) * se if df > 0 else math.nan
 
 

@@ -14,13 +14,15 @@ from typing import Any
 import pandas as pd
 
 from bench.paths import ROOT
-from bench.records.rows import AnyRow, of
-from bench.records.values import Budget, Checks, Metric, Sample
+from bench.records.rows import AnyRow, Row, of
+from bench.records.values import Budget, Checks, Metric, Pooled, Sample
 from bench.report.measures import seconds_per_image
+from bench.sampling import table1
 from bench.sampling.table1 import ETAS
 from reference.conventions import get_convention
 
 PLACE = ["backend", "device", "n", "S", "eta", "spacing", "seed"]  # of a measurement; eta as rows hold it: "0.0", "sigma_hat"
+Place = tuple[int, str, str]  # S, eta, spacing of a cell, as measurements hold them
 MEASURES = ["fid", "fid_inf", "kid", "precision", "recall", "seconds"]  # seconds per image
 QUANTILES = {"50%": "0.5", "90%": "0.9", "99%": "0.99", "99.9%": "0.999", "max": "1.0"}  # of pixel differences, as rows name them
 PUBLISHED = ROOT / "bench" / "assets" / "ddim-table1.csv"
@@ -37,14 +39,15 @@ def of_table(rows: list[AnyRow], begun: AnyRow) -> list[AnyRow]:
     extractor of this budget row, and any n, device or backend. Of a cell that was measured twice the later rows are kept."""
     drawn = {name: begun.config[name] for name in ("model", "diffusion", "weights", "convention", "dtype")}
     ours = [row for row in rows if row.preset == begun.preset and drawn.items() <= row.config.items()
-            and not {"sampler", "table"} & set(row.config) and row.config.get("choices") in (None, begun.config.get("choices"))]
+            and "sampler" not in row.config and row.config.get("table") in (None, table1.NAME)
+            and row.config.get("choices") in (None, begun.config.get("choices"))]
     # Floor and ceiling are of no network: those of any job with the same images count.
     images = {_images(row) for row in ours if row.kind == "metric"}
     bounds = [row for row in rows if row.kind == "metric" and "steps" not in row.config and _images(row) in images]
     found: dict[tuple[Any, ...], AnyRow] = {}
     for row in sorted([*ours, *bounds], key=lambda row: row.created):
         c = row.config
-        if row.kind == "metric" and c.get("extractor_sha256") != begun.config.get("extractor_sha256"):
+        if row.kind in ("metric", "study") and c.get("extractor_sha256") != begun.config.get("extractor_sha256"):
             continue
         which = (c.get(name) for name in ("stage", "device", "samples", "steps", "eta", "spacing", "seed"))
         found[row.kind, row.backend, *which] = row
@@ -99,6 +102,11 @@ def bounds(rows: list[AnyRow]) -> pd.DataFrame:
     lines = [{"bound": names[row.backend], "n": row.values["n"], **_measures(row.values)}
              for row in of(rows, Metric) if row.backend in names]
     return pd.DataFrame(lines, columns=["bound", "n", *MEASURES[:-1]])
+
+
+def together(rows: list[AnyRow], backend: str, device: str, n: int) -> dict[Place, Row[Pooled]]:
+    """The images of all seeds of each cell, measured together; `n` is that of one seed."""
+    return {_place(row)[3:6]: row for row in of(rows, Pooled) if _place(row)[:3] == (backend, device, n)}
 
 
 def pixel_differences(rows: list[AnyRow]) -> pd.DataFrame:

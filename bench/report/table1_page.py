@@ -105,11 +105,11 @@ def _setting(rows: list[AnyRow], measured: pd.DataFrame, backend: str, device: s
             out += ["For the shape alone, **another data set and another extractor**: the published table, CIFAR-10 32 x 32, "
                     "Inception features, n = 50,000, quad spacing (Song, Meng & Ermon 2021, arXiv:2010.02502, table 1).", "",
                     _markdown(table1_frames.published().reset_index().astype(str).replace({r"\.0$": ""}, regex=True)), ""]
-    return [*out, *_claims(measured, names)]
+    return [*out, *_claims(measured, names, table1_frames.together(rows, backend, device, n))]
 
 
-def _claims(measured: pd.DataFrame, names: dict[str, str]) -> list[str]:
-    compared = table1_claims.comparisons(measured)
+def _claims(measured: pd.DataFrame, names: dict[str, str], together: table1_claims.Together) -> list[str]:
+    compared = table1_claims.comparisons(measured, together=together)
     verdicts = table1_claims.verdicts(compared)
     by_kid = table1_claims.verdicts(table1_claims.comparisons(measured, "kid"))
     shown = pd.DataFrame({
@@ -121,14 +121,17 @@ def _claims(measured: pd.DataFrame, names: dict[str, str]) -> list[str]:
         "a": run["a"], "b": run["b"], "factor": run["factor"].map("{:g}".format), "a, b": _pair(run["mean_a"], run["mean_b"]),
         "a - factor x b": [f"{d:.3g} ({low:.3g} .. {high:.3g})" for d, low, high in zip(run["difference"], run["low"], run["high"],
                                                                                        strict=True)],
-        "noise": run["noise"], "verdict": run["verdict"], "published a, b": _pair(run["paper_a"], run["paper_b"])})
+        "told in 80%": run["detectable"].map("{:.2g}".format), "noise": run["noise"],
+        "verdict": run["verdict"], "published a, b": _pair(run["paper_a"], run["paper_b"])})
     return [
         "### The paper's claims", "", _markdown(shown), "",
-        "Each claim is a set of comparisons: a is below factor x b. A comparison is reproduced where the 95% t interval of the "
-        "mean difference, paired by seed, lies below 0, not reproduced where it lies above, within noise otherwise. Where cells "
-        "share one seed, the noise is the spread of seeds at the S named, taken as independent. A claim is reproduced where all "
-        "its comparisons are, not reproduced where one is opposite at 5% / (their number), and not run where a cell is absent or "
-        "nothing tells its noise. KID has no bias in n; FID's draws ratios towards 1.",
+        "Each claim is a set of comparisons: a is below factor x b. A comparison is reproduced where the 95% interval of the "
+        "difference lies below 0, contradicted where it lies above; otherwise we cannot tell. *Paired images*: FID of the images "
+        "of all seeds together, with the spread of the difference over resamples of the same images in both cells. *Paired "
+        "seeds*: the mean over seeds, with a t interval. Where cells share one seed, the noise is the spread of seeds at the S "
+        "named, taken as independent. *Told in 80%* is the power: the size of a difference that this test tells from 0 in 80% of "
+        "studies. A claim is reproduced where all its comparisons are, contradicted where one is opposite at 5% / (their number), "
+        "and not run where a cell is absent or nothing tells its noise. KID has no bias in n; FID's draws ratios towards 1.",
         "", _markdown(detail), ""]
 
 
@@ -147,11 +150,11 @@ def _backends(rows: list[AnyRow], measured: pd.DataFrame) -> list[str]:
         out += [f"- n = {n}, {other} against {one}: " + ", ".join(f"{verdict} in {k}" for verdict, k in count.items())
                 + f" of {len(each)} cells"]
     shown = tests.assign(eta=tests["eta"].str.removesuffix(".0"), verdict=tests["verdict"].map("**{}**".format), **{
-        name: tests[name].map("{:.3g}".format) for name in ("difference", "low", "high", "margin")})
+        name: tests[name].map("{:.3g}".format) for name in ("difference", "low", "high")})
     out += ["", _markdown(shown.astype(str)), "",
-            f"Two one-sided tests of the paired difference in {titles(rows)['fid']} over seeds: low .. high is its 90% t interval, "
-            "the margin is the standard deviation between the first backend's seeds. Equivalent: the interval lies within the "
-            "margin; different: it lies wholly outside; cannot say: neither.", ""]
+            f"Two one-sided tests of the paired difference in {titles(rows)['fid']} over seeds: low .. high is its 90% t "
+            f"interval; the margin, fixed beforehand, is {table1_claims.MARGIN:g}. Equivalent: it lies within the margin; "
+            "different: wholly outside; cannot tell: neither.", ""]
     if not pixels.empty:
         quantiles = pixels.assign(**{name: pixels[name].map("{:.1e}".format) for name in table1_frames.QUANTILES})
         out += ["Pixel differences at eta = 0 from the same x_T, on the scale [-1, 1]: quantiles over all pixels.", "",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bench.sampling.cell import Cell
 from reference.config import require
 
+NAME = "ddim"  # of the table
 FULL = 1000  # S at which the path is every timestep of the paper's process
 STEPS = (10, 20, 50, 100, FULL)
 ETAS: tuple[float | str, ...] = (0.0, 0.2, 0.5, 1.0, "sigma_hat")

@@ -303,7 +303,7 @@ def test_one_seed_has_no_deviation():
     grids = table1_sections.grids(alone)
     first = table1_sections.cells(grids, TABLE).tables[0]
     assert "±" not in str(first.lines) and "1 seed a cell" in first.caption
-    assert set(table1_sections.equivalence(alone, TABLE)[0].frame["verdict"]) == {"cannot say"}
+    assert set(table1_sections.equivalence(alone, TABLE)[0].frame["verdict"]) == {"cannot tell"}
 
 
 def test_a_page_is_whole_or_not_there(tmp_path):
