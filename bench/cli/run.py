@@ -38,7 +38,7 @@ from bench.weights import sources
 from bench.weights.scheduler_config import note_unused, require_expressible
 from bench.workers import ray_cluster
 from bench.workers.crew import Crew
-from bench.workers.errors import WorkerError
+from bench.workers.errors import WorkerError, WrongAnswer
 from reference import weights
 from reference.config import ConfigError, require
 from reference.conventions import adopt, get_convention
@@ -196,7 +196,8 @@ def _job(args: argparse.Namespace, command: str) -> int:
         return 0
     require(args.executor == "local" or job.processes == 1, "--executor", args.executor, "is for one process alone")
     cluster = ray_cluster.connect(args.executor, job.threads, job.device)
-    book = Notebook(Cells(args.out, args.fresh), job.preset.name, survives=(WorkerError,) if job.processes == 1 else ())
+    book = Notebook(Cells(args.out, args.fresh), job.preset.name, survives=(WorkerError,) if job.processes == 1 else (),
+                    wrong_answers=(WrongAnswer,))
     book.missing += absent
     with files.temporary_folder() as logs, contextlib.closing(cluster) if cluster else \
             contextlib.nullcontext(), Crew(job.spec, job.threads, logs, job.timeout, quiet=job.rank > 0) as crew:
@@ -236,7 +237,7 @@ def report(args: argparse.Namespace, book: Notebook, images: Images, command: st
             print(f"\nreport: {printable(results.render(book.rows, images, args.out, command, book.missing))}")
             if args.out.resolve() == ROOT / "results":
                 results.update_readme(ROOT / "README.md", book.rows)
-    if bad := results.disagreements(book.rows):
+    if bad := [*results.disagreements(book.rows), *book.wrong]:
         print("\n".join(["", *bad]), file=sys.stderr)
         return 4
     return 3 if any(line.startswith("missing") for line in book.missing) else 0

@@ -20,7 +20,7 @@ def start(job: Job, crew: Crew, book: Notebook) -> None:
         except WorkerError as error:
             if job.processes > 1:
                 raise
-            book.missing.append(f"missing: all cells of {backend}: {error}")
+            book.leave(f"all cells of {backend}", error)
 
 
 def run(job: Job, crew: Crew, book: Notebook, cluster: Ray | None = None,

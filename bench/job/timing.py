@@ -43,7 +43,7 @@ def _race(job: Job, crew: Crew, book: Notebook, workload: str, batch: int) -> No
             if not all(book.cells.done("timing", key) for key in keys.values()):
                 raw = _time(job, crew, book, workload, batch, who)
         except Left as left:
-            book.missing.append(f"missing: timing of the {workload} {left.who}: {left}")
+            book.leave(f"timing of the {workload} {left.who}", left.reason)
             who.remove(left.who)
             continue
         for backend, key in keys.items():

@@ -29,13 +29,16 @@ def stamped(kind: str, backend: str, preset: str, config: Key, values: Values, m
 class Notebook:
     """What one run found: its rows so far, and a line for each thing that is missing.
 
-    A cell whose computation raises one of `survives` is left missing, and the run goes on.
+    A cell whose computation raises one of `survives` is left missing, and the run goes on. One of `wrong_answers` says that a
+    backend disagrees: `wrong` has a line of it, too.
     """
 
-    def __init__(self, cells: Cells, preset: str, survives: tuple[type[Exception], ...] = ()) -> None:
-        self.cells, self.preset, self.survives = cells, preset, survives
+    def __init__(self, cells: Cells, preset: str, survives: tuple[type[Exception], ...] = (),
+                 wrong_answers: tuple[type[Exception], ...] = ()) -> None:
+        self.cells, self.preset, self.survives, self.wrong_answers = cells, preset, survives, wrong_answers
         self.rows: list[AnyRow] = []
         self.missing: list[str] = []
+        self.wrong: list[str] = []
         self.machine = environment.describe()
 
     def row(self, kind: str, backend: str, key: Key, values: Values) -> AnyRow:
@@ -52,11 +55,17 @@ class Notebook:
         try:
             row = self.cells.run(name, key, timed)
         except self.survives as error:
-            self.missing.append(f"missing: {name} {key['backend']}: {error}")
+            self.leave(f"{name} {key['backend']}", error)
             return None
         self.rows.append(row)
         self.missing += row.notes
         return row
+
+    def leave(self, what: str, error: Exception) -> None:
+        """What is missing, and why."""
+        self.missing.append(f"missing: {what}: {error}")
+        if isinstance(error, self.wrong_answers):
+            self.wrong.append(f"{what}: {error}")
 
     def keep(self, name: str, kind: str, key: Key, values: Values) -> None:
         """A cell whose values were computed already."""

@@ -16,7 +16,7 @@ from dataclasses import asdict
 from typing import Any
 
 from backends import NotInstalled
-from backends.protocol import Backend, Spec
+from backends.protocol import Backend, BackendError, Spec
 from bench import messages
 from bench.workers import session, timed
 from reference.config import ConfigError, require
@@ -87,7 +87,8 @@ def serve(pipe: int) -> None:
                 return {"error": "NotInstalled" if isinstance(error, NotInstalled) else "ConfigError", "message": str(error)}
             traceback.print_exc()
             text = " ".join(str(error).split())[:500]
-            return {"error": "WorkerError", "message": f"worker {first['backend']}: {messages.said(message['command'])} failed: "
+            kind = "WrongAnswer" if isinstance(error, BackendError) else "WorkerError"
+            return {"error": kind, "message": f"worker {first['backend']}: {messages.said(message['command'])} failed: "
                                                        f"{type(error).__name__}: {text}"}
 
     faulthandler.enable()

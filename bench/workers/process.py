@@ -23,12 +23,13 @@ from backends import NotInstalled
 from bench.messages import Command, R, said
 from bench.paths import ROOT, printable
 from bench.records.environment import worker_env
-from bench.workers.errors import WorkerDied, WorkerError
+from bench.workers.errors import WorkerDied, WorkerError, WrongAnswer
 from reference.config import ConfigError
 
 SILENCE_SECONDS = 300.0  # without a heartbeat; a compilation may hold the GIL for long
 LOOK_SECONDS = 0.5  # between two looks at the pipe
 TAIL_LINES, TAIL_BYTES = 5, 4096
+ERRORS: dict[str, type[Exception]] = {kind.__name__: kind for kind in (ConfigError, NotInstalled, WrongAnswer)}
 MAX_MESSAGE = 1 << 30  # bytes; the largest are the losses of a training
 
 
@@ -69,8 +70,8 @@ class Worker:
         """Run a command of `bench.messages` and return its reply.
 
         `on_progress(done, total)` is called as work is done; `timeout` is in seconds without progress. A user's mistake
-        raises `ConfigError` (`NotInstalled` for a missing framework), another failure `WorkerError`, and `WorkerDied` where
-        the process ended, sent no heartbeat or hit the timeout; it stays dead.
+        raises `ConfigError` (`NotInstalled` for a missing framework), another failure `WorkerError`, `WrongAnswer` where the
+        backend's answer is none, and `WorkerDied` where the process ended, sent no heartbeat or hit the timeout; it stays dead.
         """
         name = said(type(command).__name__)
         if self._dead:
@@ -88,7 +89,7 @@ class Worker:
                         if on_progress:
                             on_progress(done, total)
                     case {"error": str(kind), "message": str(text)}:
-                        raise {"ConfigError": ConfigError, "NotInstalled": NotInstalled}.get(kind, WorkerError)(printable(text))
+                        raise ERRORS.get(kind, WorkerError)(printable(text))
                     case {"reply": dict(values)} if set(values) == {field.name for field in fields(command.reply)}:
                         return command.reply(**values)
                     case _:

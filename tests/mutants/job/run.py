@@ -21,6 +21,7 @@ from unittest.mock import patch
 import numpy as np
 
 from backends import NotInstalled
+from backends.protocol import BackendError
 from bench.cli import run as command
 from bench.data.datasets import Dataset
 from bench.job import run as stages
@@ -36,7 +37,7 @@ from bench.timing import blocks
 from bench.workers import session
 from bench.workers.child import COMMANDS
 from bench.workers.crew import Crew
-from bench.workers.errors import WorkerError
+from bench.workers.errors import WorkerError, WrongAnswer
 from reference import weights
 from reference.config import ConfigError, DiffusionConfig, ModelConfig, OptimConfig
 from tests.helpers.tiny import install_backend
@@ -71,7 +72,8 @@ class Here(Crew):
         except (ConfigError, NotInstalled):
             raise
         except Exception as error:
-            raise WorkerError(f"worker {name}: {type(command).__name__.lower()} failed: {type(error).__name__}: {error}") from error
+            kind = WrongAnswer if isinstance(error, BackendError) else WorkerError
+            raise kind(f"worker {name}: {type(command).__name__.lower()} failed: {type(error).__name__}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def run(asked: Job, out: Path, wrong: str = "", fresh: bool = False) -> Ended:
     site = out / "site"
     if not site.exists():
         install_backend(site, "wrong", "from tests.mutants.job.wrong import create\n")
-    book = Notebook(Cells(out, fresh), "tiny", survives=(WorkerError,))
+    book = Notebook(Cells(out, fresh), "tiny", survives=(WorkerError,), wrong_answers=(WrongAnswer,))
     said, complained = io.StringIO(), io.StringIO()
     measured = dict.fromkeys(("floor", "ceiling", "evaluate"), lambda *_, **__: NONE)
     with contextlib.ExitStack() as stack:

@@ -42,15 +42,15 @@ def asked(said: str) -> dict[str, Any]:
 
 
 def rings(what: str) -> str:
-    """The job's line about a mistake, which must come with its exit code: 4 for a disagreement, 3 for what gives no answer."""
+    """The job's line about a mistake on stderr, which must come with exit code 4: of a comparison, or of an answer that is none."""
     said, _ = MISTAKES[what]
     with tempfile.TemporaryDirectory() as folder:
         ended = run(job(**asked(said)), Path(folder), what)
-    missing = said.startswith("missing")
-    lines = ended.stdout.splitlines() if missing else ended.stderr.splitlines()
-    starts = (said,) if missing else (f"wrong oracle: {said}", f"wrong: {said}")
-    found = [line for line in lines if line.startswith(starts) and (missing or "off by" in line)]
-    assert ended.code == (3 if missing else 4) and found, (ended.code, lines[-5:])
+    lines, none = ended.stderr.splitlines(), "BackendError" in said
+    starts = (said,) if none else (f"wrong oracle: {said}", f"wrong: {said}")
+    found = [line for line in lines if line.startswith(starts) and (none or "off by" in line)]
+    assert ended.code == 4 and found, (ended.code, lines[-5:])
+    assert not none or f"missing: {found[0]}" in ended.stdout
     return found[0]
 
 
@@ -65,6 +65,18 @@ def right_alone() -> None:
     """A right backend: exit code 0."""
     with tempfile.TemporaryDirectory() as folder:
         assert run(job(("torch",), etas=(0.0,)), Path(folder)).code == 0
+
+
+def left_undone() -> None:
+    """A backend that fails while it draws gives no answer: exit code 3, and nothing on stderr."""
+    def fails(*_: Any, **__: Any) -> None:
+        raise RuntimeError("out of order")
+
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("backends.torch.backend.TorchBackend.sample", fails)
+        ended = run(job(("torch",), etas=(0.0,), train_steps=0), Path(folder))
+    assert "missing: sample torch: worker torch: sample failed: RuntimeError: out of order" in ended.stdout
+    assert ended.code == 3 and "out of order" not in ended.stderr
 
 
 def sampling_is_timed_whole() -> None:

@@ -108,7 +108,7 @@ class Rotated(Changed):
         return x.roll(1, 0)
 
 
-@mistake("one image not finite", "missing: sample wrong: worker wrong: sample failed: BackendError: images: ")
+@mistake("one image not finite", "sample wrong: worker wrong: sample failed: BackendError: images: ")
 class NotFinite(Changed):
     def images(self, x: Tensor) -> Tensor:
         return torch.cat((x[:-1], x[-1:] * float("nan")))
@@ -197,20 +197,20 @@ class HalfBatchWhenTimed(Changed):
         return torch.cat((super().sample(x[:len(x) // 2], plan, noise, **more), x[len(x) // 2:]))
 
 
-@mistake("a table not finite", "missing: oracle wrong: worker wrong: tables failed: BackendError: sigma: ")
+@mistake("a table not finite", "oracle wrong: worker wrong: tables failed: BackendError: sigma: ")
 class TableNotFinite(TorchBackend):
     def tables(self, plan: Any) -> dict[str, np.ndarray]:
         found = super().tables(plan)
         return found | {"sigma": found["sigma"] * np.nan}
 
 
-@mistake("a table missing", "missing: oracle wrong: worker wrong: tables failed: BackendError: tables: ")
+@mistake("a table missing", "oracle wrong: worker wrong: tables failed: BackendError: tables: ")
 class TableMissing(TorchBackend):
     def tables(self, plan: Any) -> dict[str, np.ndarray]:
         return {name: table for name, table in super().tables(plan).items() if name != "sigma"}
 
 
-@mistake("a table of one number for all steps", "missing: oracle wrong: worker wrong: tables failed: BackendError: prev_from_x: ")
+@mistake("a table of one number for all steps", "oracle wrong: worker wrong: tables failed: BackendError: prev_from_x: ")
 class TableOfOne(TorchBackend):
     def tables(self, plan: Any) -> dict[str, np.ndarray]:
         found = super().tables(plan)
