@@ -29,7 +29,7 @@ from bench.paths import ROOT
 from .planting import Change, plant
 
 HERE = Path(__file__).parent
-FOUND = ROOT / "results" / "mutation.jsonl"
+FOUND, BLIND = (ROOT / "results" / name for name in ("mutation.jsonl", "blind.jsonl"))
 MAPS = ROOT / "build" / "mutants"  # which functions each test calls, by room and text
 
 
@@ -44,12 +44,14 @@ ROOMS = {
     "reference": Room(("reference/*.py",), ("tests/reference", "tests/weights/test_solver_schedulers.py",
                                             "tests/conformance/test_l2_network.py", "--backend=torch", "--mode=tuned")),
     "torch": Room(tuple(f"backends/torch/{name}.py" for name in ("schedules", "samplers", "solvers", "training", "layers", "unet")),
-                  ("tests/conformance", "--backend=torch", "--mode=tuned")),
+                  ("tests/conformance", "--backend=torch")),
     "mindspore": Room(tuple(f"backends/mindspore/{name}.py" for name in ("schedules", "samplers", "solvers", "training", "layers", "unet")),
-                      ("tests/conformance", "--backend=mindspore", "--mode=tuned")),
+                      ("tests/conformance", "--backend=mindspore")),
     "metric": Room(("bench/metric/*.py",), ("tests/metric",)),
     "timing": Room(("bench/timing/*.py",), ("tests/timing", "tests/workers", "tests/studies")),
     "report": Room(("bench/report/*.py", "bench/report/*/*.py"), ("tests/report", "tests/cli/test_report.py")),
+    "job": Room(("bench/job/*.py",), ("tests/job/test_checks.py", "tests/job/test_keys.py", "tests/job/test_forecast.py",
+                                      "tests/test_oracle.py")),
 }
 OPERATORS: dict[type, tuple[type, ...]] = {
     ast.Add: (ast.Sub,), ast.Sub: (ast.Add,), ast.Mult: (ast.Div,), ast.Div: (ast.Mult,), ast.Pow: (ast.Mult,),

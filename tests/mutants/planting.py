@@ -91,14 +91,17 @@ def plan(change: Change, tree: Path, known: Map) -> tuple[list[tuple[CodeType, C
     return pairs, known.tests(change.file, [(innermost.co_qualname, innermost.co_firstlineno)])
 
 
-def patch(file: Path, pairs: Sequence[tuple[CodeType, CodeType]]) -> None:
-    """Give every living function of this file that has an old code its new one."""
-    for living in gc.get_objects():
-        if isinstance(living, FunctionType) and living.__code__.co_filename == str(file):
-            for old, new in pairs:
-                if living.__code__ == old:
-                    living.__code__ = new
-                    break
+def functions(tree: Path) -> list[FunctionType]:
+    """Those of the tree that live."""
+    return [found for found in gc.get_objects() if isinstance(found, FunctionType)
+            and found.__code__.co_filename.startswith(f"{tree}{os.sep}")]
+
+
+def patch(living: Sequence[FunctionType], file: Path, pairs: Sequence[tuple[CodeType, CodeType]]) -> None:
+    """Give every function of this file that has an old code its new one."""
+    for function in living:
+        if function.__code__.co_filename == str(file):
+            function.__code__ = next((new for old, new in pairs if function.__code__ == old), function.__code__)
 
 
 class Plants:
@@ -114,7 +117,7 @@ class Plants:
         if code := forked(lambda: mapped(session, self.tree, self.known), said, 36_000):
             raise pytest.UsageError(f"the tests fail without a mistake: {outcome(code, said)}")
         known = Map(**json.loads(self.known.read_text()))
-        items = {item.nodeid: item for item in session.items}
+        items, living = {item.nodeid: item for item in session.items}, functions(self.tree)
         for change in self.changes:
             path = self.tree / change.file
             text = path.read_text()
@@ -125,7 +128,7 @@ class Plants:
                 if pairs is None:
                     run: Callable[[], int] = functools.partial(anew, self.tree, session.config.invocation_params.args, chosen)
                 else:
-                    run = functools.partial(_patched, path, pairs, session, [items[test] for test in chosen])
+                    run = functools.partial(_patched, living, path, pairs, session, [items[test] for test in chosen])
                 code = forked(run, said, known.limit(chosen)) if chosen else 0
             finally:
                 path.write_text(text)
@@ -133,8 +136,9 @@ class Plants:
         return True
 
 
-def _patched(path: Path, pairs: Sequence[tuple[CodeType, CodeType]], session: pytest.Session, items: list[pytest.Item]) -> int:
-    patch(path, pairs)
+def _patched(living: Sequence[FunctionType], path: Path, pairs: Sequence[tuple[CodeType, CodeType]], session: pytest.Session,
+             items: list[pytest.Item]) -> int:
+    patch(living, path, pairs)
     return run_items(session, items)
 
 
@@ -155,9 +159,9 @@ def mapped(session: pytest.Session, tree: Path, out: Path) -> int:
     for item in session.items:
         if item.nodeid in known.seconds:
             continue
-        for living in gc.get_objects():
-            if isinstance(living, functools._lru_cache_wrapper) and str(living.__module__).partition(".")[0] in OURS:
-                living.cache_clear()
+        for module in [module for name, module in sys.modules.items() if name.partition(".")[0] in OURS]:
+            for kept in [value for value in vars(module).values() if isinstance(value, functools._lru_cache_wrapper)]:
+                kept.cache_clear()
         codes = dict[int, CodeType]()
 
         def note(frame: FrameType, event: str, _: Any, codes: dict[int, CodeType] = codes) -> None:
