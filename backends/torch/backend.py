@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -18,26 +18,19 @@ from reference.solver_plans import SolverPlan
 from reference.weights import Weights
 
 from . import distributed, samplers, solving
+from .compiling import Graph, compiled
+from .devices import describe, find_device
 from .training import Optimiser, Process
-from .unet import UNet
+from .unet import UNet, outputs
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+Inputs = tuple[Tensor, Tensor, Tensor, Tensor | None]  # of `Process.loss`, after the network
 coefficients = functools.lru_cache(maxsize=32)(samplers.coefficients)
 
 
 def create(spec: Spec) -> TorchBackend:
     """A backend for this spec. Raises `DeviceError` where the device is absent or the dtype is not offered."""
     return TorchBackend(spec)
-
-
-def find_device(name: str) -> torch.device:
-    """The torch device of this name; `DeviceError` where this machine lacks it."""
-    kind, _, index = name.partition(":")
-    if kind not in ("cpu", "cuda") or not (index == "" or index.isdigit()):
-        raise DeviceError(f"device={name!r}: the torch backend has cpu, cuda and cuda:N")
-    if kind == "cuda" and (not torch.cuda.is_available() or int(index or 0) >= torch.cuda.device_count()):
-        raise DeviceError(f"device={name!r}: torch {torch.__version__} finds {torch.cuda.device_count()} CUDA devices here")
-    return torch.device(name)
 
 
 class TorchBackend:
@@ -64,7 +57,11 @@ class TorchBackend:
         trained = distributed.averaged(self.network, spec)
         self.trained = self._compile(trained) if self.execution == "compiled" else trained
         self.process = Process(spec.diffusion, self.device)
-        self.optimiser = Optimiser(spec.optim, self.network, self.ema, self.tuned, spec.dtype == "float16")
+        # A training step on CUDA as one graph: launches from Python made an H200 wait for half of the time. Fused Adam takes a
+        # learning rate on the device in float32 alone, and float16's scaler looks at values.
+        self.recorded = self.tuned and self.device.type == "cuda" and spec.dtype in ("float32", "bfloat16") and spec.processes == 1
+        self.optimiser = Optimiser(spec.optim, self.network, self.ema, self.tuned, spec.dtype == "float16", self.recorded)
+        self.graphs: dict[int, Graph] = {}
         self.step_count = 0
         self.compiled: dict[bool, tuple[UNet, Callable[..., Tensor]]] = {}
 
@@ -84,12 +81,8 @@ class TorchBackend:
 
     def device_info(self) -> dict[str, str]:
         """What runs where."""
-        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
-        return {"framework": f"torch {torch.__version__}", "device": name, "threads": str(torch.get_num_threads()),
-                "execution": self.execution, "layout": str(self.layout).removeprefix("torch."),
-                "tf32": str(torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32),
-                "deterministic": str(torch.are_deterministic_algorithms_enabled()),
-                **({"peak_memory_bytes": str(torch.cuda.max_memory_allocated(self.device))} if self.device.type == "cuda" else {})}
+        return {"framework": f"torch {torch.__version__}", "execution": self.execution,
+                "layout": str(self.layout).removeprefix("torch."), **describe(self.device)}
 
     def tables(self, plan: Plan | SolverPlan) -> dict[str, np.ndarray]:
         """The plan's coefficients, float64."""
@@ -127,17 +120,7 @@ class TorchBackend:
 
     def activations(self, x: Tensor, t: Tensor) -> Weights:
         """Each block's output by canonical module name."""
-        seen: dict[str, np.ndarray] = {}
-        kinds = ("Resnet", "Attention", "Downsample", "Upsample", "TimeEmbedding")
-        hooks = [module.register_forward_hook(lambda _, __, out, name=name: seen.update({name: self.to_host(out).copy()}))
-                 for name, module in self.network.named_modules()
-                 if type(module).__name__ in kinds or name in ("conv_in", "conv_out")]
-        try:
-            self.forward(x, t)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return seen
+        return {name: self.to_host(out) for name, out in outputs(self.network, lambda: self.forward(x, t)).items()}
 
     def loss_and_gradients(self, batch: Batch) -> tuple[Tensor, Weights]:
         """Scalar loss and gradients by canonical name, before clipping."""
@@ -150,8 +133,11 @@ class TorchBackend:
 
     def train_step(self, batch: Batch) -> Tensor:
         """One optimiser and EMA step; the loss stays on the device."""
-        loss = self._backward(batch, self.trained, self._loss_scale())
-        self.optimiser.step(batch.step)
+        if self.recorded:
+            loss = self._replay(batch)
+        else:
+            loss = self._backward(batch, self.trained, self._loss_scale())
+            self.optimiser.step(batch.step)
         self.step_count = batch.step + 1
         return distributed.mean(loss, self.spec.processes)
 
@@ -198,19 +184,41 @@ class TorchBackend:
     def _loss_scale(self) -> float:
         return self.optimiser.scaler.scale if self.optimiser.scaler else 1.0
 
-    def _backward(self, batch: Batch, trained: Callable[..., Tensor], scale: float) -> Tensor:
+    def _inputs(self, batch: Batch) -> Inputs:
+        """What the device needs of a batch; the network and its dropout are set to this step."""
         self.network.train()
-        self.optimiser.adam.zero_grad(set_to_none=True)
         if self.spec.model.dropout:
             torch.manual_seed(batch.step * self.spec.processes + self.spec.rank)  # a resumed run drops the same elements
         x0, noise = self.to_device(batch.x0).to(self.dtype), self.to_device(batch.noise).to(self.dtype)
-        coin = None if batch.coin is None else self.to_device(batch.coin)
+        return x0, self.to_device(batch.t), noise, None if batch.coin is None else self.to_device(batch.coin)
+
+    def _replay(self, batch: Batch) -> Tensor:
+        """The training step as one CUDA graph, which is recorded for each size of a batch."""
+        def step(*inputs: *Inputs) -> Tensor:
+            loss = self._gradients(inputs, self.trained, 1.0)
+            self.optimiser.apply()
+            return loss
+
+        if (size := len(batch.x0)) not in self.graphs:
+            state = self.state()
+            self.graphs[size] = Graph(step, self._inputs(batch))
+            self.load_state(state)
+        inputs = self._inputs(batch)
+        self.optimiser.begin(batch.step)
+        return self.graphs[size](*inputs)
+
+    def _backward(self, batch: Batch, trained: Callable[..., Tensor], scale: float) -> Tensor:
+        return self._gradients(self._inputs(batch), trained, scale)
+
+    def _gradients(self, inputs: Inputs, trained: Callable[..., Tensor], scale: float) -> Tensor:
+        """The loss; its gradients, times the scale, are the parameters'."""
+        self.optimiser.adam.zero_grad(set_to_none=True)
 
         def network(x: Tensor, t: Tensor) -> Tensor:
             with self._autocast():
                 return trained(self._layout(x), t).to(self.dtype)
 
-        loss = self.process.loss(network, x0, self.to_device(batch.t), noise, coin)
+        loss = self.process.loss(network, *inputs)
         (loss * scale if scale != 1 else loss).backward()
         return loss.detach()
 
@@ -229,18 +237,10 @@ class TorchBackend:
         return compiled
 
     def _compile(self, function: Callable[..., Tensor], mode: str = "default") -> Callable[..., Tensor]:
-        """`function` compiled; as it is where compiling fails, which `device_info` then says."""
-        compiled = torch.compile(function, dynamic=False, mode=mode)
+        def failed(why: str) -> None:  # `device_info` says it
+            self.execution = f"eager, for compiling failed: {why}"
 
-        def call(*args: Any) -> Tensor:
-            if self.execution == "compiled":
-                try:
-                    return compiled(*args)
-                except torch._dynamo.exc.TorchDynamoException as error:  # no C++ compiler or no Triton, say
-                    self.execution = f"eager, for compiling failed: {str(error).splitlines()[0]}"
-            return function(*args)
-
-        return call
+        return compiled(function, failed, mode)
 
     def _layout(self, x: Tensor) -> Tensor:
         return x.to(self.dtype, memory_format=self.layout)

@@ -49,6 +49,8 @@ class GroupNorm(nn.GroupNorm):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to the same. In channels_last torch's kernel on CPU takes the variance for a difference of squares, 1% off
         where the mean is 100 deviations. The norm does not see what is added to a group: there it gets x without its mean."""
+        if x.is_cuda and torch.compiler.is_compiling():
+            return _compiled_norm(x, self.weight, self.bias, self.num_groups, self.eps)
         if _channels_last_on_cpu(x):
             x = x - _group_mean(x.detach().mean((2, 3)), self.num_groups)
         return super().forward(x)
@@ -94,6 +96,17 @@ def _channels_last_norm(x: Tensor, weight: Tensor, bias: Tensor, groups: int, ep
     centred = x - _group_mean(x.mean((2, 3)), groups)
     scale = torch.rsqrt(_group_mean(centred.square().mean((2, 3)), groups) + eps)
     return torch.addcmul(bias[:, None, None], centred, scale * weight[:, None, None]), centred, scale
+
+
+def _compiled_norm(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
+    """GroupNorm of x (N, C, H, W) in x's layout and dtype, of float32 moments of its channels. torch's own on CUDA gives another
+    layout than channels_last, which every convolution, forward and backward, would then copy back."""
+    wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+    variance, mean = torch.var_mean(wide, (2, 3), correction=0)
+    of_group = _group_mean(mean, groups)
+    spread = _group_mean(variance + (mean - of_group.flatten(1)).square(), groups)
+    scale = torch.rsqrt(spread + eps) * weight[:, None, None]
+    return ((wide - of_group) * scale + bias[:, None, None]).to(x.dtype)
 
 
 def _group_mean(x: Tensor, groups: int) -> Tensor:
@@ -168,6 +181,9 @@ def halve(x: Tensor) -> Tensor:
 
 def double(x: Tensor) -> Tensor:
     """Nearest neighbour."""
+    if x.is_cuda and torch.compiler.is_compiling():  # whose gradient of torch's own adds atomically: slowly, in no fixed order
+        pixels = x.permute(0, 2, 3, 1)[:, :, None, :, None]
+        return pixels.expand(-1, -1, 2, -1, 2, -1).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
     return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 

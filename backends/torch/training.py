@@ -185,16 +185,18 @@ class LossScaler:
 
 
 class Optimiser:
-    """Gradient clipping, Adam and the moving average of a network's parameters (`reference.optim.adam_step`)."""
+    """Gradient clipping, Adam and the moving average of a network's parameters (`reference.optim.adam_step`). With `recorded` a
+    CUDA graph holds `apply`, and what changes from step to step lies on the device."""
 
-    def __init__(self, config: OptimConfig, network: nn.Module, ema: nn.Module, tuned: bool, half: bool) -> None:
+    def __init__(self, config: OptimConfig, network: nn.Module, ema: nn.Module, tuned: bool, half: bool, recorded: bool) -> None:
         self.config = config
         self.scaler = LossScaler() if half else None
         self.names = [name for name, _ in network.named_parameters()]
         self.parameters: list[Tensor] = list(network.parameters())
         self.ema: list[Tensor] = list(ema.parameters())
-        self.adam = torch.optim.Adam(self.parameters, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps,
-                                     fused=tuned)  # one kernel for all parameters
+        self.lr, self.new_share = [torch.zeros((), device=self.parameters[0].device) if recorded else 0.0 for _ in range(2)]
+        self.adam = torch.optim.Adam(self.parameters, lr=self.lr, betas=(config.beta1, config.beta2), eps=config.eps,
+                                     fused=tuned, capturable=recorded)  # fused: one kernel for all parameters
         for parameter in self.parameters:  # what Adam's first step would make, here so that `state` and `step` find it
             counter = torch.zeros((), device=parameter.device if tuned else None)
             self.adam.state[parameter] = {"step": counter, "exp_avg": torch.zeros_like(parameter, requires_grad=False),
@@ -204,14 +206,31 @@ class Optimiser:
         """Apply the parameters' gradients as step n = 0, 1, ..; nothing changes where they overflowed in float16."""
         if self.scaler and not self.scaler.unscale(self.parameters):
             return
+        self.begin(n)
+        self.apply()
+
+    def begin(self, n: int) -> None:
+        """Set what `apply` reads of step n: learning rate, the average's share of the new, and Adam's counters."""
+        lr, new_share = self.config.learning_rate(n), 1 - self.config.ema_decay_at(n)
+        if isinstance(self.lr, Tensor) and isinstance(self.new_share, Tensor):
+            self.lr.fill_(lr)
+            self.new_share.fill_(new_share)
+        else:
+            self.adam.param_groups[0]["lr"], self.new_share = lr, new_share
+        torch._foreach_zero_(counters := [moments["step"] for moments in self.adam.state.values()])
+        torch._foreach_add_(counters, n)
+
+    def apply(self) -> None:
+        """Clip the gradients, take Adam's step and move the average."""
         if self.config.max_grad_norm:
             nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
-        self.adam.param_groups[0]["lr"] = self.config.learning_rate(n)
-        for moments in self.adam.state.values():
-            moments["step"].fill_(n)
         self.adam.step()
         with torch.no_grad():
-            torch._foreach_lerp_(self.ema, self.parameters, 1 - self.config.ema_decay_at(n))
+            if not isinstance(self.new_share, Tensor):
+                torch._foreach_lerp_(self.ema, self.parameters, self.new_share)
+                return
+            change = torch._foreach_mul(torch._foreach_sub(self.parameters, self.ema), self.new_share)  # lerp wants a Python number
+            torch._foreach_add_(self.ema, change)
 
     def state(self) -> dict[str, np.ndarray]:
         """First and second moments by parameter name; in float16 the loss scaler too."""

@@ -149,3 +149,17 @@ class UNet(nn.Module):
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """Output (N, out_channels, H, W) for x (N, in_channels, H, W) and t (N,), which may be fractional."""
         return self.denoise(x, self.time_shifts(t))
+
+
+def outputs(network: UNet, run: Callable[[], object]) -> dict[str, Tensor]:
+    """Each block's output by canonical module name, copied while `run` runs the network."""
+    seen: dict[str, Tensor] = {}
+    kinds = (Resnet, Attention, Downsample, Upsample, TimeEmbedding)
+    hooks = [module.register_forward_hook(lambda _, __, out, name=name: seen.update({name: out.clone()}))
+             for name, module in network.named_modules() if isinstance(module, kinds) or name in ("conv_in", "conv_out")]
+    try:
+        run()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return seen

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -35,6 +36,8 @@ from bench.workers.errors import Left, WorkerError, in_turn
 from reference import weights
 from reference.config import ConfigError, require
 
+R = TypeVar("R")
+MOST_AT_ONCE = 16  # contenders that start on an accelerator's host
 IMAGES = 512  # random ones: what is timed does not depend on what they show
 ROOFS = {"cpu": {"gemm": 2048, "convolution": 128}, "cuda": {"gemm": 8192, "convolution": 512},
          "ascend": {"gemm": 8192, "convolution": 512}}
@@ -93,23 +96,38 @@ class Race:
     def __init__(self, preset: Preset, crew: Crew, book: Notebook) -> None:
         self.preset, self.crew, self.book = preset, crew, book
         self.weights = weights.initialise(preset.model, 0)
+        self.pool = ThreadPoolExecutor(MOST_AT_ONCE)  # kept: a worker ends with the thread that started it
 
     def start(self, c: Contender) -> None:
         """A fresh process for this contender. Raises as `Worker.call`."""
         p = self.preset
         self.crew.start(c.backend, c.name, model=p.model, diffusion=p.diffusion, optim=p.optim, dtype=c.dtype, mode=c.mode)
 
+    def each(self, who: Sequence[Contender], work: Callable[[Contender], R], desc: str) -> list[R | ConfigError | WorkerError]:
+        """What `work` returns of each contender, or raises. On an accelerator all are at work at once: until a clock runs it is the
+        host that imports and compiles, for minutes each."""
+        def attempt(c: Contender) -> R | ConfigError | WorkerError:
+            try:
+                return work(c)
+            except (ConfigError, WorkerError) as error:
+                return error
+
+        run = map if self.crew.spec.device == "cpu" else self.pool.map
+        return list(tracked(run(attempt, who), total=len(who), desc=desc, leave=False))
+
     def able(self, wanted: Sequence[Contender]) -> list[Contender]:
         """Those that can be created here; a line in the notebook for each other one."""
+        def attempt(c: Contender) -> None:
+            self.start(c)
+            self.crew.stop(c.name)
+
         out = []
-        for c in tracked(wanted, desc="start contenders", leave=False):
-            try:
-                self.start(c)
-                self.crew.stop(c.name)
+        for c, error in zip(wanted, self.each(wanted, attempt, "start contenders"), strict=True):
+            if error is None:
                 out.append(c)
-            except (ConfigError, WorkerError) as error:
-                if isinstance(error, NotInstalled) and c.backend in peers.PEERS:  # asked for by name
-                    raise
+            elif isinstance(error, NotInstalled) and c.backend in peers.PEERS:  # asked for by name
+                raise error
+            else:
                 self.book.missing.append(f"not run: {c.name}: {error}")
         require(len(out) > 0, "contenders", [c.name for c in wanted], "none can run here; " + "".join(self.book.missing[:1]))
         return out
@@ -145,19 +163,26 @@ class Race:
         asked = workload.command(units=1, batch_size=workload.batch_size, seed=0, **more)
         timed: dict[str, blocks.Block] = {}
         try:
-            for c in who:
-                in_turn(c, self.start, c)
-                in_turn(c, self.crew.load, c.name, self.weights)
-                timed[c.name] = partial(self._block, c, asked)
+            first: dict[str, float] = {}
+            for c, found in zip(who, self.each(who, partial(self._first, asked), "compile"), strict=True):
+                if not isinstance(found, float):
+                    raise Left(c, found)
+                first[c.name], timed[c.name] = found, partial(self._block, c, asked)
             with tracked(desc=f"{workload.name}, batch {workload.batch_size}", leave=False, mininterval=1) as bar:
                 def progress(done: int, total: int) -> None:
                     bar.total = total
                     bar.update(done - bar.n)
 
-                raw = blocks.time_blocks(timed, blocks=self.preset.blocks, on_progress=progress)
+                raw = blocks.time_blocks(timed, first, blocks=self.preset.blocks, on_progress=progress)
             return {c.name: raw[c.name] | state | asdict(in_turn(c, self.crew.call, c.name, Describe())) for c in who}
         finally:
             self.crew.close()
+
+    def _first(self, asked: Timing, c: Contender) -> float:
+        """Start a contender; the seconds of its first unit."""
+        self.start(c)
+        self.crew.load(c.name, self.weights)
+        return self.crew.call(c.name, asked).seconds
 
     def _block(self, c: Contender, asked: Timing, units: int) -> float:
         return in_turn(c, self.crew.call, c.name, replace(asked, units=units)).seconds

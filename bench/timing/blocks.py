@@ -46,10 +46,12 @@ def warm_up(block: Block, k: int, cap_seconds: float) -> tuple[list[float], bool
             return times, False
 
 
-def time_blocks(contenders: Mapping[str, Block], *, blocks: int = LEAST_BLOCKS, least: float = LEAST_SECONDS,
-                cap_seconds: float = 60.0, on_progress: Callable[[int, int], None] | None = None) -> dict[str, dict[str, Any]]:
+def time_blocks(contenders: Mapping[str, Block], first: Mapping[str, float] | None = None, *, blocks: int = LEAST_BLOCKS,
+                least: float = LEAST_SECONDS, cap_seconds: float = 60.0,
+                on_progress: Callable[[int, int], None] | None = None) -> dict[str, dict[str, Any]]:
     """Warm up each contender, then time them block by block in the order A B B A, so that drift hits all alike.
 
+    `first`: the seconds of each one's first unit, where it ran already.
     Returns raw values for each contender's row: `first_seconds` (its first unit: compilation, graph building),
     `units_per_block` k, `warmup_seconds` and `block_seconds` (seconds of k units; the i-th of two contenders are neighbours in
     time), `steady` (False: the warm-up hit its cap).
@@ -57,12 +59,12 @@ def time_blocks(contenders: Mapping[str, Block], *, blocks: int = LEAST_BLOCKS, 
     require(blocks >= LEAST_BLOCKS, "blocks", blocks, f"must be at least {LEAST_BLOCKS}")
     out: dict[str, dict[str, Any]] = {}
     for name, block in contenders.items():
-        first = block(1)
+        began = block(1) if first is None else first[name]
         k = calibrate(block, least=least)
         warmup, steady = warm_up(block, k, cap_seconds)
         if np.median(warmup[-GROUP:]) < 1.1 * least:  # it grew faster as it warmed
             k = calibrate(block, math.ceil(1.2 * k * least / float(np.median(warmup[-GROUP:]))), least=least)
-        out[name] = {"first_seconds": first, "units_per_block": k, "warmup_seconds": warmup, "steady": steady,
+        out[name] = {"first_seconds": began, "units_per_block": k, "warmup_seconds": warmup, "steady": steady,
                      "block_seconds": []}
     for i in range(blocks):
         for name in list(out) if i % 2 == 0 else list(out)[::-1]:
