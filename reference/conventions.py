@@ -159,7 +159,7 @@ def make_plan(
     rule = spacing or said.timestep_spacing or c.spacing
     offset = said.steps_offset if steps_offset is None and rule == "leading" else steps_offset
     path = tuple(timesteps.path(diffusion.timesteps, steps, rule, convention, offset or 0)[::-1])
-    _check_first(path[0], diffusion)
+    _check_first(path[0], diffusion, convention, rule)
     previous = (*path[1:], CLEAN)
     if ddim and c.previous_ddim == "ratio":
         stride = diffusion.timesteps // (steps if isinstance(steps, int) else len(path))
@@ -180,10 +180,11 @@ def _final(said: str, diffusion: DiffusionConfig) -> str:
     return said
 
 
-def _check_first(t: int, diffusion: DiffusionConfig) -> None:
+def _check_first(t: int, diffusion: DiffusionConfig, convention: str, rule: str) -> None:
     silent = diffusion.ends_at_zero and diffusion.objective == "eps" and t == diffusion.timesteps - 1
-    require(not silent, "timesteps", t,
-            "has alpha_bar = 0, where eps says nothing about x0; use a spacing that does not visit it, such as leading, or v or x0")
+    leading = "leading" in timesteps.LITERAL[convention]
+    later = "fewer steps" if rule == "leading" else "spacing leading" if leading else "convention plain with fewer steps"
+    require(not silent, "timesteps", t, f"has alpha_bar = 0, where eps says nothing about x0: use {later}, or a network of v or x0")
 
 
 def _clip(c: Convention, ddim: bool, objective: str) -> str:

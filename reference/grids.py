@@ -67,7 +67,8 @@ def on_schedule(t: Array, alpha_bars: Array, between: str = "log_u") -> Nodes:
     integers = np.asarray(t, np.int64)
     if np.array_equal(integers, t):
         return Nodes(np.asarray(t, np.float64), np.sqrt(alpha_bars[integers]), np.sqrt(1 - alpha_bars[integers]))
-    require(bool(np.isfinite(u).all()), "zero_terminal_snr", True, "has no states between timesteps: use a grid of whole timesteps")
+    require(bool(np.isfinite(u[math.ceil(np.max(t))])), "zero_terminal_snr", True,
+            "has no states between timesteps: use spacing leading, which convention plain has")
     return of_u(t, np.interp(t, whole, u) if between == "u" else np.exp(np.interp(t, whole, np.log(u))))
 
 
@@ -98,7 +99,8 @@ def levels(rule: str, n: int, alpha_bars: Array, between: str = "log_u", top: in
     """n states by one of `LEVELS`, between the ends of the schedule, or from timestep `top` on. Raises `ConfigError`."""
     u = u_table(alpha_bars)[:None if top is None else top + 1]
     if not np.isfinite(u[-1]):
-        raise ConfigError(f"spacing={rule!r}: has no first level where alpha_bar ends at 0: use a spacing of whole timesteps")
+        raise ConfigError(f"spacing={rule!r}: has no first level where alpha_bar ends at 0: use spacing leading, which convention "
+                          "plain has")
     chosen = LEVELS[rule](float(u[0]), float(u[-1]), n)
     return of_u(position(chosen, alpha_bars, between), chosen)
 
@@ -180,7 +182,7 @@ def unipc(alpha_bars: Array, S: int, rule: str, offset: int, schedule: str) -> N
     """The same without that limit."""
     T = len(alpha_bars)
     require(alpha_bars[-1] > 0, "zero_terminal_snr", True,
-            "has no log alpha at its end, which this code's grids need: use convention plain or diffusers")
+            "has no log alpha at its end, which this code's grids need: use spacing leading, which convention plain has")
     if rule == "log_snr":
         nodes = levels(rule, S + 1, alpha_bars, "log_alpha")
     else:

@@ -128,7 +128,9 @@ def make_solver_plan(
     fewest = FEWEST.get(sampler, 1)
     require(isinstance(steps, int) and fewest <= steps <= diffusion.timesteps, "steps", steps,
             f"{sampler} needs {fewest} <= S <= T={diffusion.timesteps}")
-    require(eta is None or sampler in NOISY, "eta", eta, f"{sampler} has no noise to scale: leave it out or use {', '.join(NOISY)}")
+    noisy = [name for name in NOISY if name in CODES[convention]]
+    require(eta is None or sampler in NOISY, "eta", eta,
+            f"{sampler} has no noise to scale: leave it out{', or use ' * bool(noisy)}{' or '.join(noisy)}")
     require(eta is None or (not isinstance(eta, str) and 0 <= eta <= 1), "eta", eta, "must be in [0, 1]")
     require(sampler != "ddpm" or not diffusion.learned_variance, "variance", diffusion.variance,
             "is per pixel and no number: sample with make_plan, sampler ddpm")
@@ -144,7 +146,9 @@ def make_solver_plan(
     require(not (convention == "diffusers" and chosen.basis == "bh1" and ends == "one"), "variant", "bh1",
             "gives NaN in diffusers on a path that ends at alpha_bar = 1: use final_alpha_bar first, or convention plain")
     require(diffusion.objective != "previous", "objective", "previous",
-            "is the mean of one step, which says x0 and eps at whole timesteps alone: use make_plan, or eps, x0 or v")
+            "is the mean of one step, which says x0 and eps at whole timesteps alone: use sampler ddim or ddpm (make_plan)")
+    require(diffusion.objective != "v" or code.grid != "diffusers_pndm", "objective", "v",
+            f"diffusers' {sampler} averages v of several states before it takes it for one's: use convention plain")
     diffusion, float32_tables = _process(diffusion, convention)
     alpha_bars = schedules.alpha_bars(schedules.betas(diffusion), float32_tables)
     if convention == "diffusers" and diffusion.ends_at_zero and code.grid in ("diffusers_dpm", "diffusers_unipc"):
@@ -154,20 +158,22 @@ def make_solver_plan(
     require(not (convention == "dpm_solver" and sampler == "dpmpp_2s" and rule == "log_snr" and steps % 2), "steps", steps,
             "dpm-solver spaces an odd path of log_snr otherwise: use an even number")
     require(not (code.grid == "diffusers_pndm" and sampler == "pndm" and diffusion.timesteps // steps % 2), "steps", steps,
-            f"diffusers' Runge-Kutta steps need an even T // S, not {diffusion.timesteps // steps}")
+            f"diffusers' Runge-Kutta steps need an even T // S, not {diffusion.timesteps // steps}: "
+            f"use {_even(diffusion.timesteps, steps)}")
     nodes = grids.grid(code.grid, alpha_bars, steps, rule, ends, offset, diffusion.schedule)
     if sampler in ("pndm", "dpmpp_2s") and code.grid in ("plain", "diffusers_pndm"):
         stride = diffusion.timesteps // steps if code.grid == "diffusers_pndm" else None
         nodes = grids.with_middles(nodes, alpha_bars, sampler, stride)
-    require(convention != "plain" or nodes.sigma[-2] > nodes.sigma[-1], "final_alpha_bar", ends,
-            f"is where spacing {rule} has its last call already: use one, or spacing trailing")
-    require(nodes.alpha[0] > 0 or sampler in FROM_ZERO, "sampler", sampler,
-            f"has no first step from alpha_bar = 0: use {', '.join(FROM_ZERO)}, or spacing leading")
-    require(nodes.alpha[0] > 0 or chosen.form == "x0", "form", chosen.form, "has no first step from alpha_bar = 0: use x0")
+    later = _later(code, rule)
     require(nodes.alpha[0] > 0 or diffusion.objective != "eps", "objective", "eps",
-            "says nothing of the image at alpha_bar = 0, where this path starts: use spacing leading")
-    require(diffusion.objective != "v" or code.grid != "diffusers_pndm", "objective", "v",
-            f"diffusers' {sampler} averages v of several states before it takes it for one's: use convention plain")
+            f"says nothing of the image at alpha_bar = 0, where this path starts: use {later}")
+    able = [name for name in FROM_ZERO if name in CODES[convention]]
+    require(nodes.alpha[0] > 0 or sampler in FROM_ZERO, "sampler", sampler,
+            f"has no first step from alpha_bar = 0: use {' or '.join([*able, later])}")
+    require(nodes.alpha[0] > 0 or chosen.form == "x0", "form", chosen.form, "has no first step from alpha_bar = 0: use x0")
+    trailing = "" if rule == "trailing" or diffusion.ends_at_zero else " or spacing trailing"
+    require(convention != "plain" or nodes.sigma[-2] > nodes.sigma[-1], "final_alpha_bar", ends,
+            f"is where spacing {rule} has its last call already: use one{trailing}")
     if round_t:
         nodes = nodes._replace(t=np.round(nodes.t))
     clipped = parse_clip(said.get("clip", "none") if clip is None else clip)
@@ -175,6 +181,19 @@ def make_solver_plan(
     t, alpha, sigma = (tuple(values.tolist()) for values in nodes)
     return SolverPlan(diffusion, sampler, chosen, t, alpha, sigma, start, clipped.kind, clipped.limit, clipped.ratio, clipped.most,
                       convention)
+
+
+def _later(code: Code, rule: str) -> str:
+    """What makes a path start after alpha_bar = 0."""
+    if rule == "leading":
+        return "fewer steps or a smaller steps_offset"
+    return "spacing leading" if "leading" in grids.GRIDS[code.grid][1] else "convention plain with spacing leading"
+
+
+def _even(T: int, steps: int) -> str:
+    """What makes T // S even."""
+    able = [S for S in range(FEWEST["pndm"], T + 1) if T // S % 2 == 0]
+    return f"S={min(able, key=lambda S: abs(S - steps))}" if able else "plms"
 
 
 def _process(diffusion: DiffusionConfig, convention: str) -> tuple[DiffusionConfig, bool]:

@@ -145,7 +145,13 @@ def _respaced(args: argparse.Namespace, process: DiffusionConfig) -> DiffusionCo
             "must be a number of steps, or IDDPM's section counts separated by commas, such as 10,15,20")
     counts = tuple(int(count) for count in text.split(","))
     require(process.told_timesteps is None, "--respacing", text, "does not apply to the network of a respaced process")
-    return respaced(process, counts if len(counts) > 1 else counts[0], spacing=args.spacing, convention=args.convention)
+    try:
+        return respaced(process, counts if len(counts) > 1 else counts[0], spacing=args.spacing, convention=args.convention)
+    except ConfigError as error:
+        name, _, rest = str(error).partition("=")
+        if name == "steps":
+            raise ConfigError(f"--respacing={text!r}: {rest.partition(': ')[2]}") from None
+        raise ConfigError(f"--{error}" if name == "spacing" else str(error)) from None
 
 
 def _history(weights: str) -> tuple[dict[str, Any], list[str]]:

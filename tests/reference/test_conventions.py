@@ -195,8 +195,15 @@ def test_jsd_is_sampled_where_the_first_step_says_something_of_the_image():
     c = coefficients(plan_of("song2021", diffusion=jsd, eta=1.0))
     np.testing.assert_allclose(c["alpha_bar"], [1 - (t + 1) / 1000 for t in range(900, -1, -100)], rtol=1e-6)
     assert all(np.isfinite(table).all() for table in c.values())
-    with pytest.raises(ConfigError, match="timesteps=999: has alpha_bar = 0, where eps says nothing about x0; use a spacing"):
-        plan_of("plain", diffusion=jsd, spacing="trailing")
+    for name, choices, advice, way in (
+            ("plain", {"spacing": "trailing"}, "spacing leading", {"spacing": "leading"}),
+            ("plain", {"steps": 1000}, "fewer steps", {"steps": 999}),
+            ("nichol2021", {}, "spacing leading", {"spacing": "leading"}),
+            ("lucidrains", {}, "convention plain with fewer steps", {"convention": "plain", "steps": 9})):
+        choices = {"convention": name, "steps": 10} | choices
+        with pytest.raises(ConfigError, match=f"timesteps=999: has alpha_bar = 0, .*: use {advice}, or a network of v or x0"):
+            make_plan(jsd, **choices)
+        make_plan(jsd, **(choices | way))
     for objective in ("v", "x0"):
         plan = plan_of("plain", diffusion=DiffusionConfig(schedule="jsd", objective=objective), spacing="trailing", sampler="ddpm")
         assert all(np.isfinite(table).all() for table in coefficients(plan).values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import weakref
 from dataclasses import replace
 from itertools import product
@@ -16,6 +17,7 @@ from reference.conventions import make_plan
 from reference.grids import on_schedule, position
 from reference.samplers import sample
 from reference.solver_plans import CODES, FROM_ZERO, SOURCES, make_solver_plan
+from reference.solvers import SOLVERS
 from reference.solving import solve
 
 LINEAR = DiffusionConfig()
@@ -252,20 +254,21 @@ ZERO = replace(LINEAR, objective="v", zero_terminal_snr=True)
     (LINEAR, {"sampler": "pndm", "convention": "diffusers", "steps": 8}, "steps=8: diffusers' Runge-Kutta steps"),
     (ZERO, {"sampler": "heun", "spacing": "trailing"}, "sampler='heun': has no first step from alpha_bar = 0"),
     (ZERO, {"sampler": "dpmpp_2m", "spacing": "karras"}, "spacing='karras': has no first level"),
-    (ZERO, {"sampler": "pndm", "spacing": "linspace"}, "zero_terminal_snr=True: has no states between timesteps"),
+    (ZERO, {"sampler": "heun", "convention": "k_diffusion"} | {"steps": 7}, "zero_terminal_snr=True: has no states between"),
+    (ZERO, {"sampler": "pndm", "spacing": "linspace"}, "sampler='pndm': has no first step from alpha_bar = 0"),
     *[(ZERO, {"sampler": sampler, "spacing": "trailing"}, f"sampler='{sampler}': has no first step from alpha_bar = 0: use ddim")
       for sampler in ("plms", "pndm", "dpmpp_2s", "unipc_2", "unipc_3")],
     *[(ZERO, {"sampler": sampler, "spacing": "trailing", "variant": {"form": "eps"}},
        "form='eps': has no first step from alpha_bar = 0: use x0") for sampler in ("dpmpp_2m", "dpmpp_3m")],
     *[(ZERO, {"sampler": "unipc_2", "convention": "unipc", "spacing": spacing},
-       "zero_terminal_snr=True: has no log alpha at its end, .*: use convention plain or diffusers")
+       "zero_terminal_snr=True: has no log alpha at its end, .*: use spacing leading, which convention plain has")
       for spacing in grids.GRIDS["unipc"][1]],
-    *[(LINEAR, {"sampler": sampler, "eta": 0.5}, f"eta=0.5: {sampler} has no noise to scale: .* use ddim, dpmpp_2m_sde")
+    *[(LINEAR, {"sampler": sampler, "eta": 0.5}, f"eta=0.5: {sampler} has no noise to scale: .* use ddim or dpmpp_2m_sde")
       for sampler in CODES["plain"] if sampler not in ("ddim", "dpmpp_2m_sde")],
     *[(LINEAR, {"sampler": sampler, "variant": {"eta": 0.5}}, f"eta=0.5: {sampler} has no stochastic steps: they are of ddim")
       for sampler in CODES["plain"] if sampler not in ("ddim", "dpmpp_2m_sde", "dpmpp_2m", "dpmpp_3m")],
     *[(LINEAR, {"sampler": "dpmpp_2m", "spacing": spacing, "final_alpha_bar": "first"},
-       f"final_alpha_bar='first': is where spacing {spacing} has its last call already: use one, or spacing trailing")
+       f"final_alpha_bar='first': is where spacing {spacing} has its last call already: use one or spacing trailing")
       for spacing in ("leading", "linspace", "quad", "karras", "log_snr")],
     (replace(LINEAR, objective="previous"), {"sampler": "dpmpp_2m"}, "objective='previous': is the mean of one step"),
     (replace(LINEAR, variance="learned_range"), {"sampler": "ddpm"}, "variance='learned_range': is per pixel"),
@@ -276,6 +279,47 @@ def test_one_line_says_what_cannot_be(diffusion, options, message):
     with pytest.raises(ConfigError, match=message) as error:
         make_solver_plan(diffusion, **({"steps": 10} | options))
     assert "\n" not in str(error.value)
+
+
+def followed(said: str, options: dict) -> list[dict]:
+    """The options with each of the ways that an error's last words name."""
+    ways: list[dict] = [{"eta": None}] if "leave it out" in said else []
+    plain = {"convention": "plain"} if said.endswith(", which convention plain has") else {}
+    advice = re.search(r".*\buse (.*?)(, which convention plain has)?$", said)
+    fixed = {"one": {"final_alpha_bar": "one"}, "fewer steps": {"steps": options["steps"] - 1},
+             "an even number": {"steps": options["steps"] + 1}, **{code: {"convention": code} for code in CODES},
+             **{sampler: {"sampler": sampler} for sampler in SOLVERS}}
+    for way in advice[1].split(" or ") if advice else ():
+        words = way.replace(" with ", " ").replace("=", " ").replace("S ", "steps ").split()
+        pairs = fixed.get(way) or dict(zip(words[::2], words[1::2], strict=True))
+        ways.append(plain | pairs | ({"steps": int(pairs["steps"])} if "steps" in pairs else {}))
+    return [options | way for way in ways]
+
+
+def refused(diffusion: DiffusionConfig, options: dict) -> str:
+    """In which words; "" where it is not."""
+    try:
+        make_solver_plan(diffusion, **options)
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+def test_the_advice_of_an_error_can_be_followed():
+    """On every spacing of every code, with processes that some of them can't start from or end at; one mistake at a time."""
+    jsd, seen = DiffusionConfig(schedule="jsd"), set()
+    for diffusion, (convention, sampler) in product((LINEAR, ZERO, jsd, replace(LINEAR, objective="v")), ALL):
+        spacings = (None, *grids.GRIDS[CODES[convention][sampler].grid][1])
+        for spacing, more in product(spacings, ({}, {"final_alpha_bar": "first"}, {"eta": 0.5})):
+            steps = 8 if sampler == "pndm" else 7  # of which T // S is odd, or the even path of a code's own
+            options = {"sampler": sampler, "convention": convention, "spacing": spacing, "steps": steps}
+            if more and refused(diffusion, options):
+                continue
+            if said := refused(diffusion, options | more):
+                ways = followed(said, options | more)
+                assert ways and not any(refused(diffusion, way) for way in ways), (options, more, said, ways)
+                seen.add(said.partition("=")[0])
+    assert seen == {"eta", "objective", "sampler", "spacing", "final_alpha_bar", "zero_terminal_snr", "steps"}
 
 
 @pytest.mark.filterwarnings("error::RuntimeWarning")

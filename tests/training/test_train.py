@@ -115,7 +115,10 @@ def test_a_new_network_is_trained_by_the_process_that_is_asked_for(run, tmp_path
 
 
 @pytest.mark.parametrize("options, said", [
-    (["--respacing", "6"], "steps=6: spacing 'leading' needs"), (["--respacing", "3,x"], "--respacing='3,x': must be a number"),
+    (["--respacing", "6"], "--respacing='6': spacing 'leading' needs"),
+    (["--respacing", "3,9"], "--respacing='3,9': section"),
+    (["--respacing", "2", "--spacing", "karras"], "--spacing='karras': convention plain has leading"),
+    (["--respacing", "3,x"], "--respacing='3,x': must be a number"),
     (["--spacing", "quad"], "--spacing='quad': does not apply without --respacing"),
     (["--unscaled-bound"], "--unscaled-bound=True: applies to the losses"),
     (["--unscaled-bound", "--variance", "learned", "--loss", "kl"], "--unscaled-bound=True: applies to the losses"),
