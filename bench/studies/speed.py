@@ -37,7 +37,7 @@ from reference import weights
 from reference.config import ConfigError, require
 
 R = TypeVar("R")
-MOST_AT_ONCE = 16  # contenders that start on an accelerator's host
+MOST_AT_ONCE = 16  # contenders that start at once, beside an accelerator
 IMAGES = 512  # random ones: what is timed does not depend on what they show
 ROOFS = {"cpu": {"gemm": 2048, "convolution": 128}, "cuda": {"gemm": 8192, "convolution": 512},
          "ascend": {"gemm": 8192, "convolution": 512}}
@@ -235,11 +235,11 @@ def run(preset: Preset, backends: Sequence[str], *, device: str, threads: int, p
     with files.temporary_folder() as logs, Crew(spec, threads, logs, timeout) as crew:
         this = Race(preset, crew, book)
         who = this.able(wanted)
+        for workload in workloads(preset):
+            this.race(workload, who)
         for c in {(c.backend, c.dtype): replace(c, again=False) for c in who}.values():
             if about(c.backend).roofline:
                 this.roof(c)
-        for workload in workloads(preset):
-            this.race(workload, who)
     print("\n".join([*speed_page.terminal(speed_page.of_races(book.rows)), "", *book.missing]))
     path = files.write_page(out / "speed.md", speed_page.render(speed_page.of_races(rows.read(out / "rows"))))
     print(f"\nreport: {printable(path)}")
