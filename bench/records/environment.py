@@ -81,9 +81,9 @@ def packages() -> tuple[str, ...]:
 
 def commit() -> str:
     """Git commit of the code, with `+dirty` where tracked code differs from it (`results/` aside); "unknown" where this folder is
-    not the top of a repository, such as sources inside someone else's."""
+    not the top of a repository that has the code, such as sources inside someone else's."""
     top = _git("rev-parse", "--show-toplevel")
-    if top is None or Path(top).resolve() != ROOT or (head := _git("rev-parse", "HEAD")) is None:
+    if top is None or Path(top).resolve() != ROOT or not _git("ls-files", "bench") or (head := _git("rev-parse", "HEAD")) is None:
         return "unknown"
     changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!results")
     return head + ("+dirty" if changed else "")

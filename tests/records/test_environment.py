@@ -103,12 +103,15 @@ def test_the_commit_is_that_of_this_project_or_unknown(tmp_path, monkeypatch):
     monkeypatch.setattr(environment, "ROOT", ours)
     assert environment.commit() == "unknown"
     git(ours, "init", "-q")
-    (ours / "b.py").touch()
+    (ours / "bench").mkdir()
+    (file := ours / "bench" / "b.py").touch()
+    git(ours, "commit", "-qm", "of someone who unpacked the sources here", "--allow-empty")
+    assert environment.commit() == "unknown"  # it does not have them
     git(ours, "add", ".")
     git(ours, "commit", "-qm", "ours")
     head = git(ours, "rev-parse", "HEAD")
     monkeypatch.setenv("GIT_DIR", str(theirs / ".git"))
     monkeypatch.setenv("GIT_WORK_TREE", str(theirs))
     assert environment.commit() == head
-    (ours / "b.py").write_text("changed")
+    file.write_text("changed")
     assert environment.commit() == f"{head}+dirty"
