@@ -75,9 +75,15 @@ def temporary_folder() -> Iterator[Path]:
                 with FileLock(left / LOCK, timeout=0):
                     shutil.rmtree(left)
     while True:
-        with tempfile.TemporaryDirectory(prefix=TEMPORARY, ignore_cleanup_errors=True) as name, FileLock(Path(name, LOCK)):
-            if Path(name, LOCK).exists():  # else another process took it for a dead one's before it was locked
-                yield Path(name)
+        with tempfile.TemporaryDirectory(prefix=TEMPORARY, ignore_cleanup_errors=True) as name:
+            lock = FileLock(Path(name, LOCK))
+            with suppress(FileNotFoundError):
+                lock.acquire()
+            if lock.is_locked and Path(name, LOCK).exists():  # else another process took it for a dead one's before it was locked
+                try:
+                    yield Path(name)
+                finally:
+                    lock.release()
                 return
 
 

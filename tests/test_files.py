@@ -106,18 +106,20 @@ def test_the_folders_of_killed_runs_are_swept_and_those_of_living_ones_stay(tmp_
     assert not living.exists()
 
 
-def test_a_folder_that_was_taken_for_a_dead_ones_is_made_again(tmp_path, monkeypatch):
-    """Another process sweeps between the making of the folder and its lock."""
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_folder_that_was_taken_for_a_dead_ones_is_made_again(tmp_path, monkeypatch, moment):
+    """Another process sweeps between the making of the folder and its lock, or while the lock is waited for."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     swept = []
 
     class Late(files.FileLock):
         def acquire(self, *args, **more):
-            out = super().acquire(*args, **more)
-            if not swept:
-                swept.append(Path(self.lock_file).parent)
-                shutil.rmtree(swept[0])
-            return out
+            if swept:
+                return super().acquire(*args, **more)
+            swept.append(Path(self.lock_file).parent)
+            out = super().acquire(*args, **more) if moment == "after" else None
+            shutil.rmtree(swept[0])
+            return out or os.open(self.lock_file, os.O_CREAT)  # as filelock opens it
 
     monkeypatch.setattr(files, "FileLock", Late)
     with files.temporary_folder() as own:
