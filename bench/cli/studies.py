@@ -63,14 +63,15 @@ def _neighbours(studies: Parser) -> None:
 def _ablation(studies: Parser) -> None:
     """What a change of the training is worth.
 
-    Trains every variant of a preset, samples from it and measures; writes OUT/ablation.md. A variant that has its row is not
-    trained again, one that was interrupted goes on from its last state.
+    Trains every variant of a preset with several seeds, samples and measures; writes OUT/ablation.md, which compares each variant
+    with the preset as it is. A training that has its row is not done again, one that was interrupted goes on from its last state.
     """
     p = studies.command("ablation", _ablation.__doc__, "ddim-bench study ablation --only 'cosine schedule'",
                         (BACKEND, DATA, DEVICE, DTYPE, SEED, OUT), body="study", study="ablation", goes_on_from="the last state")
     p.add_argument("--preset", metavar="NAME", default="quick", help=NAMED)
     p.add_argument("--only", action="append", default=[], metavar="VARIANT",
                    help="may be repeated; a name that does not exist lists them; default: all")
+    p.add_argument("--seeds", metavar="N[,M]", default="5,3", help="trainings of the preset as it is, and of each variant")
     p.add_argument("--images", type=int, default=96000, help="training images of a variant")
     p.add_argument("--samples", type=int, default=1024, help="images to measure")
     p.add_argument("--steps", type=int, metavar="S", default=50, help="sampling steps of DDIM")

@@ -8,6 +8,7 @@ from pathlib import Path
 import backends
 from bench.cli.launch import launched
 from bench.cli.options import UNSAID, at_least, data_choice, unsaid, unused
+from bench.cli.values import parse_seeds
 from bench.data.pixels import drawn_by, read_samples
 from bench.metric import make_fmnist_cnn
 from bench.presets import get_preset
@@ -31,7 +32,7 @@ def run(args: argparse.Namespace, command: str) -> int:
         _neighbours(args)
     elif args.study == "ablation":
         asked = ablation.Settings(args.preset, args.images, args.samples, args.steps, args.backend, args.device, args.dtype,
-                                  args.seed)
+                                  args.seed, parse_seeds(args.seeds))
         ablation.run(asked, args.only, data_choice(args), args.out, command)
     else:
         make_fmnist_cnn.run(args.data, args.seed, args.epochs, args.threads)

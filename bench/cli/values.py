@@ -53,7 +53,7 @@ def parse_eta(text: str) -> tuple[float | str, ...]:
 
 
 def parse_seeds(text: str) -> tuple[int, int]:
-    """ "3,1" or "3" as the numbers of sample seeds up to S = 100 and at S = 1000. Raises ConfigError."""
+    """ "3,1" or "3" as two numbers of seeds, of a table up to S = 100 and at S = 1000. Raises ConfigError."""
     require(re.fullmatch(r"\d{1,4}(,\d{1,4})?", text) is not None, "--seeds", text, "must be one or two whole numbers, such as 3,1")
     up_to, full = ([int(n) for n in text.split(",")] * 2)[:2]
     require(up_to >= 1 and full >= 1, "--seeds", text, "must be at least 1")

@@ -142,7 +142,7 @@ def compare(found: Features, target: Statistics, target_features: Features, seed
     n, width = found.shape
     size = min(KID_SUBSET_SIZE, n, len(target_features))
     kid = kid_features_to_metric(torch.from_numpy(found), torch.from_numpy(target_features), kid_subsets=KID_SUBSETS,
-                                 kid_subset_size=size, rng_seed=seed, verbose=False)
+                                 kid_subset_size=size, rng_seed=seed % 2**32, verbose=False)  # all that NumPy takes
     precision, recall, prc_size = _precision_recall(found, target_features, seed)
     fid = distance(statistics(found), target)
     fid_half = fid_inf = None

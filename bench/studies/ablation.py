@@ -1,9 +1,9 @@
 """What a change of the training is worth: `ddim-bench study ablation --only "cosine schedule"`.
 
-Every variant changes one setting of a preset, or two where that is named `A + B`. Each is trained for the same number of images
-from the same initial weights, samples with DDIM from the same x_T, and is measured against the same statistics. The preset as it
-is, trained with other seeds, tells how far chance alone moves the figures. A variant is a row of kind "study"; one that has its row
-is not trained again, one that was interrupted goes on from its last state. `ablation.md` shows the last row of every variant.
+Every variant changes one setting of a preset, or two where that is named `A + B`. Each is trained for the same number of images,
+several times: seed k has the same initial weights and batches in every variant. All sample with DDIM from the same x_T, and are
+measured against the same statistics. A training is a row of kind "study"; one that has its row is not done again, one that was
+interrupted goes on from its last state. `ablation.md` compares every variant with the preset as it is.
 """
 
 from __future__ import annotations
@@ -37,7 +37,6 @@ class Variant:
 
     change: Callable[[Preset], Preset] = lambda preset: preset
     longer: float = 1.0  # factor on the number of training images
-    seed: int = 0  # added to that of weights and batches
     flip: bool = False
 
 
@@ -56,8 +55,6 @@ def _batch(factor: float, change: Callable[[Preset], Preset] = Variant.change) -
 
 VARIANTS = {
     AS_IS: Variant(),
-    f"{AS_IS}, second seed": Variant(seed=1),
-    f"{AS_IS}, third seed": Variant(seed=2),
     "cosine schedule": Variant(_with("diffusion", schedule="cosine")),
     "v prediction": Variant(_with("diffusion", objective="v")),
     "min-SNR weighting": Variant(_with("diffusion", loss_weight="min_snr")),
@@ -85,20 +82,23 @@ class Settings:
     backend: str
     device: str
     dtype: str
-    seed: int
+    seed: int  # of the first training; further ones have the next numbers
+    seeds: tuple[int, int]  # trainings of the preset as it is, and of each variant
 
 
-def measure(name: str, asked: Settings, dataset: datasets.Dataset, out: Path) -> AnyRow | None:
-    """Train one variant, sample from it and measure; its row, or None where there is one of the same settings."""
+def measure(name: str, k: int, asked: Settings, dataset: datasets.Dataset, out: Path) -> AnyRow | None:
+    """Train one variant with its seed number k, sample from it and measure; its row, or None where there is one of the same
+    settings."""
     variant = VARIANTS[name]
     preset = variant.change(get_preset(asked.preset))
     steps = round(asked.images * variant.longer / preset.batch_size)
     require(steps > preset.optim.warmup_steps, "--images", asked.images,
             f"must be above {preset.optim.warmup_steps * preset.batch_size / variant.longer:.0f}, the warm-up of {name!r}")
     preset = replace(preset, optim=replace(preset.optim, total_steps=steps))
-    by, seed = fmnist_cnn.extractor(), asked.seed + variant.seed
+    by, seed = fmnist_cnn.extractor(), asked.seed + k
     config = {
-        "study": STUDY, "variant": name, "model": preset.model.to_dict(), "diffusion": preset.diffusion.to_dict(),
+        "study": STUDY, "variant": name, "images": asked.images,
+        "model": preset.model.to_dict(), "diffusion": preset.diffusion.to_dict(),
         "optim": preset.optim.to_dict(), "batch_size": preset.batch_size, "flip": variant.flip, "seed": seed, "dtype": asked.dtype,
         "dataset": dataset.provenance, "dataset_sha256": dataset.sha256, "samples": asked.samples, "sampling_steps": asked.steps,
         "eta": "0.0", "sample_seed": asked.seed, "reference": fid.DEFAULT_REFERENCE, "extractor": by.name,
@@ -107,8 +107,8 @@ def measure(name: str, asked: Settings, dataset: datasets.Dataset, out: Path) ->
     if any(row.config == config for row in rows.studies(rows.read(out / "rows"), Ablation)):
         return None
     model = api.new(preset.model, preset.diffusion, preset.optim, asked.backend, seed=seed, device=asked.device, dtype=asked.dtype)
-    folder = out / "work" / f"ablation-{asked.preset}-{name.replace(' ', '-').replace(',', '')}"
-    with tracked(total=steps, desc=f"train {name}", mininterval=2) as bar:
+    folder = out / "work" / f"ablation-{asked.preset}-{name.replace(' ', '-')}-seed-{seed}"
+    with tracked(total=steps, desc=f"train {name}, seed {seed}", mininterval=2) as bar:
         fit = model.train(dataset.images, steps, batch_size=preset.batch_size, seed=seed, flip=variant.flip, states=folder,
                           config={"dataset": dataset.sha256}, on_step=lambda n, _: bar.update(n - bar.n))
     images = model.follow(model.noise(asked.samples, asked.seed), model.plan(asked.steps), seed=asked.seed,
@@ -120,13 +120,16 @@ def measure(name: str, asked: Settings, dataset: datasets.Dataset, out: Path) ->
 
 
 def run(asked: Settings, only: Sequence[str], data: datasets.Choice, out: Path, command: str) -> None:
-    """Measure the variants `only`, by default all, that have no row in `out`/rows yet, and write the page after each.
+    """Measure the variants `only`, by default all, that have no row in `out`/rows yet, and write the page after each. The first
+    seed of all comes first, then the second of all.
 
     Raises ConfigError for an unknown variant, and for too few samples or images.
     """
     require(asked.samples >= 4 * fmnist_cnn.WIDTH, "--samples", asked.samples, f"must be at least {4 * fmnist_cnn.WIDTH}")
     for name in only:
         require(name in VARIANTS, "--only", name, f"must be one of {', '.join(VARIANTS)}")
+    require(asked.seed + max(asked.seeds) <= 2**64, "--seed", asked.seed,
+            f"must leave room for {max(asked.seeds)} seeds below 2^64")
     preset = get_preset(asked.preset)
     shape = Spec(preset.model, preset.diffusion).image_shape
     require_room("--samples", asked.samples, shape)
@@ -134,8 +137,11 @@ def run(asked: Settings, only: Sequence[str], data: datasets.Choice, out: Path, 
         steps = asked.images * variant.longer / preset.batch_size
         require(steps <= MOST_STEPS, "--images", asked.images, f"make {steps:g} steps; at most {MOST_STEPS:,} are done")
     dataset = data.load("fashion-mnist", shape, "train")
-    for name in only or VARIANTS:
-        if (row := measure(name, asked, dataset, out)) is not None:
-            rows.append(out / "rows", row)
-        files.write_page(out / "ablation.md", ablation_page.render(ablation_page.studied(rows.read(out / "rows")), command))
+    for k in range(max(asked.seeds)):
+        for name in only or VARIANTS:
+            if k >= asked.seeds[name != AS_IS]:
+                continue
+            if (row := measure(name, k, asked, dataset, out)) is not None:
+                rows.append(out / "rows", row)
+            files.write_page(out / "ablation.md", ablation_page.render(ablation_page.studied(rows.read(out / "rows")), command))
     print(f"report: {printable(out / 'ablation.md')}")

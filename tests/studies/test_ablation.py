@@ -5,14 +5,15 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from bench import presets
 from bench.cli.main import main
 from bench.data import datasets, pixels
 from bench.metric import fid, fmnist_cnn
+from bench.paths import ROOT
 from bench.presets import Preset, get_preset
 from bench.records import rows
-from bench.records.values import Ablation
 from bench.report import ablation_page
 from bench.studies import ablation
 from reference.config import DiffusionConfig, OptimConfig
@@ -20,7 +21,7 @@ from tests.helpers.tiny import TINY
 
 PRESET = Preset("tiny", replace(TINY, sample_size=28), None, DiffusionConfig(timesteps=20), OptimConfig(lr=1e-3, warmup_steps=2),
                 batch_size=4)
-SHORT = ["--preset", "tiny", "--images", "16", "--samples", "256", "--steps", "2"]
+SHORT = ["--preset", "tiny", "--images", "16", "--samples", "256", "--steps", "2", "--seeds", "1"]
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def test_a_variant_changes_what_it_names(name):
     before, after = ({f"{room}.{key}": value for room in ("model", "diffusion", "optim") for key, value in asdict(p)[room].items()}
                      | {"batch_size": p.batch_size} for p in (preset, variant.change(preset)))
     changed = [key for key in before if before[key] != after[key]]
-    changed += [key for key in ("longer", "seed", "flip") if getattr(variant, key) != getattr(ablation.Variant(), key)]
+    changed += [key for key in ("longer", "flip") if getattr(variant, key) != getattr(ablation.Variant(), key)]
     assert len(changed) == (name != ablation_page.AS_IS) + name.count(" + "), changed
 
 
@@ -62,8 +63,9 @@ def test_each_variant_is_trained_once_and_measured(tiny, tmp_path, monkeypatch, 
 
 def test_figures_are_those_of_the_trained_network(tiny, tmp_path):
     """The same training and sampling by the library's own functions."""
-    assert main(["study", "ablation", *SHORT, "--only", "as it is, second seed", "--out", str(tmp_path)]) == 0
-    [row] = rows.read(tmp_path / "rows")
+    assert main(["study", "ablation", *SHORT, "--only", "as it is", "--seeds", "2,1", "--out", str(tmp_path)]) == 0
+    first, row = rows.read(tmp_path / "rows")
+    assert (first.config["seed"], row.config["seed"]) == (0, 1) and first.values["fid"] != row.values["fid"]
     model = ablation.api.new(PRESET.model, PRESET.diffusion, replace(PRESET.optim, total_steps=4), seed=1)
     fit = model.train(datasets.load().images, 4, batch_size=4, seed=1)
     images = pixels.to_uint8(model.sample(256, steps=2))
@@ -72,22 +74,66 @@ def test_figures_are_those_of_the_trained_network(tiny, tmp_path):
     assert row.values["losses_mean_of_last"] == pytest.approx(np.mean(fit.losses), rel=1e-12)
 
 
-def test_the_spread_between_seeds_is_stated(tiny, tmp_path):
-    assert main(["study", "ablation", *SHORT, "--only", "as it is", "--out", str(tmp_path)]) == 0
-    [row] = rows.read(tmp_path / "rows")
-    for name, value in (("as it is, second seed", 4.0), ("as it is", 1.0), ("flips", 100.0)):  # the newest row counts
-        rows.append(tmp_path / "rows", replace(row, created="2999-01-01T00:00:00+00:00", config=row.config | {"variant": name},
-                                               values=row.values | {"fid": value}))
-    studies = rows.studies(rows.read(tmp_path / "rows"), Ablation)
-    told = ablation_page.render(studies, "python")
-    assert "over the 2 training seeds of the preset as it is: mean 2.5, standard deviation 2.1;" in told
-    assert ablation_page.table(studies)["fid"].tolist() == [1, 4, 100]
+def trainings(fids, **config):
+    """Rows of {variant: FID of seeds 0, 1, ..}."""
+    row = next(row for row in rows.read(ROOT / "results" / "rows") if row.config.get("study") == "ablation")
+    each = [(name, seed, fid) for name, those in fids.items() for seed, fid in enumerate(those)]
+    return [replace(row, created=f"2030-01-01T00:00:{k:02d}+00:00", config=row.config | {"variant": name, "seed": seed} | config,
+                    values=row.values | {"fid": float(fid)}) for k, (name, seed, fid) in enumerate(each)]
+
+
+def test_the_test_is_students_with_the_degrees_of_freedom_of_the_seeds():
+    fids = {"as it is": [100, 104, 98, 103, 99], "flips": [95, 97, 91], "dropout 0.1": [101, 104, 97]}
+    frame = ablation_page.table(ablation_page.studied(trainings(fids))).set_index("variant")
+    for name in ("flips", "dropout 0.1"):
+        expected = stats.ttest_ind(fids[name], fids["as it is"])
+        assert frame.loc[name, "p"] == pytest.approx(expected.pvalue) and expected.df == 6
+        low, high = expected.confidence_interval()
+        assert frame.loc[name, ["difference", "half"]].tolist() == pytest.approx([(low + high) / 2, (high - low) / 2])
+    assert frame.loc["flips", "adjusted"] == pytest.approx(2 * frame.loc["flips", "p"])
+    assert frame.loc["dropout 0.1", "adjusted"] == pytest.approx(frame.loc["dropout 0.1", "p"])
+    page = ablation_page.render(ablation_page.studied(trainings(fids)), "python")
+    assert re.search(r"\| flips .* better ", page) and re.search(r"\| dropout 0.1 .* cannot tell ", page)
+    assert "from that of the 5 trainings" in page and "100.80 ± 2.6" in page
+
+
+def test_holm_steps_down():
+    """p of 0.01, 0.04, 0.03, 0.005 become 0.03, 0.06, 0.06, 0.02 (Holm 1979)."""
+    assert ablation_page.holm(np.array([0.01, 0.04, np.nan, 0.03, 0.005])) == pytest.approx([0.03, 0.06, np.nan, 0.06, 0.02],
+                                                                                        nan_ok=True)
+
+
+def test_a_table_of_equal_variants_has_a_false_alarm_in_5_of_100_and_one_of_another_size_its_power():
+    rng, alarms, told = np.random.default_rng(0), 0, 0
+    for _ in range(400):
+        base, others = rng.standard_normal(5), rng.standard_normal((12, 3))
+        compared = [ablation_page._compared(other, base) for other in others]
+        alarms += bool((ablation_page.holm(np.array([c["p"] for c in compared])) < 0.05).any())
+        size = compared[0]["detectable"]
+        told += size > 0
+    assert alarms / 400 < 0.08 and told == 400
+    errors = [ablation_page._compared(rng.standard_normal(3) + 2.7, rng.standard_normal(5))["p"] < 0.05 for _ in range(1000)]
+    typical = np.median([ablation_page._compared(rng.standard_normal(3), rng.standard_normal(5))["detectable"] for _ in range(400)])
+    assert np.mean(errors) > 0.8 and typical == pytest.approx(2.4, abs=0.3)
+
+
+def test_only_trainings_that_compare_stand_on_the_page():
+    """Of one length; of a seed the newest; older rows name their seed in the variant."""
+    old = trainings({"as it is": [1, 2], "as it is, third seed": [3]}, images=None)
+    old[2] = replace(old[2], config=old[2].config | {"seed": 2})
+    assert ablation_page.table(ablation_page.studied(old))["seeds"].tolist() == [3]
+    new = [replace(row, created=f"2031{row.created[4:]}") for row in trainings({"as it is": [7, 8], "flips": [9]}, images=16)]
+    again = replace(new[1], created="2032-01-01T00:00:00+00:00", values=new[1].values | {"fid": 10.0})
+    frame = ablation_page.table(ablation_page.studied([*old, *new, again]))
+    assert frame["seeds"].tolist() == [2, 1] and frame["fid"].tolist() == [8.5, 9.0]
 
 
 @pytest.mark.parametrize("arguments, message", [
     (["--only", "magic"], "--only='magic': must be one of as it is, "),
     (["--samples", "255"], "--samples=255: must be at least 256"),
     (["--images", "8"], "--images=8: must be above 8, the warm-up of 'as it is'"),
+    (["--seeds", "0"], "--seeds='0': must be at least 1"), (["--seeds", "x"], "--seeds='x': must be one or two whole numbers"),
+    (["--seeds", "2", "--seed", str(2**64 - 1)], "must leave room for 2 seeds below 2^64"),
     (["--preset", "none"], "--preset='none': must be one of"),
 ])
 def test_mistakes_are_one_line(tiny, tmp_path, capsys, arguments, message):
