@@ -49,16 +49,17 @@ class TorchBackend:
         # training step gains 3%, sampling nothing; a bfloat16 sampling step would lose 7% (results/tries.md).
         channels_last = self.tuned and not (self.device.type == "cpu" and spec.dtype == "bfloat16" and self.execution == "eager")
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
-        # float32 means float32: torch's default runs convolutions on CUDA in TF32. bfloat16 is the fast dtype there.
+        # float32 means float32: torch's default runs convolutions on CUDA in TF32. float64's add in no fixed order unless told.
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.deterministic = spec.dtype == "float64"
         self.network = UNet(spec.model).to(self.device, self.dtype)
         self.network.to(memory_format=self.layout)  # type: ignore[call-overload]
         self.ema = copy.deepcopy(self.network).eval().requires_grad_(False)
         trained = distributed.averaged(self.network, spec)
         self.trained = self._compile(trained) if self.execution == "compiled" else trained
         self.process = Process(spec.diffusion, self.device)
-        # A training step on CUDA as one graph: launches from Python made an H200 wait for half of the time. Fused Adam takes a
-        # learning rate on the device in float32 alone, and float16's scaler looks at values.
+        # One CUDA graph a training step: launches from Python made an H200 wait for half of the time. Fused Adam takes a learning
+        # rate on the device in float32 alone, and float16's scaler looks at values.
         self.recorded = self.tuned and self.device.type == "cuda" and spec.dtype in ("float32", "bfloat16") and spec.processes == 1
         self.optimiser = Optimiser(spec.optim, self.network, self.ema, self.tuned, spec.dtype == "float16", self.recorded)
         self.graphs: dict[int, Graph] = {}
@@ -246,5 +247,4 @@ class TorchBackend:
         return x.to(self.dtype, memory_format=self.layout)
 
     def _autocast(self, enabled: bool = True) -> torch.autocast:
-        return torch.autocast(self.device.type, DTYPES[self.spec.dtype],
-                              enabled=enabled and self.spec.dtype in ("bfloat16", "float16"))
+        return torch.autocast(self.device.type, dtype := DTYPES[self.spec.dtype], enabled=enabled and dtype.itemsize == 2)

@@ -181,10 +181,15 @@ def halve(x: Tensor) -> Tensor:
 
 def double(x: Tensor) -> Tensor:
     """Nearest neighbour."""
-    if x.is_cuda and torch.compiler.is_compiling():  # whose gradient of torch's own adds atomically: slowly, in no fixed order
-        pixels = x.permute(0, 2, 3, 1)[:, :, None, :, None]
-        return pixels.expand(-1, -1, 2, -1, 2, -1).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
+    if x.is_cuda and torch.compiler.is_compiling():
+        return _doubled(x)
     return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+def _doubled(x: Tensor) -> Tensor:
+    """`double` in channels_last, by a copy. Compiled, the gradient of torch's own adds atomically: slowly, in no fixed order."""
+    pixels = x.permute(0, 2, 3, 1)[:, :, None, :, None]
+    return pixels.expand(-1, -1, 2, -1, 2, -1).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
 
 
 class Downsample(nn.Module):
