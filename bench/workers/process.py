@@ -27,6 +27,7 @@ from bench.workers.errors import WorkerDied, WorkerError, WrongAnswer
 from reference.config import ConfigError
 
 SILENCE_SECONDS = 300.0  # without a heartbeat; a compilation may hold the GIL for long
+LEAVING_SECONDS = 60.0  # for an idle child to end by itself; MindSpore's takes leave of others, slowly on a busy machine
 LOOK_SECONDS = 0.5  # between two looks at the pipe
 TAIL_LINES, TAIL_BYTES = 5, 4096
 ERRORS: dict[str, type[Exception]] = {kind.__name__: kind for kind in (ConfigError, NotInstalled, WrongAnswer)}
@@ -42,7 +43,7 @@ class Worker:
     def __init__(self, backend: str, spec: Mapping[str, Any], threads: int, log_path: Path,
                  silence: float = SILENCE_SECONDS) -> None:
         self.backend, self.silence, self.log_path = backend, silence, Path(log_path)
-        self._received, self._dead = bytearray(), ""
+        self._received, self._dead, self._busy = bytearray(), "", False
         self._awake, self._last = 0.0, time.monotonic()
         paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {**os.environ, **worker_env(threads), "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
@@ -89,8 +90,10 @@ class Worker:
                         if on_progress:
                             on_progress(done, total)
                     case {"error": str(kind), "message": str(text)}:
+                        self._busy = False
                         raise ERRORS.get(kind, WorkerError)(printable(text))
                     case {"reply": dict(values)} if set(values) == {field.name for field in fields(command.reply)}:
+                        self._busy = False
                         return command.reply(**values)
                     case _:
                         self._die(f"wrote what is no message to its pipe in {name}, {message!r:.80}")
@@ -104,7 +107,7 @@ class Worker:
         with contextlib.suppress(OSError):
             self._process.stdin.close()
         if not self._dead:  # a dead one's group was killed at once; by now its id may belong to another process
-            for end, patience in ((None, 1.0), (signal.SIGTERM, 3.0), (signal.SIGKILL, None)):
+            for end, patience in ((None, 1.0 if self._busy else LEAVING_SECONDS), (signal.SIGTERM, 3.0), (signal.SIGKILL, None)):
                 if end is not None:
                     self._kill(end)
                 with contextlib.suppress(subprocess.TimeoutExpired):
@@ -119,6 +122,7 @@ class Worker:
 
     def _send(self, message: dict[str, Any]) -> None:
         assert self._process.stdin is not None
+        self._busy = True
         self._process.stdin.write(json.dumps(message).encode() + b"\n")
         self._process.stdin.flush()
 

@@ -1,5 +1,6 @@
 """A backend in NumPy that misbehaves on request, registered by an entry point as an outside package would be."""
 
+import atexit
 import os
 import signal
 import sys
@@ -17,6 +18,8 @@ def create(spec):
     if harm() == "no framework":
         from backends import NotInstalled
         raise NotInstalled("backend='fake': no module; to install: pip install fake")
+    if harm() == "slow to end":
+        atexit.register(lambda: (time.sleep(2), print("took leave")))
     return Fake(spec)
 
 

@@ -275,6 +275,12 @@ def test_closing_a_dead_worker_kills_nobody(start, images, monkeypatch):
     assert killed == []
 
 
+def test_an_idle_worker_may_end_in_its_own_time(start, tmp_path):
+    """MindSpore's scheduler counts a process that was ended before it took leave as a failure of the whole job."""
+    start("slow to end").close()
+    assert "took leave" in (tmp_path / "fake.log").read_text()
+
+
 def test_a_frozen_worker_is_ended(start, images):
     worker, began = start("freeze", silence=3.0), time.monotonic()
     with pytest.raises(WorkerDied, match="sent no heartbeat for 3 s in train and was killed"):
