@@ -26,6 +26,7 @@ FEWEST = {"plms": 2, "pndm": 4, "dpmpp_2s": 2, "dpmpp_2m": 2, "dpmpp_3m": 3, "dp
 FROM_ZERO = ("ddim", "ddpm", "dpmpp_2m", "dpmpp_3m", "dpmpp_2m_sde")  # their first step has a limit from alpha_bar = 0
 FAST = tuple(name for name in SOLVERS if name not in ("ddim", "ddpm"))  # the samplers that `make_plan` does not have
 NOISY = ("ddim", "dpmpp_2m_sde")  # the samplers with an eta
+TRAILING = ("heun", "dpmpp_2s", "dpmpp_3m", "unipc_3")  # have this spacing by default, by results/solver-grids.md
 STOCHASTIC = (*NOISY, "dpmpp_2m", "dpmpp_3m")  # those whose variant may have one
 
 
@@ -46,7 +47,8 @@ _UNIPC = Code(Variant(lower_below=math.inf), "diffusers_unipc", "linspace")
 _K = Code(Variant(), "k_diffusion", "linspace", start="sigma")
 
 CODES: dict[str, dict[str, Code]] = {
-    "plain": {name: Code(Variant(eta=float(name == "dpmpp_2m_sde"))) for name in SOLVERS},
+    "plain": {name: Code(Variant(eta=float(name == "dpmpp_2m_sde")), spacing="trailing" if name in TRAILING else "leading")
+              for name in SOLVERS},
     "diffusers": {
         "heun": Code(grid="diffusers_heun", spacing="linspace", start="sigma"),
         "plms": Code(grid="diffusers_pndm", final_alpha_bar="first"),

@@ -127,7 +127,8 @@ OUT = _parent(("--out", {"type": Path, "metavar": "FOLDER", "default": RESULTS,
                          "help": "of rows, figures and pages; default: results"}))
 FRESH = _parent(("--fresh", {"action": "store_true", "help": "do finished work again"}))
 SPACING = _parent(("--spacing", {"metavar": "NAME", "help": "how timesteps are chosen: leading (uniform), linspace, trailing or "
-                                 "quad; default: the convention's"}))
+                                 "quad; default: the convention's; for plain that of the fast solvers heun, dpmpp_2s, dpmpp_3m and "
+                                 "unipc_3 is trailing"}))
 
 SAMPLING = _parent(
     ("--clip", {"metavar": "RULE", "help": "of the predicted image: none, a largest value such as 1 or 3.5, or "

@@ -46,7 +46,7 @@ class Cell:
         """Arguments of `plan_of` for a path of few steps that compiles what this cell needs; plain, since not every convention has
         short paths."""
         if self.sampler:
-            return {"steps": FEWEST.get(self.sampler, 1), "sampler": self.sampler}
+            return {"steps": FEWEST.get(self.sampler, 1), "sampler": self.sampler, "spacing": "leading"}
         return {"steps": min(2, self.steps), "eta": 0.0}
 
 

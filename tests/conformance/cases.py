@@ -241,8 +241,9 @@ LONG = plan_of("ddim", DDIM, SHORT, 300)  # beyond 256 steps
 
 def solved(sampler: str, steps: int = 6, convention: str = "plain", *, diffusion: dict[str, Any] | None = None,
            **choices: Any) -> SolverPlan:
-    """A path of a fast solver."""
-    return make_solver_plan(DiffusionConfig(**(diffusion or {})), steps, sampler=sampler, convention=convention, **choices)
+    """A path of a fast solver, of convention plain on leading timesteps where nothing else is said."""
+    said = ({"spacing": "leading"} if convention == "plain" else {}) | choices
+    return make_solver_plan(DiffusionConfig(**(diffusion or {})), steps, sampler=sampler, convention=convention, **said)
 
 
 # Fast solvers: every code's, and every choice that moves a table.

@@ -337,6 +337,14 @@ def test_zero_snr_warns_of_nothing(convention, sampler):
         assert np.isfinite([*plan.t, *plan.alpha, *plan.sigma, *weights]).all(), spacing
 
 
+@pytest.mark.parametrize("sampler", sorted(CODES["plain"]))
+def test_default_spacing_of_ours(sampler):
+    """Third orders and steps of two calls miss the image after a last step that is long in log-SNR (results/solver-grids.md)."""
+    plan, T = make_solver_plan(LINEAR, 10, sampler=sampler), LINEAR.timesteps
+    assert plan.t[0] == (T - 1 if sampler in ("heun", "dpmpp_2s", "dpmpp_3m", "unipc_3") else T - T // 10)
+    assert plan == make_solver_plan(LINEAR, 10, sampler=sampler, spacing="trailing" if plan.t[0] == T - 1 else "leading")
+
+
 def test_every_code_names_its_source():
     assert list(SOURCES) and set(SOURCES) == set(CODES)
     plan = make_solver_plan(LINEAR, 5, sampler="heun")
