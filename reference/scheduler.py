@@ -63,6 +63,8 @@ class Scheduler(Record):
 
     def __post_init__(self) -> None:
         freeze(self)
+        endless = {key: str(value) for key, value in self.solver.items() if isinstance(value, float) and math.isinf(value)}
+        object.__setattr__(self, "solver", self.solver | endless)  # rows are JSON, which has no infinity
         for name, allowed in (("name", CLASSES), ("timestep_spacing", SPACINGS), ("variance_type", tuple(FIXED))):
             if getattr(self, name) is not None:
                 choice(name, getattr(self, name), allowed)

@@ -69,7 +69,7 @@ def _typed(key: str, value: Any, default: Any) -> Any:
     if isinstance(default, float) and value in ("-inf", "inf"):
         return float(value)
     kind = (int, float) if isinstance(default, float) else list if isinstance(default, tuple) else type(default)
-    fits = default is None or (isinstance(value, kind) and isinstance(value, bool) == isinstance(default, bool))
+    fits = default is None or (isinstance(value, kind) and isinstance(value, bool) == isinstance(default, bool) and value == value)
     require(fits, key, value, f"must be of type {type(default).__name__}")
     return value
 

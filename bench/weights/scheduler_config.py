@@ -99,7 +99,8 @@ def note_unused(scheduler: Scheduler, convention: str, *samplers: str | None) ->
 def sampling_json(scheduler: Scheduler) -> dict[str, Any]:
     """The keys of a `scheduler_config.json` that concern sampling, all but the variance's."""
     if scheduler.fast:
-        return {key: value for key, value in scheduler.solver.items() if key != "variance_type"}
+        return {key: float(value) if value in ("inf", "-inf") else value  # diffusers writes -Infinity
+                for key, value in scheduler.solver.items() if key != "variance_type"}
     known = SAMPLING | OWN[written_class(scheduler)]
     said = scheduler.to_dict()
     return {key: said.get(key, default) for key, default in known.items() if key != "variance_type"}

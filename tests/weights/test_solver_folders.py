@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from pathlib import Path
 
@@ -131,6 +132,8 @@ def test_the_folder_says_sampler_and_settings(name, net, tmp_path, capsys):
     folder = str(written(tmp_path / "p", class_of(name)(**FOLDERS[name]), net))
     model, out, steps = load(folder), str(tmp_path / "a.npy"), 10
     own = model.scheduler.sampler
+    as_json = json.dumps(model.scheduler.to_dict(), allow_nan=False)  # as rows and workers have it
+    assert Scheduler.from_dict(json.loads(as_json)) == model.scheduler
     plan = model.solver_plan(steps, sampler=own, convention="diffusers")
     wanted = model.follow(model.noise(2), plan)
     np.testing.assert_array_equal(model.sample(2, steps, convention="diffusers"), wanted)
@@ -184,6 +187,7 @@ def test_what_the_solver_of_the_folder_lacks_is_one_line(words, said, net, tmp_p
 @pytest.mark.parametrize("name, changes, said", [
     (MULTI, {"solver_order": 1}, "solver_order=1: must be one of 2, 3"),
     (MULTI, {"solver_order": [2]}, r"solver_order=\[2\]: must be of type int"),
+    (MULTI, {"flow_shift": math.nan}, "flow_shift=nan: must be of type float"),
     (MULTI, {"use_beta_sigmas": True}, "use_beta_sigmas=True: only False"),
     (MULTI, {"sample_max_value": "much", "thresholding": True}, "sample_max_value='much': must be of type float"),
     (MULTI, {"prediction_type": "flow_prediction"}, "prediction_type='flow_prediction': must be one of epsilon, sample, v_pred"),
