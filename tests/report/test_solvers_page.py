@@ -89,7 +89,8 @@ def table(**more):
 
 def test_the_cells_are_each_solver_at_every_s_on_its_own_grid_and_those_of_the_claims():
     whole = solver_table.cells(list(solver_table.STEPS), list(solver_table.SOLVERS), 0, 3)
-    assert len(whole) == len(set(whole)) == 3 * (6 * 10 + 3 + 1) and [c.seed for c in whole] == sorted(c.seed for c in whole)
+    assert len(whole) == len(set(whole)) == 3 * (6 * len(solver_table.SOLVERS) + 3 + 1)
+    assert [c.seed for c in whole] == sorted(c.seed for c in whole)
     assert {c.sampler for c in whole} == set(CODES["plain"]) - {"ddpm"}
     assert all(c.spacing == CODES["plain"][c.sampler].spacing for c in whole)
     assert {c.eta for c in whole if c.sampler == "dpmpp_2m_sde"} == {1.0} and {c.eta for c in whole if c.sampler == "ddim"} == {0.0}
@@ -116,7 +117,8 @@ def test_claims_compare_equal_calls():
 def test_the_plan_names_both_networks_and_every_cell(capsys, tmp_path):
     assert main(["run", "--table", "solvers", "--dry-run=plan", "--backends", "torch", "--out", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out
-    assert '"name": "table"' in said and '"name": "table-base"' in said and said.count("sample and measure") == 2 * 192
+    assert '"name": "table"' in said and '"name": "table-base"' in said
+    assert said.count("sample and measure") == 2 * 3 * (6 * len(solver_table.SOLVERS) + 4)
     assert said.count("torch: sample and measure heun S=3 eta=0.0 ") == 6 and "train 60" not in said
     assert main(["run", "--table", "solvers", "--dry-run=plan", "--backends", "torch", "--preset", "table", "--steps", "5",
                  "--sampler", "heun,dpmpp_2m", "--seeds", "1", "--out", str(tmp_path / "out")]) == 0
