@@ -22,6 +22,7 @@ PURPOSES = {
     "bootstrap": 8, "check": 9, "split": 10, "extractor": 11,
     "subset": 12,  # of the images that a metric takes, by their number
     "bound": 13,  # of the likelihood, by image and timestep
+    "ceiling": 14,  # of the metric's noise images, by image
 }
 _LOW = np.uint64(0xFFFFFFFF)
 _32 = np.uint64(32)

@@ -170,9 +170,10 @@ def floor(n: int = 10000, reference: str | Dataset = DEFAULT_REFERENCE, metric_d
 
 def ceiling(n: int = 10000, reference: str | Dataset = DEFAULT_REFERENCE, metric_device: str = "cpu", seed: int = 0,
             extractor: Extractor | None = None) -> Result:
-    """What no model at all scores: n images of standard normal noise, clipped like a sample."""
+    """What no model at all scores: n images of standard normal noise, clipped like a sample. Image i of a seed is the same for
+    every n."""
     shape = reference.images.shape[1:] if isinstance(reference, Dataset) else (1, 28, 28)
-    noise = np.random.Generator(np.random.Philox(seed)).standard_normal((n, *shape), np.float32)
+    noise = streams.normal(seed, "ceiling", np.arange(n), shape)
     return evaluate(to_uint8(noise), reference, metric_device, extractor=extractor)
 
 

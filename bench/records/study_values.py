@@ -3,7 +3,7 @@
 A row of study "ablation" or "tries" holds a record of the main job, and is described there.
 """
 
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, NotRequired, TypedDict
 
 
 class Bits(TypedDict):
@@ -30,6 +30,7 @@ class Point(TypedDict):
     disjoint: Annotated[bool, "whether no image is in two parts"]
     fid: Annotated[list[float], "of every part"]
     fid_half: Annotated[list[Any], "of the halves of every part, the mean of both; empty where they are too few"]
+    resampled: NotRequired[Annotated[list[float], "of all images: FID of as many of them drawn with replacement"]]
 
 
 class Noise(TypedDict):

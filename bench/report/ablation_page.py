@@ -112,7 +112,7 @@ def shown(studies: list[Row[Ablation]]) -> pd.DataFrame:
                        zip(frame["difference"], frame["half"], strict=True)],
         "told in 80%": text("detectable", ".1f"), "p": text("adjusted", ".2g"),
         "verdict": [verdict(a, b) for a, b in zip(frame["difference"], frame["adjusted"], strict=True)],
-        "KID": text("kid", ".4f"), "precision": text("precision", ".3f"), "recall": text("recall", ".3f"),
+        "KID": text("kid", ".2g"), "precision": text("precision", ".3f"), "recall": text("recall", ".3f"),
     })
 
 

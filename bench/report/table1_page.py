@@ -28,7 +28,8 @@ def pivot(statistics: pd.DataFrame, measure: str) -> pd.DataFrame:
     """
     text = pd.DataFrame({
         "eta": [eta.removesuffix(".0") for eta in statistics["eta"]], "spacing": statistics["spacing"], "S": statistics["S"],
-        "text": [figure(mean, sd) for mean, sd in zip(statistics[f"{measure}_mean"], statistics[f"{measure}_sd"], strict=True)]})
+        "text": [figure(mean, sd, 2 if measure == "kid" else 4) for mean, sd in
+                 zip(statistics[f"{measure}_mean"], statistics[f"{measure}_sd"], strict=True)]})
     order = list(dict.fromkeys(zip(text["eta"], text["spacing"], strict=True)))
     return text.pivot(index=["eta", "spacing"], columns="S", values="text").loc[sorted(order, key=_by_eta)].fillna("").reset_index()
 
@@ -38,9 +39,10 @@ def _by_eta(line: tuple[str, str]) -> tuple[int, str]:
     return known.index(line[0]) if line[0] in known else len(known), line[1]
 
 
-def figure(mean: float, sd: float) -> str:
-    """A mean and its standard deviation as text; a NaN deviation is left out, a NaN mean gives ""."""
-    return "" if pd.isna(mean) else f"{mean:.4g}" if pd.isna(sd) else f"{mean:.4g} ± {sd:.2g}"
+def figure(mean: float, sd: float, digits: int = 4) -> str:
+    """A mean and its standard deviation as text; a NaN deviation is left out, a NaN mean gives "". KID, whose subsets and few
+    reference images make more digits chance, gets 2."""
+    return "" if pd.isna(mean) else f"{mean:.{digits}g}" if pd.isna(sd) else f"{mean:.{digits}g} ± {sd:.2g}"
 
 
 def page(rows: list[AnyRow], command: str, missing: list[str]) -> str:

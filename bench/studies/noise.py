@@ -33,6 +33,7 @@ from reference.config import require
 SIZES = (128, 256, 512, 1024, 2048, 4096, 8192)
 PARTS = 64  # of one size, at most
 DRAWN = 16  # random parts of a size that fits only once
+RESAMPLES = 200  # of the whole set, which is one part and has no spread of its own
 
 
 def parts(total: int, n: int, seed: int) -> list[NDArray[np.int64]]:
@@ -44,7 +45,8 @@ def parts(total: int, n: int, seed: int) -> list[NDArray[np.int64]]:
 
 
 def measure(found: fid.Features, target: fid.Statistics, seed: int) -> list[dict[str, Any]]:
-    """FID of every part of features (N, d), and the mean of its halves where both are large enough; one entry a size."""
+    """FID of every part of features (N, d), and the mean of its halves where both are large enough; one entry a size, the last of
+    which has the bootstrap's resamples too."""
     least, out = 2 * found.shape[1], []
     for n in sorted({*(n for n in SIZES if least <= n < len(found)), len(found)}):
         whole, half = [], []
@@ -53,6 +55,8 @@ def measure(found: fid.Features, target: fid.Statistics, seed: int) -> list[dict
             if n >= 2 * least:
                 half.append(sum(fid.distance(fid.statistics(found[part[i:n // 2 * 2:2]]), target) for i in (0, 1)) / 2)
         out.append({"n": n, "disjoint": len(found) // n > 1, "fid": whole, "fid_half": half})
+    picks = (streams.uniform_int(seed, "subset", np.arange(len(found)), len(found), step=k) for k in range(RESAMPLES))
+    out[-1]["resampled"] = [fid.distance(fid.statistics(found[pick]), target) for pick in picks]
     return out
 
 

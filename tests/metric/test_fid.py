@@ -6,7 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from bench.data import datasets
+from bench import streams
+from bench.data import datasets, pixels
 from bench.metric import fid, fmnist_cnn
 from reference.config import ConfigError
 from reference.frechet import frechet_distance, statistics
@@ -165,6 +166,18 @@ def test_flips_and_noise_and_blank_images_are_far_from_real_ones():
     assert fid.evaluate(flipped)["fid"] > 10 * real["fid"]
     assert noise["fid"] > 100 * real["fid"]
     assert abs(real["kid"]) < 0.01 * noise["kid"]
+
+
+def test_the_ceiling_is_of_this_projects_streams(monkeypatch):
+    """Image i of a seed is the same for every n, on every NumPy."""
+    seen = []
+    monkeypatch.setattr(fid, "evaluate", lambda images, *_, **__: seen.append(images))
+    fid.ceiling(130)
+    fid.ceiling(2)
+    fid.ceiling(2, seed=1)
+    assert np.array_equal(seen[0][:2], seen[1]) and not np.array_equal(seen[1], seen[2])
+    assert np.array_equal(seen[1], pixels.to_uint8(streams.normal(0, "ceiling", np.arange(2), (1, 28, 28))))
+    assert 0.25 < np.mean((seen[0] == 0) | (seen[0] == 255)) < 0.4, "32% of a normal distribution is clipped"
 
 
 def test_images_that_the_extractor_saw_do_not_flatter_the_reference():

@@ -131,7 +131,8 @@ def _distance(study: Row[Noise], held_out: Row[Noise] | None) -> dict[str, Any]:
     """FID of all images of a study of noise, and that of as many held-out ones."""
     frame, c = noise_page.table(study), study.config
     last = frame.iloc[-1]
-    line = {"n": f"{last['n']:,.0f}", f"FID[{c['extractor']}]": f"{last['fid']:.2f} ± {last['fid_sd']:.2f}"}
+    spread = "" if pd.isna(last["fid_sd"]) else f" ± {last['fid_sd']:.2f}"
+    line = {"n": f"{last['n']:,.0f}", f"FID[{c['extractor']}]": f"{last['fid']:.2f}{spread}"}
     if held_out is not None:
         floors = noise_page.table(held_out)
         for floor in floors["fid"][floors["n"] == last["n"]]:
