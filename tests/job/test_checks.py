@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from bench.job import checks, measuring
+from bench.job.job import GATED_STEPS
 from bench.metric import fid
 from bench.records.cells import Cells
 from bench.records.notebook import Notebook
@@ -76,12 +77,37 @@ def test_two_backends_are_compared_with_the_first(tmp_path: Path) -> None:
     assert ended.code == 4 and "torch wrong: images, S=4, eta=0.0 off by" in ended.stderr
 
 
+@pytest.mark.parametrize(("steps", "verdict"), [(GATED_STEPS, "ok"), (GATED_STEPS + 1, "")])
+def test_images_of_so_many_steps_are_compared_with_a_verdict(tmp_path: Path, steps: int, verdict: str) -> None:
+    """Images of more steps are compared and reported."""
+    book, cell, drawn = Notebook(Cells(tmp_path, fresh=False), "tiny"), Cell(steps, 0.0, None, 0), {}
+    for backend, value in (("torch", 0.0), ("wrong", 1e-4)):
+        drawn[backend, cell] = tmp_path / f"{backend}.npy"
+        np.save(drawn[backend, cell], np.full((8, 1, 8, 8), value, np.float32))
+    checks.images(job(("torch", "wrong"), steps=(steps,), etas=(0.0,), diffusion=LONG), book, drawn)
+    (found,) = book.rows
+    assert found.values["images"]["error"] == pytest.approx(1e-4)
+    assert (found.values["images"]["tolerance"] is not None) == (verdict == "ok")
+
+
+def test_the_losses_of_every_further_backend_are_compared(tmp_path: Path) -> None:
+    """A third one's, too."""
+    book = Notebook(Cells(tmp_path, fresh=False), "tiny")
+    asked = job(("torch",))
+    trained = [book.row("train", name, asked.train_key(name), {"losses": [loss] * 12, "seconds": 1.0, "first_seconds": 1.0})
+               for name, loss in (("torch", 1.0), ("one", 1.0), ("two", 2.0))]
+    checks.losses(asked, book, trained)
+    assert [(row.backend, row.values["losses_of_10_steps"]["ok"]) for row in book.rows] == [
+        ("torch one", True), ("torch two", False)]
+
+
 def test_a_disagreement_outweighs_what_is_missing(tmp_path: Path) -> None:
-    """Exit code 3 for the latter alone."""
-    ended = run(job(etas=(1.0,), train_steps=0), tmp_path / "missing", "one image not finite")
-    assert ended.code == 3 and "missing: sample wrong" in ended.stdout
+    """Exit code 3 for the latter alone. An answer that is none is both."""
     with patch.object(checks, "timed", side_effect=lambda job, crew, book, backend: book.missing.append("missing: x")):
+        assert run(job(("torch",), etas=(1.0,), train_steps=0), tmp_path / "missing").code == 3
         assert run(job(etas=(1.0,), train_steps=0), tmp_path / "both", "images too dark").code == 4
+    ended = run(job(etas=(1.0,), train_steps=0), tmp_path / "none", "one image not finite")
+    assert ended.code == 4 and "missing: sample wrong" in ended.stdout and "sample wrong: worker wrong" in ended.stderr
 
 
 def test_only_long_paths_are_checked_beyond_their_first_steps(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 
 from reference.config import LOSS_WEIGHTS, OBJECTIVES, SCHEDULES, VARIANCES, ConfigError, DiffusionConfig, ModelConfig, OptimConfig
+from reference.scheduler import Scheduler, parse_clip
 
 from .strategies import LAW, diffusions
 
@@ -167,3 +168,32 @@ def test_heads_are_checked_where_attention_is():
 
 def test_learned_variance():
     assert [v for v in VARIANCES if DiffusionConfig(variance=v).learned_variance] == ["learned", "learned_range"]
+
+
+@pytest.mark.parametrize(("make", "word"), [
+    (lambda: DiffusionConfig(timesteps=2, trained_betas=(0.1, 1.5)), "trained_betas"),
+    (lambda: ModelConfig(attn_norm_num_groups=0), "attn_norm_num_groups=0"),
+    (lambda: ModelConfig(time_embedding_dim=0), "time_embedding_dim=0"),
+    (lambda: parse_clip("dynamic:1.5"), "clip='dynamic:1.5'"),
+])
+def test_the_end_of_each_range_is_its_own(make, word):
+    """A beta above 1, a norm of no groups, an embedding of no width, a quantile above 1."""
+    with pytest.raises(ConfigError, match=says(word)):
+        make()
+
+
+def test_time_is_cancelled_where_a_group_is_one_channel():
+    """Unless the embedding scales and shifts what the norm gives."""
+    narrow = ModelConfig(norm_num_groups=16)
+    assert narrow.cancels_time and not ModelConfig().cancels_time
+    assert not dataclasses.replace(narrow, resnet_time_scale_shift="scale_shift").cancels_time
+
+
+def test_thresholding_without_a_largest_value_goes_to_one():
+    """As diffusers' own default."""
+    assert Scheduler(thresholding=True).clip == "dynamic:0.995:1.0"
+
+
+def test_alpha_bar_may_stand_still_in_float32_tables():
+    """1 - 4e-8 and 1 - 8e-8 are one float32; in float64 they fall."""
+    DiffusionConfig(timesteps=4, beta_start=4e-8, beta_end=4.1e-8).check_tables(float32_tables=True)

@@ -325,4 +325,19 @@ def test_interpolation_by_hand():
     np.testing.assert_allclose(diffusion.slerp(a, b, 0.5), math.sqrt(0.5) * (a + b), rtol=1e-15)
     np.testing.assert_array_equal(diffusion.slerp(a, b, 0.0), a)
     np.testing.assert_allclose(diffusion.slerp(a, a, 0.3), a)
+    np.testing.assert_allclose(diffusion.slerp(a, -a, 0.25), 0.5 * a)  # no arc is the shortest one: on the straight line
     np.testing.assert_allclose(diffusion.mix(a, b, 0.25), 0.75 * a + 0.25 * b)
+
+
+def test_pixel_losses_by_hand():
+    """Huber: half the square below 1, the size less a half above."""
+    error = np.array([0.5, -0.5, -3.0])
+    assert diffusion.pixel_loss(error, "huber").tolist() == [0.125, 0.125, 2.5]
+    assert diffusion.pixel_loss(error, "l2").tolist() == [0.25, 0.25, 9.0]
+    assert diffusion.pixel_loss(error, "l1").tolist() == [0.5, 0.5, 3.0]
+
+
+def test_what_a_network_is_told_between_two_steps_lies_on_a_line():
+    """Solvers ask between timesteps."""
+    config = DiffusionConfig(timesteps=3, told_timesteps=(0.0, 10.0, 30.0))
+    assert diffusion.network_t(config, np.array([0.5, 1.0, 1.25])).tolist() == [5.0, 10.0, 15.0]

@@ -90,6 +90,8 @@ def test_a_rate_that_changes_once_an_epoch():
     config = OptimConfig(lr=1.0, min_lr=0.2, total_steps=12, decay_every=4)
     rates = [0.2 + 0.8 * (1 + cos) / 2 for cos in (1, 0.5, -0.5) for _ in range(4)]
     assert [config.learning_rate(n) for n in range(13)] == pytest.approx([*rates, 0.2], rel=1e-14)
+    warm = OptimConfig(lr=1.0, min_lr=0.2, warmup_steps=3, total_steps=15, decay_every=4)  # epochs begin after the warm-up
+    assert [warm.learning_rate(n) for n in range(3, 15)] == pytest.approx(rates, rel=1e-14)
     assert "decay_every" not in OptimConfig().to_dict() and OptimConfig.from_dict(config.to_dict()) == config
 
 

@@ -316,3 +316,14 @@ def test_tables_are_finite_float64_of_one_entry_a_step(convention, sampler):
     plan = make_plan(LINEAR, 1000 if convention == "ho2020" else 20, sampler=sampler, eta=1.0, convention=convention)
     for name, table in coefficients(plan).items():
         assert table.shape == (plan.steps,) and table.dtype == np.float64 and np.isfinite(table).all(), name
+
+
+def test_a_step_is_the_same_for_one_image_and_for_many():
+    """Three images of one channel, so that images and channels can't be taken for each other; with a learned variance."""
+    plan = make_plan(DiffusionConfig(variance="learned_range"), 10, eta="ddpm")
+    c, draw = coefficients(plan), np.random.default_rng(0).standard_normal
+    x, output, z = draw((3, 1, 2, 2)), draw((3, 2, 2, 2)), draw((3, 1, 2, 2))
+    together, x0 = step(x, output, 4, plan, z, c)
+    alone = [step(x[[n]], output[[n]], 4, plan, z[[n]], c) for n in range(3)]
+    np.testing.assert_array_equal(together, np.concatenate([one for one, _ in alone]))
+    np.testing.assert_array_equal(x0, np.concatenate([one for _, one in alone]))

@@ -15,8 +15,9 @@ from reference import grids, schedules
 from reference.config import ConfigError, DiffusionConfig
 from reference.conventions import make_plan
 from reference.grids import on_schedule, position
+from reference.rows import MORE_LAGS
 from reference.samplers import sample
-from reference.solver_plans import CODES, FROM_ZERO, SOURCES, make_solver_plan
+from reference.solver_plans import CODES, FROM_ZERO, SOURCES, base, make_solver_plan
 from reference.solvers import SOLVERS
 from reference.solving import solve
 
@@ -349,3 +350,15 @@ def test_every_code_names_its_source():
     assert list(SOURCES) and set(SOURCES) == set(CODES)
     plan = make_solver_plan(LINEAR, 5, sampler="heun")
     assert hash(plan) == hash(make_solver_plan(LINEAR, 5, sampler="heun")) and plan != replace(plan, convention="diffusers")
+
+
+def test_what_is_no_code_of_solvers_stays_as_it_is():
+    """So that its name is refused where conventions are looked up."""
+    assert base("nope") == "nope" and base("diffusers") == "diffusers" and {base(code) for code in CODES} >= {"plain"}
+
+
+@pytest.mark.parametrize("solver", sorted(MORE_LAGS))
+def test_rows_that_reach_far_back_say_how_far(solver):
+    """The farthest prediction that any of its paths reads is the last one for which there is room."""
+    rows = make_solver_plan(DiffusionConfig(), 20, sampler=solver).path.rows
+    assert max(k - j for k, row in enumerate(rows) for of in (row.x0, row.eps) for j in of) == MORE_LAGS[solver] - 1

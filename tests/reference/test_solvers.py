@@ -341,3 +341,10 @@ def test_phi_is_its_integral(i, q):
     with mp.workdps(30):
         want = float(quad(lambda x: exp((1 - x) * q) * x ** (i - 1) / math.factorial(i - 1), [0, 1]))
     assert phi(i, q) == pytest.approx(want, rel=1e-13)
+
+
+def test_paths_of_fewer_steps_are_lowered_and_those_of_as_many_are_not():
+    """`lower_below` is the first number of steps that keeps its orders."""
+    states = of_u(np.arange(7.0), np.geomspace(10, 0.1, 7))  # 6 steps
+    plain, same, lowered = (dpmpp_2s(states, Variant(lower_below=below)).rows for below in (0, 6, 7))
+    assert plain == same != lowered

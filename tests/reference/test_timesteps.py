@@ -184,3 +184,16 @@ def test_ho2020_visits_every_step():
     assert timesteps.path(T, T, "all", "ho2020") == list(range(T))
     with pytest.raises(ConfigError, match="steps=50: ho2020 visits every timestep: S must equal T=1000"):
         timesteps.path(T, 50, "all", "ho2020")
+
+
+def test_a_process_of_one_step_has_a_path_of_one_step():
+    """And none of no step."""
+    assert timesteps.linspace(1, 1) == [0]
+    with pytest.raises(ConfigError, match="needs 1 <= S <= T=1"):
+        timesteps.linspace(1, 0)
+
+
+def test_an_offset_moves_no_sections():
+    """Whatever the spacing's name."""
+    with pytest.raises(ConfigError, match="steps_offset=1: .* not sections"):
+        timesteps.path(100, (5, 5), "leading", offset=1)

@@ -91,6 +91,16 @@ def test_sample_lines() -> None:
     assert [line["n"] for line in shown] == [12, 12, 12]
 
 
+def test_each_seed_has_its_own_metric() -> None:
+    """Two sets of images of one cell."""
+    cell = sample("torch", 10, [2.0])
+    rows = [cell, replace(cell, config=cell.config | {"seed": 1})]
+    measured = [of_cell("torch", 10, fid, fid) for fid in (2.5, 7.5)]
+    measured[1] = replace(measured[1], config=measured[1].config | {"seed": 1})
+    for found in (measured, measured[::-1]):
+        assert [line["FID[x]"] for line in results.sample_table([*rows, *found]).to_dict("records")] == [2.5, 7.5]
+
+
 def test_a_solver_is_named_beside_its_network_calls_and_has_its_own_metric(tmp_path: Path) -> None:
     """Cells of one S and eta are told apart by the sampler; quality is shown against calls and seconds."""
     ddim, heun = sample("torch", 10, [2.0]), sample("torch", 10, [4.0], sampler="heun")
