@@ -83,7 +83,7 @@ def test_step_leaves_its_arguments(subject: Subject) -> None:
     """A step gives x's shape and dtype and writes into none of its arguments."""
     backend = subject.backend()
     arrays = [normal(seed, 2, 2, 4, 4).astype(subject.real) for seed in range(3)]
-    x, output, z = (backend.to_device(a) for a in arrays)
+    x, output, z = (backend.to_device(a.copy()) for a in arrays)  # of which a tensor may be a view
     result = backend.to_host(backend.step(x, output, 1, PLAN, z))
     assert result.shape == arrays[0].shape and result.dtype == subject.real
     for tensor, array in zip((x, output, z), arrays, strict=True):

@@ -131,6 +131,7 @@ def test_a_step_that_overflows_is_left_out(subject: Subject) -> None:
     for name, value in before.items():
         if not name.startswith("scaler_") and name != "step":
             assert np.array_equal(after[name], value), f"{name} has changed in a step that overflowed"
+    assert before["scaler_good"] == 1 and after["scaler_good"] == 0, "good steps are counted anew"
     assert after["scaler_scale"] == before["scaler_scale"] / 2 and after["scaler_skipped"] == before["scaler_skipped"] + 1
     backend.load_weights(weights(NETWORK))
     for name, value in backend.state().items():

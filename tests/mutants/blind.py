@@ -1,18 +1,21 @@
 """Sixty mistakes that were written without the tests ([blind.toml](blind.toml)), planted as those of the generator are.
 
 `python -m tests.mutants.blind` plants them and keeps every outcome in results/blind.jsonl, where the same command goes on;
-`python -m tests.mutants.generator --page` counts them on results/mutation.md.
+`python -m tests.mutants.generator --page` counts them on results/mutation.md. Those of the backends are asked of the kit's levels, in
+both modes and all dtypes, as those of the catalogue are.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import tomllib
 from pathlib import Path
 
 from bench.paths import ROOT
 
-from .generator import BLIND, ROOMS, Mutant, ask, outcomes
+from . import catalogue, mirror
+from .generator import BLIND, Mutant, ask, keep, outcomes
 
 PLACES = {"reference": "reference/", "torch": "backends/torch/", "mindspore": "backends/mindspore/",
           **{room: f"bench/{room}/" for room in ("metric", "timing", "report", "job")}}  # of rooms
@@ -31,11 +34,28 @@ def mistakes(room: str) -> list[Mutant]:
     return out
 
 
+def by_level(room: str, one: Mutant) -> str:
+    """The first check of the kit that fails, with how it was asked; "" where none does."""
+    dtypes = ("float32",) if room == "mindspore" else ("float32", "float64", "bfloat16", "float16")
+    for dtype, mode in itertools.product(dtypes, ("stock", "tuned")):
+        file = Path(one.file).stem
+        planted = catalogue.Mutant(mirror.REACH[file][0], one.function, file, one.old, one.new, dtype, mode)
+        level, found = mirror.ask(planted, room, mirror.REACH[file])
+        if found:
+            return f"{level} {found.name}, {dtype}, {mode}"
+    return ""
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m tests.mutants.blind", description=__doc__)
     parser.add_argument("--room", choices=PLACES, action="append", help="may be repeated; default: all")
     parser.add_argument("--again", action="store_true", help="ask those that survived again")
     asked = parser.parse_args()
-    for name in asked.room or ROOMS:
+    for name in asked.room or PLACES:
         known = {mutant for mutant, killed_by in outcomes(BLIND)[name].items() if killed_by or not asked.again}
-        ask(name, [m for m in mistakes(name) if m.name not in known], 0, BLIND)
+        left = [m for m in mistakes(name) if m.name not in known]
+        if name not in ("torch", "mindspore"):
+            ask(name, left, 0, BLIND)
+            continue
+        for mistake in left:
+            keep(BLIND, name, mistake.name, by_level(name, mistake), 0)

@@ -170,10 +170,8 @@ def sample(room: Room, number: int, seed: int) -> list[Mutant]:
 
 def ask(name: str, asked: list[Mutant], seed: int, out: Path) -> None:
     """Plant mistakes of a room, and add a line of JSON each to `out`."""
-    def keep(change: Change, killed_by: str) -> None:
-        with out.open("a") as file:
-            file.write(json.dumps({"room": name, "mutant": change.name, "killed_by": killed_by, "seed": seed}) + "\n")
-        print(f"{change.name}: {killed_by or 'SURVIVED'}", flush=True)
+    def found(change: Change, killed_by: str) -> None:
+        keep(out, name, change.name, killed_by, seed)
 
     out = out.resolve()
     with tempfile.TemporaryDirectory() as folder:
@@ -185,12 +183,19 @@ def ask(name: str, asked: list[Mutant], seed: int, out: Path) -> None:
             code = 1
             try:
                 changes = (Change(mutant.name, mutant.file, mutant.planted) for mutant in asked)
-                code = plant(tree, ROOMS[name].tests, changes, MAPS / f"{name}-{text[:16]}.json", keep)
+                code = plant(tree, ROOMS[name].tests, changes, MAPS / f"{name}-{text[:16]}.json", found)
             finally:
                 sys.stdout.flush()
                 os._exit(code)
         if status := os.waitpid(process, 0)[1]:
             raise SystemExit(os.waitstatus_to_exitcode(status))
+
+
+def keep(out: Path, room: str, mutant: str, killed_by: str, seed: int) -> None:
+    """Add an outcome, and print it."""
+    with out.open("a") as file:
+        file.write(json.dumps({"room": room, "mutant": mutant, "killed_by": killed_by, "seed": seed}) + "\n")
+    print(f"{mutant}: {killed_by or 'SURVIVED'}", flush=True)
 
 
 def outcomes(out: Path) -> dict[str, dict[str, str]]:
@@ -208,7 +213,8 @@ def page(out: Path, reasons: dict[str, str]) -> str:
             "Written by `python -m tests.mutants.generator --page` from [mutation.jsonl](mutation.jsonl). Each mistake is one small "
             "change of one expression: another operator, a number off by one, a term, keyword or statement left out, two arguments "
             "exchanged, a condition inverted. The sample of each room is chosen by a hash. Killed: a test of the room fails. Equivalent: "
-            "no program could tell, by the reason below. The share is of those that are not equivalent, with Wilson's 95% interval.", "",
+            "no program could tell, by the reason below. The share is of those that are not equivalent, with Wilson's 95% interval. A "
+            "survivor stays one here until it is asked again (`--again`), also where a test for it has been written since.", "",
             "| room | possible | sample | killed | equivalent | survived | share killed |", "|---|--:|--:|--:|--:|--:|--:|"]
     lists: list[str] = []
     for name, found in outcomes(out).items():
@@ -223,7 +229,19 @@ def page(out: Path, reasons: dict[str, str]) -> str:
                 if members:
                     lists += ["", f"## {name}: {title}", "", *(f"- `{escaped(m)}`" + (f": {reasons[m]}" if m in reasons else "")
                                                               for m in members)]
-    return "\n".join(text + lists) + "\n"
+    return "\n".join(text + blind(BLIND) + lists) + "\n"
+
+
+def blind(out: Path) -> list[str]:
+    """The score of the sixty mistakes of blind.toml."""
+    found = [(mutant.partition(": ")[0], killed_by) for room in outcomes(out).values() for mutant, killed_by in room.items()]
+    if not found:
+        return []
+    caught = sum(1 for _, killed_by in found if killed_by)
+    return ["", "## Sixty mistakes written without the tests", "",
+            f"[blind.toml](../tests/mutants/blind.toml) was listed before any of them was tried. At the first try {caught} of "
+            f"{len(found)} that were planted were caught; [blind.jsonl](blind.jsonl) says by what. These were not:", "",
+            *(f"- `{escaped(name)}`" for name, killed_by in found if not killed_by)]
 
 
 def escaped(name: str) -> str:

@@ -36,9 +36,9 @@ def edited(mutant: Mutant, text: str) -> str:
 
 
 @contextmanager
-def mutated(mutant: Mutant, folder: Path) -> Iterator[Subject]:
-    """A copy of the torch backend with this mistake in it, imported as a package of its own."""
-    source = Path(str(backends.load("torch").__file__)).parent
+def mutated(mutant: Mutant, folder: Path, backend: str = "torch") -> Iterator[Subject]:
+    """A copy of a backend with this mistake in it, imported as a package of its own."""
+    source = Path(str(backends.load(backend).__file__)).parent
     package = folder / f"mutant_{abs(hash(mutant)):x}"
     package.mkdir()
     for path in source.glob("*.py"):
@@ -51,7 +51,7 @@ def mutated(mutant: Mutant, folder: Path) -> Iterator[Subject]:
     importlib.invalidate_caches()
     try:
         module = importlib.import_module(f"{package.name}.backend")
-        yield Subject("torch", module, dtype=mutant.dtype, mode=mutant.mode)
+        yield Subject(backend, module, dtype=mutant.dtype, mode=mutant.mode)
     finally:
         sys.path.remove(str(folder))
         for name in [n for n in sys.modules if n.split(".")[0] == package.name]:
