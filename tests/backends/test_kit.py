@@ -84,6 +84,13 @@ def test_stored_derivatives_are_those_of_the_numpy_network():
     np.testing.assert_allclose(found, l3.golden()["tensor/tiny"][1:4], rtol=1e-6, err_msg=again)
 
 
+def test_no_stored_derivatives_are_of_a_loss_of_before():
+    """The kit would work them out each time, for seconds."""
+    stale = [case for case, point in l3.POINTS.items()
+             if abs(l3.golden()["/".join(case)][0] / l3.reference_loss(point()) - 1) > 1e-9]
+    assert not stale, f"{stale}: run python -m tests.conformance.make_golden derivatives"
+
+
 @pytest.mark.parametrize("words, files", [([], {"derivatives", *cases.OPTIMS}), (["derivatives"], {"derivatives"})])
 def test_golden_files_are_made_with_and_without_a_part(monkeypatch, tmp_path, words, files):
     pytest.importorskip("torch", reason="whose gradients the trajectories have")
