@@ -57,6 +57,15 @@ def test_the_oracle_gives_the_same_in_float64(S, clip):
     assert not np.allclose(found.terms["learned_range"], found.terms["large"])
 
 
+def test_noise_is_that_of_its_timestep_on_paths_of_every_length():
+    """So that the bounds of two S are of the same noise."""
+    short, whole = (bound.path(PROCESS, S, ["large"]) for S in (4, 12))
+    ids = np.arange(2)
+    for i, t in enumerate(short.timesteps):
+        np.testing.assert_array_equal(bound.noise(3, ids, (1, 8, 8), short, i), bound.noise(3, ids, (1, 8, 8), whole, t))
+    assert not np.array_equal(bound.noise(3, ids, (1, 8, 8), short, 1), bound.noise(3, ids, (1, 8, 8), whole, 1))
+
+
 @pytest.mark.parametrize("sd", [1.0, 0.4])
 def test_gaussian_data_on_torch_to_1e_10(sd):
     """x_0 ~ N(0, sd^2) under the best denoiser: the mean of term t in closed form, of the nodes of a quadrature that is exact."""
