@@ -35,6 +35,9 @@ def ci(tmp_path):
     def run(edit=lambda text: text, failing=None):
         (tmp_path / ".ci" / "run").write_text(edit((ROOT / ".ci" / "run").read_text()))
         (tmp_path / "bin").mkdir()
+        (tmp_path / "tests").mkdir()
+        (tmp_path / "tests" / "gpu.sh").write_text("#!/bin/sh\n")
+        (tmp_path / "tests" / "gpu.sh").chmod(0o755)
         for name in PROGRAMS:
             (tmp_path / "bin" / name).write_text(f"#!/bin/sh\nexit {3 if name == failing else 0}\n")
             (tmp_path / "bin" / name).chmod(0o755)
