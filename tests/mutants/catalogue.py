@@ -26,7 +26,7 @@ class Mutant(NamedTuple):
 QKV = "project(tokens).reshape(n, h * w, self.heads, -1).transpose(1, 2)"
 ATTEND = "F.scaled_dot_product_attention(q, k, v)"
 ADAM_STEP = "        self.adam.step()\n"
-LERP = "torch._foreach_lerp_(self.ema, self.parameters, 1 - self.config.ema_decay_at(n))"
+LERP = "torch._foreach_lerp_(self.ema, self.parameters, self.new_share)"
 RATE = "= self.config.learning_rate(n)"  # every backend has the rate and the decay from there: these mistakes are those of a port of its own
 
 KEPT = "coefficients = functools.lru_cache(maxsize=32)(samplers.coefficients)"
@@ -36,7 +36,7 @@ WEIGHTED = "(self.tables[\"weight\"][t].to(per_image.dtype) * per_image).mean()"
 
 MUTANTS = [Mutant(*m) for m in (
     # Interface and state.
-    ("L0", "an unknown device falls back to the CPU", "backend", "        raise DeviceError(f\"device={name!r}: the torch backend has",
+    ("L0", "an unknown device falls back to the CPU", "devices", "        raise DeviceError(f\"device={name!r}: the torch backend has",
      "        return torch.device(\"cpu\")\n        raise DeviceError(f\"device={name!r}: the torch backend has"),
     ("L0", "weights are loaded unchecked", "backend", "names.check(weights, self.spec.model, \"weights\")", "pass"),
     ("L0", "weights handed out are the live ones", "backend",
@@ -217,7 +217,7 @@ MUTANTS = [Mutant(*m) for m in (
     ("L2", "forward ignores the EMA", "backend", "network = (self.ema if ema else self.network).eval()\n        with self._autocast",
      "network = self.network.eval()\n        with self._autocast"),
     ("L2", "the network runs in bfloat16 unasked", "backend",
-     "DTYPES[self.spec.dtype],\n                              enabled=enabled and self.spec.dtype in (\"bfloat16\", \"float16\")", "torch.bfloat16"),
+     "dtype := DTYPES[self.spec.dtype], enabled=enabled and dtype.itemsize == 2", "torch.bfloat16"),
     # The loss and its gradient.
     ("L3", "x_t with alpha_bar for its root", "training", "\"signal\": alpha_bars.sqrt()", "\"signal\": alpha_bars"),
     ("L3", "x_t with the noise's variance", "training", "\"noise\": (1 - alpha_bars).sqrt()", "\"noise\": 1 - alpha_bars"),
@@ -283,8 +283,8 @@ MUTANTS = [Mutant(*m) for m in (
      "        for p, s in self.adam.state.items():\n            s[\"exp_avg_sq\"].add_(self.config.eps)\n" + ADAM_STEP),
     ("L4", "Adam eps scaled by the bias correction", "training", ADAM_STEP,
      "        self.adam.param_groups[0][\"eps\"] = self.config.eps / math.sqrt(1 - self.config.beta2 ** (n + 1))\n" + ADAM_STEP),
-    ("L4", "no bias correction", "training", ".fill_(n)", ".fill_(10**6)"),
-    ("L4", "bias correction one step ahead", "training", ".fill_(n)", ".fill_(n + 1)"),
+    ("L4", "no bias correction", "training", ", n)\n\n    def apply", ", 10**6)\n\n    def apply"),
+    ("L4", "bias correction one step ahead", "training", ", n)\n\n    def apply", ", n + 1)\n\n    def apply"),
     ("L4", "Adam betas at their defaults", "training", "betas=(config.beta1, config.beta2)", "betas=(0.9, 0.999)"),
     ("L4", "AdamW's weight decay", "training", "torch.optim.Adam(", "torch.optim.AdamW("),
     ("L4", "AMSGrad", "training", "eps=config.eps,", "eps=config.eps, weight_decay=1e-4,"),
@@ -297,8 +297,9 @@ MUTANTS = [Mutant(*m) for m in (
      "math.cos(math.pi * (n - self.config.warmup_steps) / (self.config.total_steps - self.config.warmup_steps)))"),
     ("L4", "rate one step late", "training", RATE, "= self.config.learning_rate(max(n - 1, 0))"),
     ("L4", "EMA off by one step", "training", "ema_decay_at(n)", "ema_decay_at(n + 1)"),
-    ("L4", "EMA of the weights before the step", "training", ADAM_STEP + "        with torch.no_grad():\n            " + LERP,
-     "        with torch.no_grad():\n            " + LERP + "\n" + ADAM_STEP),
+    ("L4", "EMA of the weights before the step", "training", 
+     ADAM_STEP + "        with torch.no_grad():\n            if not isinstance(self.new_share, Tensor):\n                " + LERP,
+     "        with torch.no_grad():\n            " + LERP + "\n" + ADAM_STEP + "        with torch.no_grad():\n            if True:"),
     ("L4", "EMA without its warm-up", "training", "self.config.ema_decay_at(n)", "self.config.ema_decay"),
     ("L4", "EMA never reaches its decay", "training", "self.config.ema_decay_at(n)", "(1 + n) / (10 + n)"),
     ("L4", "EMA's shares exchanged", "training", "1 - self.config.ema_decay_at(", "self.config.ema_decay_at("),
@@ -330,8 +331,8 @@ MUTANTS = [Mutant(*m) for m in (
      "moment.copy_(torch.from_numpy(np.array(state[f\"{ours}/{name}\"])).bfloat16())"),
     # What shows at other sizes, with other options beside it, at the ends of a range or at the second call alone.
     # What the framework gives.
-    ("L0", "device_info names another device", "backend", "if self.device.type == \"cuda\" else \"cpu\"\n", "if self.device.type == \"cuda\" else \"NVIDIA\"\n"),
-    ("L0", "device_info names another version", "backend", "f\"torch {torch.__version__}\", \"device\"", "\"torch 2.0.1\", \"device\""),
+    ("L0", "device_info names another device", "devices", "\"device\": \"cpu\"", "\"device\": \"NVIDIA\""),
+    ("L0", "device_info names another version", "backend", "f\"torch {torch.__version__}\", \"execution\"", "\"torch 2.0.1\", \"execution\""),
     ("L0", "the log variance is clamped", "samplers", "torch.exp(0.5 * variance)", "torch.exp(0.5 * variance.clamp(-30, 20))"),
     ("L0", "the likelihood's tanh in float32", "training", "torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))",
      "torch.tanh((math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)).float()).double()"),
@@ -375,9 +376,9 @@ MUTANTS = [Mutant(*m) for m in (
     ("L2", "a SiLU that overflows", "layers", "return F.silu(_channels_last_norm(*arguments)[0], inplace=True)",
      "return (lambda u: u * u.exp() / (1 + u.exp()))(_channels_last_norm(*arguments)[0])"),
     # Precision.
-    ("L2", "float32 where bfloat16 was asked for", "backend", "enabled=enabled and self.spec.dtype in (\"bfloat16\", \"float16\")", "enabled=False", "bfloat16"),
-    ("L2", "float16 where bfloat16 was asked for", "backend", "torch.autocast(self.device.type, DTYPES[self.spec.dtype]", "torch.autocast(self.device.type, torch.float16", "bfloat16"),
-    ("L2", "float32 where float16 was asked for", "backend", "enabled=enabled and self.spec.dtype in (\"bfloat16\", \"float16\")", "enabled=False", "float16"),
+    ("L2", "float32 where bfloat16 was asked for", "backend", "enabled=enabled and dtype.itemsize == 2", "enabled=False", "bfloat16"),
+    ("L2", "float16 where bfloat16 was asked for", "backend", "dtype := DTYPES[self.spec.dtype], ", "dtype := torch.float16, ", "bfloat16"),
+    ("L2", "float32 where float16 was asked for", "backend", "enabled=enabled and dtype.itemsize == 2", "enabled=False", "float16"),
     ("L3", "trained in float32 where bfloat16 was asked for", "backend", "with self._autocast():\n                return trained", "if True:\n                return trained", "bfloat16"),
     ("L5", "sampled in float32 where bfloat16 was asked for", "backend", "with self._autocast(autocast):", "if True:", "bfloat16"),
     ("L5", "images kept in bfloat16 while sampling", "samplers", "x, x0 = step(x, output, i, plan, z, c)",
