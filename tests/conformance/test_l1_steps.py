@@ -135,7 +135,8 @@ def visited(solve: Callable[..., Any], plan: SolverPlan, x: Any, host: Callable[
         asked.append(k)
         return device(normal(60 + k, *SHAPE))
 
-    return [*states, host(solve(network, x, plan, noise))], asked
+    end = host(solve(network, x, plan, noise))  # fills `states`
+    return [*states, end], asked
 
 
 @pytest.mark.subjects(dtypes=FULL, solvers=True)

@@ -11,7 +11,9 @@ import backends
 from bench.paths import ROOT
 from tests.conformance.kit import LEVELS, Subject
 
+from . import solvers_mindspore
 from .catalogue import MUTANTS, Mutant
+from .catalogue_solvers import SOLVER_MISTAKES
 from .run import HERE, asked_first, edited, first_failure, mutated, recorded
 
 UNCHANGED = Mutant("L0", "nothing", "samplers", "return x0\n", "return x0\n")
@@ -42,6 +44,18 @@ def test_applies(mutant: Mutant) -> None:
     """The text stands in the torch backend as often as the catalogue says, and what becomes of it is another program."""
     text = (ROOT / "backends" / "torch" / f"{mutant.file}.py").read_text()
     assert ast.dump(ast.parse(edited(mutant, text))) != ast.dump(ast.parse(text))
+
+
+@pytest.mark.parametrize("mutant", solvers_mindspore.mistakes(), ids=lambda m: m.name)
+def test_applies_in_mindspore(mutant: Mutant) -> None:
+    """The same of the solvers' mistakes and the MindSpore backend."""
+    text = (ROOT / "backends" / "mindspore" / f"{mutant.file}.py").read_text()
+    planted = edited(mutant, text)
+    assert ast.dump(ast.parse(planted)) != ast.dump(ast.parse(text)) and "torch" not in mutant.new
+
+
+def test_every_mistake_of_the_solvers_is_asked_of_mindspore() -> None:
+    assert len(solvers_mindspore.mistakes()) == len(SOLVER_MISTAKES)
 
 
 def test_a_mistake_whose_text_has_moved_is_named() -> None:

@@ -13,7 +13,7 @@ import pytest
 from reference import schedules, solver_plans
 from reference.config import ConfigError, DiffusionConfig
 from reference.solver_config import DEFAULTS, PROCESS, from_scheduler
-from reference.solver_plans import make_solver_plan
+from reference.solver_plans import SolverPlan, make_solver_plan
 from reference.solving import solve
 
 torch = pytest.importorskip("torch")
@@ -70,10 +70,33 @@ def read(theirs) -> tuple[str, dict]:
     return from_scheduler(json.loads(theirs.to_json_string()))
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning")
-@pytest.mark.parametrize("steps", [6, 15])
-@pytest.mark.parametrize("name, settings", SETTINGS, ids=lambda v: v if isinstance(v, str) else "-".join(map(str, v.values())))
-def test_paths_of_diffusers_are_ours(monkeypatch, name, settings, steps):
+def visited(by: str, plan: SolverPlan, x: np.ndarray, noise: np.ndarray) -> tuple[list[np.ndarray], list[float]]:
+    """The states that the calls see and the last one, and the timesteps that they are told, of the oracle or of a backend's own
+    rows and loop in float64."""
+    states, told = [], []
+    if by == "reference":
+        def network(seen, t):
+            states.append(seen)
+            told.append(t[0])
+            return output(seen, t[0])
+
+        end = solve(network, x, plan, lambda k: noise[k])
+        return [*states, end], told
+    solving = pytest.importorskip(f"backends.{by}.solving", exc_type=ImportError)
+    tensor, array = (torch.from_numpy, lambda v: v.numpy()) if by == "torch" else (
+        importlib.import_module("mindspore").Tensor, lambda v: v.asnumpy())
+    rows = solving.coefficients(plan)
+    told = array(rows["network_t"]).tolist()
+
+    def call(seen, k, x0):
+        states.append(array(seen).copy())
+        return tensor(output(states[-1], told[k]))
+
+    end = solving.solve(call, tensor(x), plan, rows, lambda k: tensor(noise[k]))
+    return [*states, array(end)], told
+
+
+def compare(monkeypatch, name: str, settings: dict, steps: int, by: str, within: float) -> None:
     """Every state of the path in float64, and every timestep that the network is told, from the class's own file."""
     shape = (2, 1, 3, 3)
     x = np.random.default_rng(0).standard_normal(shape)
@@ -86,22 +109,32 @@ def test_paths_of_diffusers_are_ours(monkeypatch, name, settings, steps):
         options = read(theirs)[1]  # the class may have changed a setting, and says so
         diffusion = replace(DiffusionConfig(), objective=objective)
         plan = make_solver_plan(diffusion, count, sampler=sampler, convention="diffusers", **options)
-        got, told = [], []
-
-        def network(seen, t, got=got, told=told):
-            got.append(seen)
-            told.append(t[0])
-            return output(seen, t[0])
-
-        end = solve(network, x, plan, lambda k: noise[k])
+        (*got, end), told = visited(by, plan, x, noise)
         assert told == pytest.approx(theirs.timesteps.tolist(), abs=1e-6 if sampler != "heun" else 3e-5)  # Heun's are float32
         state = torch.from_numpy(x) * float(theirs.init_noise_sigma)
         for k, t in enumerate(theirs.timesteps):
             seen = theirs.scale_model_input(state, t)
-            np.testing.assert_allclose(seen.numpy(), got[k], rtol=0, atol=1e-12)
+            np.testing.assert_allclose(seen.numpy(), got[k], rtol=0, atol=within * max(1, float(seen.abs().max())))
             extra = {"variance_noise": torch.from_numpy(noise[k])} if plan.variant.eta else {}
             state = theirs.step(torch.from_numpy(output(got[k], told[k])), t, state, **extra).prev_sample
-        np.testing.assert_allclose(state.numpy(), end, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(state.numpy(), end, rtol=0, atol=within * max(1, float(state.abs().max())))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("steps", [6, 15])
+@pytest.mark.parametrize("name, settings", SETTINGS, ids=lambda v: v if isinstance(v, str) else "-".join(map(str, v.values())))
+def test_paths_of_diffusers_are_ours(monkeypatch, name, settings, steps):
+    compare(monkeypatch, name, settings, steps, "reference", 1e-12)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("by, within", [("torch", 1e-10), ("mindspore", 3e-6)])  # which takes a Python number as float32
+@pytest.mark.parametrize("name, settings", [
+    (MULTI, {}), (MULTI, {"solver_order": 3}), (MULTI, SDE), (SINGLE, {}), (UNIPC, {"solver_order": 3}), (DEIS, {}), (HEUN, {}),
+    (PNDM, {}), (PNDM, {"skip_prk_steps": True})], ids=lambda v: v if isinstance(v, str) else "-".join(map(str, v.values())))
+def test_paths_of_diffusers_are_those_of_the_backends(monkeypatch, name, settings, by, within):
+    """Of every class, by the backend's own rows and loop."""
+    compare(monkeypatch, name, settings, 6, by, within)
 
 
 def test_diffusers_unipc_gives_nan_where_we_refuse(monkeypatch):
