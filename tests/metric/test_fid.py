@@ -187,8 +187,17 @@ def test_images_that_the_extractor_saw_do_not_flatter_the_reference():
     assert unseen["fid"] != held_out_result()["fid"]
 
 
+def test_the_seed_chooses_kids_subsets():
+    """Of 300 images 100 at a time: another seed, another value."""
+    draw = np.random.default_rng(0).standard_normal
+    found, target = draw((300, 4)), draw((100, 4))
+    one, same, other = (fid.compare(found, fid.statistics(target), target, seed)["kid"] for seed in (0, 0, 1))
+    assert one == same != other
+
+
 def test_extrapolation_removes_a_one_over_n_bias():
     assert fid.extrapolate(2 + 30 / 1000, 1000, 2 + 30 / 500, 500) == pytest.approx(2, abs=1e-12)
+    assert fid.extrapolate(2 + 30 / 1000, 1000, 2 + 30 / 200, 200) == pytest.approx(2, abs=1e-12)  # m is not always half of n
     result = held_out_result()
     assert result["fid_inf"] < result["fid"] < result["fid_half"]
     assert result["fid_inf"] == pytest.approx(2 * result["fid"] - result["fid_half"])
