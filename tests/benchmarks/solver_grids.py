@@ -109,8 +109,9 @@ plain, which end at alpha_bar = 1, without clipping. *calls* counts network call
 2S - 1 of them, of PLMS S + 1, of PNDM S + 9, of every other solver S; where a number of calls has no such path, the most steps that
 it pays for are drawn.
 
-The default of each solver in convention plain: {defaults}. It is the spacing with the lowest FID at 5 and 10 calls, but that
-solvers for which leading and trailing are both good keep leading, which is DDIM's.
+The default of each solver in convention plain: {defaults}. It is the spacing with the lowest FID of
+those measured below, but that solvers for which leading and trailing are both good keep leading, which is DDIM's. Solvers without a
+line keep it, too.
 
 ## Every grid
 
