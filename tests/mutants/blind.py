@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import sys
 import tomllib
 from pathlib import Path
 
@@ -22,13 +23,14 @@ PLACES = {"reference": "reference/", "torch": "backends/torch/", "mindspore": "b
 
 
 def mistakes(room: str) -> list[Mutant]:
-    """Those of a room's files. Raises `LookupError` where the text of one has moved."""
+    """Those of a room's files whose text is still there; a line on stderr for each other one."""
     out = []
     for said in tomllib.loads((Path(__file__).parent / "blind.toml").read_text())["mistake"]:
         if said["file"].startswith(PLACES[room]):
             text, old = (ROOT / said["file"]).read_bytes(), said["old"].encode()
             if text.count(old) != 1:
-                raise LookupError(f"{said['name']}: {said['file']} holds {said['old']!r} {text.count(old)} times, not once")
+                print(f"left out: {said['name']}: {said['file']} has other words by now", file=sys.stderr)
+                continue
             start = text.index(old)
             out.append(Mutant(said["file"], said["name"], start, start + len(old), said["old"], said["new"]))
     return out
