@@ -50,7 +50,7 @@ def exit_code(work: Callable[[], int | None], goes_on_from: str = "") -> int:
 def _line(error: Exception) -> tuple[str, int]:
     missing = error.name or "" if isinstance(error, ModuleNotFoundError) else ""
     if missing and missing.partition(".")[0] not in ("reference", "backends", "bench"):
-        return f"module {missing!r} is not installed; pip install -c constraints.txt -e '.[torch]' installs what commands need", 2
+        return f"module {missing!r} is not installed; pip install -c constraints.txt -e '.[bench]' installs what commands need", 2
     # Imported only now: --help must not wait for NumPy.
     from backends.protocol import BackendError
     from bench.training.loop import TrainingError

@@ -38,7 +38,7 @@ def fails(error: BaseException):
     (ConfigError("--steps=0: must be positive"), 2, "error: --steps=0: must be positive\n"),
     (OSError(28, "No space left on device"), 2, "error: [Errno 28] No space left on device\n"),
     (ModuleNotFoundError("No module named 'safetensors'", name="safetensors"), 2,
-     "error: module 'safetensors' is not installed; pip install -c constraints.txt -e '.[torch]' installs what commands need\n"),
+     "error: module 'safetensors' is not installed; pip install -c constraints.txt -e '.[bench]' installs what commands need\n"),
     (PermissionError(13, "Permission denied", "a/.lock"), 2,
      "error: a/.lock: Permission denied: must be one that this user may read and write\n"),
     (TrainingError("step 3: the loss is nan"), 3, "error: step 3: the loss is nan\n"),

@@ -7,7 +7,7 @@ that catches each, and ends with 1 where one is caught by none. README.md has th
 
 from __future__ import annotations
 
-import sys
+import argparse
 import tempfile
 from pathlib import Path
 
@@ -56,7 +56,10 @@ def caught(mutant: Mutant) -> str:
 
 def main() -> int:
     """Ask about all, or about those whose names are given."""
-    wanted = [mutant for mutant in mistakes() if len(sys.argv) == 1 or mutant.name in sys.argv[1:]]
+    parser = argparse.ArgumentParser(prog="python -m tests.mutants.solvers_mindspore", description=__doc__)
+    parser.add_argument("names", nargs="*", help="of mistakes; default: all")
+    names = parser.parse_args().names
+    wanted = [mutant for mutant in mistakes() if not names or mutant.name in names]
     survived = []
     for mutant in wanted:
         check = caught(mutant)

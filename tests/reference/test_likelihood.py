@@ -6,6 +6,7 @@ prints `ITS_OWN`.
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -178,7 +179,9 @@ def run_its_loop(case: str) -> dict[str, list[float]]:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, sys.argv[1])
+    parser = argparse.ArgumentParser(prog="python -m tests.reference.test_likelihood", description=run_its_loop.__doc__)
+    parser.add_argument("folder", help="of improved-diffusion's clone; what its loop gives is printed")
+    sys.path.insert(0, parser.parse_args().folder)
     for case in CASES:
         rounded = {name: [float(f"{x:.12g}") for x in values] for name, values in run_its_loop(case).items()}
         print(f"    {case!r}: {rounded},")

@@ -220,7 +220,8 @@ def test_checkpoints_stand_beside_the_floor_of_as_many_images(tmp_path):
     (folder / "training.json").write_text(json.dumps(trained | {"seconds": 5400.0}))
     (folder / "loss.csv").write_text("step,loss\n" + "".join(f"{n},{1 / (n + 1)}\n" for n in range(250)))
     of_net = main_rows()[-1]
-    of_net = replace(of_net, config=of_net.config | {"name": "net"})
+    resampled = [p | {"resampled": [9.0, 11.0] * 6} for p in of_net.values["points"]]  # an sd, which few parts do not give
+    of_net = replace(of_net, config=of_net.config | {"name": "net"}, values=of_net.values | {"points": resampled})
     points = [p | {"fid": [x / 4 for x in p["fid"]]} for p in of_net.values["points"]]
     real = replace(of_net, config=of_net.config | {"name": "held-out images"}, values={"points": points, "cost": {}})
     near = replace(of_net, config={"study": "neighbours", "name": "net"}, values={

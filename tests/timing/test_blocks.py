@@ -160,8 +160,9 @@ def test_commit_says_dirty(tmp_path, monkeypatch):
     monkeypatch.setattr(environment, "ROOT", tmp_path / "nowhere")
     assert environment.commit() == "unknown"
     git("init")
-    (tmp_path / "results").mkdir()
-    for name in ("code.py", "results/rows.jsonl"):
+    for folder in ("results", "bench"):
+        (tmp_path / folder).mkdir()
+    for name in ("bench/code.py", "results/rows.jsonl"):
         (tmp_path / name).write_text("1")
     git("add", ".")
     git("commit", "-m", "x")
@@ -170,7 +171,7 @@ def test_commit_says_dirty(tmp_path, monkeypatch):
     assert len(clean) == 40
     (tmp_path / "results/rows.jsonl").write_text("2")
     assert environment.commit() == clean
-    (tmp_path / "code.py").write_text("2")
+    (tmp_path / "bench/code.py").write_text("2")
     assert environment.commit() == clean + "+dirty"
 
 
