@@ -100,8 +100,8 @@ class Model:
 
     def fast_solver(self, sampler: str | None, convention: str) -> str | None:
         """The fast solver that is asked for, or where no sampler is, with convention "diffusers", the weights' folder's."""
-        own = self.scheduler.sampler if convention == "diffusers" else None
-        return next((name for name in (sampler or own,) if name in FAST), None)
+        name = sampler or (self.scheduler.sampler if convention == "diffusers" else None)
+        return name if name in FAST else None
 
     def plan(self, steps: int | tuple[int, ...], **choices: Any) -> Plan:
         """The path from noise to images: `reference.conventions.make_plan`. With convention "diffusers" one line names the settings

@@ -149,3 +149,12 @@ def test_the_tests_that_the_readme_names_exist():
     for path, name in named:
         assert (ROOT / path).exists(), path
         assert not name or f"def {name}(" in (ROOT / path).read_text(), f"{path}::{name}"
+
+
+@pytest.mark.parametrize(("words", "line"), [
+    (["--minutes", "0"], "error: --minutes=0: must be a whole number from 1"),
+    (["--step", "10"], "error: --step: must be --device, --preset, --minutes or --out"),
+])
+def test_the_script_for_a_gpu_refuses_a_mistake_before_it_begins(tmp_path, words, line):
+    done = subprocess.run([ROOT / "tests" / "gpu.sh", *words, "--out", tmp_path / "out"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr.splitlines(), list(tmp_path.iterdir())) == (2, [line], [])

@@ -12,6 +12,7 @@ from scipy import stats
 from bench.records import rows
 from bench.records.rows import AnyRow, Row
 from bench.records.values import Ablation
+from bench.report.measures import LEVEL, POWER, UNKNOWN
 
 STUDY = "ablation"
 AS_IS = "as it is"
@@ -21,8 +22,7 @@ ORDER = (  # of the lines, by the names of `studies.ablation.VARIANTS`
     "EMA 0.99", "dropout 0.1", "flips", "half as long", "twice as long",
 )
 LAST = 500  # losses whose mean is shown
-LEVEL, POWER = 0.05, 0.8
-BETTER, WORSE, UNKNOWN = "better", "worse", "cannot tell"
+BETTER, WORSE = "better", "worse"
 SAME = ("images", "samples", "sampling_steps", "dtype", "dataset", "extractor_sha256")  # what comparable trainings share
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,12 @@ from scipy import stats
 
 import backends
 from bench.records.rows import AnyRow, Row
-from bench.records.values import Sample, Timing
+from bench.records.values import Pooled, Sample, Timing
 from bench.weights.pipeline import read_pipeline
 from bench.weights.tensor_files import weights_hash
+
+LEVEL, POWER = 0.05, 0.8  # of every test: a false alarm in one of twenty; the power by which it is described
+REPRODUCED, CONTRADICTED, UNKNOWN, ABSENT = "reproduced", "contradicted", "cannot tell", "not run"  # verdicts on a claim
 
 
 def label(backend: str) -> str:
@@ -87,3 +91,37 @@ def interval(values: NDArray[np.float64]) -> tuple[float, float]:
     if n < 2:
         return float(values.mean()), float("nan")
     return float(values.mean()), float(stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / n**0.5)
+
+
+def paired(a: Row[Pooled], b: Row[Pooled], factor: float) -> tuple[float, float] | None:
+    """FID(a) - factor * FID(b) of two cells, and its standard error: the spread over resamples of the same images in both (paired
+    bootstrap, Efron & Tibshirani 1993, chapter 8). None where they are not of the same images."""
+    if a.config["seeds"] != b.config["seeds"]:
+        return None
+    resampled = np.array(a.values["resampled"]) - factor * np.array(b.values["resampled"])
+    return a.values["fid"] - factor * b.values["fid"], float(resampled.std(ddof=1))
+
+
+def half(error: float, df: float = math.inf, level: float = LEVEL) -> float:
+    """Half of the two-sided t interval of a mean with this standard error; normal of infinitely many degrees of freedom, NaN of
+    none."""
+    return float(stats.t.ppf(1 - level / 2, df)) * error if df > 0 else math.nan
+
+
+def verdict(difference: float, half: float) -> str:
+    """On the claim that a difference is below 0, from half of its interval: NaN where nothing tells."""
+    if math.isnan(half):
+        return ABSENT
+    return REPRODUCED if difference + half < 0 else CONTRADICTED if difference - half > 0 else UNKNOWN
+
+
+def verdict_on_all(found: Sequence[tuple[float, float, float]]) -> str:
+    """On a claim of several comparisons, each a difference, its standard error and degrees of freedom: reproduced where every one
+    is; contradicted where one is the other way at `LEVEL` divided by their number (Bonferroni); absent where one is."""
+    each = {verdict(difference, half(error, df)) for difference, error, df in found}
+    if ABSENT in each:
+        return ABSENT
+    if each == {REPRODUCED}:
+        return REPRODUCED
+    strict = [difference - half(error, df, LEVEL / len(found)) for difference, error, df in found]
+    return CONTRADICTED if max(strict) > 0 else UNKNOWN

@@ -20,20 +20,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from bench.records.rows import Row
 from bench.records.values import Pooled
+from bench.report.measures import LEVEL, POWER, REPRODUCED, UNKNOWN, half, paired, verdict, verdict_on_all
 from bench.report.table1_frames import PLACE, Place, published
 from bench.sampling.table1 import FULL, QUAD, UNIFORM
 
 Together = Mapping[Place, Row[Pooled]]  # of one backend, device and n
-LEVEL, POWER = 0.05, 0.8
 MARGIN = 0.01  # FID by which two backends may differ and still be equivalent, fixed before any measurement
 EXPLODES, NEARLY = 0.5, 1.2  # at most half of; at most 1.2 times
 ZERO, ONE, SIGMA_HAT = "0.0", "1.0", "sigma_hat"
-REPRODUCED, OPPOSITE, NOISE, ABSENT = "reproduced", "contradicted", "cannot tell", "not run"
-SAME, DIFFERENT, UNKNOWN = "equivalent", "different", "cannot tell"
+SAME, DIFFERENT = "equivalent", "different"
 
 
 @dataclass(frozen=True)
@@ -87,12 +85,12 @@ def comparisons(measured: pd.DataFrame, measure: str = "fid", together: Together
         for a, b in claim.pairs:
             line = _by_images(together or {}, a, b, claim.factor) if measure == "fid" else None
             line = line or _by_seeds(measured, a, b, claim.factor, measure)
-            half, mean = _half(line["se"], line["df"], LEVEL), line["difference"]
+            wide, mean = half(line["se"], line["df"]), line["difference"]
             same = a[2] == b[2] or FULL in (a[0], b[0])
             lines.append({
                 "claim": claim.text, "spacing": claim.spacing, "a": _words(a), "b": _words(b), "factor": claim.factor, **line,
-                "low": mean - half, "high": mean + half, "detectable": half + _half(line["se"], line["df"], 2 * (1 - POWER)),
-                "verdict": _verdict(mean, half),
+                "low": mean - wide, "high": mean + wide, "detectable": wide + half(line["se"], line["df"], 2 * (1 - POWER)),
+                "verdict": verdict(mean, wide),
                 "paper_a": paper.loc[a[1], a[0]] if same else np.nan, "paper_b": paper.loc[b[1], b[0]] if same else np.nan})
     return pd.DataFrame(lines)
 
@@ -102,27 +100,19 @@ def verdicts(compared: pd.DataFrame) -> pd.DataFrame:
     are reproduced."""
     lines = []
     for (claim, spacing), each in compared.groupby(["claim", "spacing"], sort=False):
-        opposite = [difference - _half(se, df, LEVEL / len(each)) > 0
-                    for difference, se, df in zip(each["difference"], each["se"], each["df"], strict=True)]
-        if (each["verdict"] == ABSENT).any():
-            verdict = ABSENT
-        elif (each["verdict"] == REPRODUCED).all():
-            verdict = REPRODUCED
-        else:
-            verdict = OPPOSITE if any(opposite) else NOISE
-        lines.append({"claim": claim, "spacing": spacing, "verdict": verdict, "shown": int((each["verdict"] == REPRODUCED).sum()),
+        told = verdict_on_all(list(zip(each["difference"], each["se"], each["df"], strict=True)))
+        lines.append({"claim": claim, "spacing": spacing, "verdict": told, "shown": int((each["verdict"] == REPRODUCED).sum()),
                       "of": len(each)})
     return pd.DataFrame(lines)
 
 
 def _by_images(together: Together, a: Place, b: Place, factor: float) -> dict[str, Any] | None:
     """A comparison by the bootstrap paired by image; None where a cell was not measured so, or not of the same images."""
-    if a not in together or b not in together or together[a].config["seeds"] != together[b].config["seeds"]:
+    if a not in together or b not in together or (found := paired(together[a], together[b], factor)) is None:
         return None
     x, y = together[a].values, together[b].values
-    resampled = np.array(x["resampled"]) - factor * np.array(y["resampled"])
-    return {"mean_a": x["fid"], "mean_b": y["fid"], "difference": x["fid"] - factor * y["fid"], "se": float(resampled.std(ddof=1)),
-            "df": math.inf, "seeds": len(together[a].config["seeds"]), "noise": f"{x['n']:,} paired images"}
+    return {"mean_a": x["fid"], "mean_b": y["fid"], "difference": found[0], "se": found[1], "df": math.inf,
+            "seeds": len(together[a].config["seeds"]), "noise": f"{x['n']:,} paired images"}
 
 
 def _by_seeds(measured: pd.DataFrame, a: Place, b: Place, factor: float, measure: str) -> dict[str, Any]:
@@ -153,10 +143,10 @@ def equivalence(measured: pd.DataFrame, measure: str = "fid") -> pd.DataFrame:
                 d = (y - x).dropna()
                 if d.empty:
                     continue
-                mean, half = float(d.mean()), _half(float(d.std(ddof=1)) / math.sqrt(len(d)), len(d) - 1, 2 * LEVEL)
-                verdict = SAME if abs(mean) + half <= MARGIN else DIFFERENT if abs(mean) - half > MARGIN else UNKNOWN
-                values = [n, " ".join(contenders[0]), f"{backend} {device}", *place, len(d), mean, mean - half, mean + half]
-                lines.append(dict(zip(columns, [*values, verdict], strict=True)))
+                mean, wide = float(d.mean()), half(float(d.std(ddof=1)) / math.sqrt(len(d)), len(d) - 1, 2 * LEVEL)
+                told = SAME if abs(mean) + wide <= MARGIN else DIFFERENT if abs(mean) - wide > MARGIN else UNKNOWN
+                values = [n, " ".join(contenders[0]), f"{backend} {device}", *place, len(d), mean, mean - wide, mean + wide]
+                lines.append(dict(zip(columns, [*values, told], strict=True)))
     return pd.DataFrame(lines, columns=columns)
 
 
@@ -185,17 +175,6 @@ def _spread(measured: pd.DataFrame, place: Place, measure: str) -> tuple[float, 
         if len(found) > 1:
             return float(found.std(ddof=1)), len(found) - 1, int(smaller)
     return None
-
-
-def _half(se: float, df: float, level: float) -> float:
-    """Half of the two-sided t interval, normal of infinitely many degrees of freedom; NaN without any."""
-    return float(stats.t.ppf(1 - level / 2, df)) * se if df > 0 else math.nan
-
-
-def _verdict(mean: float, half: float) -> str:
-    if math.isnan(half):
-        return ABSENT
-    return REPRODUCED if mean + half < 0 else OPPOSITE if mean - half > 0 else NOISE
 
 
 def _words(place: Place) -> str:

@@ -9,7 +9,7 @@ import pandas as pd
 from bench import files
 from bench.records.rows import AnyRow, of
 from bench.records.values import Budget, Metric
-from bench.report import table1_claims, table1_frames
+from bench.report import measures, table1_claims, table1_frames
 from bench.report.measures import label, versions
 from bench.sampling import table1
 
@@ -118,7 +118,7 @@ def _claims(measured: pd.DataFrame, names: dict[str, str], together: table1_clai
         "claim": verdicts["claim"], "spacing": verdicts["spacing"], f"by {names['fid']}": verdicts["verdict"].map("**{}**".format),
         "comparisons": [f"{shown} of {of}" for shown, of in zip(verdicts["shown"], verdicts["of"], strict=True)],
         f"by {names['kid']}": by_kid["verdict"]})
-    run = compared[compared["verdict"] != table1_claims.ABSENT]
+    run = compared[compared["verdict"] != measures.ABSENT]
     detail = pd.DataFrame({
         "a": run["a"], "b": run["b"], "factor": run["factor"].map("{:g}".format), "a, b": _pair(run["mean_a"], run["mean_b"]),
         "a - factor x b": [f"{d:.3g} ({low:.3g} .. {high:.3g})" for d, low, high in zip(run["difference"], run["low"], run["high"],

@@ -8,12 +8,10 @@ that catches each, and ends with 1 where one is caught by none. README.md has th
 from __future__ import annotations
 
 import argparse
-import tempfile
-from pathlib import Path
 
 from .catalogue import MUTANTS, Mutant
 from .catalogue_solvers import SOLVER_MISTAKES
-from .run import first_failure, mutated, recorded
+from .mirror import ask
 
 WORDS = (  # how a line of PyTorch reads in MindSpore, in this order
     ("torch.tensor(plan.network_t, dtype=F64).round()", "ops.round(Tensor(plan.network_t, F64))"),
@@ -47,13 +45,6 @@ def mistakes() -> list[Mutant]:
     return [mirrored(mutant) for mutant in MUTANTS if mutant.name in names]
 
 
-def caught(mutant: Mutant) -> str:
-    """The first check that fails, with what it says, or "" where none does."""
-    with tempfile.TemporaryDirectory() as folder, mutated(mutant, Path(folder), "mindspore") as subject:
-        found = first_failure(mutant.level, subject, recorded()[mutant.name])
-    return f"{found.name}: {repr(found.error)[:140]}" if found else ""
-
-
 def main() -> int:
     """Ask about all, or about those whose names are given."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutants.solvers_mindspore", description=__doc__)
@@ -62,9 +53,9 @@ def main() -> int:
     wanted = [mutant for mutant in mistakes() if not names or mutant.name in names]
     survived = []
     for mutant in wanted:
-        check = caught(mutant)
-        survived += [mutant.name] * (not check)
-        print(f"{mutant.level} {mutant.name}: {check or 'NOTHING'}", flush=True)
+        _, found = ask(mutant, "mindspore", [mutant.level])
+        survived += [mutant.name] * (not found)
+        print(f"{mutant.level} {mutant.name}: {f'{found.name}: {repr(found.error)[:140]}' if found else 'NOTHING'}", flush=True)
     print(f"{len(wanted) - len(survived)} of {len(wanted)} caught")
     return 1 if survived else 0
 

@@ -24,7 +24,7 @@ from bench.records.cells import Cells
 from bench.records.notebook import Notebook
 from bench.records.rows import Row, of
 from bench.records.values import Pooled
-from bench.report import table1_frames
+from bench.report import measures, table1_frames
 from bench.report.html import solver_sections
 from bench.report.solvers import claims, frames, page
 from bench.sampling import solver_table
@@ -164,8 +164,8 @@ def test_the_tables_of_ddim_and_of_solvers_do_not_mix():
 
 
 @pytest.mark.parametrize("difference, spread, wanted", [
-    (-1.0, 0.1, claims.REPRODUCED), (1.0, 0.1, claims.CONTRADICTED), (-0.1, 0.1, claims.UNKNOWN), (0.1, 0.1, claims.UNKNOWN),
-    (-0.21, 0.1, claims.REPRODUCED), (0.21, 0.1, claims.CONTRADICTED)])
+    (-1.0, 0.1, measures.REPRODUCED), (1.0, 0.1, measures.CONTRADICTED), (-0.1, 0.1, measures.UNKNOWN),
+    (0.1, 0.1, measures.UNKNOWN), (-0.21, 0.1, measures.REPRODUCED), (0.21, 0.1, measures.CONTRADICTED)])
 def test_a_verdict_is_where_the_interval_lies(difference, spread, wanted):
     claim = solver_table.Claim("a is better", "", ((("a", 5), ("b", 5)),))
     found = {("a", 5): resampled("a", 5, 9 + difference, (-spread, spread)), ("b", 5): resampled("b", 5, 9.0)}
@@ -182,7 +182,7 @@ def test_what_both_cells_share_is_no_noise_and_the_factor_counts():
     found = {("a", 5): resampled("a", 5, 10.2, 1.05 * wild), ("b", 5): resampled("b", 5, 10.0, wild)}
     [compared] = claims.comparisons(claim, found)
     assert compared.error == pytest.approx(0, abs=1e-12) and compared.difference == pytest.approx(-0.3)
-    assert claims.verdict(claim, [compared]) == claims.REPRODUCED
+    assert claims.verdict(claim, [compared]) == measures.REPRODUCED
 
 
 def test_a_claim_of_several_comparisons():
@@ -194,10 +194,10 @@ def test_a_claim_of_several_comparisons():
             ("a", S): resampled("a", S, 9 + apart, (-spread, spread)) for S, apart in ((5, first), (10, second))}
         return claims.verdict(claim, claims.comparisons(claim, found))
 
-    assert told(-1, -1) == claims.REPRODUCED and told(-1, -0.1) == claims.UNKNOWN and told(-1, 1) == claims.CONTRADICTED
-    assert told(-1, 0.21) == claims.UNKNOWN, "one of two at 5% is not enough to contradict"
+    assert told(-1, -1) == measures.REPRODUCED and told(-1, -0.1) == measures.UNKNOWN and told(-1, 1) == measures.CONTRADICTED
+    assert told(-1, 0.21) == measures.UNKNOWN, "one of two at 5% is not enough to contradict"
     alone = {("a", 5): resampled("a", 5, 8.0), ("b", 5): resampled("b", 5, 9.0)}
-    assert claims.verdict(claim, claims.comparisons(claim, alone)) == claims.ABSENT
+    assert claims.verdict(claim, claims.comparisons(claim, alone)) == measures.ABSENT
     other = alone | {("a", 5): resampled("a", 5, 8.0, seeds=(0, 1, 2))}
     assert claims.comparisons(claim, other) == [], "cells of other seeds share no images"
 

@@ -19,7 +19,7 @@ from bench.job import checks
 from bench.records import rows
 from bench.records.cells import SCRATCH
 from bench.records.rows import Row
-from bench.report import table1_claims, table1_frames, table1_page
+from bench.report import measures, table1_claims, table1_frames, table1_page
 from bench.sampling import table1
 from bench.sampling.cell import Cell
 from tests.helpers import tree
@@ -312,9 +312,9 @@ def test_differences_are_paired_by_image_where_all_seeds_were_measured_together(
 def test_the_power_is_what_it_says():
     """Of studies with a true difference of that size, 80% tell it from 0; of those with none, 5% do."""
     rng, se = np.random.default_rng(0), 0.7
-    detectable = table1_claims._half(se, np.inf, 0.05) + table1_claims._half(se, np.inf, 0.4)
+    detectable = measures.half(se, np.inf, 0.05) + measures.half(se, np.inf, 0.4)
     for true, share in ((-detectable, 0.8), (0.0, 0.05)):
-        verdicts = [table1_claims._verdict(d, table1_claims._half(se, np.inf, 0.05)) for d in true + se * rng.standard_normal(4000)]
+        verdicts = [measures.verdict(d, measures.half(se, np.inf, 0.05)) for d in true + se * rng.standard_normal(4000)]
         assert np.mean([v != "cannot tell" for v in verdicts]) == pytest.approx(share, abs=0.025)
 
 

@@ -36,14 +36,6 @@ CLASSES = {"DDIMScheduler": DDIMScheduler, "DDPMScheduler": DDPMScheduler}
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture(scope="module")
-def net():
-    torch.manual_seed(0)
-    return UNet2DModel(sample_size=8, in_channels=1, out_channels=1, layers_per_block=1, block_out_channels=(8, 16),
-                       norm_num_groups=4, down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-                       up_block_types=("AttnUpBlock2D", "UpBlock2D"), attention_head_dim=8).eval()
-
-
 def written(folder: Path, scheduler, net) -> Path:
     pipeline = DDIMPipeline if isinstance(scheduler, DDIMScheduler) else DDPMPipeline
     pipeline(unet=net, scheduler=scheduler).save_pretrained(folder)

@@ -24,7 +24,7 @@ from tests.weights.test_pipeline import edit
 torch = pytest.importorskip("torch")
 import_torchvision()
 import diffusers  # noqa: E402
-from diffusers import DDPMPipeline, PNDMPipeline, UNet2DModel  # noqa: E402
+from diffusers import DDPMPipeline, PNDMPipeline  # noqa: E402
 
 FILE = "scheduler/scheduler_config.json"
 MULTI, SINGLE, UNIPC, DEIS, HEUN, PNDM = DEFAULTS
@@ -51,14 +51,6 @@ CASES = [
 ]
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore::FutureWarning")]
-
-
-@pytest.fixture(scope="module")
-def net():
-    torch.manual_seed(0)
-    return UNet2DModel(sample_size=8, in_channels=1, out_channels=1, layers_per_block=1, block_out_channels=(8, 16),
-                       norm_num_groups=4, down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-                       up_block_types=("AttnUpBlock2D", "UpBlock2D"), attention_head_dim=8).eval()
 
 
 def class_of(name: str):

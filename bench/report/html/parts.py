@@ -9,16 +9,15 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from bench.paths import command_line
-from bench.report import table1_claims
-from bench.report.solvers import claims as solver_claims
+from bench.report import measures, table1_claims
 
 TABLE, MAIN = command_line("run", "--table", "ddim"), command_line("run", "--steps", "10,50,1000")
 BARS = "Bars and ±: standard deviation between seeds; a cell of one seed has none."
 LONG = 24  # characters of a cell that may take several lines
 BADGES = {text: kind for kind, texts in {
-    "good": (table1_claims.REPRODUCED, table1_claims.SAME, "ok"),
-    "bad": (table1_claims.OPPOSITE, table1_claims.DIFFERENT, solver_claims.CONTRADICTED, "**DISAGREES**"),
-    "even": (table1_claims.NOISE, table1_claims.ABSENT, table1_claims.UNKNOWN, solver_claims.UNKNOWN),
+    "good": (measures.REPRODUCED, table1_claims.SAME, "ok"),
+    "bad": (measures.CONTRADICTED, table1_claims.DIFFERENT, "**DISAGREES**"),
+    "even": (measures.UNKNOWN, measures.ABSENT),
 }.items() for text in texts}
 
 

@@ -12,7 +12,7 @@ from bench.pictures import svg
 from bench.pictures.svg import Series
 from bench.records.rows import AnyRow, of
 from bench.records.values import Metric
-from bench.report import table1_claims, table1_frames, table1_page
+from bench.report import measures, table1_claims, table1_frames, table1_page
 from bench.report.html.parts import BARS, Figure, Section, Table, interval, plain, seeds
 from bench.report.measures import label
 from bench.sampling import table1
@@ -96,7 +96,7 @@ def claims(found: list[Grid], command: str) -> Section:
     shown["spacing"] = _in_words(shown["spacing"])
     s.tables.append(Table("Verdict on each claim", shown, "Reproduced: every comparison of the claim is shown by its 95% interval. "
                           f"Contradicted: one is the other way. Shown: how many comparisons are. {whose}", command))
-    compared = compared[compared["verdict"] != table1_claims.ABSENT]
+    compared = compared[compared["verdict"] != measures.ABSENT]
     lines = list(compared.to_dict("records"))
     each = pd.DataFrame({
         "claim": compared["claim"], "a": _in_words(compared["a"]), "b": _in_words(compared["b"]), "factor": compared["factor"],

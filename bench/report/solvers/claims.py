@@ -10,18 +10,15 @@ number of comparisons (Bonferroni); in between we cannot tell. A claim with a ce
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-from scipy import stats
-
 from bench.records.rows import Row
 from bench.records.values import Pooled
+from bench.report import measures
+from bench.report.measures import ABSENT
 from bench.sampling.solver_table import CLAIMS, Claim, Place
-
-LEVEL = 0.05
-REPRODUCED, CONTRADICTED, UNKNOWN, ABSENT = "reproduced", "contradicted", "cannot tell", "not run"
 
 
 @dataclass(frozen=True)
@@ -37,28 +34,24 @@ class Comparison:
     error: float
     n: int
 
-    def interval(self, level: float = LEVEL) -> tuple[float, float]:
+    def interval(self) -> tuple[float, float]:
         """Of the difference, two-sided."""
-        half = float(stats.norm.ppf(1 - level / 2)) * self.error
+        half = measures.half(self.error)
         return self.difference - half, self.difference + half
 
     @property
     def verdict(self) -> str:
         """On this comparison alone."""
-        low, high = self.interval()
-        return REPRODUCED if high < 0 else CONTRADICTED if low > 0 else UNKNOWN
+        return measures.verdict(self.difference, measures.half(self.error))
 
 
 def comparisons(claim: Claim, found: Mapping[Place, Row[Pooled]]) -> list[Comparison]:
     """Those whose cells are there, of the same images."""
     out = []
     for a, b in claim.pairs:
-        if a not in found or b not in found or found[a].config["seeds"] != found[b].config["seeds"]:
-            continue
-        x, y = found[a].values, found[b].values
-        resampled = np.array(x["resampled"]) - claim.factor * np.array(y["resampled"])
-        out.append(Comparison(claim, a, b, x["fid"], y["fid"], x["fid"] - claim.factor * y["fid"], float(resampled.std(ddof=1)),
-                              x["n"]))
+        if a in found and b in found and (told := measures.paired(found[a], found[b], claim.factor)):
+            x, y = found[a].values, found[b].values
+            out.append(Comparison(claim, a, b, x["fid"], y["fid"], *told, x["n"]))
     return out
 
 
@@ -66,9 +59,7 @@ def verdict(claim: Claim, compared: list[Comparison]) -> str:
     """On the whole claim."""
     if len(compared) < len(claim.pairs):
         return ABSENT
-    if all(each.verdict == REPRODUCED for each in compared):
-        return REPRODUCED
-    return CONTRADICTED if any(each.interval(LEVEL / len(compared))[0] > 0 for each in compared) else UNKNOWN
+    return measures.verdict_on_all([(each.difference, each.error, math.inf) for each in compared])
 
 
 def verdicts(found: Mapping[Place, Row[Pooled]]) -> list[tuple[Claim, list[Comparison], str]]:

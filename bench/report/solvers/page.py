@@ -11,6 +11,7 @@ from bench import files
 from bench.pictures import plots
 from bench.records.rows import AnyRow, of
 from bench.records.values import Metric
+from bench.report import measures
 from bench.report.measures import label, versions
 from bench.report.solvers import claims, frames
 from bench.report.table1_page import figure as plus_minus
@@ -107,7 +108,7 @@ def verdict_table(rows: list[AnyRow], backend: str) -> tuple[pd.DataFrame, pd.Da
     """The claims with their verdicts, and every comparison behind them."""
     found = claims.verdicts(frames.pooled(rows, backend))
     shown = pd.DataFrame([{"claim": claim.text, "source": claim.source, "verdict": verdict, "comparisons":
-                           f"{sum(c.verdict == claims.REPRODUCED for c in compared)} of {len(claim.pairs)}"}
+                           f"{sum(c.verdict == measures.REPRODUCED for c in compared)} of {len(claim.pairs)}"}
                           for claim, compared, verdict in found])
     lines = []
     for claim, compared, _ in found:

@@ -12,13 +12,13 @@ from backends import order
 from bench.pictures import plots
 from bench.records.rows import AnyRow, Row, of
 from bench.records.study_values import Bits, Likelihood
-from bench.report.measures import hardware, interval, label
+from bench.report.measures import CONTRADICTED, REPRODUCED, UNKNOWN, hardware, interval, label
 from reference.config import VARIANCES
 
 SAME = ("weights", "images_sha256", "samples", "seed", "clip", "dtype", "device")  # what comparable rows of a network share
 LEARNED = ("learned", "learned_range")
 FEW = 100  # steps up to which IDDPM's claim about few steps is read here
-LOWER, HIGHER, UNKNOWN = "lower", "higher", "cannot tell"
+LOWER, HIGHER = "lower", "higher"
 Rows = list[Row[Likelihood]]
 
 
@@ -93,7 +93,7 @@ def claims(rows: Rows) -> list[str]:
     if few.empty:
         return [f"IDDPM's claim about few steps has no verdict: no path of at most {FEW} steps was measured (`--steps`)."]
     words = set(few["verdict"])
-    verdict = "reproduced" if words == {LOWER} else "contradicted" if words == {HIGHER} else "cannot tell"
+    verdict = REPRODUCED if words == {LOWER} else CONTRADICTED if words == {HIGHER} else UNKNOWN
     parts = "; ".join(f"{line.mean:+.3g} ± {line.half:.2g} at S = {line.S}" for line in few.itertuples())
     return [f"IDDPM (section 4): a learned variance gives fewer bits than the large one at few steps, S up to {FEW}: **{verdict}** "
             f"({parts}). A difference as large as the half of an interval is told from 0 in half of all studies, one of 1.4 times "
