@@ -11,14 +11,22 @@ from __future__ import annotations
 import argparse
 import ast
 import copy
+import functools
 import hashlib
 import json
+import math
 import os
+import platform
 import shutil
 import sys
 import tempfile
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
+from importlib.metadata import version
+from importlib.util import find_spec
+from multiprocessing import Value
+from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +34,7 @@ from scipy.stats import binomtest
 
 from bench.paths import ROOT
 
-from .planting import Change, plant
+from .planting import Change, Orders, plant
 
 HERE = Path(__file__).parent
 FOUND, BLIND = (ROOT / "results" / name for name in ("mutation.jsonl", "blind.jsonl"))
@@ -53,6 +61,16 @@ ROOMS = {
     "job": Room(("bench/job/*.py",), ("tests/job/test_checks.py", "tests/job/test_keys.py", "tests/job/test_forecast.py",
                                       "tests/test_oracle.py")),
 }
+class How(NamedTuple):
+    """How a room is asked: in how many processes, with how many seconds of tests at most for each mistake, and whether tests that fail
+    without a mistake are left out, as those of other versions or without a framework do, or end it."""
+
+    processes: int = 1
+    most: float = math.inf
+    leave_out: bool = False
+
+
+ALL = How()
 OPERATORS: dict[type, tuple[type, ...]] = {
     ast.Add: (ast.Sub,), ast.Sub: (ast.Add,), ast.Mult: (ast.Div,), ast.Div: (ast.Mult,), ast.Pow: (ast.Mult,),
     ast.FloorDiv: (ast.Div,), ast.Mod: (ast.FloorDiv,), ast.Lt: (ast.LtE, ast.GtE), ast.LtE: (ast.Lt, ast.Gt), ast.Gt: (ast.GtE, ast.LtE),
@@ -168,33 +186,73 @@ def sample(room: Room, number: int, seed: int) -> list[Mutant]:
     return sorted(every, key=lambda one: hashlib.sha256(f"{seed} {one.name}".encode()).digest())[:number]
 
 
-def ask(name: str, asked: list[Mutant], seed: int, out: Path) -> None:
-    """Plant mistakes of a room, and add a line of JSON each to `out`."""
-    def found(change: Change, killed_by: str) -> None:
-        keep(out, name, change.name, killed_by, seed)
-
+def ask(name: str, asked: list[Mutant], seed: int, out: Path, how: How = ALL) -> None:
+    """Plant mistakes of a room in as many processes as `how` says, each in a copy of the repository, and add a line of JSON each to
+    `out`, at once."""
     out = out.resolve()
     with tempfile.TemporaryDirectory() as folder:
-        tree = Path(shutil.copytree(ROOT, Path(folder) / "tree", symlinks=True,
-                                    ignore=shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build")))
-        python = [path for path in sorted(tree.rglob("*.py")) if not path.is_relative_to(tree / "tests" / "mutants")]
-        text = hashlib.sha256(b"".join(path.read_bytes() for path in python)).hexdigest()
-        if not (process := os.fork()):
-            code = 1
-            try:
-                changes = (Change(mutant.name, mutant.file, mutant.planted) for mutant in asked)
-                code = plant(tree, ROOMS[name].tests, changes, MAPS / f"{name}-{text[:16]}.json", found)
-            finally:
-                sys.stdout.flush()
-                os._exit(code)
-        if status := os.waitpid(process, 0)[1]:
-            raise SystemExit(os.waitstatus_to_exitcode(status))
+        trees = [Path(folder) / f"tree{i}" for i in range(how.processes)]
+        for tree in trees:
+            shutil.copytree(ROOT, tree, symlinks=True, ignore=shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build"))
+        python = [path for path in sorted(trees[0].rglob("*.py")) if not path.is_relative_to(trees[0] / "tests" / "mutants")]
+        text = hashlib.sha256(b"".join(path.read_bytes() for path in python) + environment().encode()).hexdigest()
+        known = MAPS / f"{name}-{text[:16]}.json"
+        start = functools.partial(planted_in, name=name, out=out, seed=seed, how=how, known=known)
+        if not known.exists() and how.processes > 1:  # made once
+            ended([start(trees[0], [], Value("i"))])
+        following = Value("i")
+        ended([start(tree, asked, following) for tree in trees])
 
 
-def keep(out: Path, room: str, mutant: str, killed_by: str, seed: int) -> None:
+def planted_in(tree: Path, asked: list[Mutant], following: Synchronized[int], *, name: str, out: Path, seed: int, how: How,
+               known: Path) -> int:
+    """The id of a process that plants in this tree those that no other process took."""
+    def changes() -> Iterator[Change]:
+        while True:
+            with following.get_lock():
+                i = following.value
+                following.value += 1
+            if i >= len(asked):
+                return
+            yield Change(asked[i].name, asked[i].file, asked[i].planted)
+
+    def finds(file: str) -> Counter[str]:
+        return Counter(by.removeprefix("FAILED ").partition(" - ")[0] for mutant, by in outcomes(out)[name].items()
+                       if mutant.startswith(f"{file} "))
+
+    def found(change: Change, killed_by: str) -> None:
+        keep(out, name, change.name, killed_by, seed, how)
+
+    if process := os.fork():
+        return process
+    code = 1
+    try:
+        code = plant(tree, ROOMS[name].tests, known, Orders(changes(), found, finds, how.most, how.leave_out))
+    finally:
+        sys.stdout.flush()
+        os._exit(code)
+
+
+def ended(processes: list[int]) -> None:
+    """Wait for them; the exit code of the first one that failed ends this program."""
+    failed = [code for code in (os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in processes) if code]
+    if failed:
+        raise SystemExit(failed[0])
+
+
+def environment() -> str:
+    """What asks: versions, and the frameworks that are not there."""
+    names = ("numpy", "scipy", "torch", "mindspore", "jax", "diffusers")
+    there = {name: version(name) for name in names if find_spec(name)}
+    return (f"Python {platform.python_version()}, {', '.join(f'{name} {said}' for name, said in there.items())}"
+            + "".join(f", no {name}" for name in names if name not in there))
+
+
+def keep(out: Path, room: str, mutant: str, killed_by: str, seed: int, how: How = ALL) -> None:
     """Add an outcome, and print it."""
+    row = {"room": room, "mutant": mutant, "killed_by": killed_by, "seed": seed, "environment": environment()}
     with out.open("a") as file:
-        file.write(json.dumps({"room": room, "mutant": mutant, "killed_by": killed_by, "seed": seed}) + "\n")
+        file.write(json.dumps(row | ({} if how.most == math.inf else {"seconds": how.most})) + "\n")
     print(f"{mutant}: {killed_by or 'SURVIVED'}", flush=True)
 
 
@@ -257,10 +315,14 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=0, help="of the choice; default: %(default)s")
     parser.add_argument("--again", action="store_true", help="ask those that survived again")
     parser.add_argument("--out", type=Path, default=FOUND, help="default: results/mutation.jsonl")
+    parser.add_argument("--processes", type=int, default=1, help="default: %(default)s")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="of CPU at most, that the tests of a mistake take; default: all")
+    parser.add_argument("--leave-out", action="store_true", help="the tests that fail without a mistake, instead of ending there")
     parser.add_argument("--page", action="store_true", help="write results/mutation.md")
     asked = parser.parse_args()
     for room_name in asked.room:
         known = {mutant for mutant, killed_by in outcomes(asked.out)[room_name].items() if killed_by or not asked.again}
-        ask(room_name, [m for m in sample(ROOMS[room_name], asked.mutants, asked.seed) if m.name not in known], asked.seed, asked.out)
+        ask(room_name, [m for m in sample(ROOMS[room_name], asked.mutants, asked.seed) if m.name not in known], asked.seed, asked.out,
+            How(asked.processes, asked.seconds, asked.leave_out))
     if asked.page:
         (ROOT / "results" / "mutation.md").write_text(page(asked.out, tomllib.loads((HERE / "equivalent.toml").read_text())))

@@ -1,4 +1,5 @@
-"""Plant mistakes in a room one after another and run the tests that could see each, the quickest first, until one fails.
+"""Plant mistakes in a room one after another and run the tests that could see each until one fails: first those that found the most
+mistakes of the file for their time, which at the beginning are the quickest.
 
 One process collects the room's tests. A fork of it runs them all once and notes which functions each calls, and how long it takes.
 Then each mistake gets a fork of its own, in which the functions that it changes have their new code, and in which the tests run that
@@ -11,13 +12,15 @@ from __future__ import annotations
 import functools
 import gc
 import importlib
+import itertools
 import json
+import math
 import os
 import resource
+import signal
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import CodeType, FrameType, FunctionType
 from typing import Any, NamedTuple
@@ -27,6 +30,8 @@ import pytest
 OURS = ("reference", "backends", "bench", "tests")
 MEMORY = 12 << 30  # bytes of address space of a run
 LEAST_SECONDS = 30  # of CPU, that the tests of a mistake may take, beside three times what they took without it
+WALL = 4  # times as long by the clock: a run that waits for ever uses no CPU
+DOUBT = 0.1  # mistakes of a file that a test counts as having found before it found any
 KEPT = 50  # tests, after which the map is written
 COMPILED = ("backends/mindspore",)  # whose framework reads the text of functions
 
@@ -44,18 +49,21 @@ Chosen = list[str]  # ids of tests, in order
 
 
 class Map(NamedTuple):
-    """What each test took, seconds of CPU, and which functions of which files it called."""
+    """What each test took, seconds of CPU, and which functions of which files it called; and the tests that fail as they are."""
 
     seconds: dict[str, float]
     called: dict[str, dict[str, list[Called]]]  # by test and file
+    left_out: list[str]
 
-    def tests(self, file: str, functions: Sequence[Called] | None) -> Chosen:
-        """The tests that call one of these functions, or any of the file; the quickest first. All of them, where nobody calls any of
-        the file: what it does then is done when it is imported."""
+    def tests(self, file: str, functions: Sequence[Called] | None, finds: Mapping[str, int], most: float) -> Chosen:
+        """The tests that call one of these functions, or any of the file, by what they found for their time, until they take `most`
+        seconds. All of them, where nobody calls any of the file: what it does then is done when it is imported."""
         of = {test: {tuple(one) for one in files.get(file, ())} for test, files in self.called.items()}
         found = [test for test, called in of.items() if (called if functions is None else called & set(functions))]
         everything = functions is None and not found
-        return sorted(self.seconds if everything else found, key=self.seconds.__getitem__)
+        inorder = sorted(self.seconds if everything else found, key=lambda test: self.seconds[test] / (finds.get(test, 0) + DOUBT))
+        before = itertools.accumulate((self.seconds[test] for test in inorder), initial=0.0)
+        return [test for test, spent in zip(inorder, before, strict=False) if spent < most]
 
     def limit(self, chosen: Chosen) -> float:
         """Seconds of CPU that these tests may take."""
@@ -80,15 +88,15 @@ def differs(old: CodeType, new: CodeType) -> bool:
     return consts != others or any(getattr(old, what) != getattr(new, what) for what in ("co_code", "co_names", "co_varnames"))
 
 
-def plan(change: Change, tree: Path, known: Map) -> tuple[list[tuple[CodeType, CodeType]] | None, Chosen]:
+def plan(change: Change, tree: Path, known: Map, finds: Mapping[str, int], most: float) -> tuple[list[tuple[CodeType, CodeType]] | None, Chosen]:
     """(the functions to replace, None for all of the module; the tests to run)."""
     text = (tree / change.file).read_text()
     before, after = (compile(each, str(tree / change.file), "exec", dont_inherit=True) for each in (text, change.planted(text)))
     pairs = replaced(before, after)
     if pairs is None or change.file.startswith(COMPILED):
-        return None, known.tests(change.file, None)
+        return None, known.tests(change.file, None, finds, most)
     innermost = next(old for old, new in pairs[::-1] if differs(old, new))
-    return pairs, known.tests(change.file, [(innermost.co_qualname, innermost.co_firstlineno)])
+    return pairs, known.tests(change.file, [(innermost.co_qualname, innermost.co_firstlineno)], finds, most)
 
 
 def functions(tree: Path) -> list[FunctionType]:
@@ -104,24 +112,36 @@ def patch(living: Sequence[FunctionType], file: Path, pairs: Sequence[tuple[Code
             function.__code__ = next((new for old, new in pairs if function.__code__ == old), function.__code__)
 
 
+class Orders(NamedTuple):
+    """What to plant, and how: `found` is told of each what test failed first, or ""; `finds` says how many mistakes of a file each test
+    has found so far; the tests of a mistake take at most `most` seconds, those that come first; `leave_out` leaves out the tests that
+    fail without a mistake, which otherwise end it."""
+
+    changes: Iterator[Change]
+    found: Callable[[Change, str], None]
+    finds: Callable[[str], Mapping[str, int]] = lambda _: {}
+    most: float = math.inf
+    leave_out: bool = False
+
+
 class Plants:
     """A plugin of the process that has collected the tests: instead of running them, it plants."""
 
-    def __init__(self, tree: Path, changes: Iterator[Change], known: Path, found: Callable[[Change, str], None]) -> None:
-        self.tree, self.changes, self.known, self.found = tree, changes, known, found
+    def __init__(self, tree: Path, known: Path, orders: Orders) -> None:
+        self.tree, self.known, self.orders = tree, known, orders
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """Map once, then a fork for each mistake."""
-        said = self.tree / "said.log"
-        if code := forked(lambda: mapped(session, self.tree, self.known), said, 36_000):
+        said, orders = self.tree / "said.log", self.orders
+        if code := forked(lambda: mapped(session, self.tree, self.known, orders.leave_out), said, 36_000):
             raise pytest.UsageError(f"the tests fail without a mistake: {outcome(code, said)}")
         known = Map(**json.loads(self.known.read_text()))
         items, living = {item.nodeid: item for item in session.items}, functions(self.tree)
-        for change in self.changes:
+        for change in orders.changes:
             path = self.tree / change.file
             text = path.read_text()
-            pairs, chosen = plan(change, self.tree, known)
+            pairs, chosen = plan(change, self.tree, known, orders.finds(change.file), orders.most)
             chosen = [test for test in chosen if test in items]
             path.write_text(change.planted(text))  # for processes that tests start
             try:
@@ -132,7 +152,7 @@ class Plants:
                 code = forked(run, said, known.limit(chosen)) if chosen else 0
             finally:
                 path.write_text(text)
-            self.found(change, outcome(code, said) if code else "")
+            orders.found(change, outcome(code, said) if code else "")
         return True
 
 
@@ -152,12 +172,12 @@ def run_items(session: pytest.Session, items: list[pytest.Item]) -> int:
     return 0
 
 
-def mapped(session: pytest.Session, tree: Path, out: Path) -> int:
+def mapped(session: pytest.Session, tree: Path, out: Path, leave_out: bool) -> int:
     """Run all tests that `out` does not know and add what each calls. Caches are emptied before each, so that it calls all that it
     needs itself."""
-    known = Map(**json.loads(out.read_text())) if out.exists() else Map({}, {})
+    known = Map(**json.loads(out.read_text())) if out.exists() else Map({}, {}, [])
     for item in session.items:
-        if item.nodeid in known.seconds:
+        if item.nodeid in known.seconds or item.nodeid in known.left_out:
             continue
         for module in [module for name, module in sys.modules.items() if name.partition(".")[0] in OURS]:
             for kept in [value for value in vars(module).values() if isinstance(value, functools._lru_cache_wrapper)]:
@@ -167,15 +187,19 @@ def mapped(session: pytest.Session, tree: Path, out: Path) -> int:
         def note(frame: FrameType, event: str, _: Any, codes: dict[int, CodeType] = codes) -> None:
             codes[id(frame.f_code)] = frame.f_code
 
-        began = time.process_time()
+        began = spent()
         threading.settrace(note)
         sys.settrace(note)
         failed = run_items(session, [item])
         sys.settrace(None)
         threading.settrace(None)  # type: ignore[arg-type]
-        if failed:
+        if failed and not leave_out:
             return failed
-        known.seconds[item.nodeid] = time.process_time() - began
+        if failed:
+            known.left_out.append(item.nodeid)
+            session.testsfailed = 0
+            continue
+        known.seconds[item.nodeid] = spent() - began
         for code in codes.values():
             file = Path(code.co_filename)
             if file.is_relative_to(tree):
@@ -185,6 +209,11 @@ def mapped(session: pytest.Session, tree: Path, out: Path) -> int:
             write(known, out)
     write(known, out)
     return 0
+
+
+def spent() -> float:
+    """Seconds of CPU of this process and of all that it started and that ended."""
+    return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
 
 
 def write(known: Map, out: Path) -> None:
@@ -218,11 +247,12 @@ def anew(tree: Path, arguments: Sequence[str], chosen: Chosen) -> int:
 
 def forked(run: Callable[[], int], said: Path, seconds: float) -> int:
     """What became of a fork that does this: its exit status. What it prints is in `said`. `seconds` are of its CPU time, so that a
-    busy machine changes nothing."""
+    busy machine changes nothing, and WALL times as many by the clock."""
     sys.stdout.flush()
     if not (process := os.fork()):
         resource.setrlimit(resource.RLIMIT_CPU, (int(seconds) + 1, int(seconds) + 5))
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+        signal.alarm(int(WALL * seconds) + 1)
         code = 3
         try:
             with said.open("w") as file:
@@ -243,16 +273,17 @@ def outcome(status: int, said: Path) -> str:
     return failed[0][:200] if failed else f"ended with {os.waitstatus_to_exitcode(status)}: {' '.join(text[-200:].split())}"
 
 
-def plant(tree: Path, tests: Sequence[str], changes: Iterator[Change], known: Path, found: Callable[[Change, str], None]) -> int:
-    """Plant all changes in this tree, a copy of the repository, and say of each what test failed first, or "". `known` holds the map
-    of the tests, and is written where it does not exist. Returns an exit code: not 0 where the tests fail as they are."""
+def plant(tree: Path, tests: Sequence[str], known: Path, orders: Orders) -> int:
+    """Plant changes in this tree, a copy of the repository. `known` holds the map of the tests, and is written where it does not
+    exist. Returns an exit code: not 0 where the tests fail as they are."""
     known.parent.mkdir(parents=True, exist_ok=True)
-    os.chdir(tree)
-    os.environ |= {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
-    sys.dont_write_bytecode = True
     here = Path(__file__).parents[2]
     sys.path[:] = [str(tree), *(place for place in sys.path if Path(place or ".").resolve() != here)]
+    also = [place for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place and Path(place).resolve() != here]
+    os.chdir(tree)
+    os.environ |= {"PYTHONPATH": os.pathsep.join([str(tree), *also]), "PYTHONDONTWRITEBYTECODE": "1"}
+    sys.dont_write_bytecode = True
     for name in [name for name in sys.modules if name.partition(".")[0] in OURS]:
         del sys.modules[name]
     options = ["-q", "-s", "-n0", "-pno:cacheprovider", f"--basetemp={tree}.tmp"]
-    return int(pytest.main([*options, *tests], [Plants(tree, changes, known, found)]))
+    return int(pytest.main([*options, *tests], [Plants(tree, known, orders)]))

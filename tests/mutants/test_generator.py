@@ -6,6 +6,7 @@ import ast
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bench.paths import ROOT
@@ -62,3 +63,21 @@ def test_the_page_counts(tmp_path: Path):
     text = generator.page(out, {names[3]: "it does nothing"})
     assert "| 4 | 2 | 1 | 1 | 66.7% (20.8% to 93.9%) |" in text
     assert f"- `{generator.escaped(names[3])}`: it does nothing" in text and f"- `{generator.escaped(names[2])}`\n" in text
+
+
+def test_processes_share_the_mistakes_of_a_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Each is planted once, in a tree of its process, and its line says who asked and how long the tests may take."""
+    def plant(tree: Path, tests: tuple[str, ...], known: Path, orders: generator.Orders) -> int:
+        for change in orders.changes:
+            orders.found(change, f"FAILED {tree.name}::test - x")
+            assert orders.finds("reference/config.py") == {} and sum(orders.finds(change.file).values()) > 0
+            assert (tree / change.file).exists() and orders.most == 3 and orders.leave_out
+        return 0
+
+    monkeypatch.setattr(generator, "plant", plant)
+    asked = [m for m in generator.sample(generator.ROOMS["reference"], 30, 0) if m.file != "reference/config.py"]
+    out = tmp_path / "found.jsonl"
+    generator.ask("reference", asked, 0, out, generator.How(2, 3, True))
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert sorted(row["mutant"] for row in rows) == sorted(m.name for m in asked)
+    assert {row["seconds"] for row in rows} == {3} and f"numpy {np.__version__}" in rows[0]["environment"]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
+import signal
+import threading
 from pathlib import Path
 
 import pytest
 
 from tests.mutants import planting
-from tests.mutants.planting import Change, Map
+from tests.mutants.planting import Change, Map, Orders
 
 CODE = """
 FACTOR = 2
@@ -63,11 +67,18 @@ def test_what_can_be_changed_after_the_import(old: str, new: str, functions: lis
 
 
 def test_the_quickest_test_that_calls_a_function_goes_first() -> None:
-    """Of a constant, all tests that call anything of its file; if there is none, all."""
-    known = Map({"slow": 9.0, "quick": 1.0, "other": 0.5}, {"slow": {"a.py": [("f", 1)]}, "quick": {"a.py": [("f", 1), ("g", 5)]}})
-    assert known.tests("a.py", [("f", 1)]) == ["quick", "slow"] and known.tests("a.py", [("g", 5)]) == ["quick"]
-    assert known.tests("a.py", [("h", 7)]) == []
-    assert known.tests("a.py", None) == ["quick", "slow"] and known.tests("b.py", None) == ["other", "quick", "slow"]
+    """Of a constant, all tests that call anything of its file; if there is none, all. A test that found mistakes goes before those that
+    are quicker by less. What would take longer than wanted stays out, but never all."""
+    known = Map({"slow": 9.0, "quick": 1.0, "other": 0.5}, {"slow": {"a.py": [("f", 1)]}, "quick": {"a.py": [("f", 1), ("g", 5)]}}, [])
+
+    def tests(functions: list[tuple[str, int]] | None, file: str = "a.py", most: float = math.inf, **finds: int) -> list[str]:
+        return known.tests(file, functions, finds, most)
+
+    assert tests([("f", 1)]) == ["quick", "slow"] and tests([("g", 5)]) == ["quick"] and tests([("h", 7)]) == []
+    assert tests(None) == ["quick", "slow"] and tests(None, "b.py") == ["other", "quick", "slow"]
+    assert tests([("f", 1)], slow=1) == ["slow", "quick"] and tests([("f", 1)], slow=1, quick=1) == ["quick", "slow"]
+    assert tests([("f", 1)], most=1) == ["quick"] and tests([("f", 1)], most=1, slow=1) == ["slow"]
+    assert tests([("f", 1)], most=1.5) == ["quick", "slow"]
 
 
 def test_mistakes_are_planted_and_found(tmp_path: Path) -> None:
@@ -90,8 +101,8 @@ def test_mistakes_are_planted_and_found(tmp_path: Path) -> None:
         if not (process := os.fork()):
             try:
                 planting.LEAST_SECONDS = 2
-                os._exit(planting.plant(tree, ["tests"], iter(changes), tmp_path / "map.json",
-                                        lambda _, by: print(by, file=found.open("a"))))
+                os._exit(planting.plant(tree, ["tests"], tmp_path / "map.json",
+                                        Orders(iter(changes), lambda _, by: print(by, file=found.open("a")))))
             finally:
                 os._exit(9)
         assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
@@ -105,14 +116,30 @@ def test_mistakes_are_planted_and_found(tmp_path: Path) -> None:
     assert plant()[:2] == killed[:2] and (tmp_path / "map.json").stat().st_mtime_ns >= before
 
 
-def test_tests_that_fail_without_a_mistake_are_no_measure(tmp_path: Path) -> None:
-    """Nothing is planted."""
+@pytest.mark.parametrize("leave_out", [False, True])
+def test_tests_that_fail_without_a_mistake_are_no_measure(tmp_path: Path, leave_out: bool) -> None:
+    """Nothing is planted, or they are left out, if that is wanted."""
     (tmp_path / "tree" / "tests").mkdir(parents=True)
     (tmp_path / "tree" / "pytest.ini").write_text("[pytest]\n")
-    (tmp_path / "tree" / "tests" / "test_made.py").write_text("def test_one(): assert 1 == 2\n")
+    (tmp_path / "tree" / "bench").mkdir()
+    (tmp_path / "tree" / "bench" / "made.py").write_text("def two(): return 2\n")
+    (tmp_path / "tree" / "tests" / "test_made.py").write_text(
+        "from bench.made import two\ndef test_one(): assert two() == 1\ndef test_two(): assert two() == 2\n")
+    change = Change("one", "bench/made.py", lambda text: text.replace("2", "3"))
     if not (process := os.fork()):
         try:
-            os._exit(planting.plant(tmp_path / "tree", ["tests"], iter([]), tmp_path / "map.json", lambda *_: os._exit(8)))
+            os._exit(planting.plant(tmp_path / "tree", ["tests"], tmp_path / "map.json",
+                                    Orders(iter([change]), lambda _, by: print(by, file=(tmp_path / "by").open("a")), leave_out=leave_out)))
         finally:
             os._exit(9)
-    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 4
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == (0 if leave_out else 4)
+    assert (tmp_path / "by").exists() == leave_out
+    if leave_out:
+        assert (tmp_path / "by").read_text().startswith("FAILED tests/test_made.py::test_two")
+        assert json.loads((tmp_path / "map.json").read_text())["left_out"] == ["tests/test_made.py::test_one"]
+
+
+def test_a_run_that_waits_for_ever_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It uses no CPU."""
+    monkeypatch.setattr(planting, "WALL", 0.1)
+    assert planting.forked(lambda: threading.Event().wait() or 0, tmp_path / "said.log", 1) == signal.SIGALRM
