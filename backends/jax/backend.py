@@ -16,16 +16,14 @@ from backends.protocol import Batch, DeviceError, Spec
 from reference import weights as names
 from reference.config import ModelConfig
 from reference.conventions import Plan
+from reference.solver_plans import SolverPlan
 from reference.weights import Weights
 
-from . import samplers, training, unet
+from . import samplers, solving, unet
+from .adam import PARTS, Parts
+from .devices import at_work, find_device
 from .layers import Arrays
-from .training import PARTS, Optimiser, Parts, Process
-
-try:
-    from jax import enable_x64  # type: ignore[attr-defined,unused-ignore]
-except ImportError:  # before JAX 0.8
-    from jax.experimental import enable_x64
+from .training import Optimiser, Process, finite
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 
@@ -33,31 +31,6 @@ DTYPES = ("float32", "bfloat16", "float16", "float64")
 def create(spec: Spec) -> JaxBackend:
     """A backend for this spec. Raises `DeviceError` where the device is absent or the dtype is not offered."""
     return JaxBackend(spec)
-
-
-def find_device(name: str) -> jax.Device:
-    """The JAX device of this name; `DeviceError` where this machine lacks it."""
-    kind, _, index = name.partition(":")
-    if kind not in ("cpu", "cuda", "tpu") or not (index == "" or (kind == "cuda" and index.isdigit())):
-        raise DeviceError(f"device={name!r}: the jax backend has cpu, cuda, cuda:N and tpu")
-    try:
-        return jax.devices(kind)[int(index or 0)]
-    except (RuntimeError, IndexError):
-        found = ", ".join(str(device.platform) for device in jax.devices())
-        raise DeviceError(f"device={name!r}: jax {jax.__version__} finds {found} here") from None
-
-
-def at_work(method: Callable[..., Any]) -> Callable[..., Any]:
-    """The method on the backend's device, with float64 for what asks for it, and float32 products of float32's digits.
-
-    By default JAX has no 64 bits, and rounds factors on GPUs and TPUs. The caller's own JAX stays as it is.
-    """
-    @functools.wraps(method)
-    def call(self: JaxBackend, *args: Any, **kwargs: Any) -> Any:
-        with enable_x64(True), jax.default_device(self.device), jax.default_matmul_precision("highest"):
-            return method(self, *args, **kwargs)
-
-    return call
 
 
 def loss(w: Arrays, process: Process, model: ModelConfig, dtype: str, scale: float, x0: Array, t: Array, noise: Array,
@@ -102,7 +75,7 @@ class JaxBackend:
 
     @at_work
     def _prepare(self) -> None:
-        self.process = Process(self.spec.diffusion)
+        self.process = Process(self.spec.diffusion, self.device)
         self.optimiser = Optimiser(self.spec.optim, self.tuned, self.spec.dtype == "float16")
         self._restart(names.initialise(self.spec.model, 0))
 
@@ -138,14 +111,20 @@ class JaxBackend:
                 **({"peak_memory_bytes": str(memory["peak_bytes_in_use"])} if "peak_bytes_in_use" in memory else {})}
 
     @at_work
-    def tables(self, plan: Plan) -> dict[str, np.ndarray]:
+    def tables(self, plan: Plan | SolverPlan) -> dict[str, np.ndarray]:
         """The plan's coefficients, float64."""
-        return {name: np.array(table) for name, table in samplers.coefficients(plan).items()}
+        c = solving.coefficients(plan) if isinstance(plan, SolverPlan) else samplers.coefficients(plan)
+        return {name: np.array(table) for name, table in c.items()}
 
     @at_work
     def step(self, x: Array, output: Array, i: int, plan: Plan, z: Array | None) -> Array:
         """x_prev of step i, in x's dtype."""
         return samplers.step(x, output, i, plan, z, cast(plan))[0]
+
+    @at_work
+    def solve(self, network: solving.Network, x: Array, plan: SolverPlan, noise: Callable[[int], Array] | None = None) -> Array:
+        """The whole path from x = x_T with any network."""
+        return solving.solve(network, x, plan, solving.kept(plan), noise)
 
     @at_work
     def load_weights(self, weights: Weights) -> None:
@@ -182,7 +161,7 @@ class JaxBackend:
         """Scalar loss and gradients by canonical name, before clipping."""
         scale = self._loss_scale()
         found, gradients = self._backward(batch, scale)
-        while scale > 1 and not training.finite(gradients):
+        while scale > 1 and not finite(gradients):
             scale /= 2  # float16 overflowed; training would leave the step out
             found, gradients = self._backward(batch, scale)
         return found, {name: np.array(g) / np.float32(scale) for name, g in gradients.items()}
@@ -200,21 +179,25 @@ class JaxBackend:
         return value
 
     @at_work
-    def sample(self, x: Array, plan: Plan, noise: Callable[[int], np.ndarray] | None = None, *, ema: bool = True,
+    def sample(self, x: Array, plan: Plan | SolverPlan, noise: Callable[[int], np.ndarray] | None = None, *, ema: bool = True,
                on_step: Callable[[int], None] | None = None) -> Array:
         """The whole path from x = x_T."""
         w, model, dtype = self._network(ema), self.spec.model, self.spec.dtype
         # Once for all steps and images: they depend on t alone.
-        shifts = compiled_shifts(w, model, jnp.array(plan.network_t, jnp.float64), dtype) if self.tuned else {}
+        t = solving.kept(plan)["network_t"] if isinstance(plan, SolverPlan) else jnp.array(plan.network_t, jnp.float64)
+        shifts = compiled_shifts(w, model, t, dtype) if self.tuned else {}
 
         def output(x: Array, i: int, x0: Array) -> Array:
             inputs = jnp.concatenate((x, x0), axis=1) if self.spec.diffusion.self_conditioning else x
             if self.tuned:
                 return compiled_denoise(w, model, inputs, shifts, i, dtype)
-            return unet.forward(w, model, inputs, jnp.full(len(x), plan.network_t[i], jnp.float64), dtype)
+            return unet.forward(w, model, inputs, jnp.broadcast_to(t[i], len(x)), dtype)
 
         z = None if noise is None else lambda i: jnp.array(noise(i), self.dtype)
-        return samplers.sample(output, x.astype(self.dtype), plan, cast(plan), z, on_step)
+        x = x.astype(self.dtype)
+        if isinstance(plan, SolverPlan):
+            return solving.solve(output, x, plan, solving.kept(plan), z, on_step)
+        return samplers.sample(output, x, plan, cast(plan), z, on_step)
 
     def state(self) -> Mapping[str, np.ndarray]:
         """All that a resume needs, flat."""

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from reference.plan import CLEAN, Plan
+from reference.solver_plans import SolverPlan
 
 from . import schedules
 
@@ -91,7 +92,7 @@ def _previous_terms(plan: Plan, ab: jax.Array, ab_prev: jax.Array, gate: jax.Arr
             "log_variance_min": log_variance_min, "log_variance_max": log_variance_max}
 
 
-def clip_x0(x0: jax.Array, plan: Plan) -> jax.Array:
+def clip_x0(x0: jax.Array, plan: Plan | SolverPlan) -> jax.Array:
     """x0_hat (N, C, H, W) as the plan clips it: not at all, to its range, or by Imagen's dynamic threshold.
 
     The threshold (Saharia et al. 2022, arXiv:2205.11487, section 2.3) is per image: the given quantile of |x0|, at least 1

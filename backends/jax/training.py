@@ -14,22 +14,29 @@ from jax.scipy.special import ndtr
 from reference.config import BOUNDS, DiffusionConfig, OptimConfig
 
 from . import schedules
+from .adam import Parts, clipped, compiled_update, update
+from .devices import at_work
 
 TINY = 1e-20
-PARTS = ("weights", "adam_m", "adam_v", "ema")  # of the state, each an array by parameter name
-Parts = dict[str, dict[str, Array]]
 
 
 class Process:
     """The forward process: its tables, and the loss of a network under it."""
 
-    def __init__(self, config: DiffusionConfig, tables: dict[str, Array] | None = None) -> None:
-        self.config, self.tables = config, forward_tables(config) if tables is None else tables
+    def __init__(self, config: DiffusionConfig, device: jax.Device | None = None, tables: dict[str, Array] | None = None) -> None:
+        self.config, self.device = config, device
+        self.tables = forward_tables(config) if tables is None else tables
+
+    @at_work
+    def of(self, config: DiffusionConfig) -> Process:
+        """That of another config, on the same device."""
+        return Process(config, self.device)
 
     def at(self, name: str, t: Array, like: Array) -> Array:
         """The table's value at each t, (N, 1, 1, 1), in the dtype of `like`."""
         return self.tables[name][t].astype(like.dtype).reshape(-1, 1, 1, 1)
 
+    @at_work
     def q_sample(self, x0: Array, t: Array, noise: Array) -> Array:
         """x_t from x_0 (DDPM equation 4)."""
         return self.at("signal", t, x0) * x0 + self.at("noise", t, x0) * noise
@@ -51,6 +58,7 @@ class Process:
             return self.at("mean_x0", t, x0) * x0 + self.at("mean_xt", t, x0) * self.q_sample(x0, t, noise)
         return noise if self.config.objective == "eps" else self.at("signal", t, x0) * noise - self.at("noise", t, x0) * x0
 
+    @at_work
     def network_t(self, t: Array) -> Array:
         """The network's input for t: t itself, what the config tells in its place, or t x 1000/T in float32."""
         if self.config.told_timesteps is not None:
@@ -69,6 +77,7 @@ class Process:
         share = (variance + 1) / 2
         return share * large + (1 - share) * small
 
+    @at_work
     def vlb_terms(self, x0: Array, xt: Array, t: Array, output: Array, variance: Array, clip: bool = False) -> Array:
         """One term of the variational bound per image, bits per dimension, shape (N,), float64 (DDPM equation 5).
 
@@ -85,6 +94,7 @@ class Process:
         nll = discretised_nll(x0, mean, 0.5 * log_variance, approximate_cdf if self.config.approximate_cdf else ndtr)
         return jnp.where(t.reshape(-1, 1, 1, 1) == 0, nll, kl).mean((1, 2, 3)) / math.log(2)
 
+    @at_work
     def prior_bits(self, x0: Array) -> Array:
         """KL(q(x_T | x_0) || N(0, 1)) per image, bits per dimension, shape (N,)."""
         last = jnp.full((len(x0),), self.config.timesteps - 1)
@@ -115,8 +125,10 @@ class Process:
             total = total + (config.timesteps / 1000 if config.rescale_bound else 1.0) * terms.mean().astype(total.dtype)
         return total
 
+
 # Compiled functions take the tables as arguments: they are compiled again for another config alone.
-jax.tree_util.register_pytree_node(Process, lambda p: ((p.tables,), p.config), lambda config, tables: Process(config, *tables))
+jax.tree_util.register_pytree_node(
+    Process, lambda process: ((process.tables,), (process.config, process.device)), lambda kept, tables: Process(*kept, *tables))
 
 
 def forward_tables(config: DiffusionConfig) -> dict[str, Array]:
@@ -192,31 +204,6 @@ class LossScaler:
         if self.good % 2000 == 0:
             self.scale *= 2
         return {name: gradient / scale for name, gradient in gradients.items()}
-
-
-@jax.jit
-def clipped(gradients: dict[str, Array], largest: float) -> dict[str, Array]:
-    """Gradients whose norm over all tensors is at most `largest`; the 1e-6 is torch's `clip_grad_norm_`'s."""
-    norm = jnp.sqrt(sum(jnp.square(gradient).sum() for gradient in gradients.values()))
-    return {name: gradient * jnp.minimum(1, largest / (norm + 1e-6)) for name, gradient in gradients.items()}
-
-
-@jax.jit
-def adam(numbers: Mapping[str, float], w: Array, m: Array, v: Array, ema: Array, g: Array) -> tuple[Array, Array, Array, Array]:
-    """(w, m, v, ema) of one tensor after a step (Kingma & Ba 2015, arXiv:1412.6980, algorithm 1; eps outside the root)."""
-    m = m + (g - m) * numbers["1 - beta1"]
-    v = v + (jnp.square(g) - v) * numbers["1 - beta2"]
-    w = w - numbers["rate"] * (m / numbers["1 - beta1^n"]) / (jnp.sqrt(v / numbers["1 - beta2^n"]) + numbers["eps"])
-    return w, m, v, ema + (w - ema) * numbers["1 - decay"]
-
-
-def update(numbers: Mapping[str, float], parts: Parts, gradients: dict[str, Array]) -> Parts:
-    """`adam` of all tensors."""
-    done = {name: adam(numbers, *(parts[part][name] for part in PARTS), g) for name, g in gradients.items()}
-    return {part: {name: after[i] for name, after in done.items()} for i, part in enumerate(PARTS)}
-
-
-compiled_update = jax.jit(update, donate_argnames="parts")
 
 
 class Optimiser:

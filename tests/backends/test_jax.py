@@ -18,6 +18,7 @@ from reference.config import DiffusionConfig, ModelConfig
 from reference.conventions import make_plan
 
 jax = pytest.importorskip("jax")
+from backends.jax import adam  # noqa: E402
 from backends.jax import backend as module  # noqa: E402
 
 MODEL = ModelConfig(sample_size=4, block_out_channels=(8,), norm_num_groups=4, zero_init=False,
@@ -51,7 +52,7 @@ def test_another_step_plan_or_backend_compiles_nothing_again():
         for eta in (0.0, 1.0):
             plan = make_plan(DIFFUSION, 4, eta=eta)
             backend.sample(backend.to_device(np.ones((size, 1, 4, 4), np.float32)), plan, lambda i: np.zeros((size, 1, 4, 4)))
-        functions = (module.compiled_gradient, module.compiled_denoise, module.compiled_shifts, module.training.compiled_update)
+        functions = (module.compiled_gradient, module.compiled_denoise, module.compiled_shifts, adam.compiled_update)
         return [function._cache_size() for function in functions]
 
     first = work(module.create(SPEC))

@@ -164,11 +164,8 @@ def test_another_sampler_says_what_it_goes_without(net, tmp_path, recwarn):
     (["--strip", "a.png"], "--strip='a.png': stops of dpmpp_2m on the way would lose its earlier predictions"),
     (["--grid", "a.png", "--variance", "small"], "--variance='small': does not apply to the sampler dpmpp_2m"),
     (["--grid", "a.png", "--eta", "0.5"], "eta=0.5: dpmpp_2m has no noise to scale"),
-    (["--grid", "a.png", "--backend", "jax"], "sampler='dpmpp_2m': backend jax has ddim and ddpm alone"),
 ])
 def test_what_the_solver_of_the_folder_lacks_is_one_line(words, said, net, tmp_path, capsys, monkeypatch):
-    if "jax" in words:
-        pytest.importorskip("jax")
     monkeypatch.chdir(tmp_path)
     written(tmp_path / "p", class_of(MULTI)(), net)
     assert main(["sample", "--weights", "p", "--convention", "diffusers", "--samples", "1", "--steps", "5", *words]) == 2
