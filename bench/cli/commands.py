@@ -25,6 +25,7 @@ from bench.cli.options import (
     SAMPLING,
     SAYING,
     SEED,
+    SIZE,
     SPACING,
     THREADS,
     WEIGHTS,
@@ -64,8 +65,8 @@ def _run(commands: Parser) -> None:
     command goes on from its finished cells. `python bench/run.py` is the same command.
     """
     p = commands.command("run", _run.__doc__, "ddim-bench run --steps 10,50,1000",
-                         (BACKENDS, DATA, DEVICE, DTYPE, SEED, SPACING, SAMPLING, IGNORE, SAYING, THREADS, OUT, FRESH), body="run",
-                         goes_on_from="the finished cells")
+                         (BACKENDS, DATA, SIZE, DEVICE, DTYPE, SEED, SPACING, SAMPLING, IGNORE, SAYING, THREADS, OUT, FRESH),
+                         body="run", goes_on_from="the finished cells")
     p.add_argument("--list", dest="body", action="store_const", const="listing", default=argparse.SUPPRESS,
                    help="print presets, conventions, data sets and backends, one line each, and stop")
     p.add_argument("--table", choices=("ddim", "solvers"), help="draw and measure a grid of cells, and write its page: ddim, "
@@ -78,12 +79,12 @@ def _run(commands: Parser) -> None:
                    "that of the folder's scheduler")
     p.add_argument("--eta", metavar="X[,X]", help="of the samplers ddim and dpmpp_2m_sde: one or more of [0, 1], of ddim sigma_hat "
                    "too; ddpm among them adds that sampler; default: 0, of dpmpp_2m_sde 1, with --table all of the table's")
-    p.add_argument("--preset", metavar="NAME", help=f"{NAMED}; default: quick, with --table table, with --table solvers "
-                   "table and table-base, one after the other")
+    p.add_argument("--preset", metavar="NAME", help=f"{NAMED}; default: quick, or one that fits images of your "
+                   "own; with --table table, with --table solvers table and table-base, one after the other")
     p.add_argument("--convention", metavar="NAME", default="plain", help=f"details of process and sampler; {NAMED}")
-    p.add_argument("--metric", choices=("fmnist-cnn", "inception"), default="fmnist-cnn",
-                   help="what the features of FID come from: the network that ships, or that of papers, then for 50,000 samples "
-                   "where --samples is not given")
+    p.add_argument("--metric", choices=("fmnist-cnn", "inception", "none"), default="fmnist-cnn",
+                   help="what the features of FID come from: the network that ships, for grey 28 x 28 images; that of papers, then "
+                   "for 50,000 samples where --samples is not given; or none, which does not measure")
     p.add_argument("--inception-weights", type=Path, metavar="FILE", help="a file in torch-fidelity's format; default: "
                    "torch-fidelity's own, which --download fetches")
     p.add_argument("--samples", type=int, help="images per sampling cell; default: the preset's")
@@ -127,10 +128,20 @@ def _train(commands: Parser) -> None:
       msrun --worker_num=N --local_worker_num=N --join=True bench/train.py ...
     """
     p = commands.command("train", _train.__doc__, "ddim-bench train --preset base --train-steps 20000 --save my-checkpoint",
-                         (DATA, DEVICE, DTYPE, MODE, SEED, SPACING, IGNORE, SAYING), body="train", goes_on_from="the last state")
+                         (DATA, SIZE, DEVICE, DTYPE, MODE, SEED, SPACING, IGNORE, SAYING), body="train",
+                         goes_on_from="the last state")
     p.add_argument("--train-steps", type=int, required=True, help="optimiser steps; the learning rate decays over them")
     p.add_argument("--save", type=place_to_write, required=True, metavar="FOLDER", help="of the finished pipeline")
-    p.add_argument("--preset", metavar="NAME", default="quick", help=NAMED)
+    p.add_argument("--preset", metavar="NAME", help=f"{NAMED}; default: quick, or one that fits images of your own")
+    p.add_argument("--width", type=int, metavar="N", help="of a new network: channels of its first level, the others in "
+                   "proportion; default: the preset's")
+    p.add_argument("--lr", type=float, help="learning rate after the warm-up; default: the preset's")
+    p.add_argument("--warmup", type=int, metavar="N", help="steps over which the learning rate rises; default: the preset's, at "
+                   "most a tenth of --train-steps")
+    p.add_argument("--sample-at", metavar="N[,N]", help="optimiser steps after which samples are drawn, such as 100,500: into the "
+                   "logs, and SAVE.logs/step-N.png; default: none")
+    p.add_argument("--validate", type=int, metavar="N", help="every N steps, print and log the loss and the gradient's norm of at "
+                   "most 128 held-out images; default: never")
     p.add_argument("--weights", metavar="SOURCE", help=f"start from these, with their network and process: {WEIGHTS}; default: the "
                    "preset's network, seeded")
     p.add_argument("--backend", metavar="NAME", help="default: torch, or that of the launcher")

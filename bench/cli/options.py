@@ -121,6 +121,8 @@ DATA = _parent(
                 "of them, a .npz or a .npy file; default: $DDIM_BENCH_DATA, the download cache or the subset that ships"}),
     ("--download", {"action": "store_true", "help": "fetch the data set where no file of it is found"}),
     ("--pad", {"action": "store_true", "help": "surround images that are smaller than the network's with black"}))
+SIZE = _parent(("--channels", {"type": int, "metavar": "N", "help": "of the network for images of your own: 1, grey, or 3, RGB; "
+                               "default: as the images are"}))
 SEED = _parent(("--seed", {"type": int, "default": 0, "help": "of weights, batches and samples"}))
 THREADS = _parent(("--threads", {"type": int, "help": "CPU threads of each backend; default: the cores that this process may use"}))
 OUT = _parent(("--out", {"type": Path, "metavar": "FOLDER", "default": RESULTS,
@@ -150,7 +152,8 @@ SAYING = _parent(
                          "guided-diffusion (its num_head_channels); default: as --heads says"}),
     ("--qkv-order", {"metavar": "NAME", "help": "in such a file: heads, or qkv where its use_new_attention_order was on; default: "
                      "heads"}),
-    ("--image-size", {"type": int, "metavar": "N", "help": "of such --weights; default: that whose first attention is at 16 x 16"}),
+    ("--image-size", {"type": int, "metavar": "N", "help": "of such --weights; default: that whose first attention is at 16 x 16. "
+                      "Of a new network for images of your own; default: theirs, at most 64"}),
     ("--schedule", {"metavar": "NAME", "help": "schedule of such --weights or a new network; default: linear or the preset's"}),
     ("--timesteps", {"type": int, "metavar": "T", "help": "of such --weights or a new network; default: 1000 or the preset's"}),
     ("--objective", {"metavar": "NAME", "help": "what such --weights or a new network predict: eps, x0, v or previous; default: "

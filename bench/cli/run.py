@@ -17,7 +17,7 @@ from pathlib import Path
 import backends
 from backends.protocol import Spec
 from bench import files
-from bench.cli import tables
+from bench.cli import metrics, own, tables
 from bench.cli.launch import launched, serve_as_scheduler
 from bench.cli.options import at_least, data_choice, sampling_choices, unsaid, unused
 from bench.cli.values import parse_eta
@@ -26,7 +26,7 @@ from bench.job import run as stages
 from bench.job.job import Images, Job
 from bench.metric import inception
 from bench.paths import ROOT, printable, require_clone
-from bench.presets import Preset, get_preset
+from bench.presets import Preset
 from bench.records import rows
 from bench.records.cells import Cells
 from bench.records.notebook import Notebook
@@ -54,16 +54,18 @@ def resolve(args: argparse.Namespace) -> tuple[Job, list[str]]:
     at_least(args, 1, "samples", "train_steps", "batch_size", "sample_batch", "threads", "timeout")
     at_least(args, 0, "save_every", "seed", "fit")
     samples = args.samples or inception.paper_n(args.metric)
-    preset = get_preset(args.preset or "quick").changed(
+    preset = own.preset(args).changed(
         samples=samples, train_steps=args.train_steps, batch_size=args.batch_size, sample_batch=args.sample_batch)
     launch = launched()
     require(preset.batch_size % launch.processes == 0, "--batch-size", preset.batch_size,
             f"must be a multiple of the {launch.processes} processes")
     for name in ("fresh", "check_determinism"):
         require(launch.processes == 1 or not getattr(args, name), f"--{name.replace('_', '-')}", True, "is for one process alone")
+    measured = args.metric != "none"
+    require(measured or not args.table, "--metric", args.metric, "goes without --table, which is a table of FID")
     by = inception.choose(args.metric, args.inception_weights, args.download)
-    require(preset.samples >= 2 * by.width, "--samples", preset.samples,
-            f"the metric needs at least twice its feature width, {2 * by.width}")
+    require(not measured or preset.samples >= 2 * by.width, "--samples", preset.samples,
+            f"the metric needs at least twice its feature width, {2 * by.width}; --metric none goes without")
     chosen, absent = backends.choose(launch.backends(args.backends))
     preset, initial, found = beginning(args, preset)
     cells = sampling_cells(args, chosen, found.scheduler if args.weights and args.convention == "diffusers" else SILENT)
@@ -82,18 +84,14 @@ def resolve(args: argparse.Namespace) -> tuple[Job, list[str]]:
     if other and preset.weights and not (fit or args.weights):
         absent.append(f"weights: those of preset {preset.name}, trained on {preset.dataset} and not on {dataset.provenance}")
     preset = preset.changed(dataset=dataset.name)
-    if by.name == inception.NAME:
-        absent += inception.check(by, preset.samples, dataset, held_out)
-    else:
-        require(preset.samples <= len(held_out), "--samples", preset.samples,
-                f"the metric's floor is that of as many held-out images, and there are {len(held_out)}")
+    absent += metrics.notes(args.metric, by, preset.samples, dataset, held_out)
     if fit:
         require_expressible("--fit", preset.diffusion, SILENT)
     said = {} if fit else found.scheduler.to_dict()
     choices = sampling_choices(args) | ({"scheduler": said} if said else {})
     job = Job(preset, initial, found.weights, cells, args.device, args.dtype, args.convention, args.seed, dataset, held_out,
               args.threads or launch.threads, args.save_every, args.timeout, args.check_determinism, launch.rank, launch.processes,
-              fit, by, choices)
+              fit, by, choices, measured)
     for cell in (*job.all_cells, *map(job.compared, job.all_cells)):
         job.plan(cell)
     return job, absent
@@ -101,7 +99,7 @@ def resolve(args: argparse.Namespace) -> tuple[Job, list[str]]:
 
 def beginning(args: argparse.Namespace, preset: Preset) -> tuple[Preset, weights.Weights, sources.Loaded]:
     """The preset with the network of --weights, its seeded weights, and what sampling starts from."""
-    said = unsaid(args)
+    said = unsaid(args, "image_size")
     if args.weights is None:
         unused(args, "without --weights", "ignore_scheduler")
     folder = args.weights or preset.weights
@@ -168,12 +166,13 @@ def describe(job: Job, absent: list[str]) -> str:
     config = {**job.preset.to_dict(), "device": job.device, "dtype": job.dtype, "seed": job.seed,
               "convention": codes, "threads": job.threads, "data": job.dataset.provenance,
               "held_out": job.held_out.provenance,
-              "extractor": job.extractor.name, "extractor_sha256": job.extractor.sha256}
+              "extractor": job.extractor.name if job.measured else None,
+              "extractor_sha256": job.extractor.sha256 if job.measured else None}
     cells = [f"{job.backends[0]}: train the network to sample from for {job.fit} steps"] if job.fit else []
     for b in job.backends:
         cells += [f"{b}: oracle"] + [f"{b}: train {job.preset.train_steps} steps"] * (job.preset.train_steps > 0)
         cells += [f"{b}: time training and sampling"] * (job.preset.blocks > 0)
-        cells += [f"{b}: sample and measure {cell} n={job.preset.samples}" for cell in job.cells[b]]
+        cells += [f"{b}: sample {'and measure ' * job.measured}{cell} n={job.preset.samples}" for cell in job.cells[b]]
     return "\n".join([json.dumps(config, indent=2), *cells, *forecast.call_lines(job), *absent])
 
 

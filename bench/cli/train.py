@@ -17,11 +17,13 @@ from typing import Any
 
 import backends
 from backends.protocol import Spec
+from bench import api
+from bench.cli import own, watching
 from bench.cli.launch import launched, serve_as_scheduler
 from bench.cli.options import at_least, data_choice, unsaid, unused
 from bench.cli.values import parse_log
 from bench.paths import ROOT, printable
-from bench.presets import Preset, get_preset
+from bench.presets import Preset
 from bench.progress import tracked
 from bench.records import environment, trainings
 from bench.timing import flops
@@ -31,9 +33,10 @@ from bench.training.trackers import Log
 from bench.weights import folders, pipeline, sources, tensor_files
 from bench.weights.scheduler_config import require_expressible
 from reference import weights
-from reference.config import BOUNDS, ConfigError, DiffusionConfig, ModelConfig, require
+from reference.config import BOUNDS, ConfigError, DiffusionConfig, ModelConfig, OptimConfig, require
 from reference.conventions import adopt, adopt_network, get_convention
 from reference.respacing import respaced
+from reference.timesteps import parse_steps
 
 NEW = ("schedule", "timesteps", "objective")  # of `UNSAID`, what also says how a new network is trained
 
@@ -42,22 +45,22 @@ def run(args: argparse.Namespace, command: str) -> None:
     """Train, saving states beside `args.save`, then write the pipeline folder."""
     serve_as_scheduler()
     at_least(args, 0, "seed", "save_every")
-    at_least(args, 1, "batch_size", "train_steps")
+    at_least(args, 1, "batch_size", "train_steps", "validate", "width")
+    at_least(args, 0, "warmup", "lr")
+    looks = _looks(args)
     require(not os.path.lexists(args.save) or (args.save / "model_index.json").exists(), "--save", str(args.save),
             "exists and is no pipeline folder; it is not overwritten")
-    preset = get_preset(args.preset)
+    preset = own.preset(args)
     initial, model, process, scheduler = _beginning(args, preset)
     began_with, before = _history(args.weights) if args.weights else (None, [])
     steps = args.train_steps
-    require(steps > preset.optim.warmup_steps, "--train-steps", steps,
-            f"must exceed the warm-up's {preset.optim.warmup_steps}")
-    optim = replace(preset.optim, total_steps=steps)
+    optim = _optim(args, preset)
     launch = launched()
     name = launch.backends(args.backend) or backends.DEFAULT
     spec = Spec(model, process, optim, args.device, args.dtype, args.mode, launch.rank, launch.processes)
     batch_size = args.batch_size or preset.batch_size
     require_room("--batch-size", batch_size // spec.processes, spec.image_shape, flops.kept(spec))
-    dataset = data_choice(args).load(preset.dataset, spec.image_shape, "train")
+    dataset, held_out = data_choice(args).both(preset.dataset, spec.image_shape)
     backend = backends.load(name).create(spec)
     backend.load_weights(initial)
     config = {"backend": name, "dataset": dataset.sha256}
@@ -67,9 +70,11 @@ def run(args: argparse.Namespace, command: str) -> None:
     about = config | {"preset": preset.name, "optim": optim.to_dict(), "seed": args.seed, "batch_size": batch_size}
     with Log(logs, args.save.name, about, () if spec.rank > 0 else parse_log(args.log)) as log, \
             tracked(total=steps, desc=f"train {name}", mininterval=2, disable=spec.rank > 0) as bar:
+        watch = watching.Watch(api.Model(name, spec, backend), log, logs, bar, args.seed, looks, args.validate or 0,
+                               held_out.images, batch_size)
         done = loop.fit(backend, spec, dataset.images, seed=args.seed, steps=steps, batch_size=batch_size,
                             flip=dataset.flip, states=states, config=config, save_every=args.save_every,
-                            on_step=lambda n, _: bar.update(n - bar.n), on_losses=log.losses)
+                            on_step=watch.step, on_losses=watch.losses)
     if spec.rank > 0:
         return
     about = {
@@ -87,10 +92,33 @@ def run(args: argparse.Namespace, command: str) -> None:
     print(f"wrote {printable(args.save.relative_to(ROOT) if args.save.is_relative_to(ROOT) else args.save)}")
 
 
+def _looks(args: argparse.Namespace) -> list[int]:
+    """The steps of --sample-at. Raises ConfigError."""
+    if args.sample_at is None:
+        return []
+    try:
+        looks = parse_steps(args.sample_at)
+    except ConfigError as error:
+        raise ConfigError(f"--sample-at={args.sample_at!r}: {str(error).partition(': ')[2]}") from None
+    require(max(looks) <= args.train_steps, "--sample-at", args.sample_at, f"must be at most --train-steps={args.train_steps}")
+    return looks
+
+
+def _optim(args: argparse.Namespace, preset: Preset) -> OptimConfig:
+    """The optimiser over --train-steps, whose warm-up follows a short length where --warmup does not say it. Raises ConfigError."""
+    steps, p = args.train_steps, preset.optim
+    require(args.lr is None or args.lr > 0, "--lr", args.lr, "must be above 0")
+    require(args.warmup is None or args.warmup < steps, "--warmup", args.warmup, f"must be below the {steps} of --train-steps")
+    lr = p.lr if args.lr is None else args.lr
+    return replace(p, lr=lr, min_lr=min(p.min_lr, lr), total_steps=steps,
+                   warmup_steps=min(p.warmup_steps, steps // 10) if args.warmup is None else args.warmup)
+
+
 def _beginning(args: argparse.Namespace, preset: Preset) -> sources.Loaded:
     """Weights, network and process to begin with: those of --weights, or the preset's with seeded weights."""
-    said = unsaid(args, *NEW)
+    said = unsaid(args, *NEW, "image_size")
     if args.weights:
+        unused(args, "with --weights, which have a network", "width")
         require(args.convention == "plain", "--convention", args.convention, "goes without --weights, which have a network")
         unused(args, "with --weights, whose network has one", "variance")
         found = sources.read(args.weights, said, args.ignore_scheduler)
@@ -119,8 +147,16 @@ def _new(args: argparse.Namespace, preset: Preset) -> tuple[ModelConfig, Diffusi
     if args.variance is None and args.convention != "plain" and not process.learned_variance:
         process = replace(process, variance=get_convention(args.convention).variance)  # what this code samples with
     channels = preset.model.in_channels // (1 + process.self_conditioning)
-    model = replace(preset.model, out_channels=channels * (1 + process.learned_variance))
+    model = preset.model if args.width is None else _of_width(preset.model, args.width)
+    model = replace(model, out_channels=channels * (1 + process.learned_variance))
     return adopt_network(model, args.convention), _trained(args, process)  # asked for again: a convention fills in what is none
+
+
+def _of_width(model: ModelConfig, width: int) -> ModelConfig:
+    """The network with `width` channels in its first level, and in the others as many times more as before. Raises ConfigError."""
+    first, groups = model.block_out_channels[0], model.norm_num_groups
+    require(width % (2 * groups) == 0, "--width", width, f"must be a multiple of {2 * groups}, twice the network's groups")
+    return replace(model, block_out_channels=tuple(round(c * width / first / groups) * groups for c in model.block_out_channels))
 
 
 def _trained(args: argparse.Namespace, process: DiffusionConfig) -> DiffusionConfig:

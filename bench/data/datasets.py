@@ -76,6 +76,10 @@ class Choice:
         _say(train, test)
         return train, test
 
+    def own(self, default: str) -> Path | None:
+        """Where a person's own images are that this choice names, None where it names a published data set."""
+        return self.path if self._name(default) == IMAGES else None
+
     def _name(self, default: str) -> str:
         return self.name or (default if self.path is None or _holds(RECORDS[default], self.path) else IMAGES)
 

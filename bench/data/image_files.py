@@ -21,6 +21,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "PPM")
 IGNORED = re.compile(r"thumbs\.db|desktop\.ini|icon\r|_success|readme|licen[cs]e|.*\.(csv|tsv|txt|md|jsonl?|xml|ya?ml|html?|pdf)",
                      re.IGNORECASE)
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")  # 8 bits a channel or fewer
+GREY = ("1", "L", "LA")
 ORIENTATION = 0x0112  # EXIF's tag
 MAX_PIXELS = 1 << 26  # of one file
 
@@ -148,6 +149,25 @@ def read_image(path: Path, shape: tuple[int, int, int], *, pad: bool = False) ->
         raise DataError(f"{path}: {reason.splitlines()[0]}") from error
     pixels = np.asarray(scaled, np.uint8).reshape(1, *scaled.size, channels).transpose(0, 3, 1, 2)
     return pad_to(pixels, size)[0]
+
+
+def look(paths: list[Path]) -> list[tuple[bool, int]]:
+    """(whether it has colours, its shorter side) of each file, from its header alone. A file that is no image is left out, and
+    refused where it is read. Raises DataError where none is an image."""
+    from PIL import Image
+
+    out = []
+    for path in tracked(paths, desc="look at images", leave=False, mininterval=1, delay=2):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                with Image.open(path, formats=FORMATS) as image:
+                    out.append((image.mode not in GREY, min(image.size)))
+        except Exception:  # as in `read_image`, which says what is wrong
+            continue
+    if not out:
+        raise DataError(f"{paths[0]}: is no {', '.join(FORMATS)} image")
+    return out
 
 
 def _turn(image: Any) -> Any:

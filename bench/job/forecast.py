@@ -166,6 +166,8 @@ def _sampling(job: Job, crew: Crew, backend: str, eta: float | str) -> tuple[flo
 def _metric(job: Job, cells: Cells) -> list[Prediction]:
     """Features take a time for each image, distances of noise that of any features; the first cell imports the libraries, loads
     the network and takes the features of the reference."""
+    if not job.measured:
+        return []
     n, by = job.preset.samples, job.extractor
     images = by.convert(job.held_out.images[:min(by.batch, n)])[0]
     size = max(2 * by.width, min(n, fid.KID_SUBSET_SIZE))

@@ -48,6 +48,7 @@ class Job:
     fit: int = 0  # steps of training that make `trained` first; 0: it is given
     extractor: Extractor = field(default_factory=fmnist_cnn.extractor)  # of the metric's features
     choices: Key = field(default_factory=dict)  # of sampling, beside the cells' and the convention's: arguments of `make_plan`
+    measured: bool = True  # by the metric; False: only drawn and compared
 
     @property
     def spec(self) -> Spec:

@@ -21,7 +21,9 @@ from reference.config import require
 
 
 def measure(job: Job, book: Notebook, images: Images, cluster: ray_cluster.Ray | None) -> None:
-    """The metric of every set of images, beside its floor and ceiling for the same n."""
+    """The metric of every set of images, beside its floor and ceiling for the same n; nothing where the job is not measured."""
+    if not job.measured:
+        return
     n = job.preset.samples
     by: dict[str, Any] = {"metric_device": job.metric_device, "extractor": job.extractor}
     _cell(book, job.bound_key("real"), lambda: fid.floor(n, job.dataset, test=job.held_out, **by))

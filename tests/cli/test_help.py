@@ -72,9 +72,9 @@ def test_both_scripts_and_the_module_are_the_same_program(tmp_path):
                               capture_output=True, text=True, timeout=120)
         assert done.returncode == 0 and "torch: sample and measure S=10" in done.stdout, done.stderr
     for start in (["bench/train.py"], ["-m", "bench", "train"]):
-        done = subprocess.run([sys.executable, *start, "--train-steps", "1", "--save", str(tmp_path / "x")], cwd=ROOT,
-                              capture_output=True, text=True, timeout=120)
-        assert (done.returncode, done.stderr) == (2, "error: --train-steps=1: must exceed the warm-up's 200\n")
+        options = ["--train-steps", "1", "--warmup", "1", "--save", str(tmp_path / "x")]
+        done = subprocess.run([sys.executable, *start, *options], cwd=ROOT, capture_output=True, text=True, timeout=120)
+        assert (done.returncode, done.stderr) == (2, "error: --warmup=1: must be below the 1 of --train-steps\n")
 
 
 def test_the_console_script_is_the_same_program():

@@ -257,7 +257,7 @@ def test_the_list_above_has_all_commands():
     ("study neighbours --images a.npy --seed 3", "--seed=3: does not apply with --images, which are drawn already"),
     ("convert results/checkpoints/fmnist-small x --heads 0", "--heads=0: must be at least 1"),
     ("run --heads 1", "--heads=1: does not apply without --weights"),
-    ("train --train-steps 10 --save x --image-size 8", "--image-size=8: does not apply without --weights"),
+    ("train --train-steps 10 --save x --image-size 8", "--image-size=8: is for images of your own, which --data names"),
     ("sample --weights x --time-order tan --grid a.png", "--time-order='tan': must be one of sin, cos"),
     ("recipe ddpm-cifar10 --objective score", "--objective='score': does not apply without --weights"),
     ("convert a b --sample-size 8", "--sample-size: is no option of ddim-bench convert; did you mean --image-size?"),
