@@ -21,7 +21,7 @@ from bench.report import ablation_page, noise_page, scaling_page, speed_page, ta
 from bench.report.html import page as html
 from bench.report.solvers import frames as solver_frames
 from bench.report.solvers import page as solvers_page
-from bench.report.studies import likelihood_page
+from bench.report.studies import likelihood_page, round_trip_page, same_noise_page
 from bench.sampling import solver_table
 from reference.config import require
 
@@ -68,6 +68,9 @@ def pages(found: list[AnyRow], out: Path) -> Iterator[tuple[str, str]]:
         yield "ablation.md", ablation_page.render(tried, made_by(out / "ablation.md", "study", "ablation"))
     if networks := likelihood_page.newest(found):
         yield "likelihood.md", likelihood_page.render(networks, made_by(out / "likelihood.md", "likelihood", "--weights", "SOURCE"))
+    for name, page in (("round-trip", round_trip_page), ("same-noise", same_noise_page)):
+        if of_study := page.newest(found):
+            yield f"{name}.md", page.render(of_study, made_by(out / f"{name}.md", "study", name, "--weights", "SOURCE"))
     if any(row.kind == "recipe" for row in found):
         yield "gallery.md", gallery.page(found)
     solvers = made_by(out / solvers_page.PAGE, "run", "--table", solver_table.NAME)

@@ -25,7 +25,7 @@ from bench.cli.options import (
 def add(commands: Parser) -> None:
     """Measure another question than the main job's."""
     studies = commands.command("study", add.__doc__, "ddim-bench study noise --images NAME=samples.npy")
-    for study in (_noise, _neighbours, _ablation, _scaling, _extractor):
+    for study in (_noise, _neighbours, _round_trip, _same_noise, _ablation, _scaling, _extractor):
         study(studies)
 
 
@@ -58,6 +58,36 @@ def _neighbours(studies: Parser) -> None:
     p.add_argument("--steps", type=int, metavar="S", help="with --weights: sampling steps of DDIM, eta = 0; default: 50")
     p.add_argument("--sample-batch", type=int, help="with --weights: images drawn at once; default: 64")
     p.add_argument("--seed", type=int, help="with --weights: of the samples; default: 0")
+
+
+def _round_trip(studies: Parser) -> None:
+    """How well images come back that are encoded to x_T and decoded again.
+
+    Table 2 of the DDIM paper, with a verdict on what it claims: appends a row of kind "study" for each number of steps and writes
+    OUT/round-trip.md. The same command goes on from its finished cells.
+    """
+    _latents(studies, "round-trip", _round_trip.__doc__, "10,20,50,100,200,500,1000", "held-out images, the first ones", (DATA,))
+
+
+def _same_noise(studies: Parser) -> None:
+    """Whether images of the same x_T are alike, however many steps draw them.
+
+    Figures 5 and 6 of the DDIM paper, with a verdict on what it claims: appends a row of kind "study" for each number of steps and
+    writes OUT/same-noise.md with a picture. The same command goes on from its finished cells.
+    """
+    _latents(studies, "same-noise", _same_noise.__doc__, "10,20,50,100", "images to draw", ())
+
+
+def _latents(studies: Parser, name: str, text: str | None, steps: str, samples: str, parents: tuple[Parser, ...]) -> None:
+    p = studies.command(name, text, f"ddim-bench study {name} --weights results/checkpoints/fmnist-small",
+                        (BACKEND, *parents, DEVICE, DTYPE, SEED, SAYING, IGNORE, OUT, FRESH), body="study", study=name,
+                        goes_on_from="the finished cells")
+    p.add_argument("--weights", metavar="SOURCE", required=True, help=WEIGHTS)
+    p.add_argument("--name", help="of the network, for page and rows; default: that of the file or folder")
+    p.add_argument("--steps", metavar="S[,S]", default=steps, help="of encoding and of decoding" if parents else
+                   "beside all timesteps, which are always drawn")
+    p.add_argument("--samples", type=int, default=64, help=samples)
+    p.add_argument("--sample-batch", type=int, default=64, help="images at once")
 
 
 def _ablation(studies: Parser) -> None:

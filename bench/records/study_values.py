@@ -58,3 +58,41 @@ class Pooled(TypedDict):
     metric: Annotated[str, "name of the distance, such as FID[fmnist-cnn]"]
     fid: Annotated[float, "Frechet distance of all of them"]
     resampled: Annotated[list[float], "of n of them drawn with replacement; value k has the same seeds and ids in every cell"]
+
+
+class RoundTrip(TypedDict):
+    """Held-out images, encoded to x_T and decoded again with S steps each (`ddim-bench study round-trip`)."""
+
+    n: Annotated[int, "number of images"]
+    error: Annotated[dict[str, list[float]], "by the eta of decoding: each image's squared error per dimension of pixels in [0, 1]"]
+
+
+class Apart(TypedDict):
+    """Distances of features from the images that all timesteps draw with eta = 0."""
+
+    own: Annotated[list[float], "of each image, from that of the same x_T"]
+    others: Annotated[list[float], "of each image, the mean distance from those of every other x_T"]
+    found: Annotated[float, "share of images whose nearest is that of the same x_T"]
+
+
+class SameNoise(TypedDict):
+    """Images of S steps beside those of all timesteps from the same x_T (`ddim-bench study same-noise`)."""
+
+    n: Annotated[int, "number of images"]
+    reference_steps: Annotated[int, "S of the images that are compared with"]
+    distance: Annotated[dict[str, Apart], "by eta: `own`, `others` and `found`, in the extractor's features"]
+
+
+class Way(TypedDict):
+    """Distances of features along interpolations of x_T."""
+
+    ends: Annotated[list[float], "of each pair: between its two images"]
+    largest: Annotated[list[float], "of each pair: the largest between neighbours on the way"]
+
+
+class Interpolation(TypedDict):
+    """Images between pairs of x_T, interpolated on the sphere (`ddim-bench study same-noise`)."""
+
+    n: Annotated[int, "number of pairs"]
+    parts: Annotated[int, "equal parts of a way"]
+    distance: Annotated[dict[str, Way], "by eta: `ends` and `largest`, in the extractor's features"]

@@ -7,7 +7,7 @@
 import re
 from typing import Annotated, Any, Literal, NotRequired, TypedDict, get_args, get_origin
 
-from bench.records.study_values import Likelihood, Neighbours, Noise, Pooled
+from bench.records.study_values import Interpolation, Likelihood, Neighbours, Noise, Pooled, RoundTrip, SameNoise
 
 
 class Train(TypedDict):
@@ -163,7 +163,8 @@ class Tries(TypedDict):
 KINDS: dict[str, type] = {"train": Train, "sample": Sample, "metric": Metric, "check": Verdict, "timing": Timing, "recipe": Recipe,
                           "budget": Budget, "likelihood": Likelihood}
 STUDIES: dict[str, type] = {"ablation": Ablation, "noise": Noise, "neighbours": Neighbours, "tries": Tries,
-                           "pooled": Pooled}  # of kind study
+                           "pooled": Pooled, "round trip": RoundTrip, "same noise": SameNoise,
+                           "interpolation": Interpolation}  # of kind study
 OPEN = ("recipe",)  # have fields of their own too
 KERNELS = ("gemm", "convolution")  # workloads of kind timing that a roof is measured by
 _SIZED = ("parameters", "peak_rss_bytes", "device")
@@ -171,6 +172,8 @@ _SIZED = ("parameters", "peak_rss_bytes", "device")
 NEEDED: dict[str, tuple[str, ...]] = {"timing": _SIZED, "scaling": (*_SIZED, "flops_per_image"), "roof": ("flops",),
                                       "speed": (*_SIZED, "flops_per_image", "began", "load_before")}
 # What the pages read of a row's `config`, by kind, and by the stage of a timing and the name of a study.
+_LATENT = {"name": str, "weights": str, "steps": int, "samples": int, "seed": int, "dtype": str, "device": str}
+_FELT = {**_LATENT, "extractor": str, "extractor_sha256": str}
 _DRAWN = {"steps": int, "eta": str, "samples": int, "seed": int, "batch_size": int, "device": str}
 AXES = Literal["batch", "steps", "size", "width", "threads"]  # that scaling goes along
 MAYBE: dict[str, Any] = {"stage": str, "device": str, "steps": int | None, "eta": str, "spacing": str | None, "reference": str,
@@ -187,6 +190,8 @@ CONFIG: dict[str, dict[str, Any]] = {
     "study noise": {"name": str, "samples": int, "seed": int, "extractor": str, "extractor_sha256": str, "images": str,
                     "images_sha256": str},
     "study neighbours": {"name": str},
+    "study round trip": {**_LATENT, "images": str, "images_sha256": str}, "study same noise": _FELT,
+    "study interpolation": _FELT,
     "study pooled": {"table": str, "steps": int, "seeds": list[int], "device": str, "weights": str},
     "study ablation": {"variant": str, "optim": dict[str, Any], "batch_size": int, "samples": int, "sampling_steps": int,
                        "extractor": str, "extractor_sha256": str, "reference": str, "dataset": str, "dtype": str},

@@ -108,6 +108,11 @@ def half(error: float, df: float = math.inf, level: float = LEVEL) -> float:
     return float(stats.t.ppf(1 - level / 2, df)) * error if df > 0 else math.nan
 
 
+def detectable(error: float, df: float = math.inf) -> float:
+    """The size of a difference with this standard error that the test at `LEVEL` tells from 0 in `POWER` of all studies."""
+    return half(error, df) + half(error, df, 2 * (1 - POWER))
+
+
 def verdict(difference: float, half: float) -> str:
     """On the claim that a difference is below 0, from half of its interval: NaN where nothing tells."""
     if math.isnan(half):

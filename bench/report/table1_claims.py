@@ -23,7 +23,7 @@ import pandas as pd
 
 from bench.records.rows import Row
 from bench.records.values import Pooled
-from bench.report.measures import LEVEL, POWER, REPRODUCED, UNKNOWN, half, paired, verdict, verdict_on_all
+from bench.report.measures import LEVEL, REPRODUCED, UNKNOWN, detectable, half, paired, verdict, verdict_on_all
 from bench.report.table1_frames import PLACE, Place, published
 from bench.sampling.table1 import FULL, QUAD, UNIFORM
 
@@ -89,7 +89,7 @@ def comparisons(measured: pd.DataFrame, measure: str = "fid", together: Together
             same = a[2] == b[2] or FULL in (a[0], b[0])
             lines.append({
                 "claim": claim.text, "spacing": claim.spacing, "a": _words(a), "b": _words(b), "factor": claim.factor, **line,
-                "low": mean - wide, "high": mean + wide, "detectable": wide + half(line["se"], line["df"], 2 * (1 - POWER)),
+                "low": mean - wide, "high": mean + wide, "detectable": detectable(line["se"], line["df"]),
                 "verdict": verdict(mean, wide),
                 "paper_a": paper.loc[a[1], a[0]] if same else np.nan, "paper_b": paper.loc[b[1], b[0]] if same else np.nan})
     return pd.DataFrame(lines)

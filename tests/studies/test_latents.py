@@ -1,0 +1,131 @@
+"""The studies of x_T: what they measure is right, cells are found again, pages say what was found and come back from rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from backends.protocol import Spec
+from bench import oracle, streams
+from bench.cli.main import main
+from bench.data.pixels import to_float
+from bench.records import rows
+from bench.records.values import Interpolation, RoundTrip, SameNoise
+from bench.report.studies import image_claims, round_trip_page, same_noise_page
+from bench.report.studies.image_claims import Claim
+from bench.weights import pipeline
+from reference import samplers
+from reference.config import DiffusionConfig
+from reference.conventions import make_encode_plan, make_plan
+from reference.weights import initialise
+from tests.helpers import made_rows
+from tests.helpers.tiny import TINY
+
+PROCESS = DiffusionConfig(timesteps=12, beta_end=0.5)
+IMAGES = np.random.default_rng(0).integers(0, 256, (60, 1, 8, 8), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    pytest.importorskip("torch")
+    place = tmp_path_factory.mktemp("latents")
+    pipeline.save_pipeline(place / "tiny", initialise(TINY, 0), TINY, PROCESS)
+    np.save(place / "own.npy", IMAGES)
+    return place
+
+
+def give(folder, study, *words):
+    return main(["study", study, "--weights", str(folder / "tiny"), "--samples", "6", "--sample-batch", "4", "--out",
+                 str(folder / "out"), *words, *(("--data", str(folder / "own.npy")) if study == "round-trip" else ())])
+
+
+def again(folder, study, page, record):
+    """The same command computes nothing, and `report` writes the same page from rows."""
+    found, text = rows.read(folder / "out" / "rows"), page.read_text()
+    assert give(folder, study, "--steps", "3,6") == 0
+    assert len(rows.of(rows.read(folder / "out" / "rows"), record)) == len(rows.of(found, record))
+    page.write_text(text)
+    assert main(["report", "--out", str(folder / "out")]) == 0
+    assert page.read_text() == text
+
+
+def test_round_trips_are_those_of_the_oracle(folder, capsys):
+    assert give(folder, "round-trip", "--steps", "3,6") == 0
+    found = {row.config["steps"]: row.values for row in rows.of(rows.read(folder / "out" / "rows"), RoundTrip)}
+    assert set(found) == {3, 6} and {len(v["error"][eta]) for v in found.values() for eta in ("0.0", "1.0")} == {6}
+    network = oracle.oracle_network(initialise(TINY, 0), Spec(TINY, PROCESS))
+    from bench.data import datasets
+    _, held_out = datasets.Choice(None, folder / "own.npy", False, False).both("fashion-mnist", (1, 8, 8))
+    x0 = to_float(held_out.images[:6]).astype(np.float64)
+    for S, values in found.items():
+        latents = samplers.sample(network, x0, make_encode_plan(PROCESS, S))
+        for eta in (0.0, 1.0):
+            back = samplers.sample(network, latents, make_plan(PROCESS, S, eta=eta),
+                                   lambda i: streams.normal(0, "z", np.arange(6), (1, 8, 8), step=i))
+            expected = (((back - x0) / 2) ** 2).mean((1, 2, 3))
+            np.testing.assert_allclose(values["error"][str(eta)], expected, rtol=1e-3)
+    page = folder / "out" / "round-trip.md"
+    assert "## tiny" in page.read_text() and "n = 6 images" in page.read_text()
+    assert (folder / "out" / "figures" / "round-trip.png").stat().st_size > 10_000
+    again(folder, "round-trip", page, RoundTrip)
+    capsys.readouterr()
+
+
+def test_images_of_the_same_noise(folder, capsys):
+    assert give(folder, "same-noise", "--steps", "3,6") == 0
+    every = rows.read(folder / "out" / "rows")
+    found = {row.config["steps"]: row.values for row in rows.of(every, SameNoise)}
+    assert set(found) == {3, 6, 12} and {v["reference_steps"] for v in found.values()} == {12}
+    own = found[12]["distance"]["0.0"]
+    assert own["own"] == [0] * 6 and own["found"] == 1 and min(own["others"]) > 0
+    assert min(found[3]["distance"]["0.0"]["own"]) > 0 < min(found[12]["distance"]["1.0"]["own"])
+    [way] = rows.of(every, Interpolation)
+    assert way.values["n"] == 3 and len(way.values["distance"]["0.0"]["ends"]) == 3 and way.config["steps"] == 12
+    page = folder / "out" / "same-noise.md"
+    assert (folder / "out" / "figures" / "same-noise-tiny.png").exists() and "(figures/same-noise-tiny.png)" in page.read_text()
+    again(folder, "same-noise", page, SameNoise)
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(("study", "words", "said"), [
+    ("round-trip", ["--samples", "1"], "--samples=1: must be at least 2"),
+    ("round-trip", ["--steps", "3", "--samples", "99"], "--samples=99: must be at most the 30 images of"),
+    ("round-trip", ["--steps", "13"], "--steps='13': must be at most the network's 12 timesteps"),
+    ("same-noise", ["--steps", "3,3"], "--steps='3,3': every step count must appear once"),
+])
+def test_what_cannot_be_measured(folder, study, words, said, capsys):
+    assert give(folder, study, *words) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_verdicts_follow_the_images():
+    """Reproduced, contradicted and neither, by values whose answer is known."""
+    below, above = np.array([-1.0, -1.2, -0.9, -1.1]), np.array([1.0, 1.2, 0.9, 1.1])
+    neither = np.array([-1.0, 1.1, -0.9, 1.0])
+    assert Claim("", {"a": below}).verdict == "reproduced" == Claim("", {"a": below, "b": below}).verdict
+    assert Claim("", {"a": below, "b": above}).verdict == "contradicted"
+    assert Claim("", {"a": below, "b": neither}).verdict == "cannot tell"
+    frame = image_claims.detail([Claim("c", {"a": below, "b": neither})])
+    assert list(frame["verdict"]) == ["reproduced", "cannot tell"] and frame["mean"][0] == "-1.05 ± 0.21"
+    assert frame["told in 80%"][0] == "0.27"  # (3.182 + 0.978) standard errors of 0.0645
+    assert image_claims.summary([Claim("c", {"a": below, "b": neither})])["comparisons"][0] == "1 of 2"
+
+
+def test_pages_take_what_compares():
+    """Of a network that was trained again, the rows of the new weights alone; claims go from each S to the next."""
+    def error(S, mean, weights="w"):
+        trip = [mean + d for d in (-0.001, 0, 0.001)]
+        return made_rows.round_trip({"0.0": trip, "1.0": [1 + x for x in trip]}, steps=S, weights=weights)
+
+    found = [error(50, 0.9, "old"), error(20, 0.05), error(10, 0.1), error(100, 0.2)]
+    [rows_of] = round_trip_page.newest(found).values()
+    assert [row.config["steps"] for row in rows_of] == [10, 20, 100]
+    falls, ddpm = round_trip_page.claims(rows_of)
+    assert list(falls.values) == ["error at S = 20 less that at S = 10", "error at S = 100 less that at S = 20"]
+    assert falls.verdict == "contradicted" and ddpm.verdict == "reproduced"
+
+    near, far = {"0.0": [1.0, 1.1, 1.2], "1.0": [4.0, 4.1, 4.4]}, {"0.0": [3.9, 4.0, 4.1], "1.0": [4.1, 4.1, 4.1]}
+    way = made_rows.interpolation({"0.0": [0.5, 0.6, 0.7], "1.0": [0.5, 0.6, 0.9]})
+    network = same_noise_page.newest([made_rows.same_noise(near, steps=20), made_rows.same_noise(far, steps=10), way])["net"]
+    assert [claim.verdict for claim in same_noise_page.claims(network)] == [
+        "contradicted", "reproduced", "cannot tell", "reproduced", "cannot tell"]
