@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import cast
 
 import numpy as np
@@ -20,6 +20,7 @@ from reference.weights import Weights
 from . import distributed, samplers, solving
 from .compiling import Graph, compiled
 from .devices import describe, find_device
+from .replaying import Replay
 from .training import Optimiser, Process
 from .unet import UNet, outputs
 
@@ -58,11 +59,13 @@ class TorchBackend:
         trained = distributed.averaged(self.network, spec)
         self.trained = self._compile(trained) if self.execution == "compiled" else trained
         self.process = Process(spec.diffusion, self.device)
-        # One CUDA graph a training step: launches from Python made an H200 wait for half of the time. Fused Adam takes a learning
-        # rate on the device in float32 alone, and float16's scaler looks at values.
+        # One CUDA graph a step: launches from Python made an H200 wait for half of the time. In training fused Adam takes a
+        # learning rate on the device in float32 alone, and float16's scaler looks at values.
         self.recorded = self.tuned and self.device.type == "cuda" and spec.dtype in ("float32", "bfloat16") and spec.processes == 1
         self.optimiser = Optimiser(spec.optim, self.network, self.ema, self.tuned, spec.dtype == "float16", self.recorded)
+        self.replayed = self.tuned and self.device.type == "cuda"
         self.graphs: dict[int, Graph] = {}
+        self.steps: dict[Hashable, Graph] = {}
         self.step_count = 0
         self.compiled: dict[bool, tuple[UNet, Callable[..., Tensor]]] = {}
 
@@ -126,10 +129,10 @@ class TorchBackend:
     def loss_and_gradients(self, batch: Batch) -> tuple[Tensor, Weights]:
         """Scalar loss and gradients by canonical name, before clipping."""
         scale = self._loss_scale()
-        loss = self._backward(batch, self.network, scale)
+        loss = self._gradients(self._inputs(batch), self.network, scale)
         while scale > 1 and not all(cast(Tensor, p.grad).isfinite().all() for p in self.network.parameters()):
             scale /= 2  # float16 overflowed; training would leave the step out
-            loss = self._backward(batch, self.network, scale)
+            loss = self._gradients(self._inputs(batch), self.network, scale)
         return loss, {name: self.to_host(cast(Tensor, p.grad)) / np.float32(scale) for name, p in self.network.named_parameters()}
 
     def train_step(self, batch: Batch) -> Tensor:
@@ -137,7 +140,7 @@ class TorchBackend:
         if self.recorded:
             loss = self._replay(batch)
         else:
-            loss = self._backward(batch, self.trained, self._loss_scale())
+            loss = self._gradients(self._inputs(batch), self.trained, self._loss_scale())
             self.optimiser.step(batch.step)
         self.step_count = batch.step + 1
         return distributed.mean(loss, self.spec.processes)
@@ -153,22 +156,22 @@ class TorchBackend:
         with torch.inference_mode():
             c = solving.kept(plan) if isinstance(plan, SolverPlan) else coefficients(plan)
             t = c["network_t"].to(self.device)
-            shifts = network.time_shifts(t) if self.tuned else []  # once for all steps and images: they depend on t alone
-            if self.execution == "compiled":
-                denoise, dtype, autocast = self._compiled(ema), DTYPES[self.spec.dtype], False
-                shifts = [s.to(dtype) for s in shifts]
-            else:
-                denoise, dtype, autocast = network.denoise, self.dtype, True
+            compiles = self.execution == "compiled"
+            denoise, dtype = (self._compiled(ema), DTYPES[self.spec.dtype]) if compiles else (network.denoise, self.dtype)
+            # Once for all steps and images: the shifts depend on t alone.
+            shifts = [s.to(dtype) for s in network.time_shifts(t)] if self.tuned else [t[:, None]]
 
-            def output(x: Tensor, i: int, x0: Tensor) -> Tensor:
+            def output(x: Tensor, x0: Tensor, shift: list[Tensor]) -> Tensor:
                 inputs = self._layout(torch.cat((x, x0), dim=1) if self.spec.diffusion.self_conditioning else x).to(dtype)
-                with self._autocast(autocast):
-                    shift = [s[i:i + 1] for s in shifts]
-                    return (denoise(inputs, shift) if self.tuned else network(inputs, t[i].expand(len(x)))).to(self.dtype)
+                with self._autocast(not compiles):
+                    return (denoise(inputs, shift) if self.tuned else network(inputs, shift[0][:, 0].expand(len(x)))).to(self.dtype)
 
-            z = None if noise is None else lambda i: self.to_device(noise(i)).to(self.dtype)
-            return (solving.solve(output, x.to(self.dtype), plan, c, z, on_step) if isinstance(plan, SolverPlan) else
-                    samplers.sample(output, x.to(self.dtype), plan, c, z, on_step))
+            x, z = x.to(self.dtype), None if noise is None else lambda i: self.to_device(noise(i)).to(self.dtype)
+            if self.replayed:
+                return Replay(output, shifts, self.steps, (ema, compiles)).path(x, plan, c, z, on_step)
+            of_step = lambda x, i, x0: output(x, x0, [s[i:i + 1] for s in shifts])  # noqa: E731
+            return (solving.solve(of_step, x, plan, c, z, on_step) if isinstance(plan, SolverPlan) else
+                    samplers.sample(of_step, x, plan, c, z, on_step))
 
     def state(self) -> Mapping[str, np.ndarray]:
         """All that a resume needs, flat."""
@@ -208,9 +211,6 @@ class TorchBackend:
         self.optimiser.begin(batch.step)
         return self.graphs[size](*inputs)
 
-    def _backward(self, batch: Batch, trained: Callable[..., Tensor], scale: float) -> Tensor:
-        return self._gradients(self._inputs(batch), trained, scale)
-
     def _gradients(self, inputs: Inputs, trained: Callable[..., Tensor], scale: float) -> Tensor:
         """The loss; its gradients, times the scale, are the parameters'."""
         self.optimiser.adam.zero_grad(set_to_none=True)
@@ -230,7 +230,7 @@ class TorchBackend:
         if ema not in self.compiled:
             dtype = DTYPES[self.spec.dtype]
             network = source if dtype == self.dtype else copy.deepcopy(source).to(dtype).eval().requires_grad_(False)
-            mode = "reduce-overhead" if self.device.type == "cuda" else "default"  # CUDA graphs
+            mode = "reduce-overhead" if self.device.type == "cuda" and not self.replayed else "default"  # CUDA graphs of its own
             self.compiled[ema] = network, self._compile(network.denoise, mode)
         network, compiled = self.compiled[ema]
         if network is not source:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from backends.protocol import Batch, Spec
+from reference import weights
 from reference.config import DiffusionConfig, OptimConfig
 from reference.conventions import make_plan
 from reference.solver_plans import make_solver_plan
@@ -20,7 +21,7 @@ from tests.helpers.tiny import TINY
 
 torch = pytest.importorskip("torch")
 from backends.torch import backend as module  # noqa: E402
-from backends.torch import layers  # noqa: E402
+from backends.torch import layers, replaying  # noqa: E402
 from backends.torch.training import Optimiser  # noqa: E402
 
 PROCESSES = {
@@ -70,6 +71,64 @@ def test_no_tensor_of_a_path_stays_on_the_host(elsewhere, mode):
     for plan in plans:
         assert backend.sample(x, plan, lambda i: np.zeros((2, 1, 8, 8), np.float32)).device.type == "meta"
     assert backend.forward(x, torch.zeros(2, device="meta")).device.type == "meta"
+
+
+class Unrecorded:
+    """A CUDA graph's place where there is no CUDA: the recorded function, called again on the tensors that a graph would hold."""
+
+    def __init__(self, function, inputs):
+        assert len({tensor.device for tensor in inputs if tensor is not None}) == 1  # the host's numbers would be recorded
+        self.function, self.inputs = function, [None if tensor is None else tensor.clone() for tensor in inputs]
+
+    def __call__(self, *inputs):
+        for place, tensor in zip(self.inputs, inputs, strict=True):
+            assert (place is None) == (tensor is None)
+            if place is not None:
+                assert place.shape == tensor.shape and place.dtype == tensor.dtype and place.device == tensor.device
+                place.copy_(tensor)
+        return self.function(*self.inputs).clone()
+
+
+def paths(diffusion: DiffusionConfig) -> list:
+    """Plans that follow each other: other lengths, rules of clipping and noise, and solvers."""
+    if diffusion.learned_variance:
+        return [make_plan(diffusion, steps, sampler="ddpm") for steps in (3, 4)]
+    return [make_plan(diffusion, 3, eta=1.0), make_plan(diffusion, 4), make_plan(diffusion, 2, sampler="ddpm", clip="dynamic"),
+            make_plan(diffusion, 3, eta=1.0, clip="none"), make_solver_plan(diffusion, 3, sampler="dpmpp_2m"),
+            *(make_solver_plan(diffusion, 4, sampler=name, spacing="karras") for name in ("heun", "dpmpp_2m_sde"))]
+
+
+@pytest.mark.parametrize("process", ["eps", "learned", "self_conditioning"])
+def test_no_tensor_of_a_replayed_step_stays_on_the_host(elsewhere, monkeypatch, process):
+    monkeypatch.setattr(replaying, "Graph", Unrecorded)
+    backend = elsewhere("tuned", process)
+    backend.replayed = True
+    for plan in paths(backend.spec.diffusion):
+        x = torch.zeros(2, 1, 8, 8, device="meta")
+        assert backend.sample(x, plan, lambda i: np.zeros((2, 1, 8, 8), np.float32)).device.type == "meta"
+
+
+@pytest.mark.parametrize("process", ["v", "learned", "self_conditioning"])
+def test_replayed_steps_give_the_same_bits(monkeypatch, process):
+    """Over batches of several sizes and plans of one rule and of others, and after other weights are loaded."""
+    monkeypatch.setattr(replaying, "Graph", Unrecorded)
+    diffusion = DiffusionConfig(**PROCESSES[process])
+    model = replace(TINY, in_channels=1 + diffusion.self_conditioning, out_channels=1 + diffusion.learned_variance)
+    plain, replayed = (module.create(Spec(model, diffusion)) for _ in range(2))
+    replayed.replayed = True
+    for seed, size in ((0, 2), (1, 2), (2, 3)):
+        given, rng = weights.initialise(model, seed), np.random.default_rng(seed)
+        x = torch.from_numpy(rng.standard_normal((size, 1, 8, 8)).astype(np.float32))
+        noise = rng.standard_normal((20, size, 1, 8, 8)).astype(np.float32)
+        for backend in (plain, replayed):
+            backend.load_weights(given)
+        for plan in paths(diffusion):
+            steps: list[int] = []
+            found = replayed.sample(x, plan, noise.__getitem__, on_step=steps.append)
+            assert torch.equal(found, plain.sample(x, plan, noise.__getitem__)), plan
+            assert steps == list(range(plan.steps))
+            assert not torch.equal(found, plain.sample(-x, plan, noise.__getitem__))
+    assert 1 < len(replayed.steps) <= replaying.MOST
 
 
 def test_a_table_that_stays_on_the_host_is_found(elsewhere):
