@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from bench import streams
-from bench.data import pixels
+from bench.job import measuring
 from bench.job.job import Images, Job
 from bench.metric import fid
 from bench.progress import tracked
@@ -38,9 +38,7 @@ def keep(job: Job, book: Notebook, images: Images, table: str) -> None:
                                                 "resamples": RESAMPLES}
 
         def compute(folder: Path, backend: str = backend, cells: list[Cell] = cells, key: dict[str, object] = key) -> AnyRow:
-            drawn = np.concatenate([np.load(images[backend, cell]) for cell in cells])
-            converted = job.extractor.convert(pixels.to_uint8(drawn))[0]
-            features = fid.features(converted, job.metric_device, job.extractor)
+            features = np.concatenate([measuring.features(job, book, backend, cell, images[backend, cell]) for cell in cells])
             n = len(features)
             picks = [streams.uniform_int(job.seed, "subset", np.arange(n), n, step=k) for k in range(RESAMPLES)]
             return book.row("study", backend, key, {

@@ -10,6 +10,7 @@ images that cover the data; they too depend on the number of images.
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
@@ -92,14 +93,15 @@ def features(images: Images, metric_device: str = "cpu", extractor: Extractor | 
 
 def evaluate(
     images: Images, reference: str | Images | Dataset = DEFAULT_REFERENCE, metric_device: str = "cpu", seed: int = 0,
-    extractor: Extractor | None = None
+    extractor: Extractor | None = None, keep: Path | None = None
 ) -> Result:
     """Measure uint8 images (n, C, H, W) against a reference.
 
     `reference` names statistics that ship with `fmnist_cnn`, the default extractor ("train" or "train[30000:]"; KID, precision
     and recall then use the 4,000 training images that ship), or is an array of reference images, or a data set: then images of
     its shape are measured against its own, unflipped, both through the extractor's `convert`, and Fashion-MNIST by `fmnist_cnn`
-    against its shipped statistics. `seed` chooses KID's subsets and the images for precision and recall. Raises ConfigError for
+    against its shipped statistics. `seed` chooses KID's subsets and the images for precision and recall. The images' features go
+    to the file `keep` (.npy), where one is named. Raises ConfigError for
     fewer images than twice the feature width, where the covariance is (nearly) singular and FID meaningless, and for an
     unknown name.
     """
@@ -126,8 +128,11 @@ def evaluate(
         kid_target, reference_n = features(reference, metric_device, extractor), len(reference)
         target = statistics(kid_target)
         provenance = kid_provenance = f"{len(reference)} images given"
+    found = features(images, metric_device, extractor)
+    if keep:
+        np.save(keep, found)
     return {
-        **compare(features(images, metric_device, extractor), target, kid_target, seed), "metric": f"FID[{extractor.name}]",
+        **compare(found, target, kid_target, seed), "metric": f"FID[{extractor.name}]",
         "extractor": extractor.name, "extractor_sha256": extractor.sha256, "reference": provenance, "reference_n": reference_n,
         "kid_reference": kid_provenance,
     }

@@ -14,7 +14,7 @@ from bench.cli import report
 from bench.cli.main import main
 from bench.data import datasets
 from bench.data.pixels import to_uint8
-from bench.job import pooled
+from bench.job import measuring, pooled
 from bench.job.job import Job
 from bench.metric import fid
 from bench.pictures import plots
@@ -264,6 +264,31 @@ def test_the_images_of_all_seeds_are_resampled_alike_in_every_cell(tmp_path, mon
     again = Notebook(Cells(tmp_path / "out", fresh=False), "table")
     pooled.keep(job, again, images, "solvers")
     assert again.cells.reused == 2
+
+
+def test_features_are_extracted_once(tmp_path, monkeypatch):
+    """What the metric cell extracted is what the pooled cell takes; where its file is gone, the images are read again."""
+    monkeypatch.setattr(pooled, "RESAMPLES", 2)
+    drawn = [Cell(5, 0.0, "trailing", seed, "heun") for seed in (0, 1)]
+    images = {("torch", cell): tmp_path / f"{cell.seed}.npy" for cell in drawn}
+    for cell in drawn:
+        np.save(images["torch", cell], np.random.default_rng(cell.seed).normal(size=(128, 1, 28, 28)).astype(np.float32))
+    data = datasets.load_subset("fashion-mnist", "test")
+    job = Job(PRESETS["table"].changed(samples=128), {}, {}, {"torch": tuple(drawn)}, "cpu", "float32", "plain", 0, data, data, 1,
+              1.0, 1.0, False)
+    book = Notebook(Cells(tmp_path / "out", fresh=False), "table")
+    measuring.measure(job, book, images, None)
+    both = np.concatenate([fid.features(to_uint8(np.load(path))) for path in images.values()])
+    extracted = []
+    whole = fid.features
+    monkeypatch.setattr(fid, "features", lambda found, *more: extracted.append(len(found)) or whole(found, *more))
+    for gone in (False, True):
+        for file in (tmp_path / "out" / "work").glob(f"metric-*/{measuring.FEATURES}") if gone else ():
+            file.unlink()
+        pooled.keep(job, Notebook(Cells(tmp_path / "out", fresh=True), "table"), images, "solvers")
+        [row] = of(rows.read(tmp_path / "out" / "rows"), Pooled)[-1:]
+        assert row.values["fid"] == pytest.approx(fid.distance(fid.statistics(both), fid.target(data)), rel=1e-12)
+        assert [n for n in extracted if n == 128] == [128, 128] * gone
 
 
 def test_what_the_page_says_of_calls_is_so():
