@@ -10,7 +10,7 @@ import argparse
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from bench.cli import studies
+from bench.cli import studies, verdicts
 from bench.cli.options import (
     BACKEND,
     BACKENDS,
@@ -31,7 +31,7 @@ from bench.cli.options import (
     WEIGHTS,
     Parser,
 )
-from bench.cli.values import place_to_write
+from bench.cli.values import place_to_read, place_to_write
 
 SAVE_EVERY = 120.0  # seconds
 TIMEOUT = 900.0  # seconds
@@ -53,7 +53,7 @@ def parser() -> Parser:
         installed = "(not installed)"
     p = Parser(prog="ddim-bench", text=parser.__doc__, example="ddim-bench run --steps 10,50,1000")
     p.add_argument("--version", action="version", version=f"ddim-bench {installed}")
-    for add in (_run, _speed, _train, _sample, _convert, _recipe, studies.likelihood, studies.add, _report):
+    for add in (_run, _speed, _train, _sample, _convert, studies.recipe, studies.likelihood, studies.add, *verdicts.ALL):
         add(p)
     return p
 
@@ -168,7 +168,8 @@ def _sample(commands: Parser) -> None:
     """Draw images from trained weights.
 
     The grid holds the images (256 at most), the strip some of them on their way from noise, a line each, the GIF one of them
-    moving. --save keeps the images themselves as a NumPy array, uint8 (N, C, H, W).
+    moving. --save keeps the images themselves as a NumPy array, uint8 (N, C, H, W). The way from x_T to an image has no noise where
+    eta is 0: --encode goes it backwards from images of yours, and --interpolate takes the x_T between two of them.
     """
     p = commands.command("sample", _sample.__doc__, "ddim-bench sample --weights results/checkpoints/fmnist-small --grid a.png",
                          (BACKEND, DEVICE, DTYPE, SEED, SPACING, SAMPLING, IGNORE, SAYING), body="sample", goes_on_from="")
@@ -178,7 +179,17 @@ def _sample(commands: Parser) -> None:
     p.add_argument("--gif", type=Path, metavar="FILE.gif", help="where to draw the GIF; default: nowhere")
     p.add_argument("--save", type=Path, metavar="FILE.npy", help="where to keep the images; FILE.npz: as its array images; "
                    "default: nowhere")
-    p.add_argument("--samples", type=int, default=64, help="images to draw")
+    p.add_argument("--save-float", type=Path, metavar="FILE.npy", help="where to keep them as drawn, float32, not clipped; "
+                   "default: nowhere")
+    p.add_argument("--save-dir", type=Path, metavar="FOLDER", help="where to keep each as a PNG, a new or an empty folder; "
+                   "default: nowhere")
+    p.add_argument("--save-x-T", type=Path, metavar="FILE.npy", help="where to keep what the images begin with; default: nowhere")
+    p.add_argument("--samples", type=int, help="images to draw; default: 64, or all of --x-T or --encode")
+    p.add_argument("--x-T", type=Path, metavar="FILE.npy", help="begin with these, floats (N, C, H, W); default: the seed's")
+    p.add_argument("--encode", type=place_to_read, metavar="IMAGES", help="begin with what ddim encodes these images as, a "
+                   "folder, a .npz or a .npy file, and print how far their decoding is from them; default: the seed's")
+    p.add_argument("--interpolate", type=int, nargs=2, metavar=("A", "B"), help="begin with --samples x_T on the arc from image "
+                   "A to image B of the seed, --x-T or --encode, counted from 0; default: with the images' own")
     p.add_argument("--sample-batch", type=int, default=64, help="images drawn at once")
     p.add_argument("--steps", type=_one_count, metavar="S", help="sampling steps; default: 50")
     p.add_argument("--sections", metavar="N,M[,K]", help="IDDPM's section counts, such as 10,15,20; default: --steps")
@@ -208,39 +219,3 @@ def _convert(commands: Parser) -> None:
     p.add_argument("source", metavar="SOURCE", help="folder, file or name on the hub")
     p.add_argument("folder", metavar="FOLDER", type=place_to_write, help="pipeline folder to write")
     p.add_argument("--mindspore", action="store_true", help="also write unet/diffusion_pytorch_model.ckpt for MindSpore")
-
-
-def _recipe(commands: Parser) -> None:
-    """Run a well-known experiment by name.
-
-    Trains, samples, and leaves its pictures in OUT/gallery, a row in OUT/rows and the page OUT/gallery.md. --train-steps or
-    --epochs shorten the training; picture, row and page then say so. The same command goes on from its last state.
-    """
-    p = commands.command("recipe", _recipe.__doc__, "ddim-bench recipe mnist-scratch --epochs 1",
-                         (DATA, DEVICE, DTYPE, MODE, SEED, OUT, IGNORE, SAYING), body="recipe", goes_on_from="the last state")
-    p.add_argument("name", metavar="NAME", help="mnist-scratch, ddpm-cifar10, ddim-respaced, cosine-selfcond or "
-                   "fashion-mnist-mindspore")
-    p.add_argument("--backend", metavar="NAME", help="default: the recipe's")
-    p.add_argument("--train-steps", type=int, help="optimiser steps; default: the recipe's")
-    p.add_argument("--epochs", type=float, help="the same in passes over the data; default: --train-steps")
-    p.add_argument("--batch-size", type=int, help="of training; default: the recipe's")
-    p.add_argument("--lr", type=float, help="learning rate; default: the source's")
-    p.add_argument("--weights", metavar="SOURCE", help=f"a trained network: {WEIGHTS}; default: train one")
-    p.add_argument("--samples", type=int, help="images per set of samples; default: the recipe's")
-    p.add_argument("--steps", type=int, metavar="S", help="sampling steps of the recipe's sampler; default: the recipe's")
-    p.add_argument("--sample-batch", type=int, default=64, help="images drawn at once")
-    p.add_argument("--seeds", type=int, help="trainings per choice, where the recipe compares; default: 3")
-    p.add_argument("--grid", action="store_true", help="also a grid of samples")
-    p.add_argument("--strip", action="store_true", help="also a strip from noise to images")
-    p.add_argument("--gif", action="store_true", help="also the denoising of one image, moving")
-    p.add_argument("--log", metavar="A[,B]", help="tensorboard, wandb, mlflow or none; default: tensorboard")
-    p.add_argument("--sample-at", metavar="N[,N]", help="optimiser steps after which samples are drawn, such as 100,500; "
-                   "default: none")
-
-
-def _report(commands: Parser) -> None:
-    """Write the pages in OUT again, from the rows in OUT/rows.
-
-    A page keeps the command that it names as its maker. OUT/README.md is written by the main job alone.
-    """
-    commands.command("report", _report.__doc__, "ddim-bench report", (OUT,), body="report", goes_on_from="")

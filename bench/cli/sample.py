@@ -7,10 +7,12 @@ import argparse
 import numpy as np
 
 from bench import api, files
+from bench.cli import starting
 from bench.cli.options import at_least, sampling_choices, unsaid, unused
 from bench.cli.values import parse_sections
 from bench.data.pixels import to_uint8
 from bench.paths import printable
+from bench.pictures import grids
 from bench.recipes.show import KINDS, show
 from bench.timing.memory import require_room
 from bench.weights.tensor_files import weights_hash
@@ -18,18 +20,23 @@ from reference.config import ConfigError, require
 from reference.conventions import Plan
 from reference.solver_plans import FAST, SolverPlan
 
-ENDINGS = {"grid": (".png",), "strip": (".png",), "gif": (".gif",), "save": (".npy", ".npz")}
+ENDINGS = {"grid": (".png",), "strip": (".png",), "gif": (".gif",), "save": (".npy", ".npz"), "save_float": (".npy",),
+           "save_x_T": (".npy",)}
 
 
 def run(args: argparse.Namespace, command: str) -> None:
     """Draw what was asked for."""
     asked = {kind: path for kind in ENDINGS if (path := getattr(args, kind))}
-    require(bool(asked), "--grid, --strip, --gif, --save", None, "at least one must name a file")
+    require(bool(asked) or args.save_dir is not None, "--grid, --strip, --gif, --save, --save-dir", None,
+            "at least one must name a file or folder")
     for kind, path in asked.items():
-        require(path.suffix.lower() in ENDINGS[kind], f"--{kind}", str(path), f"must end in {' or '.join(ENDINGS[kind])}")
-        require(path.parent.is_dir(), f"--{kind}", str(path), "its folder must exist")
+        option = f"--{kind.replace('_', '-')}"
+        require(path.suffix.lower() in ENDINGS[kind], option, str(path), f"must end in {' or '.join(ENDINGS[kind])}")
+        require(path.parent.is_dir(), option, str(path), "its folder must exist")
+    require(args.save_dir is None or not args.save_dir.exists() or args.save_dir.is_dir() and not any(args.save_dir.iterdir()),
+            "--save-dir", str(args.save_dir), "holds something already; name a new folder")
     at_least(args, 0, "seed")
-    at_least(args, 1, "steps", "sample_batch")
+    at_least(args, 1, "steps", "sample_batch", "samples")
     if args.sections is not None:
         unused(args, "with --sections, which choose the timesteps", "steps", "spacing")
     if args.sampler == "ddpm":
@@ -40,23 +47,33 @@ def run(args: argparse.Namespace, command: str) -> None:
     choices = sampling_choices(args)
     model = api.load(args.weights, args.backend, device=args.device, dtype=args.dtype, ignore_scheduler=args.ignore_scheduler,
                      **vars(unsaid(args)))
-    require_room("--samples", args.samples, model.spec.image_shape)
-    require_room("--sample-batch", min(args.sample_batch, args.samples), model.spec.image_shape)
+    require_room("--samples", args.samples or 64, model.spec.image_shape)
+    require_room("--sample-batch", min(args.sample_batch, args.samples or 64), model.spec.image_shape)
+    start, encoded = starting.noise(args, model, steps)
     choices |= {"eta": _eta(args.eta), "spacing": args.spacing, "convention": args.convention}
     if fast := model.fast_solver(args.sampler, args.convention):
         _require_whole(args, fast)
         plan: Plan | SolverPlan = model.solver_plan(steps, sampler=fast, **choices)
     else:
         plan = model.plan(steps, sampler=args.sampler, **choices)
-    images, _ = show(model, plan, args.samples, {kind: path for kind, path in asked.items() if kind in KINDS}, seed=args.seed,
-                     batch_size=args.sample_batch)
+    images, _ = show(model, plan, len(start), {kind: path for kind, path in asked.items() if kind in KINDS}, seed=args.seed,
+                     batch_size=args.sample_batch, x=start)
+    if encoded is not None:
+        off = np.abs(np.clip(images, -1, 1) - encoded).mean() * 127.5
+        print(f"decoded: {off:.2f} of 255 from the images, in the mean of all pixels")
+    for kind, kept in (("save_float", images), ("save_x_T", start)):
+        if kind in asked:
+            with files.replacing(asked[kind]) as file:
+                np.save(file, np.asarray(kept))
+    if args.save_dir:
+        grids.save_each(args.save_dir, to_uint8(images))
     if args.save and args.save.suffix.lower() == ".npz":
         drew = weights_hash(model.backend.weights(ema=True))  # so that a study can say it
         files.savez(args.save, images=to_uint8(images), weights=np.frombuffer(drew.encode(), np.uint8))
     elif args.save:
         with files.replacing(args.save) as file:
             np.save(file, to_uint8(images))
-    print("\n".join(f"wrote {printable(path)}" for path in asked.values()))
+    print("\n".join(f"wrote {printable(path)}" for path in (*asked.values(), *filter(None, [args.save_dir]))))
 
 
 def _require_whole(args: argparse.Namespace, sampler: str) -> None:

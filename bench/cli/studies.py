@@ -1,4 +1,4 @@
-"""The options of `ddim-bench study NAME` and of `likelihood`, beside those in `commands`; the work is in the files so named."""
+"""The options of `ddim-bench study NAME`, `recipe` and `likelihood`, beside `commands`; the work is in the files so named."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from bench.cli.options import (
     DTYPE,
     FRESH,
     IGNORE,
+    MODE,
     NAMED,
     OUT,
     SAYING,
@@ -148,3 +149,31 @@ def likelihood(commands: Parser) -> None:
                    "default: all of these")
     p.add_argument("--samples", type=int, default=64, help="held-out images, the first ones")
     p.add_argument("--sample-batch", type=int, default=64, help="images at once")
+
+
+def recipe(commands: Parser) -> None:
+    """Run a well-known experiment by name.
+
+    Trains, samples, and leaves its pictures in OUT/gallery, a row in OUT/rows and the page OUT/gallery.md. --train-steps or
+    --epochs shorten the training; picture, row and page then say so. The same command goes on from its last state.
+    """
+    p = commands.command("recipe", recipe.__doc__, "ddim-bench recipe mnist-scratch --epochs 1",
+                         (DATA, DEVICE, DTYPE, MODE, SEED, OUT, IGNORE, SAYING), body="recipe", goes_on_from="the last state")
+    p.add_argument("name", metavar="NAME", help="mnist-scratch, ddpm-cifar10, ddim-respaced, cosine-selfcond or "
+                   "fashion-mnist-mindspore")
+    p.add_argument("--backend", metavar="NAME", help="default: the recipe's")
+    p.add_argument("--train-steps", type=int, help="optimiser steps; default: the recipe's")
+    p.add_argument("--epochs", type=float, help="the same in passes over the data; default: --train-steps")
+    p.add_argument("--batch-size", type=int, help="of training; default: the recipe's")
+    p.add_argument("--lr", type=float, help="learning rate; default: the source's")
+    p.add_argument("--weights", metavar="SOURCE", help=f"a trained network: {WEIGHTS}; default: train one")
+    p.add_argument("--samples", type=int, help="images per set of samples; default: the recipe's")
+    p.add_argument("--steps", type=int, metavar="S", help="sampling steps of the recipe's sampler; default: the recipe's")
+    p.add_argument("--sample-batch", type=int, default=64, help="images drawn at once")
+    p.add_argument("--seeds", type=int, help="trainings per choice, where the recipe compares; default: 3")
+    p.add_argument("--grid", action="store_true", help="also a grid of samples")
+    p.add_argument("--strip", action="store_true", help="also a strip from noise to images")
+    p.add_argument("--gif", action="store_true", help="also the denoising of one image, moving")
+    p.add_argument("--log", metavar="A[,B]", help="tensorboard, wandb, mlflow or none; default: tensorboard")
+    p.add_argument("--sample-at", metavar="N[,N]", help="optimiser steps after which samples are drawn, such as 100,500; "
+                   "default: none")

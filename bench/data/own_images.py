@@ -61,6 +61,20 @@ def shape_of(path: Path, *, pad: bool = False) -> tuple[int, int]:
     return (3 if any(colour for colour, _ in seen) else 1), side // unit * unit
 
 
+def in_order(path: Path, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """All images of a folder or an array, uint8 (N, C, H, W) with (C, H, W) = `shape`, in the order of their names or rows, none
+    held out. Raises DataError."""
+    if path.is_dir():
+        found = find_images(path)
+        return read_images(sorted(file for _, files in found.own.values() for file in files) or found.paths, shape)
+    first = read_npy(path) if path.suffix.lower() == ".npy" else read_npz(path, _arrays(path)[0])
+    images = _channels_first(first, shape[0], path)
+    if images.shape[1:] != shape or not len(images):
+        raise DataError(f"{path}: {len(images)} images of shape {images.shape[1:]}, and {shape} is needed; a folder of image files "
+                        "is cropped and scaled")
+    return images
+
+
 def _arrays(path: Path) -> list[str]:
     """The arrays of a .npz file that hold the images: those of its splits, or the one of all. Raises DataError."""
     names = npz_names(path)

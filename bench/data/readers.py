@@ -121,11 +121,11 @@ def read_tar(path: Path, members: Mapping[str, int], limit: int) -> dict[str, by
     return found
 
 
-def read_npy(path: Path) -> NDArray[np.uint8]:
-    """A .npy file of uint8, of any shape up to MAX_BYTES."""
+def read_npy(path: Path, floats: bool = False) -> NDArray[Any]:
+    """A .npy file of uint8, or with `floats` of floats, of any shape up to MAX_BYTES."""
     try:
         with path.open("rb") as stream:
-            return _array(stream, path.stat().st_size, str(path))
+            return _array(stream, path.stat().st_size, str(path), floats)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
 

@@ -86,3 +86,14 @@ def save_gif(path: Path, frames: Sequence[Images], labels: Sequence[str], *, col
 def _check(images: Images) -> None:
     require(images.dtype == np.uint8 and images.ndim == 4 and images.shape[1] in (1, 3) and len(images) > 0, "images",
             (str(images.dtype), images.shape), "must be uint8 of shape (N, C, H, W), N at least 1, C 1 or 3")
+
+
+def save_each(folder: Path, images: Images) -> None:
+    """Every image as a PNG of its own, 00000.png and so on. Raises `FileError` where the folder can't be written."""
+    from PIL import Image
+
+    _check(images)
+    for n, image in enumerate(images):
+        out = BytesIO()
+        Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)).save(out, "PNG")
+        write(folder / f"{n:05}.png", out)

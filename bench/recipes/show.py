@@ -20,11 +20,12 @@ COLUMNS = 8
 
 
 def show(model: api.Model, plan: Plan | SolverPlan, n: int, wanted: Mapping[str, Path], *, seed: int = 0, batch_size: int = 64,
-         title: str = "") -> tuple[NDArray[np.float32], dict[str, str]]:
-    """Images 0 .. n - 1 of this seed, and the captions of the pictures drawn: `wanted` gives the file of each kind."""
+         title: str = "", x: api.Images | None = None) -> tuple[NDArray[np.float32], dict[str, str]]:
+    """Images 0 .. n - 1 of this seed, or those that begin with x (n, C, H, W), and the captions of the pictures drawn:
+    `wanted` gives the file of each kind."""
     fast = isinstance(plan, SolverPlan)
     how = f"{plan.sampler}, {plan.steps} network calls" if fast else f"{plan.sampler.upper()}, S = {plan.steps}"
-    x, captions = model.noise(n, seed), {}
+    x, captions = model.noise(n, seed) if x is None else x, {}
     images = model.follow(x, plan, seed=seed, batch_size=batch_size, progress="sample")
     if "grid" in wanted:
         shown = images[:GRID_IMAGES]

@@ -79,7 +79,7 @@ def test_the_spacing(net, tmp_path):
     (["--save", "{out}.npy", "--eta", "big"], "--eta='big': must be a number"),
     (["--save", "{out}.npy", "--steps", "0"], "--steps=0: must be at least 1"),
     (["--save", "{out}.npy", "--steps", "3,3"], "--steps: '3,3': must be a whole number; IDDPM's section counts are --sections"),
-    (["--save", "{out}.npy", "--steps", "5", "--samples", "0"], "n=0: must be at least 1"),
+    (["--save", "{out}.npy", "--steps", "5", "--samples", "0"], "--samples=0: must be at least 1"),
     (["--grid", "{out}/there.png"], "there.png': its folder must exist"),
     (["--grid", "{out}.xyz"], "missing.xyz': must end in .png"), (["--gif", "{out}.png"], "missing.png': must end in .gif"),
     (["--save", "{out}"], "missing': must end in .npy or .npz"), (["--save", ""], "--save='': must not be empty"),

@@ -1,0 +1,68 @@
+"""`ddim-bench fid`: the distance of two sets of images in files."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bench.cli.main import main
+from bench.data.datasets import load_subset
+from bench.metric import fid
+
+
+@pytest.fixture(scope="module")
+def images():
+    return load_subset("fashion-mnist", "test").images[:300]
+
+
+def said(capsys, *words):
+    assert main(["fid", *map(str, words)]) == 0
+    return capsys.readouterr().out
+
+
+def test_a_folder_an_array_and_statistics_give_the_metrics_own_value(images, tmp_path, capsys):
+    """With an interval around it, and the bias that the halves show."""
+    (tmp_path / "a").mkdir()
+    for n, image in enumerate(images):
+        Image.fromarray(image[0]).save(tmp_path / "a" / f"{n:03}.png")
+    other = load_subset("fashion-mnist", "train").images[:400]
+    np.save(tmp_path / "b.npy", other)
+    stats = fid.statistics(fid.features(other))
+    np.savez(tmp_path / "b.npz", **stats)
+    expected = fid.evaluate(images, other)
+    both = [said(capsys, tmp_path / "a", tmp_path / name) for name in ("b.npy", "b.npz")]
+    for text in both:
+        assert f"FID[fmnist-cnn] = {expected['fid']:.3f}, n = 300" in text
+        low, high = map(float, re.search(r"interval .*: ([\d.]+) \.\. ([\d.]+)", text).groups())
+        assert low < expected["fid"] < high and abs(low + high - 2 * expected["fid"]) < 0.002
+        assert f"of infinitely many images of A about {expected['fid_inf']:.3f}" in text
+        assert f"about {expected['fid'] - expected['fid_inf']:+.3f}" in text
+    assert f"KID[fmnist-cnn] = {expected['kid']:.5f}" in both[0] and "KID" not in both[1]
+    assert "A: 300 images of a, grey 28 x 28" in both[0] and "B: statistics of b.npz" in both[1]
+
+
+def test_the_statistics_that_ship_are_a_name(images, tmp_path, capsys):
+    np.save(tmp_path / "a.npy", images)
+    assert f"= {fid.evaluate(images)['fid']:.3f}, n = 300" in said(capsys, tmp_path / "a.npy", "fashion-mnist")
+
+
+@pytest.mark.parametrize("array, line", [
+    (np.zeros((300, 3, 28, 28), np.uint8), "its features are of grey 28 x 28 clothes, and {} holds RGB 28 x 28: --metric inception "
+     "measures with the network of papers"),
+    (np.zeros((100, 1, 28, 28), np.uint8), "number of images=100: {}: must be at least 128, twice the 64 features of fmnist-cnn; "
+     "take more images")])
+def test_what_it_can_not_measure_is_one_line(array, line, tmp_path, capsys):
+    np.save(tmp_path / "a.npy", array)
+    assert main(["fid", str(tmp_path / "a.npy"), "fashion-mnist"]) == 2
+    error = capsys.readouterr().err
+    assert line.format(tmp_path / "a.npy") in error and error.count("\n") == 1
+
+
+def test_statistics_of_another_extractor_are_refused(images, tmp_path, capsys):
+    np.save(tmp_path / "a.npy", images)
+    np.savez(tmp_path / "b.npz", mu=np.zeros(2048), sigma=np.eye(2048))
+    assert main(["fid", str(tmp_path / "a.npy"), str(tmp_path / "b.npz")]) == 2
+    assert "must be finite, (64,) and (64, 64), of the 64 features of fmnist-cnn" in capsys.readouterr().err
