@@ -75,7 +75,7 @@ def _relative(path: Path) -> str:
 
 _OPTIM = OptimConfig(lr=1e-3, warmup_steps=200, total_steps=20000, min_lr=1e-5, ema_decay=0.999)
 
-_BASE = DiffusionConfig(schedule="cosine", objective="v")  # the lowest FID of results/ablation.md, of one seed
+_BASE = DiffusionConfig(schedule="cosine", objective="v")  # results/ablation.md says what each is worth, and how sure that is
 
 _DDPM_CIFAR10 = ModelConfig(
     sample_size=32, in_channels=3, out_channels=3, layers_per_block=2, block_out_channels=(128, 256, 256, 256), norm_num_groups=32,

@@ -11,7 +11,7 @@ from bench.cli.launch import launched
 from bench.cli.options import UNSAID, at_least, data_choice, unsaid, unused
 from bench.cli.values import parse_seeds
 from bench.data.pixels import drawn_by, read_samples
-from bench.metric import make_fmnist_cnn
+from bench.metric import fmnist_cnn, make_fmnist_cnn
 from bench.presets import get_preset
 from bench.studies import ablation, latents, neighbours, noise, scaling
 from bench.timing.memory import require_room
@@ -57,6 +57,8 @@ def _latents(args: argparse.Namespace, command: str) -> int:
     require_room("--sample-batch", min(args.sample_batch, args.samples), shape)
     asked = latents.Settings(args.name or Path(args.weights).name, args.samples, args.seed, args.sample_batch)
     if args.study == "same-noise":
+        require(shape == fmnist_cnn.SHAPE, "--weights", args.weights, f"draws images of shape {shape}, and likeness is measured in "
+                f"features of {fmnist_cnn.NAME}, which are of grey 28 x 28 clothes: name a network of these")
         latents.same_noise(asked, model, steps, args.out, args.fresh, command)
         return 0
     _, held_out = data_choice(args).both("fashion-mnist", shape)

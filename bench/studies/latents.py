@@ -168,7 +168,7 @@ def _kept(folder: Path, name: str) -> NDArray[Any]:
 
 
 def _features(images: NDArray[np.uint8]) -> NDArray[np.float64]:
-    return fid.features(fmnist_cnn.convert(images)[0])
+    return fid.features(images)
 
 
 def _distances(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:

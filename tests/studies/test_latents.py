@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -22,20 +24,22 @@ from tests.helpers import made_rows
 from tests.helpers.tiny import TINY
 
 PROCESS = DiffusionConfig(timesteps=12, beta_end=0.5)
-IMAGES = np.random.default_rng(0).integers(0, 256, (60, 1, 8, 8), np.uint8)
+SIZE = replace(TINY, sample_size=28)
+IMAGES = np.random.default_rng(0).integers(0, 256, (60, 1, 28, 28), np.uint8)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     pytest.importorskip("torch")
     place = tmp_path_factory.mktemp("latents")
-    pipeline.save_pipeline(place / "tiny", initialise(TINY, 0), TINY, PROCESS)
+    for name, model in (("tiny", SIZE), ("smaller", TINY)):
+        pipeline.save_pipeline(place / name, initialise(model, 0), model, PROCESS)
     np.save(place / "own.npy", IMAGES)
     return place
 
 
-def give(folder, study, *words):
-    return main(["study", study, "--weights", str(folder / "tiny"), "--samples", "6", "--sample-batch", "4", "--out",
+def give(folder, study, *words, weights="tiny"):
+    return main(["study", study, "--weights", str(folder / weights), "--samples", "6", "--sample-batch", "4", "--out",
                  str(folder / "out"), *words, *(("--data", str(folder / "own.npy")) if study == "round-trip" else ())])
 
 
@@ -53,15 +57,15 @@ def test_round_trips_are_those_of_the_oracle(folder, capsys):
     assert give(folder, "round-trip", "--steps", "3,6") == 0
     found = {row.config["steps"]: row.values for row in rows.of(rows.read(folder / "out" / "rows"), RoundTrip)}
     assert set(found) == {3, 6} and {len(v["error"][eta]) for v in found.values() for eta in ("0.0", "1.0")} == {6}
-    network = oracle.oracle_network(initialise(TINY, 0), Spec(TINY, PROCESS))
+    network = oracle.oracle_network(initialise(SIZE, 0), Spec(SIZE, PROCESS))
     from bench.data import datasets
-    _, held_out = datasets.Choice(None, folder / "own.npy", False, False).both("fashion-mnist", (1, 8, 8))
+    _, held_out = datasets.Choice(None, folder / "own.npy", False, False).both("fashion-mnist", (1, 28, 28))
     x0 = to_float(held_out.images[:6]).astype(np.float64)
     for S, values in found.items():
         latents = samplers.sample(network, x0, make_encode_plan(PROCESS, S))
         for eta in (0.0, 1.0):
             back = samplers.sample(network, latents, make_plan(PROCESS, S, eta=eta),
-                                   lambda i: streams.normal(0, "z", np.arange(6), (1, 8, 8), step=i))
+                                   lambda i: streams.normal(0, "z", np.arange(6), (1, 28, 28), step=i))
             expected = (((back - x0) / 2) ** 2).mean((1, 2, 3))
             np.testing.assert_allclose(values["error"][str(eta)], expected, rtol=1e-3)
     page = folder / "out" / "round-trip.md"
@@ -96,6 +100,11 @@ def test_images_of_the_same_noise(folder, capsys):
 def test_what_cannot_be_measured(folder, study, words, said, capsys):
     assert give(folder, study, *words) == 2
     assert said in capsys.readouterr().err
+
+
+def test_likeness_is_of_the_images_that_the_extractor_knows(folder, capsys):
+    assert give(folder, "same-noise", "--steps", "3", weights="smaller") == 2
+    assert "draws images of shape (1, 8, 8), and likeness is measured in features of fmnist-cnn" in capsys.readouterr().err
 
 
 def test_verdicts_follow_the_images():
