@@ -14,7 +14,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 
-from backends.facts import About
+from backends.facts import About, problem
 from reference.errors import ConfigError, require
 
 GROUP = "ddim_bench.backends"
@@ -57,6 +57,8 @@ def about(name: str) -> About:
     except ImportError:  # of the outside package's own imports: `load` says what is missing
         found = None
     require(found is None or isinstance(found, About), "backend", name, f"ABOUT of {package} must be a `backends.protocol.About`")
+    wrong = problem(found) if found else None
+    require(wrong is None, "backend", name, f"in ABOUT of {package} {wrong}")
     return found or About(name)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any, get_args, get_type_hints
 
 LEVELS = ("L0", "L1", "L2", "L3", "L4", "L5", "L6")  # of the conformance kit
+
 
 @dataclass(frozen=True)
 class About:
@@ -30,3 +32,21 @@ class About:
     likelihood: bool = False  # has the variational bound's terms: `backends.protocol.Likelihood`
     roofline: bool = False  # has roofline.py: `backends.protocol.Roofline`
     weight_files: tuple[bytes, ...] = ()  # how the framework's own files of weights begin; weight_files.py reads them
+
+
+def problem(about: About) -> str | None:
+    """What is wrong with the first of these facts that is not of its field's type, or names no level; None where nothing is."""
+    types = get_type_hints(About)
+    for field in fields(about):
+        if not _fits(value := getattr(about, field.name), types[field.name]):
+            return f"{field.name}={value!r} must be of type {field.type}"
+    if strange := [level for level in about.levels if level not in LEVELS]:
+        return f"levels has {strange[0]!r}, which must be one of {', '.join(LEVELS)}"
+    return None
+
+
+def _fits(value: Any, wanted: Any) -> bool:
+    """Whether it is of this type: a class, one of several, or a tuple of such. A bool is no int."""
+    if getattr(wanted, "__origin__", None) is tuple:
+        return type(value) is tuple and all(_fits(one, get_args(wanted)[0]) for one in value)
+    return type(value) in (get_args(wanted) or (wanted,))

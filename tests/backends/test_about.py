@@ -8,13 +8,16 @@ import subprocess
 import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import backends
+from backends import facts
 from backends.protocol import About
 from bench.workers import peers
 from reference.config import ConfigError
+from tests.conformance import conftest
 
 ROOT = Path(__file__).resolve().parents[2]
 OURS = sorted(path.parent.name for path in (ROOT / "backends").glob("*/backend.py"))
@@ -96,6 +99,35 @@ def test_facts_of_another_type_are_refused(outside):
     outside('ABOUT = {"label": "A port"}\n')
     with pytest.raises(ConfigError, match="backend='a_port': ABOUT of a_port must be a `backends.protocol.About`"):
         backends.about("a_port")
+
+
+@pytest.mark.parametrize(("field", "rule"), [
+    ("slow_to_compile=True", "slow_to_compile=True must be of type tuple[str, ...]"),
+    ('dtypes="float32"', "dtypes='float32' must be of"),
+    ("packages=(1,)", "packages=(1,) must be of type tuple[str, ...]"), ("order=True", "order=True must be of type int"),
+    ("solvers=1", "solvers=1 must be of type bool"), ("module=7", "module=7 must be of type str | None"),
+    ('weight_files=("PK",)', "weight_files=('PK',) must be of type tuple[bytes, ...]"),
+    ('levels=("L0", "L9")', "levels has 'L9', which must be one of L0, L1, ")])
+def test_a_field_of_another_type_is_refused_in_one_line(outside, field, rule):
+    outside(f'from backends.protocol import About\nABOUT = About("A port", {field})\n')
+    with pytest.raises(ConfigError) as refused:
+        backends.about("a_port")
+    assert str(refused.value).startswith(f"backend='a_port': in ABOUT of a_port {rule}") and "\n" not in str(refused.value)
+
+
+def test_the_kit_says_what_is_wrong_with_facts_as_a_mistake_of_use(outside, monkeypatch):
+    """No traceback: pytest prints a UsageError in one line."""
+    outside('from backends.protocol import About\nABOUT = About("A port", slow_to_compile=True)\n')
+    monkeypatch.setattr(backends, "load", lambda name: importlib.import_module("json"))
+    config = SimpleNamespace(getoption={"--device": "cpu", "--backend": ["a_port"], "--mode": []}.__getitem__)
+    with pytest.raises(pytest.UsageError, match="slow_to_compile=True must be of type"):
+        conftest.pytest_configure(config)
+
+
+def test_facts_of_our_own_are_of_their_types():
+    assert facts.problem(About("A port", module="json", levels=("L0",), weight_files=(b"PK",))) is None
+    for name in OURS:
+        assert facts.problem(backends.about(name)) is None
 
 
 def test_a_name_of_old_rows_is_its_own_label():

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 import backends
+from reference.errors import ConfigError
 
 from . import guard, kit
-from .kit import LEVELS, SAMPLER_LEVELS, Subject
+from .kit import SAMPLER_LEVELS, Subject
 
 LEVEL_FILE = re.compile(r"test_(l\d)_(\w+)\.py")
 ONCE = "float32"  # in which a backend that is slow to compile runs compiled
@@ -36,18 +37,19 @@ def pytest_configure(config: pytest.Config) -> None:
         except backends.NotInstalled as error:
             notes.append(f"NOT CHECKED: {error}")
             continue
-        dtypes = [dtype for dtype in rows if dtype in backends.about(name).dtypes]
+        try:
+            about = backends.about(name)
+        except ConfigError as error:
+            raise pytest.UsageError(str(error)) from error
+        dtypes = [dtype for dtype in rows if dtype in about.dtypes]
         if not dtypes:
             raise pytest.UsageError(f"backend={name!r}: has none of the dtypes {', '.join(rows)} of tolerances.toml")
         modes = config.getoption("--mode") or ["stock", "tuned"]
         found = [Subject(name, module, device, dtype, mode) for dtype, mode in product(dtypes, modes)]
-        unknown = set(found[0].levels) - set(LEVELS)
-        if unknown:
-            raise pytest.UsageError(f"backend={name!r}: ABOUT.levels={found[0].levels}: must be among {', '.join(LEVELS)}")
         subjects += found if found[0].trains else found[len(modes) - 1::len(modes)]  # without a network the modes are one
         once = f"; compiled once a level, in {ONCE}: --mode=tuned compiles all" if spared(config, found[0]) else ""
         notes.append(f"{name} on {device}: {', '.join(found[0].levels)} in {', '.join(dtypes)}{once}")
-        if not backends.about(name).solvers:
+        if not about.solvers:
             notes.append(f"NOT CHECKED: fast solvers of {name}, which says solvers=False")
     if not subjects:
         raise pytest.UsageError("no backend to check: " + "; ".join(notes))

@@ -194,14 +194,19 @@ def ask(name: str, asked: list[Mutant], seed: int, out: Path, how: How = ALL) ->
         trees = [Path(folder) / f"tree{i}" for i in range(how.processes)]
         for tree in trees:
             shutil.copytree(ROOT, tree, symlinks=True, ignore=shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build"))
-        python = [path for path in sorted(trees[0].rglob("*.py")) if not path.is_relative_to(trees[0] / "tests" / "mutants")]
-        text = hashlib.sha256(b"".join(path.read_bytes() for path in python) + environment().encode()).hexdigest()
-        known = MAPS / f"{name}-{text[:16]}.json"
-        start = functools.partial(planted_in, name=name, out=out, seed=seed, how=how, known=known)
-        if not known.exists() and how.processes > 1:  # made once
+        start = functools.partial(planted_in, name=name, out=out, seed=seed, how=how, known=map_of(name))
+        if how.processes > 1:  # the map is made once
             ended([start(trees[0], [], Value("i"))])
         following = Value("i")
         ended([start(tree, asked, following) for tree in trees])
+
+
+def map_of(room: str) -> Path:
+    """Where the map of a room's tests is kept, by the text of the program and of the tests and by what runs them."""
+    python = [path for of in ("reference", "backends", "bench", "tests") for path in sorted((ROOT / of).rglob("*.py"))
+              if not path.is_relative_to(HERE)]
+    text = hashlib.sha256(b"".join(path.read_bytes() for path in python) + environment().encode()).hexdigest()
+    return MAPS / f"{room}-{text[:16]}.json"
 
 
 def planted_in(tree: Path, asked: list[Mutant], following: Synchronized[int], *, name: str, out: Path, seed: int, how: How,

@@ -29,7 +29,8 @@ import pytest
 
 OURS = ("reference", "backends", "bench", "tests")
 MEMORY = 12 << 30  # bytes of address space of a run
-LEAST_SECONDS = 30  # of CPU, that the tests of a mistake may take, beside three times what they took without it
+LEAST_SECONDS = 10  # of CPU, that the tests of a mistake may take, beside three times what they took without it
+IMPORT_SECONDS = 20  # as many more where everything is imported anew
 WALL = 4  # times as long by the clock: a run that waits for ever uses no CPU
 DOUBT = 0.1  # mistakes of a file that a test counts as having found before it found any
 KEPT = 50  # tests, after which the map is written
@@ -149,7 +150,7 @@ class Plants:
                     run: Callable[[], int] = functools.partial(anew, self.tree, session.config.invocation_params.args, chosen)
                 else:
                     run = functools.partial(_patched, living, path, pairs, session, [items[test] for test in chosen])
-                code = forked(run, said, known.limit(chosen)) if chosen else 0
+                code = forked(run, said, known.limit(chosen) + IMPORT_SECONDS * (pairs is None)) if chosen else 0
             finally:
                 path.write_text(text)
             orders.found(change, outcome(code, said) if code else "")

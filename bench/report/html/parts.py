@@ -74,7 +74,7 @@ def plain(eta: str) -> str:
 
 def seeds(number: int) -> str:
     """ "1 seed", "3 seeds"."""
-    return f"{number} seed{'s' * (number > 1)}"
+    return f"{number} seed{'s' if number > 1 else ''}"
 
 
 def _css(text: str, column: str) -> str:
