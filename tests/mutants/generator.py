@@ -38,6 +38,7 @@ from .planting import Change, Orders, plant
 
 HERE = Path(__file__).parent
 FOUND, BLIND = (ROOT / "results" / name for name in ("mutation.jsonl", "blind.jsonl"))
+LISTS = ("blind.toml", "blind-2.toml")  # of mistakes that were written without the tests
 MAPS = ROOT / "build" / "mutants"  # which functions each test calls, by room and text
 
 
@@ -261,12 +262,13 @@ def keep(out: Path, room: str, mutant: str, killed_by: str, seed: int, how: How 
     print(f"{mutant}: {killed_by or 'SURVIVED'}", flush=True)
 
 
-def outcomes(out: Path) -> dict[str, dict[str, str]]:
-    """What each mistake was killed by, or "", by room; the last line of a mistake counts."""
+def outcomes(out: Path, first: bool = False) -> dict[str, dict[str, str]]:
+    """What each mistake was killed by, or "", by room; the last line of a mistake counts, or the `first`."""
     found: dict[str, dict[str, str]] = {name: {} for name in ROOMS}
     for line in out.read_text().splitlines() if out.exists() else []:
         row = json.loads(line)
-        found[row["room"]][row["mutant"]] = row["killed_by"]
+        if not first or row["mutant"] not in found[row["room"]]:
+            found[row["room"]][row["mutant"]] = row["killed_by"]
     return found
 
 
@@ -296,16 +298,21 @@ def page(out: Path, reasons: dict[str, str]) -> str:
 
 
 def blind(out: Path) -> list[str]:
-    """The score of the sixty mistakes of blind.toml."""
-    found = [(mutant.partition(": ")[0], killed_by) for room in outcomes(out).values() for mutant, killed_by in room.items()]
-    if not found:
-        return []
-    caught = sum(1 for _, killed_by in found if killed_by)
-    return ["", "## Sixty mistakes written without the tests", "",
-            f"[blind.toml](../tests/mutants/blind.toml) was listed before any of them was tried. Of the {len(found)} that "
-            f"were asked {caught} were caught; [blind.jsonl](blind.jsonl) says by what. Most of those of a backend were asked of one level, "
-            "dtype and mode of the kit. These were not caught then, and most have a test since:", "",
-            *(f"- `{escaped(name)}`" for name, killed_by in found if not killed_by)]
+    """The scores of the mistakes of each list: when they were asked first, and by now."""
+    first, now = ({mutant.partition(": ")[0]: killed_by for room in outcomes(out, when).values() for mutant, killed_by in room.items()}
+                  for when in (True, False))
+    text = ["", "## Sixty mistakes written without the tests, twice", "",
+            "Each list was there before any of its mistakes was tried; [blind.jsonl](blind.jsonl) says by what each was caught. Most of the "
+            "first list's of a backend were asked of one level, dtype and mode of the kit."] if first else []
+    for name in LISTS:
+        listed = [f"{said['file']} {said['name']}" for said in tomllib.loads((HERE / name).read_text())["mistake"]]
+        asked = [one for one in listed if one in first]
+        if asked:
+            left = [one for one in asked if not now[one]]
+            text += ["", f"[{name}](../tests/mutants/{name}): of {len(asked)} that were asked {sum(map(bool, map(first.get, asked)))} were "
+                     f"caught at first, and {len(asked) - len(left)} are by now.", *([""] if left else []),
+                     *(f"- not caught: `{escaped(one)}`" for one in left)]
+    return text
 
 
 def escaped(name: str) -> str:
