@@ -86,7 +86,7 @@ class JaxBackend:
         self.step_count = 0
 
     def _arrays(self, weights: Mapping[str, np.ndarray]) -> dict[str, Array]:
-        return {name: jnp.array(value, self.dtype) for name, value in weights.items()}
+        return jax.device_put({name: np.array(value, self.dtype) for name, value in weights.items()})
 
     @at_work
     def to_device(self, array: np.ndarray) -> Array:

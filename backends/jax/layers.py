@@ -71,7 +71,7 @@ def group_norm(w: Arrays, name: str, x: Array, config: ModelConfig, groups: int 
     return _group_norm(w[f"{name}.weight"], w[f"{name}.bias"], x, groups or config.norm_num_groups, config.norm_eps)
 
 
-@functools.partial(jax.jit, static_argnames=("groups", "eps"))
+@functools.partial(jax.jit, static_argnames="groups")
 def _group_norm(weight: Array, bias: Array, x: Array, groups: int, eps: float) -> Array:
     n, c, h, width = x.shape
     grouped = x.astype(weight.dtype).reshape(n, groups, c // groups * h * width)

@@ -134,19 +134,20 @@ def test_solvers_are_asked_of_backends_that_have_them(monkeypatch):
 
 
 def test_a_backend_that_is_slow_to_compile_runs_stock_and_once_a_level_compiled(monkeypatch):
-    """Also where levels have no modes; with --mode it runs as any other."""
+    """Also where levels have no modes, and tests of both full dtypes in one of them; with --mode it runs as any other. Where it was
+    not asked for, its tests are a sample."""
     found = [Subject(name, None, dtype=d, mode=m) for name in ("fast", "slow") for d in FULL for m in ("stock", "tuned")]
     monkeypatch.setattr(backends, "about", lambda name: backends.About(name, slow_to_compile=("cpu",) * (name == "slow")))
 
-    def chosen(path, mode=(), **marks):
-        options = {"--mode": list(mode), "--backend": ["fast", "slow"]}
+    def chosen(path, mode=(), asked=("fast", "slow"), **marks):
+        options = {"--mode": list(mode), "--backend": list(asked)}
         config = SimpleNamespace(stash={SUBJECTS: [s for s in found if s.mode in (mode or s.mode)]}, getoption=options.get)
         marks = {name: SimpleNamespace(kwargs=value) for name, value in marks.items()}
         out = []
         pytest_generate_tests(SimpleNamespace(
             fixturenames=["subject"], config=config, module=SimpleNamespace(__file__=path),
             definition=SimpleNamespace(get_closest_marker=marks.get),
-            parametrize=lambda name, sets, **_: out.extend(p.values[0] for p in sets)))
+            parametrize=lambda name, sets, **_: [out.append(p.values[0]) for p in sets if asked or not p.marks]))
         once = [other_case(config, SimpleNamespace(get_closest_marker=marks.get, callspec=SimpleNamespace(
             params={"subject": s, "case": "second"}))) for s in out]
         return [f"{s.name} {s.dtype} {s.mode}" for s in out], once
@@ -161,3 +162,6 @@ def test_a_backend_that_is_slow_to_compile_runs_stock_and_once_a_level_compiled(
         fast[1], fast[3], "slow float32 tuned"]
     assert chosen("test_l2_network.py", mode=["tuned"], compiled={"case": "first"}) == (
         [fast[1], fast[3], "slow float64 tuned", "slow float32 tuned"], 4 * [False])
+    assert chosen("test_l1_steps.py", subjects={"dtypes": FULL})[0] == [fast[1], fast[3], stock[0]]
+    assert chosen("test_l1_steps.py", mode=["tuned"], subjects={"dtypes": FULL})[0][-2:] == [f"slow {d} tuned" for d in FULL]
+    assert chosen("test_l2_network.py", asked=())[0] == fast

@@ -3,15 +3,13 @@ dimension, and what the network is told in training."""
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pytest
 
+import backends
 from backends.protocol import Batch, Spec
 from reference import diffusion, schedules, unet, weights
 from reference.config import OBJECTIVES, VARIANCES, DiffusionConfig, ModelConfig
@@ -24,35 +22,32 @@ CONVENTIONS = ("plain", "ho2020", "nichol2021")  # whose bounds differ
 
 @dataclass(frozen=True)
 class Mirror:
-    """A backend's modules, its tensors, and how exact they are."""
+    """A backend, and how exact it is."""
 
     name: str
+    backend: Any
     dtype: str
     tolerance: float
-    tensor: Callable[[np.ndarray], Any]
-    process: Callable[[DiffusionConfig], Any]
+
+    def process(self, config: DiffusionConfig) -> Any:
+        """The forward process."""
+        return self.backend.process.of(config)
+
+    def tensor(self, array: np.ndarray) -> Any:
+        """The backend's own."""
+        return self.backend.to_device(array)
+
+    def host(self, tensor: Any) -> np.ndarray:
+        """As NumPy's."""
+        return np.asarray(self.backend.to_host(tensor), np.float64)
 
 
-@pytest.fixture(scope="module", params=("torch", "mindspore", "jax"))
-def mirror(request) -> Iterator[Mirror]:
-    name = request.param
-    pytest.importorskip(name)
-    framework, training = importlib.import_module(name), importlib.import_module(f"backends.{name}.training")
-    backend = importlib.import_module(f"backends.{name}.backend")
-    backend.find_device("cpu")  # MindSpore wants it named before it computes
-    if name == "torch":
-        yield Mirror(name, "float64", 1e-10, framework.tensor, lambda c: training.Process(c, framework.device("cpu")))
-    elif name == "jax":
-        with backend.enable_x64(True):
-            yield Mirror(name, "float64", 1e-10, framework.numpy.array, training.Process)
-    else:
-        yield Mirror(name, "float32", 2e-4, lambda a: framework.Tensor(a.astype(np.int32 if a.dtype.kind == "i" else np.float32)),
-                  lambda c: training.Process(c, None))
-
-
-def host(tensor: Any) -> np.ndarray:
-    """As NumPy's."""
-    return np.asarray(tensor.asnumpy() if hasattr(tensor, "asnumpy") else tensor, np.float64)
+@pytest.fixture(scope="module", params=backends.with_likelihood())
+def mirror(request) -> Mirror:
+    if not backends.installed(name := request.param):
+        pytest.skip(f"{name} is not installed")
+    dtype, tolerance = ("float64", 1e-10) if "float64" in backends.about(name).dtypes else ("float32", 2e-4)
+    return Mirror(name, backends.load(name).create(Spec(MODEL, DiffusionConfig(timesteps=100), dtype=dtype)), dtype, tolerance)
 
 
 @pytest.mark.parametrize("convention", CONVENTIONS)
@@ -70,8 +65,8 @@ def test_variational_bound(mirror, convention):
         for clip in (False, True):
             expected = diffusion.vlb_terms(config, x0, xt, t, output, v, schedule, clip)
             got = process.vlb_terms(*map(mirror.tensor, (x0, xt, t, output, v)), clip)
-            np.testing.assert_allclose(host(got), expected, rtol=mirror.tolerance, err_msg=f"{variance}, clip={clip}")
-        np.testing.assert_allclose(host(process.prior_bits(mirror.tensor(x0))), diffusion.prior_bits(x0, schedule),
+            np.testing.assert_allclose(mirror.host(got), expected, rtol=mirror.tolerance, err_msg=f"{variance}, clip={clip}")
+        np.testing.assert_allclose(mirror.host(process.prior_bits(mirror.tensor(x0))), diffusion.prior_bits(x0, schedule),
                                    rtol=mirror.tolerance)
 
 
@@ -86,7 +81,7 @@ def test_the_likelihood_of_pixels_far_from_the_mean(mirror, convention):
     t, xt = np.zeros(18, int), x0.copy()  # beta_1 is small: mean_x0 is near 1 at t = 0, and the mean is the network's x0
     output = x0 + 0.02 * far.reshape(-1, 1, 1, 1)
     expected = diffusion.vlb_terms(config, x0, xt, t, output, log_variance, schedule)
-    got = host(process.vlb_terms(*map(mirror.tensor, (x0, xt, t, output, log_variance))))
+    got = mirror.host(process.vlb_terms(*map(mirror.tensor, (x0, xt, t, output, log_variance))))
     np.testing.assert_allclose(got, expected, rtol=max(mirror.tolerance, 1e-6))  # of a difference of two values near 1
     assert np.ptp(expected) > 10  # bits: the likelihoods differ, and few are at the bound's floor of 1e-12
     assert (expected < 0.99 * -np.log2(1e-12)).all()
@@ -98,7 +93,7 @@ def test_weights_of_the_loss_down_to_an_alpha_bar_of_0(mirror, weight):
     for objective in OBJECTIVES:
         config = DiffusionConfig(timesteps=5, schedule="jsd", objective=objective, loss_weight=weight)
         process = mirror.process(config)
-        got = host(process.weight if mirror.name == "mindspore" else process.tables["weight"])
+        got = mirror.host(process.tables["weight"] if hasattr(process, "tables") else process.weight)
         expected = diffusion.loss_weights(config, schedules.alpha_bars(schedules.betas(config)))
         np.testing.assert_allclose(got, expected, rtol=mirror.tolerance, atol=1e-12, err_msg=objective)
         assert np.isfinite(expected).all() and (expected[-1] == 1 or (objective, weight) != ("eps", "min_snr"))
@@ -110,7 +105,7 @@ def test_the_network_is_told_rescaled_timesteps_in_training(mirror):
     rng, w = np.random.default_rng(0), weights.initialise(MODEL, 0)
     x0, noise = rng.uniform(-1, 1, (2, 3, 1, 4, 4)).astype(np.float32)
     t = np.array([1, 100, 299])
-    backend = importlib.import_module(f"backends.{mirror.name}.backend").create(Spec(MODEL, config, dtype=mirror.dtype))
+    backend = backends.load(mirror.name).create(Spec(MODEL, config, dtype=mirror.dtype))
     backend.load_weights(w)
     got = float(backend.to_host(backend.loss_and_gradients(Batch(np.arange(3), x0, t, noise, 0))[0]))
     xt = diffusion.q_sample(x0.astype(np.float64), t, noise, schedules.alpha_bars(schedules.betas(config)))

@@ -10,6 +10,7 @@ import tomllib
 
 import pytest
 
+import backends
 from bench.cli import commands
 from bench.cli.main import main
 from bench.paths import command_line, renamed
@@ -21,7 +22,7 @@ from bench.training.trackers import LOGS
 from reference.timesteps import SPACINGS
 from tests.helpers.tree import ROOT
 
-HEAVY = {"numpy", "scipy", "pandas", "matplotlib", "torch", "mindspore", "jax", "tqdm", "jinja2"}
+HEAVY = {"numpy", "scipy", "pandas", "matplotlib", "tqdm", "jinja2", *(backends.about(name).module for name in backends.names())}
 
 
 def every(parser) -> list:

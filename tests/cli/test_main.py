@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import backends
 from bench.cli import commands, listing
 from bench.cli import run as main_of_run
 from bench.cli.ending import exit_code
@@ -342,7 +343,7 @@ def test_the_list_names_what_a_command_can_name(capsys):
     assert main(["run", "--list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition(":")[0] for line in lines] == ["presets", "conventions", "data sets", "backends"]
-    wanted = listing.PRESETS, listing.CONVENTIONS, listing.RECORDS, ("torch", "mindspore", "jax")
+    wanted = listing.PRESETS, listing.CONVENTIONS, listing.RECORDS, backends.names()
     for kind, names in zip(lines, wanted, strict=True):
         assert all(name in kind for name in names)
 

@@ -47,8 +47,9 @@ def pytest_configure(config: pytest.Config) -> None:
         modes = config.getoption("--mode") or ["stock", "tuned"]
         found = [Subject(name, module, device, dtype, mode) for dtype, mode in product(dtypes, modes)]
         subjects += found if found[0].trains else found[len(modes) - 1::len(modes)]  # without a network the modes are one
-        once = f"; compiled once a level, in {ONCE}: --mode=tuned compiles all" if spared(config, found[0]) else ""
-        notes.append(f"{name} on {device}: {', '.join(found[0].levels)} in {', '.join(dtypes)}{once}")
+        notes.append(f"{name} on {device}: {', '.join(found[0].levels)} in {', '.join(dtypes)}")
+        if spared(config, found[0]):
+            notes.append(f"{name}: compiled once a level, in {ONCE}, and tests of both full dtypes in one; --mode runs all")
         if not about.solvers:
             notes.append(f"NOT CHECKED: fast solvers of {name}, which says solvers=False")
     if not subjects:
@@ -57,7 +58,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def spared(config: pytest.Config, subject: Subject) -> bool:
-    """Whether this backend runs compiled in the tests marked `compiled` alone, since compiling takes longer than the tests do."""
+    """Whether this backend runs compiled in the tests marked `compiled` alone, since compiling takes longer than the tests do. Of
+    the tests that run in both full dtypes it then has those in the first."""
     return subject.device.partition(":")[0] in backends.about(subject.name).slow_to_compile and not config.getoption("--mode")
 
 
@@ -80,6 +82,11 @@ def narrowed(subjects: list[Subject], mode: str | None = None, dtypes: tuple[str
     return subjects
 
 
+def first_dtype(subjects: list[Subject], name: str) -> str:
+    """Of this backend's subjects the dtype that stands first in the kit's table."""
+    return min((s.dtype for s in subjects if s.name == name), key=kit.DTYPES.index)
+
+
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """A level that no chosen backend claims is not collected, and the summary says which levels each claims."""
     if LEVEL_FILE.fullmatch(collection_path.name) and not subjects_of(config, collection_path):
@@ -89,7 +96,8 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """`subject`: backend, device, dtype and mode. Where nothing was asked for, the long tests of further backends' stock mode are a
-    sample, run with --slow: their tuned mode takes the same steps. With --backend or --mode they are tests like any other.
+    sample, run with --slow: their tuned mode takes the same steps. So are all tests of a backend that is slow to compile. With
+    --backend or --mode they are tests like any other.
     A test marked `subjects(mode=.., dtypes=..)` runs over these alone: what it looks at is the same code in the others. With
     `solvers=True` it runs over backends that have the fast solvers, and with `alone=True` in no other mode and dtype; where no
     backend fits it is left out.
@@ -99,12 +107,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         whole = not (config.getoption("--backend") or config.getoption("--mode"))
         mark = metafunc.definition.get_closest_marker("subjects")
         chosen = narrowed(subjects_of(config, path), **(mark.kwargs if mark else {}))
+        if mark and mark.kwargs.get("dtypes") == kit.FULL:
+            chosen = [s for s in chosen if not spared(config, s) or s.dtype == first_dtype(chosen, s.name)]
         if compiled := metafunc.definition.get_closest_marker("compiled"):
             alone = compiled.kwargs.get("alone", False)
             chosen = [s for s in chosen if not (alone and spared(config, s))]
             chosen += [s for s in config.stash[SUBJECTS] if spared(config, s) and (s.mode, s.dtype) == ("tuned", ONCE)]
-        long = whole and LEVEL_FILE.fullmatch(path.name).group(1) in LONG  # type: ignore[union-attr]
-        sampled = [s for s in chosen if long and s.mode == "stock" and s.name != backends.DEFAULT and not spared(config, s)]
+        long = LEVEL_FILE.fullmatch(path.name).group(1) in LONG  # type: ignore[union-attr]
+        sampled = [s for s in chosen if whole and s.name != backends.DEFAULT
+                   and (spared(config, s) or (long and s.mode == "stock"))]
         marks = [pytest.mark.slow, pytest.mark.sampled]
         sets = [pytest.param(s, marks=marks if s in sampled else []) for s in chosen]
         metafunc.parametrize("subject", sets, ids=str, scope="module")

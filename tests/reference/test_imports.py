@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from backends import about, names
+
 ROOT = Path(__file__).resolve().parents[2]
-FRAMEWORKS = {"torch", "mindspore", "torchvision", "torch_fidelity", "diffusers", "jax", "tensorflow"}
+FRAMEWORKS = {*(about(name).module for name in names()), "torchvision", "torch_fidelity", "diffusers", "tensorflow"}
 BENCH_EXTRA = {"filelock", "matplotlib", "pandas", "PIL", "pooch", "safetensors", "tqdm"}
 FILES = sorted(p for room in ("reference", "backends", "bench") for p in (ROOT / room).rglob("*.py"))
 BACKENDS = sorted(p.parent.name for p in (ROOT / "backends").glob("*/__init__.py"))

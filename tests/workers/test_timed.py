@@ -188,7 +188,8 @@ def test_the_metric(session):
     assert timed.time_metric(session, TimeMetric(1, 128)).seconds > 0
 
 
-@pytest.mark.parametrize("framework", [name for name in backends.names() if backends.installed(name)])
+@pytest.mark.parametrize("framework", [name for name in backends.names() if backends.installed(name)
+                                       and backends.about(name).roofline])
 def test_the_roofs_kernels_do_their_flops(framework):
     roof = backends.roofline(framework)
     run, flops = roof.gemm(16, "cpu", "float32")
@@ -196,7 +197,8 @@ def test_the_roofs_kernels_do_their_flops(framework):
     assert out.shape == (16, 16) and (out == 16).all() and flops == 16 * 16 * 16 * 2
     run, flops = roof.convolution(8, "cpu", "float32")
     out = np.array(run())
-    assert out.shape == (16, 8, 56, 56) and out[0, 0, 5, 5] == 8 * 9 and flops == out.size * 8 * 9 * 2
+    assert sorted(out.shape) == [8, 16, 56, 56] and flops == out.size * 8 * 9 * 2
+    assert (out == 8 * 9).sum() == 16 * 8 * 54 * 54 and out.min() == 8 * 4  # inside and at corners, whatever the layout
 
 
 def test_an_unknown_kernel_is_refused(session):
