@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
@@ -52,7 +53,7 @@ def _race(job: Job, crew: Crew, book: Notebook, workload: str, batch: int) -> No
 
 
 def _time(job: Job, crew: Crew, book: Notebook, workload: str, batch: int, who: list[str]) -> dict[str, dict[str, Any]]:
-    training = workload == "training step"
+    training, load = workload == "training step", [round(x, 2) for x in os.getloadavg()]
     with book.cells.shared("timing") as folder, tracked(desc=f"time the {workload}", leave=False, mininterval=1) as bar:
         asked: Timing = TimeSample(1, batch, job.seed)
         if training:
@@ -71,7 +72,7 @@ def _time(job: Job, crew: Crew, book: Notebook, workload: str, batch: int, who: 
 
         raw = blocks.time_blocks(contenders, blocks=job.preset.blocks, on_progress=progress)
         (folder / "images.npy").unlink(missing_ok=True)
-    return {b: values | {"late": float(np.median(late[b]))} | asdict(in_turn(b, crew.call, b, Describe()))
+    return {b: values | {"load_before": load, "late": float(np.median(late[b]))} | asdict(in_turn(b, crew.call, b, Describe()))
             for b, values in raw.items()}
 
 

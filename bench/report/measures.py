@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 import backends
 from bench.records.rows import AnyRow, Row
 from bench.records.values import Pooled, Sample, Timing
+from bench.streams import uniform_int
+from bench.timing.blocks import AGREE
 from bench.weights.pipeline import read_pipeline
 from bench.weights.tensor_files import weights_hash
+from reference.config import require
 
 LEVEL, POWER = 0.05, 0.8  # of every test: a false alarm in one of twenty; the power by which it is described
 REPRODUCED, CONTRADICTED, UNKNOWN, ABSENT = "reproduced", "contradicted", "cannot tell", "not run"  # verdicts on a claim
+
+MOST_LOAD = 1.5  # load average by usable core: a quiet machine has up to 1.25 while it times, and up to 1 from before
+MOST_FLOOR = 1.5  # how far from 1 the interval of A/A may reach; within, it says which ratios are no difference
 
 
 def label(backend: str) -> str:
@@ -130,3 +136,90 @@ def verdict_on_all(found: Sequence[tuple[float, float, float]]) -> str:
         return REPRODUCED
     strict = [difference - half(error, df, LEVEL / len(found)) for difference, error, df in found]
     return CONTRADICTED if max(strict) > 0 else UNKNOWN
+
+
+class Ratio(NamedTuple):
+    """Of two contenders' times for one unit, with its 95% interval."""
+
+    median: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.median:.2f} ({self.low:.2f} .. {self.high:.2f})"
+
+    def inside(self, floor: float) -> bool:
+        """Whether it is no difference: not further from 1 than A/A, or its interval holds 1."""
+        return 1 / floor <= self.median <= floor or self.low <= 1 <= self.high
+
+
+def time_ratio(a: Sequence[NDArray[np.float64]], b: Sequence[NDArray[np.float64]]) -> Ratio:
+    """Of the seconds of units a to those of b, an array of neighbouring blocks for each process of a contender.
+
+    Processes of one code differ, by where their memory lies for one: the interval of several is Student's t over them, of the
+    logarithms of each one's median. That of a single process is of its blocks, and holds for that process alone.
+    """
+    require(len(a) == len(b) > 0, "a, b", (len(a), len(b)), "must be of as many processes each")
+    each = [paired_ratio(x, y) for x, y in zip(a, b, strict=True)]
+    if len(each) == 1:
+        return each[0]
+    middle, half = interval(np.log([ratio.median for ratio in each]))
+    return Ratio(math.exp(middle), math.exp(middle - half), math.exp(middle + half))
+
+
+def paired_ratio(a: ArrayLike, b: ArrayLike, *, seed: int = 0, resamples: int = 4000) -> Ratio:
+    """Median of a_i / b_i with its percentile bootstrap interval (Efron 1979).
+
+    a, b: seconds per unit of neighbouring blocks. Pairs are resampled whole, by the seeded stream, so a report is repeatable. Where
+    neighbours depend on each other, the interval is as much wider as that of so many values of an AR(1) process.
+    """
+    x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    require(x.shape == y.shape and x.ndim == 1 and x.size > 0, "a, b", (x.shape, y.shape), "must pair up")
+    require(bool((x > 0).all() and (y > 0).all()), "a, b", "...", "must be positive")
+    ratio = x / y
+    draws = uniform_int(seed, "bootstrap", np.arange(resamples * ratio.size), ratio.size).reshape(resamples, ratio.size)
+    median = float(np.median(ratio))
+    low, high = np.quantile(np.median(ratio[draws], axis=1), (LEVEL / 2, 1 - LEVEL / 2)) / median
+    r = dependence(np.log(ratio))
+    wider = math.sqrt((1 + r) / (1 - r))
+    return Ratio(median, median * float(low**wider), median * float(high**wider))
+
+
+def dependence(x: NDArray[np.float64]) -> float:
+    """The correlation of neighbours (lag 1), 0 where the one-sided test at `LEVEL` does not tell it from independence: its mean and
+    variance there are Moran's (Biometrika 35, 1948). At most 0.9."""
+    n, d = x.size, x - x.mean()
+    square = float(d @ d)
+    if n < 4 or square <= 1e-24 * n:
+        return 0.0
+    r, error = float(d[1:] @ d[:-1]) / square + 1 / n, (n - 2) / (n * math.sqrt(n - 1))
+    return min(r, 0.9) if r > stats.norm.ppf(1 - LEVEL) * error else 0.0
+
+
+def steady(row: Row[Timing]) -> bool:
+    """Whether its times were: the warm-up ended in agreement, and so do the medians of both halves of the blocks."""
+    seconds = unit_seconds(row)
+    before, after = (float(np.median(half)) for half in np.array_split(seconds, 2)) if len(seconds) > 1 else (1.0, 1.0)
+    return row.values["steady"] and abs(after - before) <= AGREE * before
+
+
+def floor(same: Iterable[Ratio]) -> float:
+    """How far from 1 these ratios of a contender to itself reach, as a factor of at least 1."""
+    return max((max(end, 1 / end) for ratio in same for end in ratio), default=1.0)
+
+
+def unfit(rows: Iterable[AnyRow], same: Iterable[Ratio] = ()) -> str:
+    """Why the machine was not fit for these times, empty where it was: its load, or the ratios of a contender to itself."""
+    why = []
+    loads = [(load(row), cores(row.environment) or 1) for row in rows]
+    most, usable = max(loads, key=lambda found: found[0] / found[1], default=(0.0, 1))
+    if most > MOST_LOAD * usable:
+        why.append(f"load average {most:.1f} on {usable} cores")
+    if (reach := floor(same)) > MOST_FLOOR:
+        why.append(f"a contender differs from itself by up to {reach:.2f} times")
+    return " and ".join(why)
+
+
+def load(row: AnyRow) -> float:
+    """The machine's load average over a minute: before the race where the row says it, else when the row was made."""
+    return float((cast("Mapping[str, Any]", row.values).get("load_before") or row.environment.get("load") or [0.0])[0])

@@ -19,42 +19,13 @@ from bench.pictures import plots
 from bench.pictures.grids import grid
 from bench.pictures.plots import COLOURS
 from bench.records.rows import AnyRow, Row, of
-from bench.records.values import Checks, Metric, Sample, Timing, Train, Verdict
-from bench.report.measures import calls, fast, label, sampler, seconds_per_image, unit_seconds
+from bench.records.values import Checks, Metric, Sample, Train, Verdict
+from bench.report.measures import calls, fast, label, sampler, seconds_per_image, unfit
+from bench.report.speed_page import races, ratio_lines, speed_table
 from bench.sampling.cell import Cell
-from bench.timing import blocks
 
 Images = Mapping[tuple[str, Cell], Path]  # backend, cell: the file, (n, C, H, W) float32
 BEGIN, END = "<!-- table: written by bench/report/results.py -->", "<!-- end of table -->"
-
-
-def speed_table(rows: list[AnyRow]) -> pd.DataFrame:
-    """Medians of the timed blocks: units/s, quartiles, CV, first call, steadiness; one line per backend and workload."""
-    lines = []
-    for row in of(rows, Timing):
-        v, s = row.values, blocks.summary(unit_seconds(row))
-        lines.append({
-            "backend": label(row.backend), "workload": row.config["workload"], "batch": row.config["batch_size"],
-            "ms (median)": round(1e3 * s["median"], 2), "quartiles": f"{1e3 * s['q1']:.2f} .. {1e3 * s['q3']:.2f}",
-            "per second": round(1 / s["median"], 2), "images/s": round(row.config["batch_size"] / s["median"], 1),
-            "CV": f"{100 * s['cv']:.1f}%" + (" (noisy)" if s["cv"] > 0.05 else ""), "first call s": round(v["first_seconds"], 2),
-            "steady": "yes" if v["steady"] else "no", "peak memory MB": round(v["peak_rss_bytes"] / 1e6),
-        })
-    return pd.DataFrame(lines)
-
-
-def ratio_lines(rows: list[AnyRow]) -> list[str]:
-    """Paired time ratios of the contenders that were timed in turn, with bootstrap intervals, beside the A/A floor."""
-    out = []
-    for workload in ("training step", "sampling step"):
-        found = of(rows, Timing, workload=workload)
-        for other in found[1:]:
-            a, b = unit_seconds(found[0]), unit_seconds(other)
-            median, low, high = blocks.paired_ratio(b, a)
-            same = [blocks.paired_ratio(x[0::2], x[1::2])[1:] for x in (a, b)]
-            out.append(f"- {workload}: {label(other.backend)} takes {median:.2f} times {label(found[0].backend)}'s time "
-                       f"(95% interval {low:.2f} .. {high:.2f}); A/A: {np.min(same):.2f} .. {np.max(same):.2f}")
-    return out
 
 
 def sample_table(rows: list[AnyRow]) -> pd.DataFrame:
@@ -147,8 +118,8 @@ def render(rows: list[AnyRow], images: Images, out: Path, command: str, missing:
         "`s/image` is the time of drawing all n images divided by n, first call left out; the largest pixel difference is to the "
         "first backend's images from the same x_T, on the scale [-1, 1].", "",
         "## Speed", "", speed_table(rows).to_markdown(index=False), "", *ratio_lines(rows), "",
-        "Blocks of the contenders alternate A B B A in one run. A/A is the same ratio between alternate blocks of one contender: "
-        "a ratio inside it is no difference.", "", *_links(out, {
+        "Blocks of the contenders alternate A B B A in one run, of one process each: the intervals are of these processes. A/A is "
+        "the same ratio between alternate blocks of one contender.", "", *_links(out, {
             "speed.md": "Stock and tuned, other precisions and other libraries", "scaling.md": "Time and memory as sizes grow"}),
         "## Agreement", "", check_table(rows).to_markdown(index=False), "", *missing, "",
         "## Figures", "", *(f"![{alt}](figures/{path.name})\n" for path, alt in made), "## Machine", "",
@@ -163,13 +134,19 @@ def _links(out: Path, told: dict[str, str]) -> list[str]:
     return [*found, ""] if found else []
 
 
-def update_readme(path: Path, rows: list[AnyRow]) -> None:
-    """Put the table of `rows` between the two markers of the project's README and of its translations, README.*.md beside it."""
+def update_readme(path: Path, rows: list[AnyRow]) -> str:
+    """Put the table of `rows` between the two markers of the project's README and of its translations, README.*.md beside it.
+
+    Where the machine was not fit for the table's times nothing is written; returns why.
+    """
+    if why := unfit(rows, [ratio for _, same in races(rows).values() for ratio in same]):
+        return why
     table = "\n".join([sample_table(rows).to_markdown(index=False), "", *bounds(rows)]).replace("<", "&lt;")
     for page in (path, *path.parent.glob(f"{path.stem}.*{path.suffix}")):
         before, rest = page.read_text().split(BEGIN)
         with files.replacing(page) as file:
             file.write(f"{before}{BEGIN}\n\n{table}\n\n{END}{rest.split(END)[1]}".encode())
+    return ""
 
 
 def _machine(environment: dict[str, Any]) -> dict[str, Any]:

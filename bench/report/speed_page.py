@@ -1,4 +1,5 @@
-"""`results/speed.md`, the speed table of every machine, from rows of `bench.studies.speed`. Medians and ratios are made here."""
+"""Times of units of work: the main job's table and ratios, and `results/speed.md`, the speed table of every machine, from rows of
+`bench.studies.speed`."""
 
 from __future__ import annotations
 
@@ -6,15 +7,29 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from backends import DEFAULT
 from bench.records.rows import AnyRow, Row, of
 from bench.records.values import KERNELS, Timing
-from bench.report.measures import hardware, peak_memory, unit_seconds, versions
+from bench.report.measures import (
+    Ratio,
+    floor,
+    hardware,
+    label,
+    paired_ratio,
+    peak_memory,
+    steady,
+    time_ratio,
+    unfit,
+    unit_seconds,
+    versions,
+)
 from bench.timing import blocks, flops
 
-Group = list[Row[Timing]]  # the contenders of one workload that were timed in turn
+Group = list[Row[Timing]]  # the contenders of one workload that were timed in turn, a row for each process
+AGAIN = " (again)"  # ends the name of a contender's second run
 HEAD = """# Speed
 
 Written by `ddim-bench speed --peers`, from the raw block times in [rows/timing.jsonl](rows/timing.jsonl). Every
@@ -23,12 +38,55 @@ framework's plain layers, "tuned" the backend's default, "compiled" adds `torch.
 diffusers' `UNet2DModel` computes the same function with the same weights, as its examples use it (eager), and compiled in
 channels_last (tuned). lucidrains is the nearest network of another function: see its parameters and GFLOP.
 
-- Ratios are speed-ups: the other's time divided by this one's, median of neighbouring blocks with its 95% bootstrap interval.
+- Ratios are speed-ups: the other's time divided by this one's, median of neighbouring blocks. Of several processes of a contender
+  the interval is Student's t over them, 95%; of a single one it is a bootstrap of its blocks, and says nothing of another process.
   "diffusers tuned" is that of the same precision.
-- A/A is the same ratio of one contender run twice, in two processes. A ratio no further from 1 than that is no difference.
+- A/A is the same ratio of one contender run twice, in other processes. A ratio not further from 1 than that interval's farther end,
+  or whose own interval holds 1, is no difference. Where A/A reaches beyond 1.5, or the load average is more than 1.5 by core, no
+  ratio is shown. "unsteady": the warm-up found no agreement within 5%, or the blocks' second half differs by more from the first.
 - Share of roof: FLOPs of convolutions, linear layers and attention (a training step counts three forward passes) per second, of
   the best rate of a large matrix product or convolution in any of the frameworks here, in the same run, precision and threads.
 - The backends' training step also averages the weights (EMA), which no peer's does."""
+
+
+def speed_table(rows: list[AnyRow]) -> pd.DataFrame:
+    """Medians of the timed blocks: units/s, quartiles, CV, first call, steadiness; one line per backend and workload."""
+    lines = []
+    for row in of(rows, Timing):
+        v, s = row.values, blocks.summary(unit_seconds(row))
+        lines.append({
+            "backend": label(row.backend), "workload": row.config["workload"], "batch": row.config["batch_size"],
+            "ms (median)": round(1e3 * s["median"], 2), "quartiles": f"{1e3 * s['q1']:.2f} .. {1e3 * s['q3']:.2f}",
+            "per second": round(1 / s["median"], 2), "images/s": round(row.config["batch_size"] / s["median"], 1),
+            "CV": f"{100 * s['cv']:.1f}%" + (" (noisy)" if s["cv"] > 0.05 else ""), "first call s": round(v["first_seconds"], 2),
+            "steady": "yes" if steady(row) else "no", "peak memory MB": round(v["peak_rss_bytes"] / 1e6),
+        })
+    return pd.DataFrame(lines)
+
+
+def races(rows: list[AnyRow]) -> dict[str, tuple[list[Row[Timing]], list[Ratio]]]:
+    """Of each workload that was timed in turn its rows, and the ratio of each one's alternate blocks: A/A."""
+    out = {}
+    for workload in ("training step", "sampling step"):
+        found = of(rows, Timing, workload=workload)
+        out[workload] = found, [paired_ratio(x[0::2], x[1::2]) for x in map(unit_seconds, found)]
+    return out
+
+
+def ratio_lines(rows: list[AnyRow]) -> list[str]:
+    """Paired time ratios of the contenders that were timed in turn, with bootstrap intervals, beside the A/A floor."""
+    out = []
+    for workload, (found, same) in races(rows).items():
+        if len(found) > 1 and (why := unfit(found, same)):
+            out.append(f"- {workload}: no ratio, since the machine was not fit for one: {why}")
+            continue
+        for i, other in enumerate(found[1:], start=1):
+            ratio = paired_ratio(unit_seconds(other), unit_seconds(found[0]))
+            ends = [end for j in (0, i) for end in same[j][1:]]
+            out.append(f"- {workload}: {label(other.backend)} takes {ratio.median:.2f} times {label(found[0].backend)}'s time "
+                       f"(95% interval {ratio.low:.2f} .. {ratio.high:.2f}); A/A: {min(ends):.2f} .. {max(ends):.2f}"
+                       + "; no difference" * ratio.inside(floor((same[0], same[i]))))
+    return out
 
 
 def machine(row: AnyRow) -> str:
@@ -37,18 +95,19 @@ def machine(row: AnyRow) -> str:
 
 
 def groups(found: Iterable[Row[Timing]]) -> list[Group]:
-    """Rows that were timed in turn, of each workload and batch the newest."""
-    newest: dict[tuple[Any, ...], Group] = {}
-    for row in found:
-        if row.config.get("stage") != "speed" or row.config["workload"] in KERNELS:
-            continue
-        key = machine(row), row.config["workload"], row.config["batch_size"]
-        group = newest.setdefault(key, [])
-        if group and row.values["began"] > group[0].values["began"]:
-            group.clear()
-        if not group or row.values["began"] == group[0].values["began"]:
-            group.append(row)
-    return list(newest.values())
+    """Rows that were timed in turn, of each workload and batch those of the newest run: its first process of each contender, and
+    what came after it of the others."""
+    newest: dict[tuple[Any, ...], dict[int, Group]] = {}
+    for row in sorted((r for r in found if r.config.get("stage") == "speed" and r.config["workload"] not in KERNELS),
+                      key=lambda r: r.values["began"]):
+        of_run = newest.setdefault((machine(row), row.config["workload"], row.config["batch_size"]), {})
+        n = row.config.get("process", 0)
+        if n in of_run and row.values["began"] > of_run[n][0].values["began"]:
+            del of_run[n]
+            if n == 0:
+                of_run.clear()
+        of_run.setdefault(n, []).append(row)
+    return [[row for rows in of_run.values() for row in rows] for of_run in newest.values()]
 
 
 def roofs(found: Iterable[Row[Timing]]) -> dict[tuple[str, str], tuple[float, str]]:
@@ -63,50 +122,73 @@ def roofs(found: Iterable[Row[Timing]]) -> dict[tuple[str, str], tuple[float, st
     return out
 
 
-def speed_up(row: Row[Timing], other: Row[Timing] | None) -> str:
-    """How many times faster than `other`, with its interval; empty for itself and nobody."""
-    if other is None or other is row:
-        return ""
-    return "{:.2f} ({:.2f} .. {:.2f})".format(*blocks.paired_ratio(unit_seconds(other), unit_seconds(row)))
+def speed_up(group: Group, name: str, other: str) -> Ratio | None:
+    """How many times faster `name` is than `other`, over the processes that both have; None for itself and nobody."""
+    one, two = (processes(group, each) for each in (name, other))
+    if name == other or not (both := sorted(one.keys() & two.keys())):
+        return None
+    return time_ratio([unit_seconds(two[n]) for n in both], [unit_seconds(one[n]) for n in both])
+
+
+def processes(group: Group, name: str) -> dict[int, Row[Timing]]:
+    """The rows of a contender by the number of their process."""
+    return {r.config.get("process", 0): r for r in group if r.config["contender"] == name}
 
 
 def table(group: Group, roof: dict[tuple[str, str], tuple[float, str]]) -> pd.DataFrame:
-    """One line per contender of a workload."""
-    by_name = {r.config["contender"]: r for r in group}
+    """One line per contender of a workload. Ratios are left out where the machine was not fit for them."""
+    same = noise_floor(group)
+    why = unfit(group, [same[1]] if same else [])
+
+    def compared(name: str, other: str) -> str:
+        ratio = None if why else speed_up(group, name, other)
+        return "" if ratio is None else f"{ratio}" + " no difference" * (same is not None and ratio.inside(floor([same[1]])))
+
     lines = []
-    for r in group:
+    for name in dict.fromkeys(r.config["contender"] for r in group if not r.config["contender"].endswith(AGAIN)):
+        found = processes(group, name)
+        r = found[min(found)]
         c, v = r.config, r.values
-        if c["contender"].endswith("(again)"):
-            continue
-        s = blocks.summary(unit_seconds(r))
+        s = blocks.summary(np.concatenate([unit_seconds(each) for each in found.values()]))
         passes = flops.TRAINING if c["workload"] == "training step" else 1
         rate = passes * v["flops_per_image"] * c["batch_size"] / s["median"]
         top = roof.get((machine(r), c["dtype"]))
         lines.append({
-            "contender": c["contender"], "ms": f"{1e3 * s['median']:.4g}",
+            "contender": name, "ms": f"{1e3 * s['median']:.4g}",
             "quartiles": f"{1e3 * s['q1']:.4g} .. {1e3 * s['q3']:.4g}",
             "images/s": f"{c['batch_size'] / s['median']:.4g}",
-            "CV": f"{100 * s['cv']:.1f}%" + (" (noisy)" if s["cv"] > 0.05 else "") + ("" if v["steady"] else " (unsteady)"),
-            "x own stock": speed_up(r, by_name.get(f"{r.backend} stock float32")) if c["mode"] != "stock" else "",
-            "x diffusers eager": speed_up(r, by_name.get("diffusers eager float32")),
-            "x diffusers tuned": speed_up(r, by_name.get(f"diffusers tuned {c['dtype']}")),
-            f"x {DEFAULT} tuned": speed_up(r, by_name.get(f"{DEFAULT} tuned {c['dtype']}")),
+            "CV": f"{100 * s['cv']:.1f}%" + (" (noisy)" if s["cv"] > 0.05 else "")
+                  + ("" if all(map(steady, found.values())) else " (unsteady)"),
+            "x own stock": compared(name, f"{r.backend} stock float32") if c["mode"] != "stock" else "",
+            "x diffusers eager": compared(name, "diffusers eager float32"),
+            "x diffusers tuned": compared(name, f"diffusers tuned {c['dtype']}"),
+            f"x {DEFAULT} tuned": compared(name, f"{DEFAULT} tuned {c['dtype']}"),
             "roof": f"{100 * rate / top[0]:.0f}%" if top else "", "first call s": f"{v['first_seconds']:.3g}",
-            "peak MB": f"{peak_memory(r) / 1e6:.0f}", "M parameters": f"{v['parameters'] / 1e6:.2f}",
+            "peak MB": f"{max(map(peak_memory, found.values())) / 1e6:.0f}", "M parameters": f"{v['parameters'] / 1e6:.2f}",
             "GFLOP/image": f"{v['flops_per_image'] / 1e9:.3f}",
         })
     out = pd.DataFrame(lines)
     return out.loc[:, (out != "").any()]  # a column that nobody fills says nothing
 
 
-def noise_floor(group: Group) -> str:
-    """The A/A ratio of a workload."""
+def noise_floor(group: Group) -> tuple[str, Ratio] | None:
+    """The contender that was run twice, and the A/A ratio."""
     for r in group:
-        name = r.config["contender"].removesuffix(" (again)")
-        first = next((o for o in group if o.config["contender"] == name and o is not r), None)
-        if name != r.config["contender"] and first is not None:
-            return f"A/A ({name}): {speed_up(r, first)}"
-    return "A/A: not measured"
+        name = r.config["contender"].removesuffix(AGAIN)
+        if name != r.config["contender"] and (ratio := speed_up(group, r.config["contender"], name)):
+            return name, ratio
+    return None
+
+
+def said(group: Group) -> list[str]:
+    """What holds for all ratios of a workload: A/A, the number of processes, and whether there are any."""
+    same = noise_floor(group)
+    n = len({r.config.get("process", 0) for r in group})
+    out = [f"A/A ({same[0]}): {same[1]}" if same else "A/A: not measured",
+           f"processes of a contender: {n}" + "; the intervals are of these alone" * (n == 1)]
+    if why := unfit(group, [same[1]] if same else []):
+        out.append(f"no ratios, since the machine was not fit for any: {why}")
+    return out
 
 
 def title(group: Group) -> str:
@@ -118,7 +200,7 @@ def terminal(found: list[Row[Timing]]) -> list[str]:
     """The tables as text."""
     roof, out = roofs(found), []
     for group in groups(found):
-        out += ["", title(group), table(group, roof).to_string(index=False), noise_floor(group)]
+        out += ["", title(group), table(group, roof).to_string(index=False), *said(group)]
     return out
 
 
@@ -140,6 +222,6 @@ def render(found: list[Row[Timing]]) -> str:
                     f"- variables: {json.dumps(first.config['variables'])}"]
         load = first.values["load_before"][0]
         out += ["", f"### {title(group)}", "", table(group, roof).to_markdown(index=False, disable_numparse=True), "",
-                f"- {noise_floor(group)}", f"- {first.values['began']}, code {first.commit[:12]}"
+                *(f"- {line}" for line in said(group)), f"- {first.values['began']}, code {first.commit[:12]}"
                 f"{' with changes' if first.commit.endswith('+dirty') else ''}, load average before: {load}"]
     return "\n".join(out) + "\n"

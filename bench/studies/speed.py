@@ -2,7 +2,8 @@
 
 Contenders are the backends, stock and tuned, and peers (`bench.workers.peers`), each in a worker process of its own, started
 with the same threads and allocator. Blocks of all contenders are interleaved A B B A, and one contender runs twice, for the
-noise floor. Each workload is one cell: an interrupted run goes on from the finished ones.
+noise floor. All is done again with fresh processes, since processes of one code differ. Each workload is one cell: an interrupted
+run goes on from the finished ones.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from reference import weights
 from reference.config import ConfigError, require
 
 R = TypeVar("R")
+PROCESSES = 4  # of a contender, one after the other; Student's t over 4 is a third narrower than over 3
 MOST_AT_ONCE = 16  # contenders that start at once, beside an accelerator
 IMAGES = 512  # random ones: what is timed does not depend on what they show
 ROOFS = {"cpu": {"gemm": 2048, "convolution": 128}, "cuda": {"gemm": 8192, "convolution": 512},
@@ -140,11 +142,12 @@ class Race:
                 "variables": environment.worker_env(self.crew.threads), "model": p.model.to_dict(),
                 "diffusion": p.diffusion.to_dict(), "optim": p.optim.to_dict(), "blocks": p.blocks, **more}
 
-    def race(self, workload: Workload, wanted: Sequence[Contender]) -> None:
-        """Time one workload, all contenders in turn. One that fails is left out, and the others are timed again."""
+    def race(self, workload: Workload, wanted: Sequence[Contender], process: int) -> None:
+        """Time a workload, all in turn, each in a fresh process. One that fails is left out, and the others start again."""
         who = list(wanted)
         while who:
-            keys = {c: self.key(c, workload.name, workload.batch_size, beside=[other.name for other in who]) for c in who}
+            beside = {"beside": [other.name for other in who], "process": process}
+            keys = {c: self.key(c, workload.name, workload.batch_size, **beside) for c in who}
             raw: dict[str, dict[str, Any]] = {}
             try:
                 if not all(self.book.cells.done("speed", key) for key in keys.values()):
@@ -235,8 +238,9 @@ def run(preset: Preset, backends: Sequence[str], *, device: str, threads: int, p
     with files.temporary_folder() as logs, Crew(spec, threads, logs, timeout) as crew:
         this = Race(preset, crew, book)
         who = this.able(wanted)
-        for workload in workloads(preset):
-            this.race(workload, who)
+        for process in range(PROCESSES):  # the outer loop: a run that ends early has all workloads of some
+            for workload in workloads(preset):
+                this.race(workload, who, process)
         for c in {(c.backend, c.dtype): replace(c, again=False) for c in who}.values():
             if about(c.backend).roofline:
                 this.roof(c)

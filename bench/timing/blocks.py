@@ -1,7 +1,7 @@
 """How long one unit of work takes: warm-up, blocks of k units, interleaved contenders. No framework, no clock of its own.
 
 A `Block` prepares its inputs untimed, runs k units, waits for the device once at the end and returns the seconds between.
-Raw block times go into rows; `summary` and `paired_ratio` derive figures from them in the report.
+Raw block times go into rows; `summary` and `bench.report.measures` derive figures from them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from bench.streams import uniform_int
 from reference.config import require
 
 Block = Callable[[int], float]
@@ -83,21 +82,3 @@ def summary(samples: ArrayLike) -> dict[str, float]:
     spread = x.std(ddof=1) if x.size > 1 else 0.0
     return {"median": float(median), "q1": float(q1), "q3": float(q3), "min": float(x.min()), "mean": float(x.mean()),
             "cv": float(spread / x.mean()), "n": x.size}
-
-
-def paired_ratio(a: ArrayLike, b: ArrayLike, *, seed: int = 0, resamples: int = 4000,
-                 confidence: float = 0.95) -> tuple[float, float, float]:
-    """Median of a_i / b_i with its percentile bootstrap interval (Efron 1979): (median, low, high).
-
-    a, b: seconds per unit of neighbouring blocks. Pairs are resampled whole, by the seeded stream, so a report is repeatable.
-    """
-    x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    require(x.shape == y.shape and x.ndim == 1 and x.size > 0, "a, b", (x.shape, y.shape), "must pair up")
-    require(bool((x > 0).all() and (y > 0).all()), "a, b", "...", "must be positive")
-    ratio = x / y
-    draws = uniform_int(seed, "bootstrap", np.arange(resamples * ratio.size), ratio.size).reshape(resamples, ratio.size)
-    medians = np.median(ratio[draws], axis=1)
-    low, high = np.quantile(medians, ((1 - confidence) / 2, (1 + confidence) / 2))
-    return float(np.median(ratio)), float(low), float(high)
-
-

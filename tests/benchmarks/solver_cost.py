@@ -14,6 +14,7 @@ import numpy as np
 
 import backends
 from bench import api
+from bench.report.measures import paired_ratio
 from bench.timing import blocks
 from reference.solver_plans import FAST, make_solver_plan
 from reference.solvers import SOLVERS
@@ -44,7 +45,7 @@ def ratio(model: api.Model, sampler: str, batch: int, least: float) -> tuple[flo
     raw = blocks.time_blocks({"ddim": theirs, "solver": ours}, least=least)
     one, two = (np.array(raw[name]["block_seconds"]) / raw[name]["units_per_block"] / n
                 for name, n in (("solver", calls), ("ddim", of_ddim)))
-    return blocks.paired_ratio(one, two)
+    return paired_ratio(one, two)
 
 
 def main(argv: list[str] | None = None) -> int:

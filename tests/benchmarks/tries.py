@@ -28,6 +28,7 @@ from bench.presets import SPEED, get_preset
 from bench.records import environment, rows
 from bench.records.rows import Row
 from bench.records.values import Tries
+from bench.report.measures import paired_ratio
 from bench.timing import blocks
 from bench.training import batches
 from reference import weights
@@ -242,11 +243,11 @@ def render(every: list[Row]) -> str:
         seconds = {name: np.array(v["block_seconds"]) / v["units_per_block"] for name, v in variants.items()}
         lines = []
         for name, each in sorted(seconds.items(), key=lambda item: item[0] != "tuned"):
-            ratio, low, high = blocks.paired_ratio(seconds["tuned"], each)
+            ratio, low, high = paired_ratio(seconds["tuned"], each)
             line = {"variant": name, "ms": f"{1e3 * np.median(each):.0f}",
                     "against tuned": "" if name == "tuned" else f"{ratio:.2f} ({low:.2f} to {high:.2f})"}
             if "stock" in seconds:
-                line["against stock"] = "{:.2f} ({:.2f} to {:.2f})".format(*blocks.paired_ratio(seconds["stock"], each))
+                line["against stock"] = "{:.2f} ({:.2f} to {:.2f})".format(*paired_ratio(seconds["stock"], each))
             lines.append(line)
         text += ["", f"## {c['framework']} {row.environment['versions'][c['framework']]}: {tried.workload}, {tried.dtype}", "",
                  tried.aim, "",

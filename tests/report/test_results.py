@@ -55,13 +55,16 @@ def check(backend: str, **config: Any) -> Row[Any]:
 
 
 def test_speed_lines() -> None:
-    """Units of 0.1, 0.2, 0.3 and 0.6 s: median 0.25, quartiles 0.175 and 0.375, mean 0.3, standard deviation 0.2160."""
+    """Units of 0.1, 0.2, 0.3 and 0.6 s: median 0.25, quartiles 0.175 and 0.375, mean 0.3, standard deviation 0.2160, halves
+    that differ."""
     line, = results.speed_table([timing("torch", [0.2, 0.4, 1.2, 0.6])]).to_dict("records")
     assert line == {
         "backend": TORCH, "workload": "sampling step", "batch": 16, "ms (median)": 250.0, "quartiles": "175.00 .. 375.00",
-        "per second": 4.0, "images/s": 64.0, "CV": "72.0% (noisy)", "first call s": 7.0, "steady": "yes", "peak memory MB": 250}
+        "per second": 4.0, "images/s": 64.0, "CV": "72.0% (noisy)", "first call s": 7.0, "steady": "no", "peak memory MB": 250}
     line, = results.speed_table([timing("torch", [0.6, 0.6, 0.6], units=3, steady=False)]).to_dict("records")
     assert (line["ms (median)"], line["images/s"], line["CV"], line["steady"]) == (200.0, 80.0, "0.0%", "no")
+    line, = results.speed_table([timing("torch", [0.6, 0.62])]).to_dict("records")
+    assert line["steady"] == "yes"
 
 
 def test_ratio_lines() -> None:
@@ -71,6 +74,28 @@ def test_ratio_lines() -> None:
     assert results.ratio_lines(rows) == [
         f"- training step: {MINDSPORE} takes 2.00 times {TORCH}'s time (95% interval 2.00 .. 2.00); A/A: 1.00 .. 1.00",
         f"- sampling step: {MINDSPORE} takes 2.70 times {TORCH}'s time (95% interval 2.40 .. 3.00); A/A: 0.80 .. 1.00"]
+    rows = [timing("torch", [2.0, 2.5] * 5), timing("mindspore", [2.4, 2.7] * 5)]
+    assert results.ratio_lines(rows) == [
+        f"- sampling step: {MINDSPORE} takes 1.14 times {TORCH}'s time (95% interval 1.08 .. 1.20); A/A: 0.80 .. 0.89; "
+        "no difference"]
+
+
+def test_a_machine_that_is_not_fit_gives_no_ratio_and_no_table_of_the_readme(tmp_path: Path) -> None:
+    """Its load, and blocks that differ from each other by 1.6 times. The other workload has its ratio."""
+    readme, before = tmp_path / "README.md", f"{results.BEGIN}old{results.END}"
+    readme.write_text(before)
+    odd = [timing(name, [2.0, 3.2] * 5, "training step") for name in ("torch", "mindspore")]
+    even = [timing(name, [2.0] * 10) for name in ("torch", "mindspore")]
+    why = "a contender differs from itself by up to 1.60 times"
+    first, second = results.ratio_lines([*odd, *even])
+    assert first == f"- training step: no ratio, since the machine was not fit for one: {why}" and "takes 1.00 times" in second
+    assert results.update_readme(readme, [*odd, *even, sample("torch", 10, [2.0])]) == why and readme.read_text() == before
+    busy = [replace(r, environment={"usable_cores": 2, "load": [7.0, 7.0, 7.0]}) for r in (*even, sample("torch", 10, [2.0]))]
+    why = "load average 7.0 on 2 cores"
+    assert results.ratio_lines(busy) == [f"- sampling step: no ratio, since the machine was not fit for one: {why}"]
+    for rows in (busy, busy[2:]):
+        assert results.update_readme(readme, rows) == why and readme.read_text() == before
+    assert results.update_readme(readme, [*even, sample("torch", 10, [2.0])]) == "" and "|    0.1667 |" in readme.read_text()
 
 
 def test_a_single_backend_has_no_ratio() -> None:

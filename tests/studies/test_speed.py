@@ -67,6 +67,7 @@ def backend(tmp_path, monkeypatch):
     install_backend(tmp_path / "site", "sleep", BACKEND)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
     monkeypatch.setattr(blocks, "time_blocks", functools.partial(blocks.time_blocks, least=0.02, cap_seconds=0.3))
+    monkeypatch.setattr(speed, "PROCESSES", 2)
     monkeypatch.setattr(speed, "workloads", lambda preset: [speed.Workload("training step", TimeTrain, 4)])
     return "sleep"
 
@@ -82,16 +83,16 @@ def test_the_table_end_to_end(backend, tmp_path, capsys, monkeypatch):
     assert "not run: sleep tuned float16: dtype='float16': not here" in told
     found = rows.read(out / "rows")
     names = ["sleep stock float32", "sleep tuned float32", "sleep tuned bfloat16", "sleep tuned float32 (again)"]
-    assert [r.config["contender"] for r in found] == names
+    assert [(r.config["process"], r.config["contender"]) for r in found] == [(n, name) for n in (0, 1) for name in names]
     for row in found:
         assert len(row.values["block_seconds"]) == 10 and row.values["device"]["allocator"] == "0" == row.config["variables"][
             "MALLOC_MMAP_MAX_"]
         assert len(row.config["beside"]) == 4 and row.values["flops_per_image"] > 0 and row.values["peak_rss_bytes"] > 1 << 20
     text = (out / "speed.md").read_text()
     assert "### training step, batch 4" in text and "A/A (sleep tuned float32): " in text
+    assert "processes of a contender: 2" in text
     [group] = speed_page.groups(found)
-    ratio = float(speed_page.table(group, {}).set_index("contender").loc["sleep tuned float32", "x own stock"].split()[0])
-    assert 1.4 < ratio < 2.4
+    assert 1.4 < speed_page.speed_up(group, "sleep tuned float32", "sleep stock float32").median < 2.4
 
     monkeypatch.setattr(speed.Race, "able", lambda self, wanted: [c for c in wanted if c.name in names])
     monkeypatch.setattr(speed.Race, "start", None)  # goes on from finished cells: none is started
@@ -105,8 +106,9 @@ def test_a_contender_that_dies_is_left_out_and_named(backend, tmp_path, capsys, 
     monkeypatch.setattr(speed, "contenders", lambda *_: few)
     assert speed.run(PRESET, [backend], **options(tmp_path / "out")) == 3
     assert "missing: training step, batch 4: sleep tuned bfloat16: worker sleep ended" in capsys.readouterr().out
-    [left] = rows.read(tmp_path / "out" / "rows")
-    assert left.config["contender"] == "sleep tuned float32" == left.config["beside"][0] and len(left.config["beside"]) == 1
+    for n, left in enumerate(rows.read(tmp_path / "out" / "rows")):
+        assert left.config["contender"] == "sleep tuned float32" == left.config["beside"][0] and len(left.config["beside"]) == 1
+        assert left.config["process"] == n < 2
 
 
 def test_a_dry_run_names_all_and_writes_nothing(tmp_path, capsys):
@@ -151,7 +153,8 @@ def test_figures_by_hand():
     assert ours["x own stock"] == "2.00 (2.00 .. 2.00)" and ours["x diffusers eager"] == "1.50 (1.50 .. 1.50)"
     assert ours["x diffusers tuned"] == "1.25 (1.25 .. 1.25)" and ours["x torch tuned"] == ""
     assert table.loc["mindspore tuned float32", "x torch tuned"] == "0.40 (0.40 .. 0.40)"
-    assert speed_page.noise_floor(group).startswith("A/A (torch tuned float32): 0.9")
+    assert speed_page.said(group)[0].startswith("A/A (torch tuned float32): 0.9")
+    assert speed_page.said(group)[1:] == ["processes of a contender: 1; the intervals are of these alone"]
     assert "torch tuned float32 (again)" not in table.index
 
 
@@ -159,7 +162,39 @@ def test_noise_and_unsteadiness_are_marked():
     [group] = speed_page.groups([row("torch stock float32", [1, 2] * 5), row("torch tuned float32", 1, steady=False)])
     table = speed_page.table(group, {}).set_index("contender")
     assert "(noisy)" in table.loc["torch stock float32", "CV"] and "(unsteady)" in table.loc["torch tuned float32", "CV"]
-    assert "roof" not in table.columns and speed_page.noise_floor(group) == "A/A: not measured"
+    assert "roof" not in table.columns and speed_page.said(group)[0] == "A/A: not measured"
+
+
+def test_ratios_inside_the_floor_are_marked_and_a_machine_that_is_not_fit_has_none():
+    """A/A of 1.1: a speed-up of 1.05 is none, one of 1.2 is. At a load of 4 on 2 cores, or with A/A of 1.6, there are none."""
+    def shown(again: float, load: float = 0.1) -> tuple[list[str], list[str]]:
+        [group] = speed_page.groups([row(name, seconds, load_before=[load]) for name, seconds in (
+            ("torch stock float32", 2.0), ("torch tuned float32", 2 / 1.05), ("torch tuned float32 (again)", 2 / 1.05 * again),
+            ("diffusers eager float32", 2 / 1.05 * 1.2))])
+        table = speed_page.table(group, {}).set_index("contender")
+        ratios = [name for name in table.columns if name.startswith("x ")]
+        return [table.loc["torch tuned float32", name] for name in ratios], speed_page.said(group)
+
+    assert shown(1.1)[0] == ["1.05 (1.05 .. 1.05) no difference", "1.20 (1.20 .. 1.20)", ""]
+    assert shown(1.6)[0] == [] == shown(1.1, 4.0)[0]
+    why = "no ratios, since the machine was not fit for any: "
+    assert shown(1.6)[1][-1] == why + "a contender differs from itself by up to 1.60 times"
+    assert shown(1.1, 4.0)[1][-1] == why + "load average 4.0 on 2 cores"
+
+
+def test_processes_of_a_contender_are_counted_together():
+    """Ratios 2 and 4 of two processes: 2.83, the geometric mean, in a wide interval; the third has no stock process beside it."""
+    def process(n: int, *contenders: tuple[str, float]) -> list[Row]:
+        return [row(name, seconds, began=f"2026-01-0{n + 1}T00:00:00", config={"process": n}) for name, seconds in contenders]
+
+    stock, tuned = "torch stock float32", "torch tuned float32"
+    first = process(0, (stock, 2.0), (tuned, 1.0))
+    [group] = speed_page.groups([*first, *process(1, (stock, 4.0), (tuned, 1.0)), *process(2, (tuned, 1.0))])
+    ratio = speed_page.speed_up(group, tuned, stock)
+    assert ratio.median == pytest.approx(8**0.5) and ratio.low < 1 < 5 < ratio.high
+    assert "processes of a contender: 3" in speed_page.said(group)
+    newer = [replace(r, values=r.values | {"began": "2026-02-01T00:00:00"}) for r in first]
+    assert speed_page.groups([*group, *newer]) == [newer], "another run's processes do not count with it"
 
 
 def test_the_newest_run_of_each_machine_counts(tmp_path):

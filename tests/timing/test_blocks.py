@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bench.records import environment
-from bench.timing.blocks import calibrate, paired_ratio, summary, time_blocks, warm_up
+from bench.timing.blocks import calibrate, summary, time_blocks, warm_up
 from reference.config import ConfigError
 
 
@@ -99,30 +99,6 @@ def test_summary_by_hand():
     for bad in ([], [0.0], [float("nan")]):
         with pytest.raises(ConfigError, match="samples"):
             summary(bad)
-
-
-def test_paired_ratio_ignores_drift_that_hits_both():
-    drift = np.linspace(1, 3, 20)
-    assert paired_ratio(2 * drift, drift) == (2, 2, 2)
-
-
-def test_paired_ratio_covers_the_truth_as_often_as_it_says():
-    rng = np.random.Generator(np.random.Philox(1))
-    covered = 0
-    for _ in range(200):
-        noise = np.exp(0.1 * rng.standard_normal((2, 20)))
-        middle, low, high = paired_ratio(1.5 * noise[0], noise[1], resamples=400)
-        assert low <= middle <= high
-        covered += low <= 1.5 <= high
-    assert 0.88 <= covered / 200 <= 1.0
-
-
-def test_paired_ratio_is_repeatable_and_seeded():
-    a, b = np.linspace(1, 2, 10)**2, np.linspace(1.5, 1.2, 10)
-    assert paired_ratio(a, b) == paired_ratio(a, b)
-    assert len({paired_ratio(a, b, seed=seed, resamples=10) for seed in range(5)}) > 1
-    with pytest.raises(ConfigError, match="pair up"):
-        paired_ratio(a, b[:-1])
 
 
 def test_peak_memory_counts_what_the_process_itself_touched():
