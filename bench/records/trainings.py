@@ -1,11 +1,9 @@
 """`training.json` and `loss.csv`, which lie beside the weights of a training, as anyone may have left them."""
 
-from __future__ import annotations
-
 import json
 from functools import reduce
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import Any, NotRequired, TypedDict, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +47,7 @@ class Training(TypedDict):
     dataset: str
     device: dict[str, str]
     environment: dict[str, Any]
+    steps: NotRequired[int]  # that were taken, where the training was ended before the last
 
 
 # Where in a record which of them stands; a later one in an earlier one.
@@ -83,6 +82,11 @@ def stages(path: Path) -> list[Training]:
         if not isinstance(earlier, dict) or "config" not in earlier:
             return out
         found = earlier
+
+
+def steps(stage: Training) -> int:
+    """Optimiser steps of a training."""
+    return stage.get("steps", int(stage["config"]["optim"]["total_steps"]))
 
 
 def curve(path: Path) -> list[float]:

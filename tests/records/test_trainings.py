@@ -12,10 +12,19 @@ from reference.config import ConfigError
 BASE = CHECKPOINTS / "fmnist-base"
 
 
-def test_the_records_that_ship_are_read_with_the_trainings_before_them():
-    found = trainings.stages(BASE / "training.json")
-    assert len(found) > 1 and found[0] == json.loads((BASE / "training.json").read_text())
-    assert all(stage["config"]["optim"]["total_steps"] > 0 for stage in found)
+def after(about):
+    """The record of a training that began with the weights of this one."""
+    return {**about, "began_with": {**about}}
+
+
+def test_the_records_that_ship_are_read_with_the_trainings_before_them(tmp_path):
+    about = json.loads((BASE / "training.json").read_text())
+    assert trainings.stages(BASE / "training.json") == [about]
+    (tmp_path / "training.json").write_text(json.dumps(after(about)))
+    assert trainings.stages(tmp_path / "training.json") == [after(about), about]
+    planned = about["config"]["optim"]["total_steps"]
+    assert trainings.steps(about) == about.pop("steps") == len(trainings.losses(BASE / "loss.csv")) < planned
+    assert trainings.steps(about) == planned
     curve = trainings.losses(BASE / "loss.csv")
     assert np.array_equal(curve, np.loadtxt(BASE / "loss.csv", delimiter=",", skiprows=1, usecols=1))
 
@@ -24,9 +33,10 @@ def test_the_records_that_ship_are_read_with_the_trainings_before_them():
     (lambda about: about.pop("config"), "config is missing"), (lambda about: about.update(seconds="1"), "seconds='1' is not float"),
     (lambda about: about["config"].update(optim=[]), r"config\.optim=\[\] is not dict\[str, .*Any\]"),
     (lambda about: about["began_with"].pop("environment"), "environment is missing"),
+    (lambda about: about.update(steps="1"), "steps='1' is not int"),
 ])
 def test_a_record_of_another_form_is_refused_with_what_is_wrong(tmp_path, change, said):
-    change(about := json.loads((BASE / "training.json").read_text()))
+    change(about := after(json.loads((BASE / "training.json").read_text())))
     (tmp_path / "training.json").write_text(json.dumps(about))
     with pytest.raises(ConfigError, match=rf"training\.json: {said}; restore the file"):
         trainings.stages(tmp_path / "training.json")

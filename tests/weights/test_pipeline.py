@@ -23,6 +23,7 @@ from safetensors.numpy import load_file, save_file
 from bench.files import FileError
 from bench.metric.torchvision_shim import import_torchvision
 from bench.presets import get_preset
+from bench.records import trainings
 from bench.training.states import load_state, save_state
 from bench.weights import diffusers_config, tensor_files
 from bench.weights.errors import CheckpointError
@@ -478,11 +479,6 @@ def test_the_hash_covers_names_shapes_dtypes_and_metadata():
     assert tensor_files.digest({"a": a}, {"sha256": "x"}) == hashes[0]
 
 
-def stages(record):
-    """A training's record, and those of the trainings before it."""
-    return [record, *(stages(record["began_with"]) if record.get("began_with") else [])]
-
-
 @pytest.mark.parametrize("preset", [get_preset("quick"), get_preset("base")], ids=lambda preset: preset.name)
 def test_a_shipped_checkpoint_is_what_its_record_and_preset_say(preset):
     weights, model, diffusion = load_pipeline(preset.weights)
@@ -492,5 +488,5 @@ def test_a_shipped_checkpoint_is_what_its_record_and_preset_say(preset):
     assert (ModelConfig.from_dict(recorded["model"]), DiffusionConfig.from_dict(recorded["diffusion"])) == (model, diffusion)
     assert all(np.isfinite(array).all() for array in weights.values())
     losses = np.loadtxt(preset.weights / "loss.csv", delimiter=",", skiprows=1, usecols=1)
-    assert len(losses) == sum(stage["config"]["optim"]["total_steps"] for stage in stages(record))
+    assert len(losses) == sum(map(trainings.steps, trainings.stages(preset.weights / "training.json")))
     assert record["final_loss_mean_of_1000"] == pytest.approx(losses[-1000:].mean(), rel=1e-4)

@@ -189,7 +189,7 @@ def test_one_command_takes_a_ddim_code_checkpoint_to_a_plan_or_a_folder(tmp_path
     torch.save(dict(state), tmp_path / "ckpt.pth")
     np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(0, 256, (400, 32, 32, 3), np.uint8))
     assert main(["run", "--weights", str(tmp_path / "ckpt.pth"), "--data", str(tmp_path / "images.npy"), "--dry-run=plan",
-                     "--samples", "128", "--backends", "torch"]) == 0
+                     "--samples", "128", "--metric", "none", "--backends", "torch"]) == 0
     assert '"block_out_channels": [\n      64,\n      128,\n      128' in capsys.readouterr().out
 
     assert main(["convert", str(tmp_path / "ckpt.pth"), str(tmp_path / "out"), "--schedule", "cosine", "--timesteps", "400"]) == 0

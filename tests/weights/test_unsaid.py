@@ -118,7 +118,8 @@ def test_run_and_train_begin_with_it(lsun, tmp_path, capsys):
     path, expected = lsun
     np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(0, 256, (400, 8, 8, 3), np.uint8))
     data = ["--data", str(tmp_path / "images.npy")]
-    line_of(["run", "--weights", str(path), *OPTIONS, *data, "--dry-run=plan", "--samples", "128", "--backends", "torch"])
+    line_of(["run", "--weights", str(path), *OPTIONS, *data, "--dry-run=plan", "--samples", "128", "--metric", "none",
+             "--backends", "torch"])
     shown = capsys.readouterr().out
     assert '"sample_size": 8' in shown and '"num_attention_heads": null' in shown
     preset = ["--preset", "mnist-scratch", "--batch-size", "2", "--log", "none"]

@@ -92,7 +92,7 @@ def checkpoints(every: list[AnyRow], out: Path) -> Section:
         line = {"checkpoint": name, "parameters": f"{size / 1e6:.2f}M",
                 "process": f"{c['diffusion']['schedule']}, {c['diffusion']['objective']}", "EMA": c["optim"]["ema_decay"],
                 "data": about["dataset"], "trainings": len(stages),
-                "images": f"{sum(x['config']['optim']['total_steps'] * x['config']['batch_size'] for x in stages):,}",
+                "images": f"{sum(trainings.steps(x) * x['config']['batch_size'] for x in stages):,}",
                 "batch": c["batch_size"], "dtype": c["dtype"], "hours": f"{sum(x['seconds'] for x in stages) / 3600:.2f}",
                 "on": f"{cores(where)} cores of {where.get('cpu')}" if not where.get("gpu")
                 else about["device"].get("name")}
