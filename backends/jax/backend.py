@@ -149,7 +149,7 @@ class JaxBackend:
         seen: dict[str, np.ndarray] = {}
 
         def note(name: str, value: Array) -> Array:
-            seen[name] = self.to_host(value)
+            seen[name] = self.to_host(value.transpose(0, 3, 1, 2) if value.ndim == 4 else value)
             return value
 
         inputs = jnp.concatenate((x, jnp.zeros_like(x)), axis=1) if self.spec.diffusion.self_conditioning else x

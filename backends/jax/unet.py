@@ -33,7 +33,7 @@ from .layers import (
 
 def resnet(w: Arrays, name: str, x: Array, shift: Array, config: ModelConfig, key: Array | None,
            resize: Callable[[Array], Array] | None = None, divisor: float = 1) -> Array:
-    """x (N, cin, H, W), shift (N or 1, cout), or scale and shift (N or 1, 2 cout), to (N, cout, H, W).
+    """x (N, H, W, cin), shift (N or 1, cout), or scale and shift (N or 1, 2 cout), to (N, H, W, cout).
 
     Two norm-activation-conv around a shortcut. The time embedding's projection is added between them, or scales and shifts what the
     second norm gives (IDDPM appendix A). `resize` changes the resolution, on both ways before the first convolution; `divisor`
@@ -45,7 +45,7 @@ def resnet(w: Arrays, name: str, x: Array, shift: Array, config: ModelConfig, ke
         h, x = resize(h), resize(x)
     h = conv(w, f"{name}.conv1", h)
     if config.scale_shift:
-        scale, shift = jnp.split(shift[:, :, None, None], 2, axis=1)
+        scale, shift = jnp.split(shift[:, None, None], 2, axis=-1)
         h = act(group_norm(w, f"{name}.norm2", h, config) * (1 + scale) + shift).astype(x.dtype)
     else:
         h = act(group_norm(w, f"{name}.norm2", add_shift(h, shift), config)).astype(x.dtype)
@@ -86,9 +86,10 @@ def denoise(w: Arrays, config: ModelConfig, x: Array, shifts: dict[str, Array], 
             note: Callable[[str, Array], Array] = lambda name, value: value) -> Array:
     """Output (N, out_channels, H, W) for x (N, in_channels, H, W) in x's dtype; shifts are those of N t, or of one where all agree.
 
-    `key`, of training, decides what dropout drops. `note` is given each block's output with its canonical name. One function, since
-    its order is the network.
+    `key`, of training, decides what dropout drops. `note` is given each block's output, (N, H, W, C), with its canonical name. One
+    function, since its order is the network.
     """
+    x = x.transpose(0, 2, 3, 1)
     keys = {name: None if key is None else jax.random.fold_in(key, n) for n, name in enumerate(resnets(config))}
 
     def block(name: str, x: Array, resize: Callable[[Array], Array] | None = None, divisor: float = 1) -> Array:
@@ -118,13 +119,14 @@ def denoise(w: Arrays, config: ModelConfig, x: Array, shifts: dict[str, Array], 
         h = block("mid_block.resnets.1", h, None, divisor)
     for i, kind in enumerate(config.up_block_types):
         for j in range(config.layers_per_block + 1):
-            h = block(f"up_blocks.{i}.resnets.{j}", jnp.concatenate((h, skips.pop()), axis=1))
+            h = block(f"up_blocks.{i}.resnets.{j}", jnp.concatenate((h, skips.pop()), axis=-1))
             if kind == "AttnUpBlock2D":
                 h = attended(f"up_blocks.{i}.attentions.{j}", h)
         if i < last:
             name = f"up_blocks.{i}.upsamplers.0"
             h = block(name, h, double) if config.by_resnet(kind) else note(name, upsample(w, name, h))
-    return note("conv_out", conv(w, "conv_out", silu(group_norm(w, "conv_norm_out", h, config)).astype(h.dtype)))
+    h = silu(group_norm(w, "conv_norm_out", h, config)).astype(h.dtype)
+    return note("conv_out", conv(w, "conv_out", h)).transpose(0, 3, 1, 2)
 
 
 def forward(w: Arrays, config: ModelConfig, x: Array, t: Array, dtype: str, key: Array | None = None,
