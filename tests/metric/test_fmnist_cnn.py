@@ -143,6 +143,16 @@ def test_conversion_keeps_what_it_can():
     np.testing.assert_array_equal(fmnist_cnn.convert(np.repeat(images, 3, axis=1))[0], images)
 
 
+def test_conversion_is_bicubic():
+    """Catmull-Rom's kernel, as wide as two pixels of the smaller image; an edge overshoots on both sides."""
+    columns = np.where(np.arange(56) < 28, 64, 192).astype(np.uint8)
+    x = np.abs(np.arange(56)[None] + 0.5 - 2 * (np.arange(28)[:, None] + 0.5)) / 2
+    kernel = np.where(x < 1, 1.5 * x**3 - 2.5 * x**2 + 1, np.where(x < 2, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2, 0))
+    by_hand = (kernel / kernel.sum(axis=1, keepdims=True)) @ columns
+    found = fmnist_cnn.convert(np.broadcast_to(columns, (1, 1, 56, 56)).copy())[0]
+    assert by_hand.min() < 63 and by_hand.max() > 193 and np.abs(found[0, 0] - by_hand).max() <= 1
+
+
 # How torch-fidelity is loaded
 
 

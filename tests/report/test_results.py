@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 
 from bench.records.rows import Row
 from bench.report import results
-from bench.report.measures import label
+from bench.report.measures import interval, label
 
 TORCH, MINDSPORE = label("torch"), label("mindspore")
 
@@ -174,3 +175,10 @@ def test_the_terminal_shows_all(wanted: str) -> None:
     rows = [sample("torch", 10, [2.0]), of_cell("torch", 10, 2.5, 0.25), metric("noise", 400.0, 40.0), check("torch oracle"),
             timing("torch", [0.4, 0.5] * 5), timing("mindspore", [0.5] * 10)]
     assert wanted.replace("PyTorch", TORCH).replace("250.0", "225.0") in results.terminal(rows, ["missing: x"])
+
+
+def test_the_interval_of_a_mean_by_hand():
+    """Student's t of three degrees of freedom is 3.182446 at 97.5%, and the deviation of 1, 2, 3, 4 the root of 5/3."""
+    assert interval(np.array([1.0, 2.0, 3.0, 4.0])) == pytest.approx((2.5, 3.182446 * (5 / 3) ** 0.5 / 2), rel=1e-6)
+    mean, half = interval(np.array([7.0]))
+    assert mean == 7 and np.isnan(half)
