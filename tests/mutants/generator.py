@@ -51,6 +51,7 @@ class Room(NamedTuple):
 
 ROOMS = {
     "reference": Room(("reference/*.py",), ("tests/reference", "tests/weights/test_solver_schedulers.py",
+                                            "tests/weights/test_solver_folders.py", "tests/weights/test_schedulers.py",
                                             "tests/conformance/test_l2_network.py", "--backend=torch", "--mode=tuned")),
     "torch": Room(tuple(f"backends/torch/{name}.py" for name in ("schedules", "samplers", "solvers", "training", "layers", "unet")),
                   ("tests/conformance", "--backend=torch")),
@@ -58,7 +59,7 @@ ROOMS = {
                       ("tests/conformance", "--backend=mindspore")),
     "metric": Room(("bench/metric/*.py",), ("tests/metric",)),
     "timing": Room(("bench/timing/*.py",), ("tests/timing", "tests/workers", "tests/studies")),
-    "report": Room(("bench/report/*.py", "bench/report/*/*.py"), ("tests/report", "tests/cli/test_report.py")),
+    "report": Room(("bench/report/*.py", "bench/report/*/*.py"), ("tests/report", "tests/studies", "tests/cli/test_report.py")),
     "job": Room(("bench/job/*.py",), ("tests/job/test_checks.py", "tests/job/test_keys.py", "tests/job/test_forecast.py",
                                       "tests/test_oracle.py")),
 }
