@@ -260,6 +260,9 @@ def test_fashion_mnist_as_a_data_set_has_its_shipped_statistics():
     full = datasets.load("fashion-mnist", "train")
     assert fid.evaluate(held_out()[:128], full) == fid.evaluate(held_out()[:128])
     assert fid.ceiling(128, full) == fid.ceiling(128)
+    extractor = fmnist_cnn.extractor()
+    assert fid.statistics_ship(full, extractor) and not fid.statistics_ship(own(full.images), extractor)
+    assert not fid.statistics_ship(own(np.zeros((200, 1, 32, 32), np.uint8), "fashion-mnist"), extractor)
 
 
 def test_own_images_are_the_reference_and_the_row_says_what_was_converted():

@@ -143,6 +143,14 @@ def test_conversion_keeps_what_it_can():
     np.testing.assert_array_equal(fmnist_cnn.convert(np.repeat(images, 3, axis=1))[0], images)
 
 
+def test_grey_is_luma():
+    """ITU-R 601: 0.299, 0.587 and 0.114 of red, green and blue."""
+    planes = np.full((3, 1, 28, 28), 200, np.uint8) * np.eye(3, dtype=np.uint8)[:, :, None, None]
+    assert planes.shape == (3, 3, 28, 28)
+    grey = fmnist_cnn.convert(planes)[0]
+    assert np.abs(grey - 200 * np.array([0.299, 0.587, 0.114])[:, None, None, None]).max() <= 1
+
+
 def test_conversion_is_bicubic():
     """Catmull-Rom's kernel, as wide as two pixels of the smaller image; an edge overshoots on both sides."""
     columns = np.where(np.arange(56) < 28, 64, 192).astype(np.uint8)

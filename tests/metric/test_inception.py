@@ -131,6 +131,13 @@ def test_fashion_mnist_goes_in_grey_repeated_and_never_against_the_other_extract
         fid.evaluate(colour(200), "train", extractor=small)
 
 
+def test_grey_images_have_three_equal_channels():
+    grey = colour(2)[:, :1]
+    found, said = inception.convert(grey)
+    assert said and found.shape[1] == 3 and all((found[:, c] == grey[:, 0]).all() for c in range(3))
+    assert inception.convert(colour(2))[1] == ""
+
+
 def test_too_few_images_for_its_width(weights):
     found = inception.load(weights)
     with pytest.raises(ConfigError, match="number of images=4095: must be at least 4096, twice the 2048 features"):

@@ -195,5 +195,9 @@ def test_thresholding_without_a_largest_value_goes_to_one():
 
 
 def test_alpha_bar_may_stand_still_in_float32_tables():
-    """1 - 4e-8 and 1 - 8e-8 are one float32; in float64 they fall."""
-    DiffusionConfig(timesteps=4, beta_start=4e-8, beta_end=4.1e-8).check_tables(float32_tables=True)
+    """1 - 1e-9 is 1 in float32, and 1 - 1e-17 in float64."""
+    config = DiffusionConfig(timesteps=3, trained_betas=(0.1, 1e-9, 0.1))
+    config.check_tables()
+    config.check_tables(float32_tables=True)
+    with pytest.raises(ConfigError, match="below 1 and at every step in float64"):
+        DiffusionConfig(timesteps=3, trained_betas=(0.1, 1e-17, 0.1)).check_tables()

@@ -325,6 +325,8 @@ def test_interpolation_by_hand():
     np.testing.assert_allclose(diffusion.slerp(a, b, 0.5), math.sqrt(0.5) * (a + b), rtol=1e-15)
     np.testing.assert_array_equal(diffusion.slerp(a, b, 0.0), a)
     np.testing.assert_allclose(diffusion.slerp(a, a, 0.3), a)
+    for c in np.random.default_rng(0).standard_normal((50, 7)):  # rounding takes the cosine of some above 1
+        np.testing.assert_allclose(diffusion.slerp(c, 3 * c, 0.5), 2 * c)
     np.testing.assert_allclose(diffusion.slerp(a, -a, 0.25), 0.5 * a)  # no arc is the shortest one: on the straight line
     np.testing.assert_allclose(diffusion.mix(a, b, 0.25), 0.75 * a + 0.25 * b)
 

@@ -327,3 +327,9 @@ def test_a_step_is_the_same_for_one_image_and_for_many():
     alone = [step(x[[n]], output[[n]], 4, plan, z[[n]], c) for n in range(3)]
     np.testing.assert_array_equal(together, np.concatenate([one for one, _ in alone]))
     np.testing.assert_array_equal(x0, np.concatenate([one for _, one in alone]))
+
+
+def test_tables_of_an_encoding_path_are_numbers():
+    """Though alpha_bar falls there, and the variance of a step would be below 0."""
+    c = samplers.coefficients(make_encode_plan(DiffusionConfig(), 6))
+    assert all(np.isfinite(table).all() for table in c.values()) and (c["sigma"] == 0).all()

@@ -117,6 +117,7 @@ def test_the_tutorials_product_begins_at_point_0():
     three = DiffusionConfig(schedule="tutorial", timesteps=2, beta_start=0.1, beta_end=0.3)
     np.testing.assert_allclose(schedules.alpha_bars(schedules.betas(three)), [0.72, 0.504], rtol=1e-14)
     assert three.start_alpha_bar == 0.9
+    assert DiffusionConfig(schedule="tutorial", timesteps=500, beta_start=1e-3, beta_scaling=True).start_alpha_bar == 1 - 2e-3
     first, textbook = (1 - schedules.alpha_bars(schedules.betas(DiffusionConfig(schedule=name)))[0]
                        for name in ("tutorial", "tutorial_textbook"))
     assert first / textbook == pytest.approx(1 + 1e-4 / 1.199e-4, rel=1e-4)

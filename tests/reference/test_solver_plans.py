@@ -11,7 +11,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from reference import grids, schedules
+from reference import grids, schedules, solving
 from reference.config import ConfigError, DiffusionConfig
 from reference.conventions import make_plan
 from reference.grids import on_schedule, position
@@ -362,3 +362,9 @@ def test_rows_that_reach_far_back_say_how_far(solver):
     """The farthest prediction that any of its paths reads is the last one for which there is room."""
     rows = make_solver_plan(DiffusionConfig(), 20, sampler=solver).path.rows
     assert max(k - j for k, row in enumerate(rows) for of in (row.x0, row.eps) for j in of) == MORE_LAGS[solver] - 1
+
+
+def test_ddpm_adds_no_noise_in_its_last_step_wherever_that_ends():
+    plan = make_solver_plan(DiffusionConfig(), 5, sampler="ddpm", spacing="trailing", final_alpha_bar="first")
+    noise = solving.coefficients(plan)["noise"]
+    assert plan.sigma[-1] > 0 and (noise[:-1] > 0).all() and noise[-1] == 0

@@ -134,3 +134,10 @@ def test_no_difference_is_what_lies_inside_of_the_floor():
     assert floor([]) == 1 and floor([Ratio(1.0, 0.8, 1.1), Ratio(1.0, 0.9, 1.2)]) == 1.25
     assert Ratio(1.2, 1.1, 1.3).inside(1.25) and Ratio(0.81, 0.8, 0.82).inside(1.25) and Ratio(1.5, 0.9, 2.5).inside(1.0)
     assert not Ratio(1.2, 1.1, 1.3).inside(1.15) and not Ratio(0.79, 0.7, 0.8).inside(1.25)
+
+
+def test_the_interval_of_a_ratio_is_that_of_pairs():
+    """The median of an odd number of pairs is one pair's ratio, never that of one pair's time and another's."""
+    a, b = np.array([1.0, 10.0, 2.0, 9.0, 3.0]), np.array([5.0, 1.1, 4.3, 2.0, 3.7])
+    middle, low, high = paired_ratio(a, b)
+    assert {middle, low, high} <= set(a / b) and low < middle < high

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bench.records.rows import Row
-from bench.report import results
+from bench.report import results, speed_page
 from bench.report.measures import interval, label
 
 TORCH, MINDSPORE = label("torch"), label("mindspore")
@@ -182,3 +182,14 @@ def test_the_interval_of_a_mean_by_hand():
     assert interval(np.array([1.0, 2.0, 3.0, 4.0])) == pytest.approx((2.5, 3.182446 * (5 / 3) ** 0.5 / 2), rel=1e-6)
     mean, half = interval(np.array([7.0]))
     assert mean == 7 and np.isnan(half)
+
+
+def test_of_two_races_the_newer_one_is_shown_in_either_order():
+    """All of its contenders, and none of the older one's."""
+    def contender(name: str, began: str) -> Row[Any]:
+        found = timing("torch", [1.0], began=began)
+        return replace(found, config=found.config | {"stage": "speed", "contender": name})
+
+    old, new = [contender(name, "2026-01-01") for name in "ab"], [contender(name, "2026-01-02") for name in "cd"]
+    for rows in (old + new, new + old):
+        assert speed_page.groups(rows) == [new]

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from bench.records import environment
+from bench.timing import memory
 from bench.timing.blocks import calibrate, summary, time_blocks, warm_up
 from reference.config import ConfigError
 
@@ -112,6 +113,16 @@ print(peak_memory() - before)
 """
     grown = int(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout)
     assert 90 << 20 <= grown <= 130 << 20 and len(here) == 300 << 20
+
+
+def test_room_is_asked_for_four_float32_arrays_of_each_image(monkeypatch):
+    """x, its noise, the network's input and its output; in training what it keeps, too."""
+    monkeypatch.setattr(memory, "_memory", lambda: 10 * 4 * 4 * 784)
+    memory.require_room("batch_size", 10, (1, 28, 28))
+    memory.require_room("batch_size", 5, (1, 28, 28), kept=4 * 4 * 784)
+    for count, kept in ((11, 0), (6, 4 * 4 * 784)):
+        with pytest.raises(ConfigError, match=f"batch_size={count}: images of 1 x 28 x 28 need"):
+            memory.require_room("batch_size", count, (1, 28, 28), kept)
 
 
 def test_the_environment_is_plain_json_without_names_of_people_or_places():
