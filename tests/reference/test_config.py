@@ -175,9 +175,11 @@ def test_learned_variance():
     (lambda: ModelConfig(attn_norm_num_groups=0), "attn_norm_num_groups=0"),
     (lambda: ModelConfig(time_embedding_dim=0), "time_embedding_dim=0"),
     (lambda: parse_clip("dynamic:1.5"), "clip='dynamic:1.5'"),
+    (lambda: parse_clip("none:1"), "clip='none:1'"), (lambda: parse_clip("clip:2"), "clip='clip:2'"),
+    (lambda: ModelConfig(resnet_time_scale_shift="spatial"), "resnet_time_scale_shift='spatial'"),
 ])
 def test_the_end_of_each_range_is_its_own(make, word):
-    """A beta above 1, a norm of no groups, an embedding of no width, a quantile above 1."""
+    """A beta above 1, a norm of no groups, an embedding of no width, a quantile above 1, a number after words that take none."""
     with pytest.raises(ConfigError, match=says(word)):
         make()
 

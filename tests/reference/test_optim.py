@@ -131,3 +131,8 @@ def test_ema_of_standing_weights_stands(seed, step):
     new_w, _, _, ema = optim.adam_step(OptimConfig(), step, w, zero, zero, zero, w)
     np.testing.assert_array_equal(new_w["w"], w["w"])
     np.testing.assert_allclose(ema["w"], w["w"], rtol=1e-15)
+
+
+def test_gradients_are_clipped_at_1_unless_told():
+    """DDPM's code and diffusers' scripts clip there."""
+    assert optim.clip_scale(OptimConfig(), {"w": np.array([4.0])}) == pytest.approx(1 / (4 + 1e-6), rel=1e-15)

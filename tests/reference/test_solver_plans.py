@@ -368,3 +368,8 @@ def test_ddpm_adds_no_noise_in_its_last_step_wherever_that_ends():
     plan = make_solver_plan(DiffusionConfig(), 5, sampler="ddpm", spacing="trailing", final_alpha_bar="first")
     noise = solving.coefficients(plan)["noise"]
     assert plan.sigma[-1] > 0 and (noise[:-1] > 0).all() and noise[-1] == 0
+
+
+def test_rounded_timesteps_are_told_of_states_that_stay():
+    real, whole = (make_solver_plan(DiffusionConfig(), 6, sampler="dpmpp_2m", spacing="karras", round_t=r) for r in (False, True))
+    assert any(t % 1 for t in real.t) and whole.t == tuple(np.round(real.t)) and replace(whole, t=real.t) == real
