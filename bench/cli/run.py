@@ -236,6 +236,7 @@ def report(args: argparse.Namespace, book: Notebook, images: Images, command: st
             print(f"\nreport: {printable(results.render(book.rows, images, args.out, command, book.missing))}")
             if args.out.resolve() == ROOT / "results" and (why := results.update_readme(ROOT / "README.md", book.rows)):
                 print(f"README.md keeps its table, since the machine was not fit for times: {why}")
+    print(book.wall_time())
     if bad := [*results.disagreements(book.rows), *book.wrong]:
         print("\n".join(["", *bad]), file=sys.stderr)
         return 4

@@ -14,44 +14,54 @@ from bench.workers.ray_cluster import Ray
 
 def start(job: Job, crew: Crew, book: Notebook) -> None:
     """Start every worker; one that dies leaves all its cells missing. Raises `ConfigError` for a device that is absent."""
-    for backend in job.backends:
-        try:
-            crew.start(backend)
-        except WorkerError as error:
-            if job.processes > 1:
-                raise
-            book.leave(f"all cells of {backend}", error)
+    with book.stage("start"):
+        for backend in job.backends:
+            try:
+                crew.start(backend)
+            except WorkerError as error:
+                if job.processes > 1:
+                    raise
+                book.leave(f"all cells of {backend}", error)
 
 
 def run(job: Job, crew: Crew, book: Notebook, cluster: Ray | None = None,
         begin: Callable[[Job, Notebook], None] | None = None) -> Images:
     """Every stage; the files of the images that were drawn. `begin` is called once the network to sample from is there."""
     if job.fit:
-        fitted = training.own_network(job, crew, book)
+        with book.stage("own network"):
+            fitted = training.own_network(job, crew, book)
         if fitted is None:
-            measuring.measure(job, book, {}, cluster)  # floor and ceiling
+            with book.stage("metric"):
+                measuring.measure(job, book, {}, cluster)  # floor and ceiling
             return {}
         job = fitted
     if begin:
         begin(job, book)
     # All trainings come first: other processes of a launcher must not wait long for their share.
-    trained = [training.compare(job, crew, book, backend) for backend in crew if job.preset.train_steps]
-    for backend in crew:
-        checks.oracle(job, crew, book, backend)
-    checks.training(job, book, [row for row in trained if row is not None])
-    checks.losses(job, book, [row for row in trained if row is not None])
-    timing.steps(job, crew, book)
-    for backend in crew:
-        checks.timed(job, crew, book, backend)
-    images = sampling.draw(job, crew, book, cluster)
-    for backend in crew:
-        checks.paths(job, crew, book, backend, images)
-    checks.images(job, book, images)
-    if job.twice:
+    with book.stage("training"):
+        trained = [training.compare(job, crew, book, backend) for backend in crew if job.preset.train_steps]
+    with book.stage("checks"):
         for backend in crew:
-            checks.determinism(job, crew, book, backend)
-    crew.close()
-    measuring.measure(job, book, images, cluster)
+            checks.oracle(job, crew, book, backend)
+        checks.training(job, book, [row for row in trained if row is not None])
+        checks.losses(job, book, [row for row in trained if row is not None])
+    with book.stage("timing"):
+        timing.steps(job, crew, book)
+    with book.stage("checks"):
+        for backend in crew:
+            checks.timed(job, crew, book, backend)
+    with book.stage("sampling"):
+        images = sampling.draw(job, crew, book, cluster)
+    with book.stage("checks"):
+        for backend in crew:
+            checks.paths(job, crew, book, backend, images)
+        checks.images(job, book, images)
+        if job.twice:
+            for backend in crew:
+                checks.determinism(job, crew, book, backend)
+        crew.close()
+    with book.stage("metric"):
+        measuring.measure(job, book, images, cluster)
     return images
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,23 @@ class Notebook:
         self.rows: list[AnyRow] = []
         self.missing: list[str] = []
         self.wrong: list[str] = []
+        self.seconds: dict[str, float] = {}  # wall time of this run by stage
         self.machine = environment.describe()
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Count the wall time of what runs inside."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+
+    def wall_time(self) -> str:
+        """The stages in their order, each with its seconds and share."""
+        total = sum(self.seconds.values())
+        each = [f"{name} {seconds:.1f} s ({seconds / total:.0%})" for name, seconds in self.seconds.items()]
+        return f"wall time {total:.1f} s: {', '.join(each)}"
 
     def row(self, kind: str, backend: str, key: Key, values: Values) -> AnyRow:
         """A row of this run."""

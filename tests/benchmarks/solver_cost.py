@@ -1,7 +1,9 @@
 """`python -m tests.benchmarks.solver_cost`: what a network call costs in each solver, against one in DDIM, at batch 64.
 
-Whole paths of about 20 calls alternate with DDIM's in blocks A B B A. It prints the ratio of the times of a call with its 95%
-interval, beside DDIM's against itself, and ends with 1 where an interval lies above --most. For an idle machine.
+Whole paths of about 20 calls alternate with DDIM's in blocks A B B A. It prints the ratio of the CPU times of a call with its 95%
+interval, beside DDIM's against itself, and ends with 1 where an interval lies above --most. What else runs on the machine takes
+no CPU time of this process, so that a busy machine widens the intervals. With OMP_NUM_THREADS=1: threads that wait for others spin,
+which counts.
 """
 
 from __future__ import annotations
@@ -24,17 +26,17 @@ STEPS = {"heun": 10, "dpmpp_2s": 10, "plms": 19, "pndm": 11}  # of about as many
 
 
 def path(model: api.Model, sampler: str, batch: int) -> tuple[Callable[[int], float], int]:
-    """(seconds of so many paths, network calls of one)."""
+    """(CPU seconds of so many paths, network calls of one)."""
     fast, S = sampler in FAST, STEPS.get(sampler, CALLS)
     plan = make_solver_plan(model.spec.diffusion, S, sampler=sampler) if fast else model.plan(S)
     x, noise = model.backend.to_device(model.noise(batch)), model.noise(batch, seed=1)
 
     def block(units: int) -> float:
-        began = time.perf_counter()
+        began = time.process_time()
         for _ in range(units):
             out = model.backend.sample(x, plan, lambda _: noise)
         model.backend.synchronize(out)
-        return time.perf_counter() - began
+        return time.process_time() - began
 
     return block, plan.steps
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import asdict
@@ -84,7 +85,10 @@ def test_dry_run_shows_what_a_convention_changes(name, changed, capsys):
 def test_the_whole_job_runs_by_a_convention_without_short_paths(tmp_path):
     command = [sys.executable, str(ROOT / "tests" / "helpers" / "tiny_run.py"), "--backends", "torch", "--convention", "ho2020",
                "--steps", "20", "--eta", "0,ddpm", "--samples", "128", "--out", str(tmp_path)]
-    assert subprocess.run(command, capture_output=True, timeout=500, env={**os.environ, "TINY_METRIC": "none"}).returncode == 0
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, env={**os.environ, "TINY_METRIC": "none"})
+    assert done.returncode == 0
+    told = re.search(r"wall time ([\d.]+) s: (.*)", done.stdout)
+    assert re.findall(r"([a-z]+) [\d.]+ s", told[2]) == ["start", "training", "checks", "timing", "sampling", "metric"]
     assert {row.config["eta"] for row in rows.read(tmp_path / "rows") if row.kind == "sample"} == {"0.0", "ddpm"}
 
 
