@@ -27,7 +27,7 @@ class About:
     compiled_apart: tuple[str, ...] = ()  # kinds of device on which the mode "compiled" differs from "tuned"
     slow_to_compile: tuple[str, ...] = ()  # kinds of device on which the kit runs in mode "stock", and "tuned" once a level
     thread_variables: tuple[str, ...] = ()  # that set its number of threads, beside OMP_NUM_THREADS
-    launcher: str | None = None  # which starts it on many processes; `bench/cli/launch.py` knows torchrun and msrun
+    launcher: str | None = None  # which starts it on many processes: torchrun, msrun or ddim-bench launch
     solvers: bool = False  # runs `reference.solver_plans.SolverPlan`s: `backends.protocol.Solver`
     likelihood: bool = False  # has the variational bound's terms: `backends.protocol.Likelihood`
     roofline: bool = False  # has roofline.py: `backends.protocol.Roofline`

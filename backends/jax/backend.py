@@ -19,7 +19,7 @@ from reference.conventions import Plan
 from reference.solver_plans import SolverPlan
 from reference.weights import Weights
 
-from . import samplers, solving, unet
+from . import distributed, samplers, solving, unet
 from .adam import PARTS, Parts
 from .devices import at_work, find_device
 from .layers import Arrays
@@ -63,11 +63,11 @@ class JaxBackend:
     """`backends.protocol.Backend` in JAX. Weights, optimiser and samples are float32 (float64 where spec.dtype is)."""
 
     def __init__(self, spec: Spec) -> None:
-        self.spec, self.device, self.tuned = spec, find_device(spec.device), spec.mode != "stock"
         if spec.dtype not in DTYPES:
             raise DeviceError(f"dtype={spec.dtype!r}: the jax backend has {', '.join(DTYPES)}")
-        if spec.processes > 1:
-            raise DeviceError(f"processes={spec.processes}: the jax backend trains in one process; start it without a launcher")
+        distributed.join(spec)  # before JAX looks for devices
+        self.spec, self.device, self.tuned = spec, find_device(spec.device), spec.mode != "stock"
+        self.average = distributed.Average(self.device, spec.processes) if spec.processes > 1 else None
         self.dtype = jnp.dtype(spec.dtype if spec.dtype == "float64" else "float32")
         calls: tuple[Any, Any] = (compiled_forward, compiled_gradient) if self.tuned else (unet.forward, gradient)
         self.forward_, self.gradient = calls
@@ -170,13 +170,16 @@ class JaxBackend:
     def train_step(self, batch: Batch) -> Array:
         """One optimiser and EMA step; the loss stays on the device."""
         found, gradients = self._backward(batch, self._loss_scale())
+        if self.average:
+            found, gradients = self.average((found, gradients))
         self.parts = self.optimiser.step(batch.step, self.parts, gradients)
         self.step_count = batch.step + 1
         return found
 
+    @at_work
     def mean(self, value: float) -> float:
-        """The mean over the processes, of which there is one."""
-        return value
+        """The mean over the processes; waits for all."""
+        return float(self.average(jnp.array(value))) if self.average else value
 
     @at_work
     def sample(self, x: Array, plan: Plan | SolverPlan, noise: Callable[[int], np.ndarray] | None = None, *, ema: bool = True,

@@ -22,7 +22,7 @@ def find_device(name: str) -> jax.Device:
     if kind not in ("cpu", "cuda", "tpu") or not (index == "" or (kind == "cuda" and index.isdigit())):
         raise DeviceError(f"device={name!r}: the jax backend has cpu, cuda, cuda:N and tpu")
     try:
-        return jax.devices(kind)[int(index or 0)]
+        return jax.local_devices(backend=kind)[int(index or 0)]  # of many processes' this one's
     except (RuntimeError, IndexError):
         found = ", ".join(str(device.platform) for device in jax.devices())
         raise DeviceError(f"device={name!r}: jax {jax.__version__} finds {found} here") from None

@@ -53,7 +53,7 @@ def parser() -> Parser:
         installed = "(not installed)"
     p = Parser(prog="ddim-bench", text=parser.__doc__, example="ddim-bench run --steps 10,50,1000")
     p.add_argument("--version", action="version", version=f"ddim-bench {installed}")
-    for add in (_run, _speed, _train, _sample, _convert, studies.recipe, studies.likelihood, studies.add, *verdicts.ALL):
+    for add in (_run, _launch, _speed, _train, _sample, _convert, studies.recipe, studies.likelihood, studies.add, *verdicts.ALL):
         add(p)
     return p
 
@@ -101,6 +101,19 @@ def _run(commands: Parser) -> None:
     p.add_argument("--executor", default="local", help="where cells are drawn and measured: local, ray or ray=HOST:PORT")
     p.add_argument("--dry-run", nargs="?", const="cost", choices=("cost", "plan"), help="print the resolved config and the cells, "
                    "with what each will cost by a short calibration (plan: without), and stop; default: run them")
+
+
+def _launch(commands: Parser) -> None:
+    """Start a command on many processes of this machine, for a framework that has no launcher: JAX.
+
+    After -- comes the command, such as run or train, or a Python file with its arguments. Training has the same global batch and
+    losses as one process, sampling the same images. When a process dies the others are ended. The same command goes on from the
+    last state.
+    """
+    p = commands.command("launch", _launch.__doc__, "ddim-bench launch --processes 2 -- run --steps 10,50",
+                         body="processes", goes_on_from="the finished cells")
+    p.add_argument("-n", "--processes", type=int, metavar="N", required=True, help="how many")
+    p.add_argument("--max-restarts", type=int, metavar="N", default=0, help="start all again so often when one died")
 
 
 def _speed(commands: Parser) -> None:

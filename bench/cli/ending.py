@@ -16,7 +16,8 @@ from typing import Any
 
 from bench.paths import printable
 
-LAUNCHERS = ("TORCHELASTIC_RUN_ID", "MS_ROLE")  # these end processes by SIGTERM, which must not wait for a collective operation
+# These end processes by SIGTERM, which must not wait for a collective operation.
+LAUNCHERS = ("TORCHELASTIC_RUN_ID", "MS_ROLE", "DDIM_BENCH_MEET")
 
 
 class Ended(BaseException):

@@ -1,4 +1,5 @@
-"""One job on many processes, started by a framework's own launcher: `torchrun ... bench/run.py` or `msrun ... bench/run.py`.
+"""One job on many processes, started by a framework's own launcher: `torchrun ... bench/run.py` or `msrun ... bench/run.py`; or by
+`ddim-bench launch`, where the framework has none.
 
 Every process runs the same program. They meet in two places only: each training step averages the gradients, and process 0
 waits for the files of the sample batches that the others drew. Process 0 alone writes rows, states and the report. On several
@@ -47,6 +48,9 @@ def launched(variables: Mapping[str, str] = os.environ) -> Launch:
         processes = int(variables["MS_WORKER_NUM"])
         require("RANK_ID" in variables, "RANK_ID", None, "msrun sets it on several machines only with --node_rank")
         return Launch(_backend_of("msrun"), int(variables["RANK_ID"]), processes, processes)
+    if "DDIM_BENCH_MEET" in variables:
+        rank, processes = int(variables["DDIM_BENCH_RANK"]), int(variables["DDIM_BENCH_PROCESSES"])
+        return Launch(_backend_of("ddim-bench launch"), rank, processes, processes)
     return Launch()
 
 

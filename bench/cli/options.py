@@ -65,9 +65,17 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {printable(message.removeprefix('argument '))}\n")
 
     def parse(self, words: list[str]) -> argparse.Namespace:
-        """`parse_args`, after a look for what argparse would report at length or not at all. Raises SystemExit."""
-        self._check(words, self)
-        return self.parse_args(words)
+        """`parse_args`, after a look for what argparse would report at length or not at all. Raises SystemExit.
+
+        Of `launch`, `job` is the command after --, whose own mistakes end this one.
+        """
+        own = words[:words.index("--")] if words[:1] == ["launch"] and "--" in words else words
+        self._check(own, self)
+        args = self.parse_args(own)
+        args.job = words[len(own) + 1:]
+        if args.job and not args.job[0].endswith(".py"):
+            self.parse(args.job)
+        return args
 
     def having(self, option: str) -> list[str]:
         """The commands that have this option, of this one and those below it."""

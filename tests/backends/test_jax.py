@@ -76,7 +76,6 @@ def test_what_was_handed_out_outlives_the_next_step():
 @pytest.mark.parametrize("changes, line", [
     ({"device": "cuda:99"}, "device='cuda:99': jax "), ({"device": "tpu"}, "device='tpu': jax "),
     ({"device": "tpu:0"}, "device='tpu:0': the jax backend has cpu, cuda, cuda:N and tpu"),
-    ({"processes": 2}, "processes=2: the jax backend trains in one process"),
 ])
 def test_what_it_does_not_have_is_refused_in_one_line(changes, line):
     with pytest.raises(DeviceError, match=f"^{line}[^\n]*$"):

@@ -17,7 +17,7 @@ from .catalogue import MUTANTS, Mutant
 from .run import Found, asked_first, first_failure, mutated, recorded
 
 PAGE = Path(__file__).parent / "MIRROR.md"
-WORDS = {"mindspore": (("torch.", "ops."), ("dim=", "axis="))}  # how another framework says what torch's text says
+WORDS = {"mindspore": (("torch.", "ops."), ("dim=", "axis=")), "jax": (("torch.", "jnp."), ("dim=", "axis="))}  # how another framework says what torch's text says
 # Levels of the kit that run a file's functions, or what these have made; the likeliest first. A mistake in it is asked of no other.
 REACH = {
     "schedules": ("L1", "L0", "L3", "L4", "L5", "L6"), "samplers": ("L1", "L0", "L5", "L6"), "solvers": ("L1", "L0", "L5"),

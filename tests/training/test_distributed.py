@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+import backends
 from bench import files
 from bench.cli import launch
 from bench.messages import Done, Load, Sampled
@@ -34,6 +35,8 @@ PATIENCE = 500.0  # seconds
 def test_launchers_variables_say_who_a_process_is():
     torchrun = {"TORCHELASTIC_RUN_ID": "x", "RANK": "3", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}
     msrun = {"MS_ROLE": "MS_WORKER", "MS_WORKER_NUM": "8", "RANK_ID": "5"}
+    ours = {"DDIM_BENCH_MEET": "127.0.0.1:1", "DDIM_BENCH_RANK": "1", "DDIM_BENCH_PROCESSES": "2"}
+    assert launch.launched(ours) == launch.Launch("jax", 1, 2, 2)
     assert launch.launched({}) == launch.Launch(None, 0, 1, 1)
     assert launch.launched(torchrun) == launch.Launch("torch", 3, 4, 2)
     assert launch.launched(msrun) == launch.Launch("mindspore", 5, 8, 8)
@@ -120,6 +123,8 @@ def launcher(backend, logs, restarts=0):
     if backend == "torch":
         return [str(binaries / "torchrun"), "--nproc-per-node", str(SIZE), "--max-restarts", str(restarts),
                 "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"]
+    if backend == "jax":
+        return [sys.executable, "-m", "bench", "launch", "-n", str(SIZE), "--max-restarts", str(restarts), "--"]
     return [str(binaries / "msrun"), f"--worker_num={SIZE}", f"--local_worker_num={SIZE}", f"--master_port={free_port()}",
             f"--log_dir={logs}", "--join=True"]
 
@@ -160,7 +165,7 @@ def result(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["torch", "mindspore"])
+@pytest.mark.parametrize("backend", [name for name in backends.names() if backends.about(name).launcher])
 def test_many_processes_give_the_losses_of_one(tmp_path, backend):
     many = train(launcher(backend, tmp_path / "logs"), backend, tmp_path / "many")
     one = train([sys.executable], backend, tmp_path / "one")
@@ -194,11 +199,12 @@ def kill_one_after_a_state(folder, rank, variable, process):
 @pytest.mark.sampled
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
-def test_torchrun_goes_on_from_the_last_state_when_a_process_is_killed(tmp_path, rank):
-    whole = train(launcher("torch", None), "torch", tmp_path / "whole", steps=40)
+@pytest.mark.parametrize("backend, variable", [("torch", "RANK"), ("jax", "DDIM_BENCH_RANK")])
+def test_a_launcher_goes_on_from_the_last_state_when_a_process_is_killed(tmp_path, rank, backend, variable):
+    whole = train(launcher(backend, None), backend, tmp_path / "whole", steps=40)
     (folder := tmp_path / "killed").mkdir()
-    with started([*launcher("torch", None, restarts=1), PROGRAM, "torch", folder, 40, 0.1]) as process:
-        kill_one_after_a_state(folder, rank, "RANK", process)
+    with started([*launcher(backend, None, restarts=1), PROGRAM, backend, folder, 40, 0.1]) as process:
+        kill_one_after_a_state(folder, rank, variable, process)
         out = process.communicate(timeout=PATIENCE)[0]
     assert process.returncode == 0, out[-3000:]
     killed = result(folder)
@@ -257,7 +263,7 @@ def images(out):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["torch", pytest.param("mindspore", marks=pytest.mark.recorded)])
+@pytest.mark.parametrize("backend", ["torch", pytest.param("mindspore", marks=pytest.mark.recorded), "jax"])
 def test_the_main_job_draws_the_same_images_on_many_processes(tmp_path, backend):
     one, many = tmp_path / "one", tmp_path / "many"
     (tmp_path / "code").mkdir()
