@@ -6,6 +6,7 @@ The main job's own README.md is left as it is: its pictures and its list of what
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -17,8 +18,9 @@ from bench.recipes import gallery
 from bench.records import rows
 from bench.records.cells import Cells
 from bench.records.rows import AnyRow
-from bench.report import ablation_page, noise_page, scaling_page, speed_page, table1_frames, table1_page
+from bench.report import ablation_page, noise_page, results, scaling_page, speed_page, table1_frames, table1_page
 from bench.report.html import page as html
+from bench.report.machines import page as machines_page
 from bench.report.solvers import frames as solver_frames
 from bench.report.solvers import page as solvers_page
 from bench.report.studies import likelihood_page, round_trip_page, same_noise_page
@@ -31,6 +33,7 @@ MADE_BY = re.compile(r"^Made by `(.+?)`", re.MULTILINE)
 def run(args: argparse.Namespace, command: str) -> int:
     """Write every page of `args.out` that its rows can fill; returns the exit code, 3 where a page was left as it was."""
     out: Path = args.out
+    require(args.json is None or args.json.suffix == ".json", "--json", str(args.json), "must end in .json")
     require(out.is_dir(), "--out", str(out), "is no folder; name one with rows, as ddim-bench run writes it")
     found, kept = rows.read(out / "rows"), []
     with Cells(out, fresh=False).shared("report"):
@@ -48,8 +51,25 @@ def run(args: argparse.Namespace, command: str) -> int:
                 with files.replacing(path) as file:
                     file.write(text.encode())
             print(f"page: {printable(path)}")
+    export(found, args.json, args.csv)
     print("\n".join(kept), end="\n" * bool(kept), file=sys.stderr)
     return 3 if kept else 0
+
+
+def export(found: list[AnyRow], to_json: Path | None, to_csv: Path | None) -> None:
+    """The tables of images, times and comparisons, as one JSON object and as CSV files."""
+    tables = {"images": results.sample_table(found), "times": results.speed_table(found), "checks": results.check_table(found)}
+    if to_json is not None:
+        text = json.dumps({name: json.loads(table.to_json(orient="records")) for name, table in tables.items()}, indent=2)
+        with files.replacing(to_json) as file:
+            file.write((text + "\n").encode())
+        print(f"tables: {printable(to_json)}")
+    if to_csv is not None:
+        for name, table in tables.items():
+            path = files.folder(to_csv) / f"{name}.csv"
+            with files.replacing(path) as file:
+                file.write(table.to_csv(index=False).encode())
+            print(f"table: {printable(path)}")
 
 
 def pages(found: list[AnyRow], out: Path) -> Iterator[tuple[str, str]]:
@@ -77,6 +97,8 @@ def pages(found: list[AnyRow], out: Path) -> Iterator[tuple[str, str]]:
     if tables := [solver_frames.of_table(found, budget) for budget in solver_frames.begun(found)]:
         solvers_page.draw(tables, out / "figures" / solvers_page.FIGURE)
         yield solvers_page.PAGE, solvers_page.page(tables, solvers, [])
+    if len(machines := machines_page.found(out)) > 1:
+        yield machines_page.PAGE, machines_page.render(machines, command_line("report"))
     yield "report.html", html.page(found, out, by, solvers=solvers)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.cli.options import OUT, Parser
+from bench.cli.options import NAMED, OUT, SPACING, WEIGHTS, Parser
 from bench.cli.values import place_to_read
 
 
@@ -31,7 +31,70 @@ def _report(commands: Parser) -> None:
 
     A page keeps the command that it names as its maker. OUT/README.md is written by the main job alone.
     """
-    commands.command("report", _report.__doc__, "ddim-bench report", (OUT,), body="report", goes_on_from="")
+    p = commands.command("report", _report.__doc__, "ddim-bench report", (OUT,), body="report", goes_on_from="")
+    p.add_argument("--json", type=Path, metavar="FILE.json", help="also write the tables of images, times and comparisons there; "
+                   "default: nowhere")
+    p.add_argument("--csv", type=Path, metavar="FOLDER", help="the same as NAME.csv in this folder; default: nowhere")
 
 
-ALL = (_fid, _report)
+def _export(commands: Parser) -> None:
+    """Write a case: what a sampler in any language needs to draw images that can be judged.
+
+    OUT has x_T, the noise of each step, the plan and the network's weights as plain arrays, and case.json, which says how to draw.
+    Without --weights the network is out = a x + b sin(2 x + t / c), whose constants are in case.json.
+    """
+    p = commands.command("export-case", _export.__doc__, "ddim-bench export-case --sampler ddim --steps 10 --eta 0 --out case",
+                         (SPACING,), body="diagnosis", judges=False, goes_on_from="")
+    p.add_argument("--out", type=Path, metavar="FOLDER", required=True, help="where to write; a new or an empty folder")
+    p.add_argument("--sampler", choices=("ddim", "ddpm"), default="ddim", help="whose images are asked for")
+    p.add_argument("--steps", type=int, metavar="S", default=10, help="sampling steps")
+    p.add_argument("--eta", metavar="X", help="of the sampler ddim: a number in [0, 1] or sigma_hat; default: 0")
+    p.add_argument("--convention", metavar="NAME", default="plain", help=f"details of process and sampler; {NAMED}")
+    p.add_argument("--clip", metavar="RULE", help="of the predicted image: none, a largest value such as 1, or "
+                   "dynamic[:RATIO[:MAX]]; default: the convention's")
+    p.add_argument("--weights", metavar="SOURCE", help=f"the network: {WEIGHTS}; default: the closed form")
+    p.add_argument("--schedule", metavar="NAME", help="of the closed form's process; default: linear")
+    p.add_argument("--timesteps", type=int, metavar="T", help="of the closed form's process; default: 1000")
+    p.add_argument("--objective", metavar="NAME", help="what the closed form predicts: eps, x0 or v; default: eps")
+    p.add_argument("--samples", type=int, default=2, help="images")
+    p.add_argument("--seed", type=int, default=0, help="of x_T and noise")
+
+
+def _check(commands: Parser) -> None:
+    """Say whether the images of a case are right, or at which step and by which known mistake they depart.
+
+    PORT.npy has the images (N, C, H, W), or the state after each step (S, N, C, H, W), float32 or float64 as they were computed.
+    A mistake is named where the right sampler with that mistake draws the same images; several that draw the same are all named;
+    unknown is said of any other, as of two mistakes at once. Exit code 4 where the images are not right.
+    """
+    p = commands.command("check-images", _check.__doc__, "ddim-bench check-images case my-images.npy", body="diagnosis",
+                         judges=True, goes_on_from="")
+    p.add_argument("case", metavar="CASE", type=Path, help="folder that export-case wrote")
+    p.add_argument("images", metavar="PORT.npy", type=Path, help="what your sampler drew")
+
+
+def _compare(commands: Parser) -> None:
+    """Compare runs of other machines, versions or commits, from their rows.
+
+    Each is a results folder, a folder of rows or a .jsonl file. Prints what of machine and software differs, whether each run
+    agrees with the oracle, FID of the cells that two runs have in common, with its interval where resamples of the same images were
+    kept, and ratios of time with their intervals beside the A/A floor of each run. Where there is no difference it says so.
+    """
+    p = commands.command("compare", _compare.__doc__, "ddim-bench compare results results/h200", body="compare", goes_on_from="")
+    p.add_argument("runs", metavar="A B", nargs="+", type=place_to_read, help="two or more; the first is what others are held to")
+    p.add_argument("--format", choices=("text", "json", "csv"), default="text", help="of what is printed")
+
+
+def _submit(commands: Parser) -> None:
+    """Pack the rows of this machine into one file for a pull request.
+
+    Every row is validated, and none may name the host, its user or their folders. The file goes to results/machines, where the page
+    of all machines and compare read it beside the rows.
+    """
+    p = commands.command("submit", _submit.__doc__, "ddim-bench submit --out my-results --name epyc-2-cores", (OUT,), body="submit",
+                         goes_on_from="")
+    p.add_argument("--name", required=True, help="of the machine in the page: small letters, digits and -")
+    p.add_argument("--file", type=Path, metavar="FILE.jsonl", help="where to write; default: NAME.jsonl here")
+
+
+ALL = (_export, _check, _fid, _compare, _submit, _report)

@@ -150,14 +150,14 @@ def append(folder: Path, row: AnyRow, *, once: bool = False) -> Path:
 
 
 def read(folder: Path) -> list[AnyRow]:
-    """Every row of `folder`/*.jsonl, by file and line; none where the folder is missing.
+    """Every row of `folder`/*.jsonl, or of the one file that it is, by file and line; none where it is missing.
 
     A torn last line (its writer was killed) moves to FILE.torn, or stays where the folder is read-only, with a warning. Any
     other bad line raises `RowError` with its number. A row whose fields are not those of its kind (`validity.problems`) is left
     out, with a warning: someone else's row must not break the page of all.
     """
     out = []
-    for path in sorted(Path(folder).glob("*.jsonl")):
+    for path in [Path(folder)] if Path(folder).is_file() else sorted(Path(folder).glob("*.jsonl")):
         _require(path.is_file(), "file", path, "must be a regular file")  # a pipe would be waited for
         try:
             end = _whole_lines(path)

@@ -223,3 +223,16 @@ def unfit(rows: Iterable[AnyRow], same: Iterable[Ratio] = ()) -> str:
 def load(row: AnyRow) -> float:
     """The machine's load average over a minute: before the race where the row says it, else when the row was made."""
     return float((cast("Mapping[str, Any]", row.values).get("load_before") or row.environment.get("load") or [0.0])[0])
+
+
+LESS, SAME, MORE = "less", "no difference", "more"  # of two values, the second beside the first
+
+
+def ratio(a: NDArray[np.float64], b: NDArray[np.float64], *, seed: int = 0, resamples: int = 2000) -> tuple[float, float, float]:
+    """Median of a over median of b, of blocks that were not taken in turn, with the percentile bootstrap's 95% interval (Efron
+    1979): both are resampled on their own."""
+    draws = [uniform_int(seed, "bootstrap", np.arange(resamples * len(x)), len(x), step=k).reshape(resamples, len(x))
+             for k, x in enumerate((a, b))]
+    ratios = np.median(a[draws[0]], axis=1) / np.median(b[draws[1]], axis=1)
+    low, high = np.quantile(ratios, (LEVEL / 2, 1 - LEVEL / 2))
+    return float(np.median(a) / np.median(b)), float(low), float(high)

@@ -1,0 +1,141 @@
+"""Known mistakes are named from images alone, unknown ones and pairs are not."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from bench import api
+from bench.cli.main import main
+from bench.diagnosis import case as cases
+from bench.diagnosis.trial import right
+from bench.diagnosis.verdict import RIGHT, UNKNOWN, check_sampler, diagnose
+from bench.paths import RESULTS
+from reference import samplers
+from reference.config import ConfigError, DiffusionConfig
+from tests.diagnosis import planted, table
+from tests.helpers.tiny import TINY
+
+FORM = next(iter(table.FORMS))
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.6])
+def test_mistakes_of_a_plain_loop_are_named(eta):
+    """Every one in float64, its pairs and what the catalogue does not have are unknown, and nothing is called by a wrong name."""
+    case = table.case_of(FORM, 5, eta, "plain")
+    wrong = []
+    for name, flaw in planted.NOISELESS + (planted.NOISY if eta else planted.SILENT):
+        found = diagnose(case, planted.plain(case, **flaw))
+        expected = found.answer == UNKNOWN if name in (planted.PAIR, planted.UNKNOWN) else name in found.names
+        wrong += [] if expected else [(name, found)]
+    assert not wrong
+    assert diagnose(case, planted.plain(case)).answer == diagnose(case, planted.plain(case, np.float32)).answer == RIGHT
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("code", ["diffusers", "lucidrains"])
+def test_mistakes_in_other_libraries_are_named(code):
+    pytest.importorskip({"diffusers": "diffusers", "lucidrains": "denoising_diffusion_pytorch"}[code])
+    found = [p for p in table.run((FORM,), [(5, 0.6)]) if p.code == code]
+    assert len(found) > 10 and not [p for p in found if p.kind == "WRONG"]
+    assert all((p.found.answer == UNKNOWN) == (p.is_called in (planted.PAIR, planted.UNKNOWN)) for p in found)
+    case = table.case_of(FORM, 5, 0.6, code)
+    assert diagnose(case, getattr(planted, code)(case)).answer == RIGHT
+
+
+def test_the_table_that_is_committed_names_at_least_25_and_none_wrongly():
+    text = (RESULTS / "diagnosis.md").read_text()
+    assert int(re.search(r"- (\d+) of \d+ known mistakes are named", text)[1]) >= 25
+    said = re.search(r"Of (\d+) samplers with two .*\n\s+(\d+) are called unknown and (\d+) by", text)
+    aliens, unknown, wrong = map(int, said.groups())
+    assert (aliens, wrong) == (unknown, 0) and aliens > 100
+    of, rights = map(int, re.search(r"Of the (\d+) samplers without a mistake, (\d+) are called right", text).groups())
+    assert of == rights > 10
+
+
+def test_states_say_where_a_sampler_departs():
+    """From states on the way: the first step beyond the tolerance, and a mistake that they alone would not forgive."""
+    case = cases.make(10)
+    good = right(case)
+    states = good.of(replace(good.plan, final_alpha_bar="first")).states(case.network)
+    found = diagnose(case, states)
+    assert (found.step, found.timestep) == (9, 0) and "the last alpha_bar equals that of index 0" in found.names
+    broken = good.states(case.network).copy()
+    broken[3] += 0.1
+    assert (diagnose(case, broken).step, diagnose(case, broken).answer) == (3, UNKNOWN)
+    assert diagnose(case, good.states(case.network)).answer == RIGHT
+
+
+def test_one_call_from_python():
+    case = cases.make(6, eta=0.5)
+
+    def mine(network, x, noise, plan):
+        return samplers.sample(network, x, plan, noise.__getitem__)
+
+    assert check_sampler(case, mine).answer == RIGHT
+    assert check_sampler(case, lambda *a: mine(*a) * np.float32(2)).answer == UNKNOWN
+    found = check_sampler(case, lambda network, x, noise, plan: mine(network, x, -noise, plan))
+    assert found.names == ("noise with the opposite sign",)
+
+
+@pytest.mark.parametrize("found, said", [
+    (np.zeros((2, 3, 8, 9)), "must be images (2, 3, 8, 8), or the states after each step (4, 2, 3, 8, 8)"),
+    (np.zeros((2, 3, 8, 8), np.int64), "must be float32 or float64, as it was computed"),
+    (np.full((2, 3, 8, 8), np.nan), "PORT.npy='384 values': must be finite")])
+def test_what_is_no_answer_is_refused(found, said):
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        diagnose(cases.make(4), found)
+
+
+PORT = """
+import json, sys
+import numpy as np
+about = json.load(open("case/case.json"))
+x, z, plan = np.load("case/x_T.npy"), np.load("case/noise.npy"), np.load("case/plan.npz")
+a, b, c = about["closed_form"]
+ab = np.append(np.cumprod(1 - plan["betas"]), 1.0 if sys.argv[1] == "right" else np.cumprod(1 - plan["betas"])[0])
+for i, (t, p) in enumerate(zip(plan["timesteps"], plan["previous"])):
+    out = a * x + b * np.sin(2 * x + plan["network_t"][i] / c)
+    x0 = (x - np.sqrt(1 - ab[t]) * out) / np.sqrt(ab[t])
+    sigma = about["eta"] * np.sqrt((1 - ab[p]) / (1 - ab[t]) * (1 - ab[t] / ab[p])) * plan["noise_gate"][i]
+    x = np.sqrt(ab[p]) * x0 + np.sqrt(1 - ab[p] - sigma**2) * out + sigma * z[i]
+np.save("port.npy", x)
+"""
+
+
+def test_a_port_that_knows_the_files_alone_is_judged(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["export-case", "--sampler", "ddim", "--steps", "8", "--eta", "0.4", "--spacing", "trailing", "--out", "case"]) == 0
+    assert "ddim-bench check-images case PORT.npy" in capsys.readouterr().out
+    for how, code, said in (("right", 0, "right: the images are off by"),
+                            ("wrong", 4, "mistake: the last alpha_bar equals that of index 0, without noise in that step")):
+        subprocess.run([sys.executable, "-c", PORT, how], check=True, timeout=60)
+        assert main(["check-images", "case", "port.npy"]) == code and said in capsys.readouterr().out
+
+
+def test_a_trained_network_is_part_of_a_case(tmp_path, capsys):
+    model = api.new(TINY, DiffusionConfig(timesteps=20), seed=1)
+    model.save(tmp_path / "net")
+    assert main(["export-case", "--weights", str(tmp_path / "net"), "--steps", "5", "--out", str(tmp_path / "case")]) == 0
+    case = cases.read(tmp_path / "case")
+    loaded = api.load(tmp_path / "net")
+    np.save(tmp_path / "port.npy", loaded.follow(case.x_T.astype(np.float32), loaded.plan(5)))
+    capsys.readouterr()
+    assert main(["check-images", str(tmp_path / "case"), str(tmp_path / "port.npy")]) == 0
+    np.save(tmp_path / "port.npy", loaded.follow(case.x_T.astype(np.float32), loaded.plan(5, spacing="trailing")))
+    assert main(["check-images", str(tmp_path / "case"), str(tmp_path / "port.npy")]) == 4
+    assert "by a known mistake: the spacing trailing" in capsys.readouterr().out
+
+
+def test_a_case_that_is_none_and_a_folder_in_use_are_one_line(tmp_path, capsys):
+    np.save(tmp_path / "port.npy", np.zeros((2, 3, 8, 8)))
+    (tmp_path / "case.json").write_text("{}")
+    assert main(["check-images", str(tmp_path), str(tmp_path / "port.npy")]) == 2
+    assert "is no case that export-case wrote" in capsys.readouterr().err
+    assert main(["export-case", "--out", str(tmp_path)]) == 2
+    assert "holds something already; name a new folder" in capsys.readouterr().err

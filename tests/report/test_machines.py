@@ -1,0 +1,170 @@
+"""Two machines' rows: compared, packed, and listed on one page."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import socket
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bench.cli.main import main
+from bench.cli.submit import private
+from bench.records import rows
+from bench.report.machines import versus
+from bench.report.measures import ratio
+from reference.config import DiffusionConfig
+
+ENVIRONMENT = {"cpu": "a CPU", "usable_cores": 2, "os": "Linux 6", "python": "CPython 3.11",
+               "versions": {"torch": "2.1", "numpy": "1.26"}}
+CELL = {"steps": 10, "eta": "0.0", "spacing": None, "seed": 0, "samples": 200, "batch_size": 20, "device": "cpu",
+        "diffusion": DiffusionConfig().to_dict(), "weights": "0" * 16, "extractor_sha256": "a" * 64, "reference": "r" * 64}
+SPREAD = np.random.default_rng(0).normal(0, 0.5, 50)
+
+
+def timing(seconds, **more):
+    return rows.Row("timing", "torch", "quick", {
+        "workload": "sampling step", "batch_size": 8, "dtype": "float32", "device": "cpu", "threads": 2, "stage": "timing", **more},
+        {"block_seconds": [float(x) for x in seconds], "units_per_block": 1, "warmup_seconds": [1.0], "first_seconds": 1.0,
+         "steady": True, "parameters": 10, "peak_rss_bytes": 10, "device": {}}, ENVIRONMENT, "c" * 40)
+
+
+def pooled(fid, resampled):
+    config = {**CELL, "study": "pooled", "table": "ddim", "seeds": [0], "resamples": len(resampled)}
+    return rows.Row("study", "torch", "table", config, {
+        "n": 200, "metric": "FID[x]", "fid": fid, "resampled": [float(x) for x in resampled]}, ENVIRONMENT, "c" * 40)
+
+
+def check(error, ok=True):
+    return rows.Row("check", "torch oracle", "quick", {"backend": "torch oracle"}, {
+        "forward": {"error": error, "tolerance": 1e-5, "ok": ok}}, ENVIRONMENT, "c" * 40)
+
+
+def run_of(out, seconds, fid, resampled, **environment):
+    for row in (timing(seconds), pooled(fid, resampled), check(1e-6)):
+        rows.append(out / "rows", replace(row, environment={**ENVIRONMENT, **environment}))
+    return out
+
+
+@pytest.fixture
+def two(tmp_path):
+    blocks = 1 + 0.02 * np.random.default_rng(1).standard_normal(20)
+    return (run_of(tmp_path / "a", blocks, 20.0, 20 + SPREAD),
+            run_of(tmp_path / "b", 1.5 * blocks, 19.0, 19 + SPREAD + 0.05 * np.arange(50) / 50, cpu="another CPU",
+                   versions={"torch": "2.2", "numpy": "1.26"}))
+
+
+def compared(capsys, *words):
+    assert main(["compare", *map(str, words), "--format", "json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_a_difference_is_said_with_its_interval_and_what_of_the_machines_differs(two, capsys):
+    found = compared(capsys, *two)
+    assert {line["what"]: (line["a"], line["b"]) for line in found["machines"]} == {
+        "cpu": ("a CPU", "another CPU"), "torch": ("2.1", "2.2")}
+    (fid,) = found["distances"]
+    assert (fid["a"], fid["b"], fid["difference"], fid["verdict"]) == (20.0, 19.0, -1.0, "less")
+    low, high = map(float, fid["95% interval"].split(" .. "))
+    assert low < -1 < high < -0.9  # the images' own spread, ten times as large, is common to both
+    (time,) = found["times"]
+    assert time["ratio"] == 1.5 and time["verdict"] == "more" and time["hardware"] == "different" and ".." in time["A/A a"]
+    assert [line["verdict"] for line in found["agreement"]] == ["agrees", "agrees"]
+
+
+def test_where_there_is_no_difference_it_says_so(tmp_path, capsys):
+    values = 1 + 0.02 * np.random.default_rng(2).standard_normal((2, 20))
+    a = run_of(tmp_path / "a", values[0], 20.0, 20 + SPREAD)
+    b = run_of(tmp_path / "b", values[1], 20.05, 20.05 + SPREAD + 0.2 * np.random.default_rng(3).standard_normal(50))
+    found = compared(capsys, a, b)
+    assert "machines" not in found
+    assert [line["verdict"] for name in ("distances", "times") for line in found[name]] == ["no difference"] * 2
+
+
+def test_a_run_that_disagrees_and_a_value_without_an_interval(tmp_path, capsys):
+    a, b = (run_of(tmp_path / name, [1.0] * 4, 20.0, 20 + SPREAD) for name in "ab")
+    rows.append(b / "rows", check(1.0, ok=False))
+    single = {"n": 200, "fid_half": None, "fid_inf": None, "kid": 1.0, "kid_subset_size": 10, "kid_subset_std": 0.1, "seed": 0,
+              "metric": "FID[x]", "extractor": "x", "extractor_sha256": "a" * 64, "reference": "r", "kid_reference": "r"}
+    for out, fid in ((a, 20.0), (b, 21.0)):
+        rows.append(out / "rows", rows.Row("metric", "torch", "quick", CELL, {**single, "fid": fid}, ENVIRONMENT, "c" * 40))
+    found = compared(capsys, a, b)
+    assert [(line["run"], line["verdict"]) for line in found["agreement"]] == [("a", "agrees"), ("b", "disagrees")]
+    assert [(line["difference"], line["verdict"]) for line in found["distances"]] == [(0.0, "no difference"), (1.0, "cannot tell")]
+
+
+def test_text_and_csv_hold_the_same_tables(two, capsys):
+    for form in ("text", "csv"):
+        assert main(["compare", *map(str, two), "--format", form]) == 0
+        text = capsys.readouterr().out
+        assert [name for name in ("machines", "agreement", "distances", "times") if f"{name}\n" in text] == [
+            "machines", "agreement", "distances", "times"] and "-1" in text
+
+
+def test_cells_that_differ_in_their_network_do_not_compare(tmp_path):
+    other = replace(pooled(19.0, SPREAD), config={**pooled(0, SPREAD).config, "weights": "1" * 16})
+    assert versus.distances({"a": [pooled(20.0, SPREAD)], "b": [other]}).empty
+    assert versus.times({"a": [timing([1.0] * 4)], "b": [timing([1.0] * 4, batch_size=16)]}).empty
+
+
+def test_the_ratio_of_blocks_that_were_not_taken_in_turn():
+    a, b = np.random.default_rng(0).normal(2, 0.1, (2, 30))
+    value, low, high = ratio(a, b)
+    assert low < value < high and abs(value - np.median(a) / np.median(b)) < 1e-12 and (low, high) == ratio(a, b)[1:]
+    wide = ratio(np.random.default_rng(1).normal(2, 0.5, 30), b)
+    assert wide[2] - wide[1] > 2 * (high - low)
+
+
+def test_two_machines_are_packed_and_listed(two, tmp_path, capsys):
+    """Submitted from one, laid beside the rows of the other, on the page and in a comparison."""
+    a, b = two
+    assert main(["submit", "--out", str(b), "--name", "other-2-cores", "--file", str(tmp_path / "sent.jsonl")]) == 0
+    assert "3 rows of another CPU, 2 cores" in capsys.readouterr().out
+    (a / "machines").mkdir()
+    (tmp_path / "sent.jsonl").rename(a / "machines" / "other-2-cores.jsonl")
+    assert main(["report", "--out", str(a), "--json", str(tmp_path / "t.json"), "--csv", str(tmp_path / "csv")]) == 0
+    page = (a / "machines.md").read_text()
+    assert "| here " in page and "| other-2-cores " in page and "another CPU, 2 cores" in page and "1 of 1" in page
+    capsys.readouterr()
+    assert compared(capsys, a, a / "machines" / "other-2-cores.jsonl")["times"][0]["ratio"] == 1.5
+    exported = json.loads((tmp_path / "t.json").read_text())
+    assert exported["times"][0]["images/s"] == pytest.approx(8, rel=0.1) and exported["checks"][0]["verdict"] == "ok"
+    assert list(pd.read_csv(tmp_path / "csv" / "times.csv")["batch"]) == [8]
+
+
+@pytest.mark.parametrize("more, said", [
+    ({"cpu": "/home/ann/cpu"}, "holds '/home/ann/cpu', which names a host or a user"),
+    ({"note": "ran in /Users/ann/x"}, "holds '/Users/ann/x'")])
+def test_a_row_that_names_a_user_is_not_sent(two, tmp_path, capsys, more, said):
+    rows.append(two[0] / "rows", replace(check(1e-6), environment={**ENVIRONMENT, **more}))
+    assert main(["submit", "--out", str(two[0]), "--name", "mine", "--file", str(tmp_path / "x.jsonl")]) == 2
+    assert said in capsys.readouterr().err and not (tmp_path / "x.jsonl").exists()
+
+
+def test_hosts_and_users_are_known_by_their_names(monkeypatch):
+    monkeypatch.setattr(socket, "gethostname", lambda: "anns-laptop")
+    monkeypatch.setattr(getpass, "getuser", lambda: "annabel")
+    assert private('{"a": "on anns-laptop"}') == "anns-laptop" and private('{"a": "annabel"}') == "annabel"
+    assert private('{"a": "annabella, C:\\\\temp"}') is None
+
+
+def test_rows_of_two_machines_are_not_one(two, tmp_path, capsys):
+    rows.append(two[0] / "rows", replace(timing([1.0] * 4), environment={**ENVIRONMENT, "cpu": "a third CPU"}))
+    assert main(["submit", "--out", str(two[0]), "--name", "mine", "--file", str(tmp_path / "x.jsonl")]) == 2
+    assert "holds rows of 2 machines, must be of one: a CPU, 2 cores; a third CPU, 2 cores" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words, said", [
+    (["compare", "{out}"], "must be two or more folders or files of rows"),
+    (["compare", "{out}", "{out}/none"], "no such folder or file"),
+    (["compare", "{out}", "{out}/empty"], "holds no rows; name a results folder"),
+    (["submit", "--out", "{out}/empty", "--name", "mine"], "holds no rows; ddim-bench run writes them"),
+    (["submit", "--out", "{out}", "--name", "My Machine"], "must be small letters, digits and -")])
+def test_a_mistake_is_one_line(two, capsys, words, said):
+    (two[0] / "empty").mkdir()
+    assert main([word.format(out=two[0]) for word in words]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
