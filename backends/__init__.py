@@ -19,7 +19,8 @@ from reference.errors import ConfigError, require
 
 GROUP = "ddim_bench.backends"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,40}")  # names become those of files
-RESERVED = ("real", "noise", "images", "diffusers", "lucidrains")  # what rows and workers call so is no backend
+# What rows and workers call so is no backend.
+RESERVED = ("real", "noise", "images", "diffusers", "lucidrains", "onnxruntime", "openvino", "aotinductor")
 
 
 class NotInstalled(ConfigError):

@@ -41,8 +41,7 @@ R = TypeVar("R")
 PROCESSES = 4  # of a contender, one after the other; Student's t over 4 is a third narrower than over 3
 MOST_AT_ONCE = 16  # contenders that start at once, beside an accelerator
 IMAGES = 512  # random ones: what is timed does not depend on what they show
-ROOFS = {"cpu": {"gemm": 2048, "convolution": 128}, "cuda": {"gemm": 8192, "convolution": 512},
-         "ascend": {"gemm": 8192, "convolution": 512}}
+ROOFS = {"cpu": {"gemm": 2048, "convolution": 128}} | dict.fromkeys(("cuda", "ascend"), {"gemm": 8192, "convolution": 512})
 
 
 @dataclass(frozen=True)
@@ -81,6 +80,7 @@ def contenders(backends: Sequence[str], with_peers: bool, device: str = "cpu") -
     if with_peers:
         out += [Contender("diffusers", "stock", "float32"), Contender("diffusers", "tuned", "float32"),
                 Contender("diffusers", "tuned", "bfloat16"), Contender("lucidrains", "stock", "float32")]
+        out += [Contender(name, "tuned", dtype) for name in peers.ENGINES if device == "cpu" for dtype in peers.dtypes(name)]
     first = next(c for c in out if c.mode == "tuned")
     return [*out, replace(first, again=True)]
 
@@ -97,7 +97,7 @@ class Race:
 
     def __init__(self, preset: Preset, crew: Crew, book: Notebook) -> None:
         self.preset, self.crew, self.book = preset, crew, book
-        self.weights = weights.initialise(preset.model, 0)
+        self.weights = weights.initialise(replace(preset.model, zero_init=False), 0)  # an engine could leave out layers of zeros
         self.pool = ThreadPoolExecutor(MOST_AT_ONCE)  # kept: a worker ends with the thread that started it
 
     def start(self, c: Contender) -> None:
@@ -127,7 +127,7 @@ class Race:
         for c, error in zip(wanted, self.each(wanted, attempt, "start contenders"), strict=True):
             if error is None:
                 out.append(c)
-            elif isinstance(error, NotInstalled) and c.backend in peers.PEERS:  # asked for by name
+            elif isinstance(error, NotInstalled) and c.backend in peers.LIBRARIES:  # asked for by name
                 raise error
             else:
                 self.book.missing.append(f"not run: {c.name}: {error}")
@@ -144,7 +144,7 @@ class Race:
 
     def race(self, workload: Workload, wanted: Sequence[Contender], process: int) -> None:
         """Time a workload, all in turn, each in a fresh process. One that fails is left out, and the others start again."""
-        who = list(wanted)
+        who = [c for c in wanted if workload.command is not TimeTrain or c.backend not in peers.ENGINES]
         while who:
             beside = {"beside": [other.name for other in who], "process": process}
             keys = {c: self.key(c, workload.name, workload.batch_size, **beside) for c in who}

@@ -25,7 +25,8 @@ ALLOWED = {
     "bench/metric/inception.py": METRIC,
     "bench/metric/make_fmnist_cnn.py": METRIC,
     "bench/metric/torchvision_shim.py": METRIC,
-    "bench/workers/peers.py": "the libraries timed beside the backends are PyTorch programs",
+    **{f"bench/workers/peers/{name}.py": "what is timed beside the backends are PyTorch programs, or converted from them"
+       for name in ("peer", "diffusers", "lucidrains", "exported", "onnxruntime", "openvino", "aotinductor")},
     "bench/training/trackers.py": "tensorboardX loads torch where it finds it, which a process of another framework must not hold",
     "bench/weights/tensor_files.py": "names in PyTorch's pickles are checked before a framework sees them; `convert --mindspore`",
     "bench/recipes/fashion_mnist_mindspore.py": "the tutorial that it follows is MindSpore's",

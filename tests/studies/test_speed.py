@@ -116,7 +116,9 @@ def test_a_dry_run_names_all_and_writes_nothing(tmp_path, capsys):
     told = capsys.readouterr().out.splitlines()
     assert told[:4] == ["training step, batch 4", "sampling step, batch 2", "sampling step, batch 8", "sampling step, batch 1"]
     assert {"diffusers eager float32", "diffusers tuned float32", "diffusers tuned bfloat16", "lucidrains eager float32",
-            "torch stock float32", "torch tuned bfloat16", "torch tuned float32 (again)"} <= set(told)
+            "torch stock float32", "torch tuned bfloat16", "torch tuned float32 (again)", "onnxruntime tuned float32",
+            "openvino tuned bfloat16", "aotinductor tuned float32"} <= set(told)
+    assert "onnxruntime tuned bfloat16" not in told
     assert not (tmp_path / "out").exists()
 
 

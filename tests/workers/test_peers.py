@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,13 +11,14 @@ import numpy as np
 import pytest
 
 from backends import NotInstalled
-from backends.protocol import Spec
+from backends.protocol import BackendError, Spec
 from bench import streams
 from bench.messages import Describe, Load, TimeSample, TimeTrain
 from bench.presets import PRESETS
 from bench.timing import flops
 from bench.training import batches
 from bench.workers import peers, session, timed
+from bench.workers.peers import exported
 from reference import samplers, unet, weights
 from reference.config import ConfigError, DiffusionConfig, ModelConfig, OptimConfig
 from reference.conventions import make_plan
@@ -59,6 +61,63 @@ def test_tuned_diffusers_computes_it_too(dtype, tolerance):
     eager = peers.create("diffusers", replace(SPEC, model=model))
     eager.load_weights(w)
     np.testing.assert_allclose(float(peer.train_step(batch)), float(eager.train_step(batch)), rtol=tolerance)
+
+
+ENGINES = [(name, dtype) for name in peers.ENGINES for dtype in peers.dtypes(name)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, dtype", ENGINES)
+def test_engines_compute_it_with_the_weights_that_were_loaded_last(name, dtype):
+    """Two batch sizes and two sets of weights, each converted and checked; and diffusers' path."""
+    model = replace(TINY, layers_per_block=1, block_out_channels=(8,), down_block_types=("DownBlock2D",),
+                    up_block_types=("UpBlock2D",))
+    try:
+        peer = peers.create(name, replace(SPEC, model=model, mode="tuned", dtype=dtype))
+    except NotInstalled as error:
+        pytest.skip(str(error))
+    t = np.array([0, 7, 19])
+    for seed, n in ((1, 3), (2, 3), (2, 1)):
+        w, x = weights.initialise(model, seed), streams.normal(seed, "check", np.arange(n), (1, 8, 8))
+        peer.load_weights(w)
+        found = peer.to_host(peer.forward(peer.to_device(x), peer.to_device(t[:n])))
+        np.testing.assert_allclose(found, unet.forward(w, model, x.astype(float), t[:n]), atol=1e-4 if dtype == "float32" else 6e-2)
+    assert 0 <= float(peer.device_info()["largest_difference"]) < (1e-4 if dtype == "float32" else 6e-2)
+    plan = make_plan(SPEC.diffusion, 5, clip="clip", spacing="leading")
+    ours = samplers.sample(lambda x, t: unet.forward(w, model, x, t), x.astype(float), plan, None)
+    np.testing.assert_allclose(peer.to_host(peer.sample(peer.to_device(x), plan)), ours, atol=1e-3 if dtype == "float32" else 0.2)
+
+
+def test_a_wrong_conversion_is_refused_before_it_is_timed():
+    """Also one that gives no numbers."""
+    class Wrong(exported.Exported):
+        def engine_version(self):
+            return "wrong 1"
+
+        def convert(self, network, x, t):
+            return lambda x, t: network(x, t) * self.factor
+
+    for factor, ok in ((1.0, True), (1.01, False), (float("nan"), False)):
+        peer = Wrong(replace(SPEC, mode="tuned"))
+        peer.factor = factor
+        peer.load_weights(weights.initialise(TINY, 1))
+        x, t = peer.to_device(streams.normal(0, "check", np.arange(2), (1, 8, 8))), peer.to_device(np.array([3, 4]))
+        with contextlib.nullcontext() if ok else pytest.raises(BackendError, match="wrong 1: its network differs from diffusers'"):
+            peer.forward(x, t)
+
+
+def test_engines_train_nothing_and_run_on_the_cpu():
+    with pytest.raises(ConfigError, match="dtype='bfloat16': onnxruntime is timed in float32"):
+        peers.create("onnxruntime", replace(SPEC, dtype="bfloat16"))
+    with pytest.raises(ConfigError, match="exported networks are timed on the CPU"):
+        peers.create("aotinductor", replace(SPEC, device="cuda"))
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_an_engine_that_is_absent_says_how_to_install_it(name, monkeypatch):
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(NotInstalled, match=r"\[peers,engines\]"):
+        peers.create(name, SPEC)
 
 
 @pytest.mark.parametrize("steps", [20, 5, 1])
