@@ -20,6 +20,7 @@ from bench import streams
 from bench.data.datasets import Dataset, load, load_subset
 from bench.data.pixels import to_uint8
 from bench.metric import fmnist_cnn
+from bench.metric.deviation import deviation
 from bench.metric.extractor import Extractor, Images, Statistics
 from bench.metric.fmnist_cnn import REFERENCES, stored_statistics
 from bench.metric.torchvision_shim import import_torchvision
@@ -39,10 +40,11 @@ class Distances(TypedDict):
 
     `fid_half` is the mean FID of the two halves of the images and `fid_inf` the extrapolation from n/2 and n to
     infinitely many; both are None below four times the feature width. `precision` and `recall` compare `prc_size` images
-    of each side, all of the smaller one.
+    of each side, all of the smaller one. `fid_sd` is the standard deviation of FID over sets of n images (`deviation`).
     """
 
     fid: float
+    fid_sd: float
     fid_half: float | None
     fid_inf: float | None
     kid: float
@@ -155,7 +157,7 @@ def compare(found: Features, target: Statistics, target_features: Features, seed
         # Every other image, so that images sorted by class give two like halves.
         fid_half = sum(distance(statistics(found[i : n // 2 * 2 : 2]), target) for i in (0, 1)) / 2
         fid_inf = extrapolate(fid, n, fid_half, n // 2)
-    return Distances(fid=fid, fid_half=fid_half, fid_inf=fid_inf, kid=kid[KEY_METRIC_KID_MEAN],
+    return Distances(fid=fid, fid_sd=deviation(found, target), fid_half=fid_half, fid_inf=fid_inf, kid=kid[KEY_METRIC_KID_MEAN],
                      kid_subset_std=kid[KEY_METRIC_KID_STD], kid_subset_size=size, precision=precision, recall=recall,
                      prc_size=prc_size, n=n, seed=seed)
 

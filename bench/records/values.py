@@ -40,6 +40,7 @@ class Distances(TypedDict):
 
     n: Annotated[int, "number of images"]
     fid: Annotated[float, "Frechet distance of the features, biased in n"]
+    fid_sd: NotRequired[Annotated[float, "standard deviation of fid over sets of n images, by the infinitesimal jackknife"]]
     fid_half: Annotated[float | None, "the same of n/2 images, the mean of both halves; null: they are too few"]
     fid_inf: Annotated[float | None, "extrapolation of the two to infinitely many images"]
     kid: Annotated[float, "kernel distance, the mean over subsets"]

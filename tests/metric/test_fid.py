@@ -9,6 +9,7 @@ import pytest
 from bench import streams
 from bench.data import datasets, pixels
 from bench.metric import fid, fmnist_cnn
+from bench.metric.deviation import deviation
 from reference.config import ConfigError
 from reference.frechet import frechet_distance, statistics
 
@@ -277,3 +278,33 @@ def test_own_images_are_the_reference_and_the_row_says_what_was_converted():
     assert floor["fid"] == colour["fid"] < ceiling["fid"] / 5 and "RGB" in ceiling["reference"]
     with pytest.raises(ConfigError, match="number of reference=100"):
         fid.evaluate(held_out(), own(images[:100]))
+
+
+def test_the_deviation_is_that_of_the_bootstrap_and_of_other_sets_of_images():
+    """Of 256 noise images, whose FID is far from the floor; and nothing moves images that are all one."""
+    target = fmnist_cnn.stored_statistics(fid.DEFAULT_REFERENCE)
+    noise = fid.features(pixels.to_uint8(streams.normal(1, "check", np.arange(4096), fmnist_cnn.SHAPE)))
+    parts = noise.reshape(16, 256, -1)
+    apart = np.std([fid.distance(fid.statistics(part), target) for part in parts], ddof=1)
+    found = [deviation(part, target) for part in parts]
+    assert np.mean(found) == pytest.approx(apart, rel=0.5) and np.ptp(found) < 0.5 * np.mean(found)
+    picks = (streams.uniform_int(0, "subset", np.arange(256), 256, step=k) for k in range(60))
+    spread = np.std([fid.distance(fid.statistics(parts[0][pick]), target) for pick in picks], ddof=1)
+    assert found[0] == pytest.approx(spread, rel=0.35)
+    assert held_out_result()["fid_sd"] == pytest.approx(deviation(held_out_features(), target), rel=1e-9)
+    assert deviation(np.repeat(parts[0][:1], 256, 0), target) == pytest.approx(0, abs=1e-9)
+
+
+def test_the_derivative_of_the_distance_is_right():
+    """An image that counts a little more moves the distance by its influence: against a difference quotient."""
+    rng = np.random.default_rng(3)
+    x, y = rng.normal(size=(40, 3)) @ rng.normal(size=(3, 3)), rng.normal(size=(50, 3))
+    mu, sigma = statistics(y)
+
+    def weighted(weights):
+        mean = weights @ x / weights.sum()
+        return frechet_distance(mean, (x - mean).T @ np.diag(weights / weights.sum()) @ (x - mean), mu, sigma)
+
+    ones, step = np.ones(40), 1e-4
+    slopes = [(weighted(ones + step * row) - weighted(ones - step * row)) / (2 * step) for row in np.eye(40)]
+    assert deviation(x, {"mu": mu, "sigma": sigma}) == pytest.approx(np.std(slopes, ddof=1) * 40**0.5, rel=0.03)

@@ -12,6 +12,7 @@ import pytest
 
 from bench.records.rows import Row
 from bench.report import results, speed_page
+from bench.report.job import figures
 from bench.report.measures import interval, label
 
 TORCH, MINDSPORE = label("torch"), label("mindspore")
@@ -139,19 +140,19 @@ def test_a_solver_is_named_beside_its_network_calls_and_has_its_own_metric(tmp_p
     assert "sampler" not in results.sample_table([ddim, ddpm, *measured[:1]])
     wrong = check("torch oracle", steps=10, eta="0.0", sampler="heun")
     assert results.disagreements([wrong])[0] == "torch oracle: losses, heun, S=10, eta=0.0 off by 0.75, tolerance 0.5"
-    with patch.object(results.plots, "save"), patch.object(results.plots, "plot", wraps=results.plots.plot) as plotted:
-        assert [path.name for path, _ in results._curves([ddim, heun, *measured], tmp_path)] == [
+    with patch.object(figures.plots, "save"), patch.object(figures.plots, "plot", wraps=figures.plots.plot) as plotted:
+        assert [path.name for path, _ in figures.curves([ddim, heun, *measured], tmp_path)] == [
             "metric.png", "seconds.png", "calls.png", "cost.png"]
         assert [call.args for call in plotted.call_args_list[2:]] == [
             ("network calls for an image", "FID[x]"), ("seconds for an image", "FID[x]")]
-        assert [path.name for path, _ in results._curves([ddim, *measured[:1]], tmp_path)] == ["metric.png", "seconds.png"]
+        assert [path.name for path, _ in figures.curves([ddim, *measured[:1]], tmp_path)] == ["metric.png", "seconds.png"]
 
 
 def test_bounds() -> None:
     """Floor, ceiling, extractor."""
     lines = results.bounds([metric("noise", 400.0, 40.0), metric("real", 1.5, 0.125), of_cell("torch", 10, 2.5, 0.25)])
-    assert lines[:3] == ["- FID[x] floor: held-out real images, n = 12: 1.500 (KID 0.12500)",
-                         "- FID[x] ceiling: standard normal noise, n = 12: 400.000 (KID 40.00000)",
+    assert lines[:3] == ["- FID[x] floor: held-out real images, n = 12: 1.500 (KID 0.12)",
+                         "- FID[x] ceiling: standard normal noise, n = 12: 400.000 (KID 40)",
                          "- extractor x, sha256 c0ffee; reference: r"]
     assert "n = 12 images are few" in lines[3]
 
