@@ -74,10 +74,10 @@ def export(found: list[AnyRow], to_json: Path | None, to_csv: Path | None) -> No
 
 def pages(found: list[AnyRow], out: Path) -> Iterator[tuple[str, str]]:
     """(file name, content) of each page that has rows. A page keeps the command that it names as its maker."""
-    table = table1_frames.latest(found)
+    tables = table1_frames.tables(found)
     by = made_by(out / "table.md", "run", "--table", "ddim")
-    if table:
-        yield "table.md", table1_page.page(table, by, [])
+    if tables:
+        yield "table.md", table1_page.page(tables[0], by, [], tables[1:])
     if raced := speed_page.of_races(found):
         yield "speed.md", speed_page.render(raced)
     if points := scaling_page.newest(found):

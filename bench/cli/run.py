@@ -233,7 +233,8 @@ def report(args: argparse.Namespace, book: Notebook, images: Images, command: st
         else:
             print(results.terminal(book.rows, book.missing))
         if not args.table:
-            print(f"\nreport: {printable(results.render(book.rows, images, args.out, command, book.missing))}")
+            page = results.render(book.rows, images, args.out, command, book.missing)
+            print(f"\nreport: {printable(page)}, {printable(tables.write_report(args.out))}")
             if args.out.resolve() == ROOT / "results" and (why := results.update_readme(ROOT / "README.md", book.rows)):
                 print(f"README.md keeps its table, since the machine was not fit for times: {why}")
     print(book.wall_time())

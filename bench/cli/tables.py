@@ -13,6 +13,7 @@ from bench.cli.report import made_by
 from bench.cli.values import parse_eta, parse_seeds
 from bench.job import forecast, pooled
 from bench.job.job import Images, Job
+from bench.records import rows
 from bench.records.notebook import Notebook
 from bench.records.rows import AnyRow
 from bench.report import table1_frames, table1_page
@@ -81,7 +82,18 @@ def end(args: argparse.Namespace, job: Job, book: Notebook, images: Images) -> N
 def write(out: Path, found: list[AnyRow], begun: AnyRow, command: str, missing: list[str]) -> list[Path]:
     """The page of the table that this budget row began, and report.html."""
     if begun.config.get("table") != solver_table.NAME:
-        return [table1_page.write(out, table1_frames.of_table(found, begun), command, missing),
-                html.render(found, out, command, begun, made_by(out / solvers_page.PAGE, "run", "--table", solver_table.NAME))]
+        ours = table1_frames.of_table(found, begun)
+        others = [table for table in table1_frames.tables(found) if table[0].preset != begun.preset]
+        first, *rest = sorted([ours, *others], key=lambda table: -len(table))
+        if first is not ours:
+            command = made_by(out / "table.md", "run", "--table", "ddim")
+        return [table1_page.write(out, first, command, missing, rest),
+                html.render(found, out, command, solvers=made_by(out / solvers_page.PAGE, "run", "--table", solver_table.NAME))]
     return [solvers_page.write(out, found, command, missing),
             html.render(found, out, made_by(out / "table.md", "run", "--table", "ddim"), solvers=command)]
+
+
+def write_report(out: Path) -> Path:
+    """report.html of all rows of this folder, after a job that is of no table."""
+    return html.render(rows.read(out / "rows"), out, made_by(out / "table.md", "run", "--table", "ddim"),
+                       solvers=made_by(out / solvers_page.PAGE, "run", "--table", solver_table.NAME))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from bench.pictures.grids import grid
 from bench.pictures.plots import COLOURS, logarithmic, plot
+from bench.pictures.plots import panels as panels_
 
 INK = "#123456"  # stands for the reader's text colour until the SVG is written
 THEME = "<style>svg{color:#1d2129}@media (prefers-color-scheme:dark){svg{color:#e4e6eb}}</style>"
@@ -41,7 +42,7 @@ class Series:
 
 
 def curves(series: Sequence[Series], xlabel: str, ylabel: str, *, log: str = "xy", ticks: Sequence[float] = (),
-           bounds: Mapping[str, float] | None = None, front: bool = False) -> str:
+           bounds: Mapping[str, float] | None = None, front: bool = False, height: float = 3.8) -> str:
     """An SVG of curves with error bars, as a data URI.
 
     `log` names the logarithmic axes, `ticks` the marks on the x axis, `bounds` horizontal lines by label. `front` adds the Pareto
@@ -50,7 +51,7 @@ def curves(series: Sequence[Series], xlabel: str, ylabel: str, *, log: str = "xy
     import matplotlib
 
     with matplotlib.rc_context(STYLE):
-        figure, axes = plot(xlabel, ylabel, figsize=(4.4, 3.8 + 0.1 * len(series)))
+        figure, axes = plot(xlabel, ylabel, figsize=(4.4, height + 0.1 * len(series)))
         for s in series:
             colour = COLOURS[s.colour % len(COLOURS)]
             shape: dict[str, Any] = {"ls": "none", "markersize": 9, "mfc": "none", "mew": 1.4} if s.alone else {"markersize": 4.5}
@@ -67,6 +68,49 @@ def curves(series: Sequence[Series], xlabel: str, ylabel: str, *, log: str = "xy
             axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
             axes.minorticks_off()
         figure.legend(loc="outside lower center", ncols=2)
+        return _svg(figure)
+
+
+def multiples(panels: Sequence[tuple[str, Sequence[Series]]], xlabel: str, ylabel: str, *, ticks: Sequence[float] = (),
+              bounds: Mapping[str, float] | None = None, front: bool = False) -> str:
+    """An SVG of small panels (title, curves) on the same logarithmic axes, two in a line, as a data URI: in each panel its own
+    curves, and pale those of the others. The rest as in `curves`."""
+    import matplotlib
+
+    every = [s for _, series in panels for s in series]
+    lines = -(-len(panels) // 2)
+    with matplotlib.rc_context({**STYLE, "font.size": 8, "legend.fontsize": 8}):
+        figure, grid_ = panels_(lines, 2, (4.4, 0.9 + 1.75 * lines))
+        for axes, (title, series) in zip(grid_.flat, panels, strict=False):
+            for s in every:
+                axes.plot(s.x, s.y, color=INK, lw=0.7, alpha=0.18)
+            for k, s in enumerate(series):
+                axes.errorbar(s.x, s.y, yerr=s.error, color=COLOURS[k % len(COLOURS)], marker=MARKERS[k % len(MARKERS)], capsize=2,
+                              elinewidth=1, markersize=7 if s.alone else 3.5, mfc="none" if s.alone else None,
+                              ls="none" if s.alone else "-", label=s.label)
+            for (name, value), style in zip((bounds or {}).items(), (":", "--"), strict=False):
+                axes.axhline(value, ls=style, lw=1, color=INK, label=name)
+            if front:
+                axes.plot(*pareto([(x, y) for s in every for x, y in zip(s.x, s.y, strict=True)]), drawstyle="steps-post", lw=5,
+                          alpha=0.15, color=INK, label="Pareto front", zorder=0)
+            axes.set_title(title, fontsize=9)
+            axes.grid(alpha=0.3)
+            for name in "xy":
+                logarithmic(axes, name)
+            if ticks:
+                axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+                axes.minorticks_off()
+        for axes in grid_.flat[len(panels):]:
+            axes.axis("off")
+        shown = list(grid_.flat[:len(panels)])
+        low = [min(axes.get_xlim()[0] for axes in shown), min(axes.get_ylim()[0] for axes in shown)]
+        high = [max(axes.get_xlim()[1] for axes in shown), max(axes.get_ylim()[1] for axes in shown)]
+        for axes in shown:
+            axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
+        for k, axes in enumerate(shown):
+            axes.set(xlabel=xlabel if k >= len(shown) - 2 else "", ylabel=ylabel if k % 2 == 0 else "")
+        by_label = {label: handle for axes in shown for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+        figure.legend(by_label.values(), by_label.keys(), loc="outside lower center", ncols=2)
         return _svg(figure)
 
 
@@ -101,14 +145,14 @@ def pareto(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[flo
     return xs, ys
 
 
-def strip(images: NDArray[np.uint8], columns: int, scale: int = 2) -> str:
-    """A PNG of uint8 images (N, C, H, W), `columns` in a line, each pixel `scale` wide, as a data URI."""
+def strip(images: NDArray[np.uint8], columns: int, scale: int = 2) -> bytes:
+    """A PNG of uint8 images (N, C, H, W), `columns` in a line, each pixel `scale` wide."""
     from PIL import Image
 
     picture = Image.fromarray(grid(images, columns, gap=1))
     buffer = BytesIO()
     picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST).save(buffer, "PNG", optimize=True)
-    return data_uri(buffer.getvalue(), "image/png")
+    return buffer.getvalue()
 
 
 def data_uri(content: bytes, kind: str) -> str:

@@ -92,13 +92,16 @@ def _figures(values: pd.Series[float]) -> list[str]:
 
 
 def figure(studies: list[Row[Noise]], path: Path) -> None:
-    """FID and its extrapolation against n, a panel each set of images, with one standard deviation."""
+    """FID and its extrapolation against n, a panel each set of images, two in a line, with one standard deviation."""
     import matplotlib
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    fig, panels = plt.subplots(1, len(studies), squeeze=False, figsize=(4.2 * len(studies), 3.8), layout="constrained")
-    for panel, row in zip(panels[0], studies, strict=True):
+    lines = -(-len(studies) // 2)
+    fig, panels = plt.subplots(lines, 2, squeeze=False, figsize=(8, 3.4 * lines), layout="constrained")
+    for panel in panels.flat[len(studies):]:
+        panel.axis("off")
+    for panel, row in zip(panels.flat, studies, strict=False):
         frame = table(row)
         for offset, (name, colour, marker, label) in enumerate((("fid", plots.COLOURS[0], "o", "n images"),
                                                                 ("inf", plots.COLOURS[1], "s", "extrapolated from n/2 and n"))):

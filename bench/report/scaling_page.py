@@ -77,19 +77,18 @@ def findings(found: list[Row[Timing]], axis: str) -> list[str]:
 
 
 def figure(found: list[Row[Timing]], path: Path) -> None:
-    """Time and memory against each axis, both logarithmic."""
+    """Time and memory against each axis, a line of two panels each, all logarithmic: wide enough to be read on a page."""
     import matplotlib
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
     from matplotlib.ticker import LogFormatter, NullLocator
 
     axes = [axis for axis in UNITS if any(r.config["axis"] == axis for r in found)]
-    fig, panels = plt.subplots(2, len(axes), squeeze=False, figsize=(3.6 * len(axes), 6), layout="constrained")
+    fig, panels = plt.subplots(len(axes), 2, squeeze=False, figsize=(8, 2.7 * len(axes) + 0.6), layout="constrained")
     series = sorted(sorted({(r.backend, r.config["workload"]) for r in found}, reverse=True), key=lambda line: order(line[0]))
-    for column, axis in enumerate(axes):
-        for row, (quantity, value) in enumerate((("ms", lambda r: 1e3 * seconds(r)),
-                                              ("peak memory, MB", lambda r: peak_memory(r) / 1e6))):
-            panel = panels[row][column]
+    for pair, axis in zip(panels, axes, strict=True):
+        for panel, (quantity, value) in zip(pair, (("ms", lambda r: 1e3 * seconds(r)),
+                                                 ("peak memory, MB", lambda r: peak_memory(r) / 1e6)), strict=True):
             for i, (backend, workload) in enumerate(series):
                 here = sorted((r.config["value"], value(r)) for r in found if r.config["axis"] == axis
                               and (r.backend, r.config["workload"]) == (backend, workload))

@@ -83,8 +83,7 @@ def comparisons(measured: pd.DataFrame, measure: str = "fid", together: Together
     paper, lines = published(), []
     for claim in claims():
         for a, b in claim.pairs:
-            line = _by_images(together or {}, a, b, claim.factor) if measure == "fid" else None
-            line = line or _by_seeds(measured, a, b, claim.factor, measure)
+            line = compare(measured, a, b, claim.factor, measure, together)
             wide, mean = half(line["se"], line["df"]), line["difference"]
             same = a[2] == b[2] or FULL in (a[0], b[0])
             lines.append({
@@ -93,6 +92,13 @@ def comparisons(measured: pd.DataFrame, measure: str = "fid", together: Together
                 "verdict": verdict(mean, wide),
                 "paper_a": paper.loc[a[1], a[0]] if same else np.nan, "paper_b": paper.loc[b[1], b[0]] if same else np.nan})
     return pd.DataFrame(lines)
+
+
+def compare(measured: pd.DataFrame, a: Place, b: Place, factor: float = 1.0, measure: str = "fid",
+            together: Together | None = None) -> dict[str, Any]:
+    """One comparison: `difference`, `se`, `df` and the rest that `comparisons` says, by images where that can be, else by seeds."""
+    found = _by_images(together or {}, a, b, factor) if measure == "fid" else None
+    return found or _by_seeds(measured, a, b, factor, measure)
 
 
 def verdicts(compared: pd.DataFrame) -> pd.DataFrame:

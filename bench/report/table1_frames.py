@@ -28,10 +28,17 @@ QUANTILES = {"50%": "0.5", "90%": "0.9", "99%": "0.99", "99.9%": "0.999", "max":
 PUBLISHED = ROOT / "bench" / "assets" / "ddim-table1.csv"
 
 
-def latest(rows: list[AnyRow]) -> list[AnyRow]:
-    """The rows of the table that was begun last; empty where none was."""
+def tables(rows: list[AnyRow]) -> list[list[AnyRow]]:
+    """The rows of each table to show: of every preset the one that was begun last, that of most cells first."""
     begun = [row for row in of(rows, Budget) if "table" not in row.config]  # other tables have their name there
-    return of_table(rows, max(begun, key=lambda row: row.created)) if begun else []
+    newest = {row.preset: row for row in sorted(begun, key=lambda row: row.created)}
+    found = [of_table(rows, row) for row in newest.values()]
+    return sorted(found, key=lambda table: -len(of(table, Metric)))
+
+
+def latest(rows: list[AnyRow]) -> list[AnyRow]:
+    """The rows of the first of `tables`; empty where none was begun."""
+    return next(iter(tables(rows)), [])
 
 
 def of_table(rows: list[AnyRow], begun: AnyRow) -> list[AnyRow]:
@@ -87,11 +94,13 @@ def _rank(eta: str) -> float:
 
 
 def statistics(measured: pd.DataFrame) -> pd.DataFrame:
-    """One line for each cell: `PLACE` without the seed, `seeds` (their number), and for each of `MEASURES` the mean over seeds
-    `NAME_mean` and the standard deviation between seeds `NAME_sd` (n - 1 in the divisor; NaN for one seed)."""
+    """One line for each cell: `PLACE` without the seed, `seeds` (their number), and for each of `MEASURES` but the last the mean
+    over seeds `NAME_mean` and the standard deviation between seeds `NAME_sd` (n - 1 in the divisor; NaN for one seed); `seconds`,
+    their median, for one disturbed run in three would move a mean."""
     by_cell = measured.groupby(PLACE[:-1], sort=False)
-    frame = by_cell[MEASURES].agg(["mean", "std"])
-    frame.columns = pd.Index([f"{name}_{what}" for name in MEASURES for what in ("mean", "sd")])
+    frame = by_cell[MEASURES[:-1]].agg(["mean", "std"])
+    frame.columns = pd.Index([f"{name}_{what}" for name in MEASURES[:-1] for what in ("mean", "sd")])
+    frame["seconds"] = by_cell["seconds"].median()
     frame.insert(0, "seeds", by_cell.size())
     return frame.reset_index()
 

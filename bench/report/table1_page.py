@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -18,18 +19,21 @@ def titles(rows: list[AnyRow]) -> dict[str, str]:
     """What each of `table.MEASURES` is called, with the extractor that it comes from."""
     name = next((row.values["metric"] for row in of(rows, Metric)), "FID")
     return {"fid": name, "fid_inf": f"{name}, extrapolated by 1/n to infinitely many images", "kid": name.replace("FID", "KID"),
-            "precision": name.replace("FID", "precision"), "recall": name.replace("FID", "recall"), "seconds": "seconds per image"}
+            "precision": name.replace("FID", "precision"), "recall": name.replace("FID", "recall"),
+            "seconds": "seconds per image, medians over seeds"}
 
 
 def pivot(statistics: pd.DataFrame, measure: str) -> pd.DataFrame:
-    """One of `table.MEASURES` as text, mean +- standard deviation over seeds: a line for each eta and spacing, a column for each S.
+    """One of `table.MEASURES` as text, mean +- standard deviation over seeds, of seconds the median: a line for each eta and
+    spacing, a column for each S.
 
     `statistics` are those of one backend, device and n. A cell of one seed has no deviation.
     """
     text = pd.DataFrame({
         "eta": [eta.removesuffix(".0") for eta in statistics["eta"]], "spacing": statistics["spacing"], "S": statistics["S"],
-        "text": [figure(mean, sd, 2 if measure == "kid" else 4) for mean, sd in
-                 zip(statistics[f"{measure}_mean"], statistics[f"{measure}_sd"], strict=True)]})
+        "text": statistics["seconds"].map("{:.3g}".format) if measure == "seconds" else [
+            figure(mean, sd, 2 if measure == "kid" else 4) for mean, sd in
+            zip(statistics[f"{measure}_mean"], statistics[f"{measure}_sd"], strict=True)]})
     order = list(dict.fromkeys(zip(text["eta"], text["spacing"], strict=True)))
     return text.pivot(index=["eta", "spacing"], columns="S", values="text").loc[sorted(order, key=_by_eta)].fillna("").reset_index()
 
@@ -45,8 +49,8 @@ def figure(mean: float, sd: float, digits: int = 4) -> str:
     return "" if pd.isna(mean) else f"{mean:.{digits}g}" if pd.isna(sd) else f"{mean:.{digits}g} ± {sd:.2g}"
 
 
-def page(rows: list[AnyRow], command: str, missing: list[str]) -> str:
-    """The page of the rows of one table (`table.of_table`)."""
+def page(rows: list[AnyRow], command: str, missing: list[str], others: Sequence[list[AnyRow]] = ()) -> str:
+    """The page of the rows of one table (`table.of_table`), and behind it of `others`, those of further networks."""
     measured = table1_frames.measurements(rows)
     out = ["# FID against the number of steps and the noise: table 1 of the DDIM paper", "",
            f"Made by `{command}`. Every number comes from a row in [rows/](rows) with this page's weights.", "",
@@ -56,12 +60,16 @@ def page(rows: list[AnyRow], command: str, missing: list[str]) -> str:
     for (_, device), of_setting in measured.groupby(["n", "device"], sort=False):
         backend = str(of_setting["backend"].value_counts().idxmax())
         out += _setting(rows, of_setting[of_setting["backend"] == backend], backend, str(device))
-    return "\n".join([*out, *_backends(rows, measured), *(f"- {line}" for line in missing), ""])
+    out += _backends(rows, measured)
+    for other in others:
+        whole = page(other, command, []).split("\n")
+        out += ["", f"# Preset {other[0].preset}", "", *whole[4:]]
+    return "\n".join([*out, *(f"- {line}" for line in missing), ""])
 
 
-def write(out: Path, rows: list[AnyRow], command: str, missing: list[str]) -> Path:
+def write(out: Path, rows: list[AnyRow], command: str, missing: list[str], others: Sequence[list[AnyRow]] = ()) -> Path:
     """Write `out`/table.md."""
-    return files.write_page(out / "table.md", page(rows, command, missing))
+    return files.write_page(out / "table.md", page(rows, command, missing, others))
 
 
 def _markdown(frame: pd.DataFrame) -> str:

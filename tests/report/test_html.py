@@ -22,8 +22,8 @@ from bench.pictures.svg import Series
 from bench.presets import PRESETS
 from bench.records import rows
 from bench.records.rows import Row
-from bench.report import results, table1_frames
-from bench.report.html import other_sections, table1_sections
+from bench.report import results, table1_frames, table1_page
+from bench.report.html import first_screen, other_sections, table1_sections
 from bench.report.html import page as html_page
 from bench.report.html.parts import MAIN, TABLE, Table
 from bench.sampling import table1
@@ -165,8 +165,8 @@ def test_the_page_needs_nothing_else_and_is_small(whole, page):
 
 def test_means_and_deviations_are_those_of_the_rows(whole):
     assert "100.2 ± 0.25" in whole.text  # S = 10, eta = 0: 100, 100.25, 100.5
-    assert "0.11 ± 0.01" not in whole.text and "0.0004297 ± 3.9e-05" in whole.text  # seconds of one of 256 images
-    assert "S = 1000" in whole.text and "floor: real images 1.50" in whole.text and "ceiling: noise 400.25" in whole.text
+    assert "0.00043" in whole.text and "0.0004297" not in whole.text  # seconds of one of 256 images: 0.1, 0.11 and 0.12 for all
+    assert "S = 1000" in whole.text and "floor 1.5 400.2" not in whole.text
     assert PUBLISHED in whole.text and "Another data set and another extractor" in whole.text
 
 
@@ -207,6 +207,7 @@ def test_a_strip_is_of_its_own_cell(tmp_path):
     out = with_pictures(tmp_path)
     drawn = next(r for r in ROWS if r.kind == "sample")
     again = replace(drawn, created="2026-01-01T00:00:00+00:00")
+    other_sections.samples(table1_frames.latest(ROWS), [], out, TABLE)  # which keeps the strips of the older row
     found = other_sections.samples(table1_frames.latest([*ROWS, again]), [], out, TABLE)
     shown = {figure.title: [name for name, _ in figure.images] for figure in found.figures}
     assert shown["PyTorch, eta = 0"] == ["S = 50", "S = 1000"] and shown["MindSpore, eta = 0"] == ["S = 10", "S = 50"]
@@ -268,7 +269,11 @@ def test_images_of_a_checkpoint_drawn_otherwise_have_lines_of_their_own(tmp_path
 def test_pictures_that_are_gone_leave_no_trace(tmp_path):
     out = with_pictures(tmp_path)
     assert len(other_sections.samples(table_rows(), ROWS, out, TABLE).figures) == 6
+    shown = [*(out / "figures" / "shown").glob("*.png")]
     for file in (*out.glob("work/*/images.npy"), out / "gallery" / "a.gif"):
+        file.unlink()
+    assert len(other_sections.samples(table_rows(), ROWS, out, TABLE).figures) == 5 and len(shown) > 10  # what was kept is there
+    for file in shown:
         file.unlink()
     left = other_sections.samples(table_rows(), ROWS, out, TABLE)
     assert left.figures == []
@@ -294,7 +299,7 @@ def test_old_rows_are_read(tmp_path):
             if isinstance(found_values, dict):
                 found_values.pop("quantiles", None)
     grids = table1_sections.grids(table1_frames.latest(older))
-    shown = table1_sections.cells(grids, TABLE).tables + table1_sections.limits(older, TABLE).tables
+    shown = table1_sections.cells(grids, TABLE).tables + other_sections.limits(older, TABLE).tables
     assert not any("recision" in "".join((t.title, *t.frame.columns)) for t in shown)
     assert "FID[fmnist-cnn]: PyTorch on cpu, uniform spacing, n = 256" in [t.title for t in shown]
     assert table1_sections.pixels(older, TABLE) == ([], [])
@@ -366,3 +371,62 @@ def test_the_readmes_table_is_that_of_the_rows():
     newest = {(r.kind, r.backend, *(r.config.get(k) for k in ("stage", "steps", "eta", "seed"))): r for r in found}.values()
     order = sorted(newest, key=lambda r: (r.config.get("steps", 0), r.config.get("eta", ""), r.backend != "torch"))
     assert shown == "\n".join([results.sample_table(order).to_markdown(index=False), "", *results.bounds(order)])
+
+
+def check_of_images(error: float) -> Row:
+    found = {"error": error, "tolerance": None, "ok": True}
+    return row("check", "torch mindspore", {"images": found}, "quick", stage="images", samples=128, steps=10, eta="0.0", seed=0)
+
+
+@pytest.mark.parametrize(("errors", "said"), [
+    ([1e-4, 4.2e-4], "PyTorch and MindSpore agree to 4e-4 in every pixel."),
+    ([1e-4, 0.25], "PyTorch and MindSpore differ by up to 2e-1 in a pixel, which ranges from -1 to 1."), ([], "")])
+def test_the_first_sentence_says_how_far_the_backends_are_apart(errors, said):
+    assert first_screen.agreement([check_of_images(error) for error in errors]) == said
+
+
+@pytest.mark.parametrize(("difference", "half", "nearly", "said"), [
+    (0.1, 0.3, "reproduced", "50 DDIM steps are as good as 1000: the difference is +0.10 ± 0.3 FID of 8."),
+    (0.5, 0.3, "reproduced", "50 DDIM steps are nearly as good as 1000: the difference is +0.50 ± 0.3 FID of 8."),
+    (-0.5, 0.3, "reproduced", "50 DDIM steps are better than 1000: the difference is -0.50 ± 0.3 FID of 8."),
+    (9.0, 0.3, "contradicted", "50 DDIM steps are worse than 1000: the difference is +9.00 ± 0.3 FID of 8."),
+    (0.5, 9.0, "cannot tell", "Whether 50 DDIM steps are as good as 1000 cannot be told: the difference is +0.50 ± 9 FID of 8."),
+    (0.5, float("nan"), "not run", "Whether 50 DDIM steps are as good as 1000 cannot be told: the difference is +0.50 FID of 8.")])
+def test_the_second_sentence_follows_the_verdict(difference, half, nearly, said):
+    assert first_screen.quality(difference, half, 8.0, nearly) == said
+
+
+def test_the_first_screen_is_of_the_table_and_without_one_of_the_main_job(whole, tmp_path):
+    """FID of the made table is 1000 / S: 50 steps are twenty times as bad. The main job's own page has its own chart."""
+    assert "50 DDIM steps are worse than 1000: the difference is +19" in whole.text
+    assert "FID[fmnist-cnn] against time" in whole.images and "Drawn with 50 steps" in whole.images
+    job = [replace(r, preset="quick") for r in table_rows() if r.kind in ("sample", "metric") and r.config.get("eta") == "0.0"
+           and r.config["spacing"] == "leading" and r.config["seed"] == 0]
+    page = Reader(html_page.render([*job, check_of_images(1e-4)], with_pictures(tmp_path, job)))
+    assert "agree to 1e-4 in every pixel. Whether 50 DDIM steps are as good as 1000 cannot be told" in page.text
+    assert "FID[fmnist-cnn] against time" in page.images and "Images of preset quick" in page.text
+
+
+def test_verdicts_come_first_and_the_best_cell_is_marked():
+    import pandas as pd
+
+    frame = pd.DataFrame({"eta": ["0", "1"], "S = 10": ["3.5 ± 1", "2 ± 0.1"], "S = 50": ["", "2.5"], "verdict": ["ok", "ok"]})
+    lines = Table("t", frame, "c", best="lowest").lines
+    assert [cell for cell, _ in lines[0]] == ["verdict", "eta", "S = 10", "S = 50"] and lines[1][0] == ("ok", "badge good")
+    marked = [(i, cell) for i, line in enumerate(lines) for cell, css in line if "best" in css]
+    assert marked == [(2, "2 ± 0.1")]
+    assert [cell for line in Table("t", frame, "c", best="highest").lines for cell, css in line if "best" in css] == ["3.5 ± 1"]
+
+
+def test_tables_of_two_presets_are_both_on_the_pages(tmp_path):
+    """The smaller one, begun later, hides nothing of the other."""
+    small = [replace(r, preset="table-base", config=r.config | {"weights": "other"}, created="2026-01-01T00:00:00+00:00")
+             for r in table_rows() if r.config.get("seed", 0) == 0]
+    found = [*table_rows(), *small]
+    assert [t[0].preset for t in table1_frames.tables(found)] == ["table", "table-base"]
+    page = Reader(html_page.render(found, tmp_path))
+    assert "Verdict on each claim: table-base, n = 256" in page.text
+    real = table1_frames.latest(rows.read(ROOT / "results" / "rows"))
+    text = table1_page.page(real, "c", [], [[replace(r, preset="table-base") for r in real if r.config.get("seed", 0) == 0]])
+    assert 0 < text.index("### The paper's claims") < text.index("\n# Preset table-base\n") < text.index("preset table-base:")
+    assert text.count("### The paper's claims") == 2

@@ -10,22 +10,20 @@ import numpy as np
 import pandas as pd
 
 from backends import order
-from bench.data.pixels import to_uint8
 from bench.paths import command_line, renamed
 from bench.pictures import svg
 from bench.pictures.svg import Series
 from bench.records import rows, trainings
 from bench.records.rows import AnyRow, Row, of
 from bench.records.values import Checks, Neighbours, Noise, Recipe, Sample, Train
-from bench.report import ablation_page, noise_page, results, table1_frames
-from bench.report.html import table1_sections
+from bench.report import ablation_page, noise_page, results, table1_frames, table1_page
+from bench.report.html import strips, table1_sections
 from bench.report.html.parts import MAIN, Figure, Section, Table, plain
 from bench.report.measures import cores, label, stale
 from bench.sampling import table1
 from reference import weights
 from reference.config import ConfigError, ModelConfig
 
-SHOWN = 10  # images in a line
 POINTS = 100  # of a curve of losses
 
 
@@ -45,7 +43,7 @@ def backends(found: list[AnyRow], every: list[AnyRow], command: str) -> Section:
             f"The same weights, batches, timesteps and noise: the losses differ by {apart:.1e} of their size at most. "
             f"n = {len(losses[0]):,} steps of batch {c['batch_size']}, each pale, 1 seed ({c['seed']}); no extractor.",
             command_line("run", "--preset", train[0].preset, "--train-steps", str(c["train_steps"]), "--batch-size",
-                         str(c["batch_size"]), "--seed", str(c["seed"]))))
+                         str(c["batch_size"]), "--seed", str(c["seed"])), folded=True))
     else:
         s.missing.append(("Training curves need a training on both backends.", MAIN))
     if checks := _newest_checks(every):
@@ -78,7 +76,7 @@ def _newest_checks(every: list[AnyRow]) -> list[Row[Checks]]:
 
 def checkpoints(every: list[AnyRow], out: Path) -> Section:
     """The trained networks in `out`/checkpoints: how each was trained, what its samples are like; what improves the training."""
-    s, studies = Section("The checkpoints"), {row.config["name"]: row for row in noise_page.newest(every)}
+    s, studies = Section("The checkpoints", folded=True), {row.config["name"]: row for row in noise_page.newest(every)}
     seen = {row.config["name"]: row for row in rows.studies(every, Neighbours)}
     lines = []
     for path in sorted(out.glob("checkpoints/*/training.json")):
@@ -150,41 +148,35 @@ def _classes(study: Row[Neighbours]) -> dict[str, Any]:
             "near": f"{v['near']:.2%}"}
 
 
-def chance(every: list[AnyRow]) -> Section:
-    """FID of fixed images against their number: how large chance and bias are."""
-    s, command = Section("How far chance alone moves FID"), command_line("study", "noise")
-    for row in noise_page.newest(every):
-        frame, c = noise_page.table(row), row.config
-        name = f"FID[{c['extractor']}]"
-        series = [Series(title, frame["n"].tolist(), frame[key].tolist(), frame[f"{key}_sd"].fillna(0).tolist(), colour=k)
-                  for k, (key, title) in enumerate({"fid": "n images", "inf": "extrapolated from n/2 and n"}.items())]
-        # The whole set may be hardly larger than its largest parts: their marks would lie on one another.
-        ticks = [n for n in frame["n"].tolist() if n == c["samples"] or n < c["samples"] / 1.5]
-        # Linear: extrapolations of real images lie on either side of 0.
-        s.figures.append(Figure(
-            f"{name} against n: {c['name']}", [("", svg.curves(series, "images n", name, log="x", ticks=ticks))],
-            f"Parts of n of {c['samples']:,} images, 1 seed ({c['seed']}); bars: standard deviation between parts. Extractor "
-            f"{c['extractor']}, sha256 {c['extractor_sha256'][:16]}, against fashion-mnist {c['reference']}.", command))
-    if not s.figures:
-        s.missing.append(("FID against the number of fixed images has no rows yet.", command))
+def limits(found: list[AnyRow], command: str) -> Section:
+    """Floor and ceiling of the metric."""
+    s, bounds = Section("Floor and ceiling", folded=True), table1_frames.bounds(found)
+    if bounds.empty:
+        s.missing.append(("Floor and ceiling of the metric need the table.", command))
+        return s
+    bounds = bounds.dropna(axis="columns", how="all")
+    measures = [name for name in table1_frames.MEASURES if name in bounds]
+    shown = bounds.assign(**{name: bounds[name].map(lambda value: "" if pd.isna(value) else f"{value:.4g}") for name in measures})
+    shown = shown.rename(columns=table1_page.titles(found))
+    s.tables.append(Table("What real images and noise score", shown, "Floor: held-out real images. Ceiling: standard "
+                          f"normal noise. One set of n images each, 1 seed. {table1_sections.extractor(found)}", command))
     return s
 
 
 def samples(found: list[AnyRow], every: list[AnyRow], out: Path, command: str) -> Section:
     """Images by S, eta and backend from the same x_T, and a denoising path."""
-    s, at_hand = Section("Samples"), _images(found, out)
-    seed = min((row.config["seed"] for row, _ in at_hand), default=0)
-    lines: dict[tuple[str, str], dict[int, Path]] = {}
-    for row, path in at_hand:
+    s = Section("Samples", folded=True)
+    drawn = [row for row in of(found, Sample) if "sampler" not in row.config and row.config["spacing"] == table1.UNIFORM]
+    seed = min((row.config["seed"] for row in drawn), default=0)
+    lines: dict[tuple[str, str], dict[int, str]] = {}
+    for row in drawn:
         c = row.config
-        if "sampler" not in c and c["seed"] == seed and c["spacing"] == table1.UNIFORM:
-            lines.setdefault((c["eta"], row.backend), {})[c["steps"]] = path
-    for (eta, backend), paths in sorted(lines.items(), key=lambda line: (line[0][0], order(line[0][1]))):
-        strips = [(f"S = {steps}", svg.strip(to_uint8(np.load(paths[steps], mmap_mode="r")[:SHOWN]), SHOWN))
-                  for steps in sorted(paths)]
-        s.figures.append(Figure(f"{label(backend)}, eta = {plain(eta)}", strips, f"The first n = {SHOWN} images of 1 seed "
-                                f"({seed}), not chosen; the same x_T in every line of every picture. Uniform spacing; no "
-                                "extractor.", command))
+        if c["seed"] == seed and (picture := strips.strip(row, out)):
+            lines.setdefault((c["eta"], row.backend), {})[c["steps"]] = picture
+    for (eta, backend), pictures in sorted(lines.items(), key=lambda line: (line[0][0], order(line[0][1]))):
+        s.figures.append(Figure(f"{label(backend)}, eta = {plain(eta)}", [(f"S = {S}", pictures[S]) for S in sorted(pictures)],
+                                f"The first n = {strips.SHOWN} images of 1 seed ({seed}), not chosen; the same x_T in every line "
+                                "of every picture. Uniform spacing; no extractor.", command))
     if not lines:
         s.missing.append(("Samples by S and backend are shown where the table's images are at hand.", command))
     moving = [(row, path, caption) for row in of(every, Recipe) for file, caption in row.values["pictures"]
@@ -200,16 +192,9 @@ def samples(found: list[AnyRow], every: list[AnyRow], out: Path, command: str) -
     return s
 
 
-def _images(found: list[AnyRow], out: Path) -> list[tuple[Row[Sample], Path]]:
-    """Sampling rows with the file of their images, where the folder of the cell still holds this very row."""
-    drawn = {row.line().encode(): row for row in of(found, Sample)}
-    pairs = [(drawn.get(result.read_bytes()), result.with_name("images.npy")) for result in out.glob("work/sample-*/result.json")]
-    return [(row, path) for row, path in pairs if row is not None and path.exists()]
-
-
 def cost(found: list[AnyRow], every: list[AnyRow], command: str) -> Section:
     """What the table cost, and the machines that made its rows; those of all rows where there is no table."""
-    s, budget = Section("Budget and machine"), table1_frames.budget(found)
+    s, budget = Section("Budget and machine", folded=True), table1_frames.budget(found)
     if not budget.empty:
         hours = {name: budget[name].map(lambda seconds: "" if pd.isna(seconds) else f"{seconds / 3600:.2f} h")
                  for name in ("predicted", "measured")}

@@ -8,7 +8,7 @@ from bench.paths import command_line
 from bench.pictures import svg
 from bench.pictures.svg import Series
 from bench.records.rows import AnyRow
-from bench.report.html.parts import BARS, Figure, Section, Table, seeds
+from bench.report.html.parts import BARS, STAR, Figure, Section, Table, seeds
 from bench.report.measures import label
 from bench.report.solvers import frames, page
 from bench.sampling.solver_table import NAME
@@ -36,14 +36,20 @@ def _network(s: Section, rows: list[AnyRow], stats: pd.DataFrame, backend: str, 
     source = (f"{label(backend)}, n = {n:,} images, {seeds(int(stats['seeds'].max()))} a cell at most. "
               f"{'; '.join(page.caption(rows))}.")
     floor = {key: value for key, value in frames.bounds(rows).items() if key.startswith("floor")}
-    for x, words in (("calls", "network calls for an image"), ("seconds_mean", "seconds for an image")):
-        series = [Series(str(solver), line[x].tolist(), line["fid_mean"].tolist(), line["fid_sd"].fillna(0).tolist(), colour=k)
-                  for k, (solver, line) in enumerate(stats.sort_values("calls").groupby("solver", sort=False))]
-        s.figures.append(Figure(f"{name} of solvers against {words.split(' for')[0]}: {page.title(rows)}",
-                                [("", svg.curves(series, words, name, bounds=floor, front=True))], f"{source} {BARS}", command))
+    for x, words in (("calls", "network calls for an image"), ("seconds", "seconds for an image")):
+        by_solver = sorted(stats.sort_values("calls").groupby("solver", sort=False), key=lambda item: frames.rank(str(item[0])))
+        panels = [(str(solver), [Series("mean over seeds", line[x].tolist(), line["fid_mean"].tolist(),
+                                        line["fid_sd"].fillna(0).tolist())]) for solver, line in by_solver]
+        ticks = sorted(stats["calls"].unique()) if x == "calls" else ()
+        picture = svg.multiples(panels, words, name, ticks=ticks, bounds=floor, front=True)
+        s.figures.append(Figure(f"{name} of solvers against {words.split(' for')[0]}: {page.title(rows)}", [("", picture)],
+                                f"One solver a panel, all others pale. {source} {BARS}", command,
+                                folded=x != "calls" or bool(s.figures)))
     shown, each = page.verdict_table(rows, backend)
-    s.tables.append(Table(f"The solvers' papers: {page.title(rows)}", shown, f"{page.HOW} {source}", command))
-    s.tables.append(Table(f"{name} by steps: {page.title(rows)}", page.by_steps(stats, "fid"), f"{source} {BARS}", command))
+    s.tables.append(Table(f"The solvers' papers: {page.title(rows)}", shown, f"{page.HOW} {source}", command,
+                          folded=bool(s.tables)))
+    s.tables.append(Table(f"{name} by steps: {page.title(rows)}", page.by_steps(stats, "fid"), f"{source} {BARS} {STAR}", command,
+                          best="lowest", folded=True))
     s.tables.append(Table(f"At equal calls: {page.title(rows)}", page.by_calls(stats), source, command, folded=True))
     if len(each):
         s.tables.append(Table(f"Every comparison behind the verdicts on solvers: {page.title(rows)}", each, source, command,

@@ -13,7 +13,7 @@ from bench.pictures.svg import Series
 from bench.records.rows import AnyRow, of
 from bench.records.values import Metric
 from bench.report import measures, table1_claims, table1_frames, table1_page
-from bench.report.html.parts import BARS, Figure, Section, Table, interval, plain, seeds
+from bench.report.html.parts import BARS, STAR, Figure, Section, Table, interval, plain, seeds
 from bench.report.measures import label
 from bench.sampling import table1
 
@@ -32,6 +32,7 @@ class Grid:
     names: dict[str, str]  # of the measures, with the extractor
     device: str
     n: int
+    preset: str
     source: str  # n, seeds, extractor and its hash, for captions
     together: table1_claims.Together  # the images of all seeds of the first backend's cells
 
@@ -73,7 +74,8 @@ def grids(found: list[AnyRow]) -> list[Grid]:
         of_n = bounds[bounds["n"] == n]
         limits = {BOUNDS[bound]: float(fid) for bound, fid in zip(of_n["bound"], of_n["fid"], strict=True)}
         together = table1_frames.together(found, stats["backend"].value_counts().index[0], device, n)
-        out.append(Grid(measured, stats, limits, table1_page.titles(found), device, n, source, together))
+        out.append(Grid(measured, stats, limits, table1_page.titles(found), device, n, found[0].preset, source,
+                        together))
     return sorted(out, key=lambda g: -len(g.stats))
 
 
@@ -89,13 +91,19 @@ def claims(found: list[Grid], command: str) -> Section:
     if not found:
         s.missing.append(("Verdicts on the paper's claims need the table.", command))
         return s
-    g = found[0]
+    for g in found:
+        _claims(s, g, "" if g is found[0] else f": {g.preset}, n = {g.n:,}", command)
+    return s
+
+
+def _claims(s: Section, g: Grid, name: str, command: str) -> None:
     compared, verdicts = g.verdicts()
     whose = f"{label(g.backends[0])} on {g.device}. {g.source}"
     shown = verdicts.assign(shown=[f"{line['shown']} of {line['of']}" for line in verdicts.to_dict("records")]).drop(columns="of")
     shown["spacing"] = _in_words(shown["spacing"])
-    s.tables.append(Table("Verdict on each claim", shown, "Reproduced: every comparison of the claim is shown by its 95% interval. "
-                          f"Contradicted: one is the other way. Shown: how many comparisons are. {whose}", command))
+    s.tables.append(Table(f"Verdict on each claim{name}", shown, "Reproduced: every comparison of the claim is shown by its 95% "
+                          f"interval. Contradicted: one is the other way. Shown: how many comparisons are. {whose}", command,
+                          folded=bool(name)))
     compared = compared[compared["verdict"] != measures.ABSENT]
     lines = list(compared.to_dict("records"))
     each = pd.DataFrame({
@@ -104,11 +112,11 @@ def claims(found: list[Grid], command: str) -> Section:
         "in the paper": ["" if pd.isna(c['paper_a']) else f"{c['paper_a']:g}, {c['paper_b']:g}" for c in lines],
         "difference": [f"{c['difference']:+.2f}" for c in lines], "95% interval": [interval(c['low'], c['high'], 2) for c in lines],
         "told in 80%": [f"{c['detectable']:.2g}" for c in lines], "noise": compared["noise"], "verdict": compared["verdict"]})
-    s.tables.append(Table("Every comparison behind the verdicts", each, "Difference: FID(a) - factor x FID(b), negative where the "
-                          "paper's claim holds. Told in 80%: the size of a difference that is told from 0 in 80% of studies. "
-                          f"The paper's values are Inception FID on CIFAR-10: they show its claim and no more. {whose}", command,
+    s.tables.append(Table(f"Every comparison behind the verdicts{name}", each, "Difference: FID(a) - factor x FID(b), negative "
+                          "where the paper's claim holds. Told in 80%: the size of a difference that is told from 0 in 80% of "
+                          "studies. The paper's values are Inception FID on CIFAR-10: they show its claim and no more. "
+                          f"{whose}", command,
                           folded=True))
-    return s
 
 
 def _in_words(spacings: pd.Series[str]) -> pd.Series[str]:
@@ -117,7 +125,12 @@ def _in_words(spacings: pd.Series[str]) -> pd.Series[str]:
 
 def cells(found: list[Grid], command: str) -> Section:
     """The table in the paper's form, and the paper's own."""
-    s = Section("FID by steps and noise")
+    s = Section("FID by steps and noise", [
+        "S is the number of sampling steps, eta the noise that each of them adds: 0 adds none (DDIM), 1 as much as DDPM, sigma_hat "
+        "more. Spacing is the rule by which the S timesteps are chosen. FID is a distance between features of drawn and of real "
+        "images; it is larger for fewer images n, so that it compares with the floor (real images) and the ceiling (noise) of the "
+        "same n. KID is another such distance; precision is the share of images that look real, recall the share of real images "
+        "that are covered. x_T is the noise that an image starts from."])
     if not found:
         s.missing.append(("The table of FID by S, eta and spacing has no rows yet.", command))
     for g in found:
@@ -126,19 +139,21 @@ def cells(found: list[Grid], command: str) -> Section:
             if (part["spacing"] == spacing).any():
                 frame = by_steps(part.assign(spacing=""), "fid").drop(columns="spacing")
                 s.tables.append(Table(f"{g.metric}: {label(g.backends[0])} on {g.device}, {words} spacing, n = {g.n:,}", frame,
-                                      f"{g.source} {BARS}", command))
+                                      f"{g.source} {BARS} {STAR}", command, best="lowest",
+                                      folded=spacing == table1.QUAD or g is not found[0]))
         for name, title in g.names.items():
-            if g.stats[f"{name}_mean"].notna().any():
+            if g.stats["seconds" if name == "seconds" else f"{name}_mean"].notna().any():
                 parts = [by_steps(g.stats[g.stats["backend"] == backend], name) for backend in g.backends]
                 for backend, part in zip(g.backends, parts, strict=True):
                     part.insert(0, "backend", label(backend))
                 s.tables.append(Table(f"{title[0].upper()}{title[1:]}: every cell on {g.device}, n = {g.n:,}",
-                                      pd.concat(parts).fillna(""), f"{g.source} {BARS}", command, folded=True))
+                                      pd.concat(parts).fillna(""), f"{g.source} {BARS} {STAR}", command, folded=True,
+                                      best="highest" if name in ("precision", "recall") else "lowest"))
     s.tables.append(Table(
         "As published, of other data: FID, CIFAR-10, quad spacing",
         table1_frames.published().rename(index=plain, columns="S = {}".format).reset_index(),
         "Song, Meng & Ermon 2021, arXiv:2010.02502, table 1. Another data set and another extractor than ours (Inception, "
-        "n = 50,000, 1 seed, no hash published): compare the shape, never the values."))
+        "n = 50,000, 1 seed, no hash published): compare the shape, never the values.", folded=True))
     return s
 
 
@@ -157,32 +172,35 @@ def curves(found: list[Grid], command: str) -> Section:
     for g in found:
         first, *others = g.backends
         for spacing, words in SPACINGS.items():
-            series = [_series(part, f"eta = {eta}", k) for k, eta, part in g.lines(first, spacing)]
-            series += [_series(part, f"{label(other)}, eta = {eta}", k, alone=True) for other in others
-                       for k, eta, part in g.lines(other, spacing)]
-            picture = svg.curves(series, "sampling steps S", g.metric, bounds=g.bounds,
-                                          ticks=sorted({x for one in series for x in one.x}))
-            s.figures.append(Figure(f"{g.metric} against steps, {words} spacing", [("", picture)], f"Lines: {label(first)} on "
-                                    f"{g.device}; open markers: other backends. {g.source} {BARS}", command))
+            panels = [(f"eta = {eta}", [_series(part, label(first)), *(
+                _series(cells, label(other), alone=True) for other in others if len(cells := g.of(other, spacing, ETAS[k])))])
+                for k, eta, part in g.lines(first, spacing)]
+            ticks = sorted({x for _, series in panels for one in series for x in one.x})
+            s.figures.append(Figure(f"{g.metric} against steps, {words} spacing", [("", svg.multiples(
+                panels, "sampling steps S", g.metric, bounds=g.bounds, ticks=ticks))], f"One eta a panel, the others pale. On "
+                f"{g.device}; open markers: other backends. {g.source} {BARS}", command,
+                folded=spacing == table1.QUAD or g is not found[0]))
         for backend in g.backends:
-            series = [_series(part, f"eta = {eta}, {words}", k, alone=spacing == table1.QUAD, seconds=True)
-                      for spacing, words in SPACINGS.items() for k, eta, part in g.lines(backend, spacing)]
-            picture = svg.curves(series, "seconds per image", g.metric, front=True)
-            s.figures.append(Figure(f"{g.metric} against time, {label(backend)}", [("", picture)], f"On {g.device}; S grows from "
-                                    f"left to right. {g.source} {BARS}", command))
+            etas = dict.fromkeys(eta for spacing in SPACINGS for _, eta, _ in g.lines(backend, spacing))
+            panels = [(f"eta = {eta}", [_series(part, f"{words} spacing", alone=spacing == table1.QUAD, seconds=True)
+                                        for spacing, words in SPACINGS.items() for _, each, part in g.lines(backend, spacing)
+                                        if each == eta]) for eta in etas]
+            picture = svg.multiples(panels, "seconds per image", g.metric, front=True)
+            s.figures.append(Figure(f"{g.metric} against time, {label(backend)}", [("", picture)], f"One eta a panel, the others "
+                                    f"pale; S grows from left to right. On {g.device}. {g.source} {BARS}", command, folded=True))
     published = table1_frames.published()
     S: list[Any] = published.columns.tolist()
     series = [Series(f"eta = {plain(eta)}", S, published.T[eta].tolist(), colour=k) for k, eta in enumerate(ETAS)]
     picture = svg.curves(series, "sampling steps S", "FID (Inception, CIFAR-10)", ticks=S)
     s.figures.append(Figure("The paper's curves, for their shape", [("", picture)], "Song, Meng & Ermon 2021, table 1: CIFAR-10, "
                             "quad spacing, n = 50,000, 1 seed, Inception features; neither spread nor hash was published.",
-                            command_line("report")))
+                            command_line("report"), folded=True))
     return s
 
 
-def _series(part: pd.DataFrame, name: str, colour: int, alone: bool = False, seconds: bool = False) -> Series:
-    x, x_error = (part["seconds_mean"], part["seconds_sd"].fillna(0).tolist()) if seconds else (part["S"], None)
-    return Series(name, x.tolist(), part["fid_mean"].tolist(), part["fid_sd"].fillna(0).tolist(), x_error, colour, alone)
+def _series(part: pd.DataFrame, name: str, alone: bool = False, seconds: bool = False) -> Series:
+    return Series(name, part["seconds" if seconds else "S"].tolist(), part["fid_mean"].tolist(),
+                  part["fid_sd"].fillna(0).tolist(), alone=alone)
 
 
 def equivalence(found: list[AnyRow], command: str) -> list[Table]:
@@ -220,22 +238,7 @@ def pixels(found: list[AnyRow], command: str) -> tuple[list[Table], list[Figure]
                   for k, name in enumerate(table1_frames.QUANTILES) if (mean[name] > 0).all()]  # the scale is logarithmic
         picture = svg.curves(series, "sampling steps S", "|difference|, images in [-1, 1]", ticks=S)
         figures.append(Figure(f"Pixel differences of {pair}", [("", picture)], "Quantiles over all pixels, images of eta = 0 from "
-                              f"the same x_T, uniform spacing. {how} {BARS}", command))
+                              f"the same x_T, uniform spacing. {how} {BARS}", command, folded=True))
         tables.append(Table(f"Pixel differences of {pair} by S", mean.map("{:.1e}".format).reset_index(), "Quantiles of "
                             f"|difference|, eta = 0, uniform spacing, mean over seeds. {how}", command, folded=True))
     return tables, figures
-
-
-def limits(found: list[AnyRow], command: str) -> Section:
-    """Floor and ceiling of the metric."""
-    s, bounds = Section("Floor and ceiling"), table1_frames.bounds(found)
-    if bounds.empty:
-        s.missing.append(("Floor and ceiling of the metric need the table.", command))
-        return s
-    bounds = bounds.dropna(axis="columns", how="all")
-    measures = [name for name in table1_frames.MEASURES if name in bounds]
-    shown = bounds.assign(**{name: bounds[name].map(lambda value: "" if pd.isna(value) else f"{value:.4g}") for name in measures})
-    shown = shown.rename(columns=table1_page.titles(found))
-    s.tables.append(Table("What real images and noise score", shown, "Floor: held-out real images. "
-                          f"Ceiling: standard normal noise. One set of n images each, 1 seed. {extractor(found)}", command))
-    return s

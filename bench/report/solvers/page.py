@@ -49,7 +49,8 @@ def draw(tables: list[list[AnyRow]], path: Path) -> Path:
     for panels, rows in zip(axes, tables, strict=True):
         stats = frames.statistics(frames.measurements(rows))
         backend = first(stats)
-        for panel, x, words in zip(panels, ("calls", "seconds_mean"), ("network calls for an image", "seconds for an image"),
+        ticks = sorted(stats["calls"].unique())
+        for panel, x, words in zip(panels, ("calls", "seconds"), ("network calls for an image", "seconds for an image"),
                                    strict=True):
             for k, (solver, line) in enumerate(stats[stats["backend"] == backend].groupby("solver", sort=False)):
                 ordered = line.sort_values("calls")
@@ -62,6 +63,9 @@ def draw(tables: list[list[AnyRow]], path: Path) -> Path:
                       title=f"{title(rows)}, {label(backend)}" if backend else "")
             for axis in "xy":
                 plots.logarithmic(panel, axis)
+            if x == "calls":
+                panel.set_xticks(ticks, [str(tick) for tick in ticks])
+                panel.minorticks_off()
             panel.grid(alpha=0.3)
         panels[0].legend(fontsize="small", ncols=2)
     return plots.save(picture, path)
@@ -84,8 +88,9 @@ def words(place: Place) -> str:
 
 
 def by_steps(stats: pd.DataFrame, measure: str) -> pd.DataFrame:
-    """Mean +- standard deviation between seeds as text: a line for each solver, a column for each S."""
-    text = pd.DataFrame({"solver": stats["solver"], "spacing": stats["spacing"], "S": stats["S"], "text": [
+    """Mean +- standard deviation between seeds as text, of seconds the median: a line for each solver, a column for each S."""
+    text = pd.DataFrame({"solver": stats["solver"], "spacing": stats["spacing"], "S": stats["S"],
+                         "text": stats["seconds"].map("{:.3g}".format) if measure == "seconds" else [
         plus_minus(mean, sd) for mean, sd in zip(stats[f"{measure}_mean"], stats[f"{measure}_sd"], strict=True)]})
     wide = text.pivot(index=["solver", "spacing"], columns="S", values="text").fillna("").reset_index()
     return wide.sort_values("solver", key=lambda column: column.map(frames.rank)).rename(
@@ -156,7 +161,7 @@ def _network(rows: list[AnyRow]) -> list[str]:
     out += [f"{label(backend)}. Mean ± standard deviation between seeds ({ours['seeds'].max()} at most), each of n = {n} images. "
             f"FID depends on n: compare it with the floor of the same n and with no paper's values. S = {LONG} of DDIM and S = "
             f"{', '.join(map(str, EQUAL))} of Heun are for the claims.", ""]
-    for measure, words_ in (("fid", name), ("kid", name.replace("FID", "KID")), ("seconds", "seconds per image")):
+    for measure, words_ in (("fid", name), ("kid", name.replace("FID", "KID")), ("seconds", "seconds per image, medians")):
         out += [f"### {words_}", "", _markdown(by_steps(ours, measure)), ""]
         if measure == "fid":
             out += ["At equal calls, the lowest FID first:", "", _markdown(by_calls(ours)), ""]
