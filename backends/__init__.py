@@ -19,6 +19,7 @@ from reference.errors import ConfigError, require
 
 GROUP = "ddim_bench.backends"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,40}")  # names become those of files
+BORROWS = "+"  # SAMPLER+NETWORK: a sampler that draws with the network of another backend
 # What rows and workers call so is no backend.
 RESERVED = ("real", "noise", "images", "diffusers", "lucidrains", "onnxruntime", "openvino", "aotinductor")
 
@@ -52,6 +53,10 @@ def refused() -> dict[str, str]:
 def about(name: str) -> About:
     """The facts of this backend, for which no framework is loaded. A package without them, or a name that is not known here (old
     rows may have one), gets the defaults with the name as label."""
+    if BORROWS in name:
+        from backends import borrowing
+
+        return borrowing.about(*map(about, name.split(BORROWS)))
     package = _package(name)
     try:
         found = getattr(importlib.import_module(package), "ABOUT", None) if package else None
@@ -71,6 +76,10 @@ def order(name: str) -> tuple[int, str]:
 def load(name: str) -> ModuleType:
     """The module of this backend, which exports `create(spec)`. Raises `ConfigError` for an unknown name, `NotInstalled`
     where its framework is missing or broken."""
+    if BORROWS in name:
+        from backends import borrowing
+
+        return borrowing.module(name, *map(load, name.split(BORROWS)))
     require(name in names(), "backend", name, f"must be one of {', '.join(names())}")
     try:
         outside = _outside().get(name)
@@ -95,16 +104,24 @@ def installed(name: str) -> bool:
     return module is None or importlib.util.find_spec(module) is not None
 
 
-def choose(asked: str | None) -> tuple[tuple[str, ...], list[str]]:
-    """(backends to run, lines about those that are not installed) for names separated by commas, by default all.
+def choose(asked: str | None, network: str | None = None) -> tuple[tuple[str, ...], list[str]]:
+    """(backends to run, lines about those that are left out) for names separated by commas, by default all that are installed
+    and have a network. A sampler without one takes that of the backend `network` and is then called SAMPLER+NETWORK.
 
-    Raises `ConfigError` for an unknown name, one that is given twice, and one that is asked for but not installed.
+    Raises `ConfigError` for an unknown name, one that is given twice, one that is asked for but not installed, and a sampler that
+    is asked for and has neither a network nor `network`.
     """
     chosen, absent = [], [f"missing: all cells of {name!r}: {why}" for name, why in refused().items() if asked is None]
     for name in names() if asked is None else asked.split(","):
         require(name in names(), "--backends", name, refused().get(name, f"must be one of {', '.join(names())}"))
         if installed(name):
-            chosen.append(name)
+            if about(name).network:
+                chosen.append(name)
+            elif asked is None:
+                absent.append(f"{name} has no network and was left out; --backends {name} --network {DEFAULT} samples with that "
+                              f"of {DEFAULT}")
+            else:
+                chosen.append(borrowed(name, network))
             continue
         line = f"{name} is not installed and was not run; to install it: {about(name).install}"
         require(asked is None, "--backends", name, line)
@@ -114,10 +131,21 @@ def choose(asked: str | None) -> tuple[tuple[str, ...], list[str]]:
     return tuple(chosen), absent
 
 
+def borrowed(name: str, network: str | None) -> str:
+    """The name of this backend with the network of another one where it has none. Raises `ConfigError` where it needs one."""
+    if about(name).network:
+        return name
+    able = [other for other in names() if about(other).network]
+    require(network is not None, "--network", network, f"backend {name} is a sampler without a network, says its ABOUT: name that "
+            f"of another one, {', '.join(able)}")
+    require(network in able, "--network", network, f"must be one of {', '.join(able)}")
+    return f"{name}{BORROWS}{network}"
+
+
 def outside_files(name: str) -> list[Path]:
     """The files of an outside backend, by which its finished results are told from those of another version: all of its top-level
     package, or its module alone; none for a folder of this package. Nothing is imported."""
-    outside = _outside().get(name)
+    outside = _outside().get(name.partition(BORROWS)[0])
     spec = importlib.util.find_spec(outside.module.partition(".")[0]) if outside else None
     folders = [Path(place) for place in (spec.submodule_search_locations or [])] if spec else []
     inside = [path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".pyc"]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any, get_args, get_type_hints
 
 LEVELS = ("L0", "L1", "L2", "L3", "L4", "L5", "L6")  # of the conformance kit
+SAMPLER_LEVELS = ("L0", "L1", "L5")  # what `backends.protocol.Sampler` alone is enough for
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,11 @@ class About:
     likelihood: bool = False  # has the variational bound's terms: `backends.protocol.Likelihood`
     roofline: bool = False  # has roofline.py: `backends.protocol.Roofline`
     weight_files: tuple[bytes, ...] = ()  # how the framework's own files of weights begin; weight_files.py reads them
+
+    @property
+    def network(self) -> bool:
+        """Whether the backend has a network and its training, beside a sampler."""
+        return not set(self.levels) <= set(SAMPLER_LEVELS)
 
 
 def problem(about: About) -> str | None:

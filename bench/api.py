@@ -68,6 +68,8 @@ def new(model: ModelConfig, process: DiffusionConfig | None = None, optim: Optim
 
 
 def _make(name: str, spec: Spec, weights: names.Weights, scheduler: Scheduler = SILENT) -> Model:
+    require(backends.about(name).network, "backend", name, f"is a sampler without a network, says its ABOUT: name it {name}+"
+            f"{backends.DEFAULT} to sample with the network of {backends.DEFAULT}")
     backend = backends.load(name).create(spec)
     backend.load_weights(weights)
     return Model(name, spec, backend, scheduler)

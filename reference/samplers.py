@@ -51,12 +51,7 @@ def coefficients(plan: Plan) -> Coefficients:
     gate = np.array(plan.noise_gate, np.float64)
     network_t = np.array(plan.network_t)
     return {"alpha_bar": ab, "alpha_bar_prev": ab_prev, "network_t": network_t, "noise_gate": gate,
-            **terms(plan, ab, ab_prev, ab_mean, gate)}
-
-
-def terms(plan: Plan, ab: Array, ab_prev: Array, ab_mean: Array, gate: Array) -> Coefficients:
-    """What follows from alpha_bar before and after each step, (S,): all of `coefficients` but what the plan itself says."""
-    return {**_output_terms(plan, ab, ab_mean), **_previous_terms(plan, ab, ab_prev, gate)}
+            **_output_terms(plan, ab, ab_mean), **_previous_terms(plan, ab, ab_prev, gate)}
 
 
 def _output_terms(plan: Plan, ab: Array, ab_mean: Array) -> Coefficients:

@@ -21,6 +21,7 @@ from bench.cli.options import (
     IGNORE,
     MODE,
     NAMED,
+    NETWORK,
     OUT,
     SAMPLING,
     SAYING,
@@ -65,7 +66,8 @@ def _run(commands: Parser) -> None:
     command goes on from its finished cells. `python bench/run.py` is the same command.
     """
     p = commands.command("run", _run.__doc__, "ddim-bench run --steps 10,50,1000",
-                         (BACKENDS, DATA, SIZE, DEVICE, DTYPE, SEED, SPACING, SAMPLING, IGNORE, SAYING, THREADS, OUT, FRESH),
+                         (BACKENDS, NETWORK, DATA, SIZE, DEVICE, DTYPE, SEED, SPACING, SAMPLING, IGNORE, SAYING, THREADS, OUT,
+                          FRESH),
                          body="run", goes_on_from="the finished cells")
     p.add_argument("--list", dest="body", action="store_const", const="listing", default=argparse.SUPPRESS,
                    help="print presets, conventions, data sets and backends, one line each, and stop")
@@ -185,7 +187,8 @@ def _sample(commands: Parser) -> None:
     eta is 0: --encode goes it backwards from images of yours, and --interpolate takes the x_T between two of them.
     """
     p = commands.command("sample", _sample.__doc__, "ddim-bench sample --weights results/checkpoints/fmnist-small --grid a.png",
-                         (BACKEND, DEVICE, DTYPE, SEED, SPACING, SAMPLING, IGNORE, SAYING), body="sample", goes_on_from="")
+                         (BACKEND, NETWORK, DEVICE, DTYPE, SEED, SPACING, SAMPLING, IGNORE, SAYING), body="sample",
+                         goes_on_from="")
     p.add_argument("--weights", metavar="SOURCE", required=True, help=WEIGHTS)
     p.add_argument("--grid", type=Path, metavar="FILE.png", help="where to draw the grid; default: nowhere")
     p.add_argument("--strip", type=Path, metavar="FILE.png", help="where to draw the strip; default: nowhere")

@@ -119,6 +119,8 @@ def _parent(*options: tuple[str, dict[str, Any]]) -> Parser:
 
 
 BACKENDS = _parent(("--backends", {"metavar": "A,B", "help": f"of {', '.join(backends.names())}; default: all that are installed"}))
+NETWORK = _parent(("--network", {"metavar": "NAME", "help": "whose network a backend without one samples with; default: none, and "
+                                 "such a backend is left out or refused"}))
 BACKEND = _parent(("--backend", {"metavar": "NAME", "default": backends.DEFAULT, "help": f"of {', '.join(backends.names())}"}))
 DEVICE = _parent(("--device", {"default": "cpu", "help": "cpu, cuda, cuda:N, ascend or tpu"}))
 DTYPE = _parent(("--dtype", {"default": "float32", "help": "of the network: float32, bfloat16, float16 or float64"}))

@@ -66,7 +66,7 @@ def resolve(args: argparse.Namespace) -> tuple[Job, list[str]]:
     by = inception.choose(args.metric, args.inception_weights, args.download)
     require(not measured or preset.samples >= 2 * by.width, "--samples", preset.samples,
             f"the metric needs at least twice its feature width, {2 * by.width}; --metric none goes without")
-    chosen, absent = backends.choose(launch.backends(args.backends))
+    chosen, absent = backends.choose(launch.backends(args.backends), args.network)
     preset, initial, found = beginning(args, preset)
     cells = sampling_cells(args, chosen, found.scheduler if args.weights and args.convention == "diffusers" else SILENT)
     absent += [f"{backend}: draws none of the cells asked for" for backend in chosen if backend not in cells]

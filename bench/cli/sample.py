@@ -6,6 +6,7 @@ import argparse
 
 import numpy as np
 
+import backends
 from bench import api, files
 from bench.cli import starting
 from bench.cli.options import at_least, sampling_choices, unsaid, unused
@@ -45,8 +46,8 @@ def run(args: argparse.Namespace, command: str) -> None:
         _require_whole(args, args.sampler)
     steps = parse_sections(args.sections) if args.sections is not None else args.steps or 50
     choices = sampling_choices(args)
-    model = api.load(args.weights, args.backend, device=args.device, dtype=args.dtype, ignore_scheduler=args.ignore_scheduler,
-                     **vars(unsaid(args)))
+    model = api.load(args.weights, backends.borrowed(args.backend, args.network), device=args.device, dtype=args.dtype,
+                     ignore_scheduler=args.ignore_scheduler, **vars(unsaid(args)))
     require_room("--samples", args.samples or 64, model.spec.image_shape)
     require_room("--sample-batch", min(args.sample_batch, args.samples or 64), model.spec.image_shape)
     start, encoded = starting.noise(args, model, steps)

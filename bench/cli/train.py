@@ -57,6 +57,7 @@ def run(args: argparse.Namespace, command: str) -> None:
     optim = _optim(args, preset)
     launch = launched()
     name = launch.backends(args.backend) or backends.DEFAULT
+    require(backends.about(name).network, "--backend", name, "is a sampler without a network, says its ABOUT: name one that trains")
     spec = Spec(model, process, optim, args.device, args.dtype, args.mode, launch.rank, launch.processes)
     batch_size = args.batch_size or preset.batch_size
     require_room("--batch-size", batch_size // spec.processes, spec.image_shape, flops.kept(spec))

@@ -65,7 +65,8 @@ class Trial:
         """The same with other alpha_bars at the ends of the steps; all that follows from them follows."""
         ab, ab_prev = np.clip(ab, 1e-12, 1 - 1e-15), np.clip(ab_prev, 1e-12, 1.0)
         gate = np.array(self.plan.noise_gate, np.float64)
-        terms = samplers.terms(self.plan, ab, ab_prev, ab_prev, gate)
+        # No function of the reference that backends mirror takes alpha_bars of no schedule: these two parts of `coefficients` do.
+        terms = {**samplers._output_terms(self.plan, ab, ab_prev), **samplers._previous_terms(self.plan, ab, ab_prev, gate)}
         return replace(self, c={**self.c, **terms, "alpha_bar": ab, "alpha_bar_prev": ab_prev})
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 import backends
 from backends.facts import LEVELS as LEVELS
+from backends.facts import SAMPLER_LEVELS as SAMPLER_LEVELS
 from backends.protocol import Backend, Batch, Spec
 from bench import streams
 from reference import weights as reference_weights
@@ -23,7 +24,6 @@ from .cases import TINY
 
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 FULL = DTYPES[:2]
-SAMPLER_LEVELS = ("L0", "L1", "L5")  # what `backends.protocol.Sampler` alone is enough for
 TOLERANCES = tomllib.loads((Path(__file__).parent / "tolerances.toml").read_text())
 DEFERRED: list[str] | None = None  # with --record, the comparisons that failed in this test
 WORST: dict[tuple[str, str, str], tuple[float, str]] = {}  # (device, dtype, quantity): largest error seen, and of what

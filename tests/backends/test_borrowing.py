@@ -1,0 +1,95 @@
+"""A sampler without a network: left out of a job by default, and drawing with another backend's network by name."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import backends
+from bench import api
+from bench.cli.main import main
+from bench.records import rows
+from reference.config import DiffusionConfig
+from tests.helpers.tiny import TINY
+
+HERE = Path(__file__).parents[1] / "numpy_backend"
+PAIR = "np_sampler+torch"
+
+
+@pytest.fixture
+def port(tmp_path, monkeypatch):
+    """The example port, installed as the backend np_sampler."""
+    site = tmp_path / "site"
+    (package := site / "np_sampler_port").mkdir(parents=True)
+    for name in ("__init__.py", "backend.py"):
+        shutil.copy(HERE / name, package)
+    (about := site / "np_sampler-1.0.dist-info").mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: np_sampler\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[ddim_bench.backends]\nnp_sampler = np_sampler_port.backend\n")
+    monkeypatch.syspath_prepend(site)
+    monkeypatch.setenv("PYTHONPATH", str(site), prepend=":")
+    backends.about.cache_clear()
+    yield
+    backends.about.cache_clear()
+
+
+@pytest.fixture
+def net(tmp_path):
+    api.new(TINY, DiffusionConfig(timesteps=20)).save(tmp_path / "net")
+    return str(tmp_path / "net")
+
+
+def test_it_is_left_out_with_one_line(port):
+    chosen, absent = backends.choose(None)
+    assert "np_sampler" not in chosen and "torch" in chosen
+    assert [line for line in absent if "np_sampler" in line] == [
+        "np_sampler has no network and was left out; --backends np_sampler --network torch samples with that of torch"]
+
+
+def test_by_name_it_needs_a_network(port, net, tmp_path, capsys):
+    for words in (["run", "--backends", "np_sampler", "--dry-run=plan"],
+                  ["sample", "--backend", "np_sampler", "--weights", net, "--save", str(tmp_path / "a.npy")]):
+        assert main(words) == 2
+        error = capsys.readouterr().err
+        assert "backend np_sampler is a sampler without a network, says its ABOUT: name that of another one, torch" in error
+    assert main(["run", "--backends", "np_sampler", "--network", "np_sampler", "--dry-run=plan"]) == 2
+    assert "--network='np_sampler': must be one of torch" in capsys.readouterr().err
+    assert main(["train", "--backend", "np_sampler", "--train-steps", "2", "--save", str(tmp_path / "x")]) == 2
+    assert "is a sampler without a network, says its ABOUT: name one that trains" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [["--eta", "1"], ["--sampler", "ddpm"], ["--convention", "diffusers", "--eta", "0.5"]])
+def test_its_images_are_those_of_the_network_that_it_borrows(port, net, tmp_path, options):
+    """And the steps are its own: with a wrong one the images are others."""
+    for name, words in (("a", ["--backend", "np_sampler", "--network", "torch"]), ("b", ["--backend", "torch"])):
+        assert main(["sample", "--weights", net, *words, "--samples", "3", "--steps", "5", *options, "--save-float",
+                     str(tmp_path / f"{name}.npy")]) == 0
+    a, b = (np.load(tmp_path / f"{name}.npy") for name in "ab")
+    assert np.abs(a - b).max() < 1e-4
+
+
+def test_the_steps_are_the_samplers_own(port, net, monkeypatch):
+    model = api.load(net, PAIR)
+    good = model.sample(2, 5)
+    sampler = type(model.backend._sampler)
+    step = sampler.step
+    monkeypatch.setattr(sampler, "step", lambda self, x, output, i, plan, z: 1.01 * step(self, x, output, i, plan, z))
+    assert np.abs(model.sample(2, 5) - good).max() > 1e-3
+    assert backends.about(PAIR).label == "My port with the network of PyTorch" and backends.about(PAIR).network
+
+
+@pytest.mark.slow
+def test_it_appears_in_the_main_jobs_tables(port, tmp_path, capsys):
+    out = tmp_path / "out"
+    words = ["run", "--preset", "smoke", "--backends", "torch,np_sampler", "--network", "torch", "--steps", "5", "--metric", "none",
+             "--samples", "4", "--out", str(out)]
+    assert main(words) == 0, capsys.readouterr().err
+    found = rows.read(out / "rows")
+    for kind in ("sample", "timing", "train"):
+        assert {row.backend for row in found if row.kind == kind} == {"torch", PAIR}
+    checks = [row for row in found if row.kind == "check" and row.backend == f"torch {PAIR}" and "images" in row.values]
+    assert checks and all(row.values["images"]["ok"] for row in checks)
+    assert "My port with the network of PyTorch" in (out / "README.md").read_text()
