@@ -279,18 +279,21 @@ def page(out: Path, reasons: dict[str, str]) -> str:
             "Written by `python -m tests.mutants.generator --page` from [mutation.jsonl](mutation.jsonl). Each mistake is one small "
             "change of one expression: another operator, a number off by one, a term, keyword or statement left out, two arguments "
             "exchanged, a condition inverted. The sample of each room is chosen by a hash. Killed: a test of the room fails. Equivalent: "
-            "no program could tell, by the reason below. The share is of those that are not equivalent, with Wilson's 95% interval. A "
-            "survivor stays one here until it is asked again (`--again`), also where a test for it has been written since.", "",
-            "| room | possible | sample | killed | equivalent | survived | share killed |", "|---|--:|--:|--:|--:|--:|--:|"]
+            "no program could tell, by the reason below. Shares are of those that are not equivalent. That at first is the room's, "
+            "with Wilson's 95% interval; since then survivors got tests, and were asked again (`--again`).", "",
+            "| room | possible | sample | killed | equivalent | survived | share killed | at first |",
+            "|---|--:|--:|--:|--:|--:|--:|--:|"]
     lists: list[str] = []
+    began = outcomes(out, first=True)
     for name, found in outcomes(out).items():
         if found:
             lived = sorted(mutant for mutant, killed_by in found.items() if not killed_by)
             same = [mutant for mutant in lived if mutant in reasons]
             killed, told = len(found) - len(lived), len(found) - len(same)
-            low, high = binomtest(killed, told).proportion_ci(method="wilson")
+            before = sum(1 for killed_by in began[name].values() if killed_by)
+            low, high = binomtest(before, told).proportion_ci(method="wilson")
             text.append(f"| {name} | {len(sample(ROOMS[name], 10**9, 0)):,} | {len(found)} | {killed} | {len(same)} | "
-                        f"{len(lived) - len(same)} | {killed / told:.1%} ({low:.1%} to {high:.1%}) |")
+                        f"{len(lived) - len(same)} | {killed / told:.1%} | {before / told:.1%} ({low:.1%} to {high:.1%}) |")
             for title, members in (("equivalent", same), ("survived", [m for m in lived if m not in reasons])):
                 if members:
                     lists += ["", f"## {name}: {title}", "", *(f"- `{escaped(m)}`" + (f": {reasons[m]}" if m in reasons else "")

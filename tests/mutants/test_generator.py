@@ -61,7 +61,7 @@ def test_the_page_counts(tmp_path: Path):
              for name, by in [(names[0], ""), (names[0], "FAILED test_x"), (names[1], "FAILED test_y"), (names[2], ""), (names[3], "")]]
     out.write_text("".join(json.dumps(line) + "\n" for line in lines))
     text = generator.page(out, {names[3]: "it does nothing"})
-    assert "| 4 | 2 | 1 | 1 | 66.7% (20.8% to 93.9%) |" in text
+    assert "| 4 | 2 | 1 | 1 | 66.7% | 33.3% (6.1% to 79.2%) |" in text
     assert f"- `{generator.escaped(names[3])}`: it does nothing" in text and f"- `{generator.escaped(names[2])}`\n" in text
 
 
