@@ -67,6 +67,7 @@ ENGINES = [(name, dtype) for name in peers.ENGINES for dtype in peers.dtypes(nam
 
 
 @pytest.mark.slow
+@pytest.mark.sampled
 @pytest.mark.parametrize("name, dtype", ENGINES)
 def test_engines_compute_it_with_the_weights_that_were_loaded_last(name, dtype):
     """Two batch sizes and two sets of weights, each converted and checked; and diffusers' path."""
