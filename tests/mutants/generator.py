@@ -307,7 +307,8 @@ def blind(out: Path) -> list[str]:
                   for when in (True, False))
     text = ["", "## Sixty mistakes written without the tests, twice", "",
             "Each list was there before any of its mistakes was tried; [blind.jsonl](blind.jsonl) says by what each was caught. Most of the "
-            "first list's of a backend were asked of one level, dtype and mode of the kit."] if first else []
+            "first list's of a backend were asked of one level, dtype and mode of the kit. One whose text has changed since can't be asked "
+            "again."] if first else []
     for name in LISTS:
         listed = [f"{said['file']} {said['name']}" for said in tomllib.loads((HERE / name).read_text())["mistake"]]
         asked = [one for one in listed if one in first]
