@@ -63,7 +63,7 @@ class TorchBackend:
         # learning rate on the device in float32 alone, and float16's scaler looks at values.
         self.recorded = self.tuned and self.device.type == "cuda" and spec.dtype in ("float32", "bfloat16") and spec.processes == 1
         self.optimiser = Optimiser(spec.optim, self.network, self.ema, self.tuned, spec.dtype == "float16", self.recorded)
-        self.replayed = self.tuned and self.device.type == "cuda"
+        self.replayed = False  # `replaying` on CUDA, in place of torch.compile's graphs; off, since no GPU has run it yet
         self.graphs: dict[int, Graph] = {}
         self.steps: dict[Hashable, Graph] = {}
         self.step_count = 0
