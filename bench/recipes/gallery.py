@@ -13,6 +13,8 @@ from bench.records import rows
 from bench.records.rows import AnyRow, Row
 from bench.records.values import Recipe
 
+LEAST = 100  # training steps of a run that is shown
+
 
 def write(out: Path) -> Path:
     """Write `out`/gallery.md from `out`/rows; returns it."""
@@ -20,11 +22,15 @@ def write(out: Path) -> Path:
 
 
 def page(every: list[AnyRow]) -> str:
-    """`gallery.md`. A recipe without a row gets its command alone."""
+    """`gallery.md`. A recipe without a row gets its command alone. Those that were not shortened come first."""
     found = rows.of(every, Recipe)
+    taught = {row.preset for row in found if _teaches(row)}
+    found = [row for row in found if _teaches(row) or row.preset not in taught]
     text = ["# Gallery", "", "One picture and one command per recipe. Every run has a row in "
             "[rows/recipe.jsonl](rows/recipe.jsonl) with its raw numbers, its configuration, the machine and the commit.", ""]
-    for name, recipe in RECIPES.items():
+    drawn = {row.preset: row for row in found}
+    whole_first = sorted(RECIPES.items(), key=lambda item: item[0] not in drawn or _shortened(drawn[item[0]]))
+    for name, recipe in whole_first:
         of = [row for row in found if row.preset == name]
         text += [f"## {name}", "", f"{recipe.title}. After {recipe.source}.", "",
                  f"The whole of it: `{command_line('recipe', name)}`", ""]
@@ -37,12 +43,22 @@ def page(every: list[AnyRow]) -> str:
     return "\n".join(text)
 
 
+def _teaches(row: Row[Recipe]) -> bool:
+    """Whether every network of a run that trained was trained for long enough to draw anything."""
+    return all(len(run["losses"]) >= LEAST for run in row.values.get("training", {}).values())
+
+
+def _shortened(row: Row[Recipe]) -> bool:
+    """Whether a run's training was shorter than the recipe's."""
+    return any(note.startswith("Shortened") for note in row.values["notes"])
+
+
 def _shown(row: Row[Recipe]) -> list[str]:
     (first, caption), *others = row.values["pictures"]
     notes = " ".join(row.values["notes"])
     figures = _figures(row)
-    return ["```sh", renamed(row.values["command"]), "```", "", f"![{caption}](gallery/{first})", "",
-            *([notes, ""] if notes else []), *([figures, ""] if figures else []),
+    return ["```sh", renamed(row.values["command"]), "```", "", *([notes, ""] if notes else []),
+            f"![{caption}](gallery/{first})", "", *([figures, ""] if figures else []),
             *([f"More: {_linked(others)}.", ""] if others else [])]
 
 
