@@ -43,6 +43,7 @@ OF_JOB = {
     "preset": "each of its fields has a line of its own",
     "save_every": "a training that went on ends with the same bits", "timeout": "ends a worker, whose cell is then missing",
     "twice": "adds a cell and changes none", "rank": "all processes of a job share its cells",
+    "measured": "leaves cells out and changes none",
     "initial": (weights.initialise(TINY, 1), {"fit", "train", "determinism"}),
     "trained": (weights.initialise(TINY, 2), DRAWN | {"oracle"}),
     "cells": ({"torch": (replace(CELL, eta=0.5),)}, DRAWN | {"oracle"}),
