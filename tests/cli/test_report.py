@@ -1,10 +1,12 @@
 """`ddim-bench report` on the rows that ship."""
 
+import json
 import shutil
 from dataclasses import replace
 
 import pytest
 
+from bench.cli import report
 from bench.cli.main import main
 from bench.paths import ROOT
 from bench.records import rows
@@ -53,3 +55,13 @@ def test_a_strangers_variant_is_no_line_of_ours(tmp_path, variant):
 def test_a_folder_that_is_not_there_is_refused_and_not_made(tmp_path, capsys):
     assert main(["report", "--out", str(tmp_path / "reslts")]) == 2
     assert "reslts': is no folder; name one with rows" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_the_committed_rows_are_exported(tmp_path):
+    """Rows of every kind, also those of timings that have no memory of a process."""
+    found = rows.read(ROOT / "results" / "rows")
+    timings = [row for row in found if row.kind == "timing"]
+    assert any("peak_rss_bytes" not in row.values for row in timings)
+    report.export(timings, tmp_path / "all.json", None)
+    times = json.loads((tmp_path / "all.json").read_text())["times"]
+    assert {"training step", "sampling step"} <= {line["workload"] for line in times}

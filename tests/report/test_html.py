@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.cli import report
 from bench.cli.main import main
 from bench.files import FileError
 from bench.paths import ROOT
@@ -431,17 +430,3 @@ def test_tables_of_two_presets_are_both_on_the_pages(tmp_path):
     text = table1_page.page(real, "c", [], [[replace(r, preset="table-base") for r in real if r.config.get("seed", 0) == 0]])
     assert 0 < text.index("### The paper's claims") < text.index("\n# Preset table-base\n") < text.index("preset table-base:")
     assert text.count("### The paper's claims") == 2
-
-
-def test_the_committed_pages_are_those_of_the_committed_rows(tmp_path, monkeypatch):
-    """What `ddim-bench report` writes, page by page; a page that was not written again after a change of rows or words fails."""
-    folder = ROOT / "results"
-    for path in folder.iterdir():
-        if path.is_dir() and path.name != "figures":
-            (tmp_path / path.name).symlink_to(path)
-        elif path.is_file():
-            shutil.copy(path, tmp_path)
-    monkeypatch.setattr(html_page, "page", lambda *_, **__: "")  # it has figures, whose ink depends on the versions of libraries
-    pages = {name: text for name, text in report.pages(rows.read(folder / "rows"), tmp_path) if name.endswith(".md")}
-    strange = [name for name, text in pages.items() if (folder / name).read_text() != text]
-    assert len(pages) > 5 and strange == [], f"`ddim-bench report` writes them again: {', '.join(strange)}"
