@@ -84,12 +84,11 @@ def test_the_steps_are_the_samplers_own(port, net, monkeypatch):
 @pytest.mark.slow
 def test_it_appears_in_the_main_jobs_tables(port, tmp_path, capsys):
     out = tmp_path / "out"
-    words = ["run", "--preset", "smoke", "--backends", "torch,np_sampler", "--network", "torch", "--steps", "5", "--metric", "none",
+    words = ["run", "--preset", "table", "--backends", "torch,np_sampler", "--network", "torch", "--steps", "5", "--metric", "none",
              "--samples", "4", "--out", str(out)]
     assert main(words) == 0, capsys.readouterr().err
     found = rows.read(out / "rows")
-    for kind in ("sample", "timing", "train"):
-        assert {row.backend for row in found if row.kind == kind} == {"torch", PAIR}
+    assert {row.backend for row in found if row.kind == "sample"} == {"torch", PAIR}
     checks = [row for row in found if row.kind == "check" and row.backend == f"torch {PAIR}" and "images" in row.values]
     assert checks and all(row.values["images"]["ok"] for row in checks)
     assert "My port with the network of PyTorch" in (out / "README.md").read_text()
