@@ -375,7 +375,7 @@ def test_the_readmes_table_is_that_of_the_rows():
 
 def check_of_images(error: float) -> Row:
     found = {"error": error, "tolerance": None, "ok": True}
-    return row("check", "torch mindspore", {"images": found}, "quick", stage="images", samples=128, steps=10, eta="0.0", seed=0)
+    return row("check", "torch mindspore", {"images": found}, "quick", stage="images", samples=256, steps=10, eta="0.0", seed=0)
 
 
 @pytest.mark.parametrize(("errors", "said"), [

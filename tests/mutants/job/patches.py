@@ -115,7 +115,7 @@ PATCHES = [Patch(*p) for p in (
      "tests.timing.test_blocks:test_the_first_unit_is_reported_apart"),
     ("another backend's FID", "bench.report.results:sample_table", "if m.backend == row.backend]", "if m]", f"{RESULTS}test_sample_lines"),
     ("another cell's FID", "bench.report.results:sample_table", "of(rows, Metric, **cell)", "of(rows, Metric)", f"{RESULTS}test_sample_lines"),
-    ("FID for KID", "bench.report.results:sample_table", "round(m[\"kid\"], 5)", "round(m[\"fid\"], 5)", f"{RESULTS}test_sample_lines"),
+    ("FID for KID", "bench.report.results:sample_table", "{m['kid']:.2g}", "{m['fid']:.2g}", f"{RESULTS}test_sample_lines"),
     ("images/s is s/image", "bench.report.results:sample_table", "{1 / per_image:.4g}", "{per_image:.4g}", f"{RESULTS}test_sample_lines"),
     ("the first call counts as drawing", "bench.report.measures:seconds_per_image", "sum(row.values[\"batch_seconds\"][rank::processes])",
      "sum(row.values[\"batch_seconds\"][rank::processes]) + row.values[\"first_seconds\"]", f"{RESULTS}test_sample_lines"),
