@@ -9,7 +9,6 @@ import subprocess
 import sys
 from dataclasses import asdict
 
-import numpy as np
 import pytest
 
 import backends
@@ -99,11 +98,6 @@ def test_backend_that_is_not_installed_is_named_and_an_error_when_asked_for(monk
     assert "pip install" in absent[0] and "mindspore" in absent[0]
     with pytest.raises(ConfigError, match="mindspore is not installed"):
         backends.choose("mindspore")
-
-
-def test_grid_places_images_row_by_row():
-    images = np.arange(3, dtype=np.uint8)[:, None, None, None] * np.ones((3, 1, 2, 2), np.uint8)
-    assert results.grid(images, 2).tolist() == [[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 0, 0], [2, 2, 0, 0]]
 
 
 def test_the_readmes_table_is_the_reports():
