@@ -59,13 +59,11 @@ class TorchBackend:
         trained = distributed.averaged(self.network, spec)
         self.trained = self._compile(trained) if self.execution == "compiled" else trained
         self.process = Process(spec.diffusion, self.device)
-        # One CUDA graph a step: launches from Python made an H200 wait for half of the time. In training fused Adam takes a
-        # learning rate on the device in float32 alone, and float16's scaler looks at values.
+        # A step as one CUDA graph: float16's scaler looks at values, and launches from Python made an H200 wait half of the time.
         self.recorded = self.tuned and self.device.type == "cuda" and spec.dtype in ("float32", "bfloat16") and spec.processes == 1
         self.optimiser = Optimiser(spec.optim, self.network, self.ema, self.tuned, spec.dtype == "float16", self.recorded)
         self.replayed = False  # `replaying` on CUDA, in place of torch.compile's graphs; off, since no GPU has run it yet
-        self.graphs: dict[int, Graph] = {}
-        self.steps: dict[Hashable, Graph] = {}
+        self.graphs, self.steps = dict[int, Graph](), dict[Hashable, Graph]()  # of training and of sampling
         self.step_count = 0
         self.compiled: dict[bool, tuple[UNet, Callable[..., Tensor]]] = {}
 
@@ -129,10 +127,10 @@ class TorchBackend:
     def loss_and_gradients(self, batch: Batch) -> tuple[Tensor, Weights]:
         """Scalar loss and gradients by canonical name, before clipping."""
         scale = self._loss_scale()
-        loss = self._gradients(self._inputs(batch), self.network, scale)
+        loss = self._backward(batch, self.network, scale)
         while scale > 1 and not all(cast(Tensor, p.grad).isfinite().all() for p in self.network.parameters()):
             scale /= 2  # float16 overflowed; training would leave the step out
-            loss = self._gradients(self._inputs(batch), self.network, scale)
+            loss = self._backward(batch, self.network, scale)
         return loss, {name: self.to_host(cast(Tensor, p.grad)) / np.float32(scale) for name, p in self.network.named_parameters()}
 
     def train_step(self, batch: Batch) -> Tensor:
@@ -140,7 +138,7 @@ class TorchBackend:
         if self.recorded:
             loss = self._replay(batch)
         else:
-            loss = self._gradients(self._inputs(batch), self.trained, self._loss_scale())
+            loss = self._backward(batch, self.trained, self._loss_scale())
             self.optimiser.step(batch.step)
         self.step_count = batch.step + 1
         return distributed.mean(loss, self.spec.processes)
@@ -207,9 +205,11 @@ class TorchBackend:
             state = self.state()
             self.graphs[size] = Graph(step, self._inputs(batch))
             self.load_state(state)
-        inputs = self._inputs(batch)
         self.optimiser.begin(batch.step)
-        return self.graphs[size](*inputs)
+        return self.graphs[size](*self._inputs(batch))
+
+    def _backward(self, batch: Batch, trained: Callable[..., Tensor], scale: float) -> Tensor:
+        return self._gradients(self._inputs(batch), trained, scale)
 
     def _gradients(self, inputs: Inputs, trained: Callable[..., Tensor], scale: float) -> Tensor:
         """The loss; its gradients, times the scale, are the parameters'."""

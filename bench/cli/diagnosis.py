@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.cli.options import at_least
+from bench.cli.options import at_least, unsaid
 from bench.diagnosis import case as cases
 from bench.diagnosis import verdict
 from bench.files import require_file
 from bench.paths import printable
+from bench.weights import sources
 from reference.config import ConfigError, DiffusionConfig, require
+
+CLOSED_FORM = ("schedule", "timesteps", "objective")  # options that the closed form's process has, too
 
 
 def run(args: argparse.Namespace, command: str) -> int:
@@ -23,11 +26,10 @@ def run(args: argparse.Namespace, command: str) -> int:
         return _check(args)
     at_least(args, 0, "seed")
     at_least(args, 1, "samples", "steps")
-    for name in ("schedule", "timesteps", "objective"):
-        require(args.weights is None or getattr(args, name) is None, f"--{name}", getattr(args, name), "is that of --weights")
-    said = {"schedule": args.schedule, "timesteps": args.timesteps, "objective": args.objective}
-    process = DiffusionConfig(**{name: value for name, value in said.items() if value is not None})
-    found = cases.make(args.steps, weights_of=args.weights, diffusion=process, images=args.samples, seed=args.seed,
+    said = unsaid(args, *CLOSED_FORM)
+    network = sources.read(args.weights, said, args.ignore_scheduler) if args.weights else None
+    process = {name: getattr(args, name) for name in CLOSED_FORM if getattr(args, name) is not None}
+    found = cases.make(args.steps, network=network, diffusion=DiffusionConfig(**process), images=args.samples, seed=args.seed,
                        sampler=args.sampler, eta=_eta(args.eta), spacing=args.spacing, convention=args.convention, clip=args.clip)
     cases.write(found, args.out)
     print(f"wrote {printable(args.out)}: draw {args.samples} images from x_T.npy as case.json says, then\n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.cli.options import NAMED, OUT, SPACING, WEIGHTS, Parser
+from bench.cli.options import IGNORE, NAMED, OUT, SAYING, SPACING, WEIGHTS, Parser
 from bench.cli.values import place_to_read
 
 
@@ -44,7 +44,7 @@ def _export(commands: Parser) -> None:
     Without --weights the network is out = a x + b sin(2 x + t / c), whose constants are in case.json.
     """
     p = commands.command("export-case", _export.__doc__, "ddim-bench export-case --sampler ddim --steps 10 --eta 0 --out case",
-                         (SPACING,), body="diagnosis", judges=False, goes_on_from="")
+                         (SPACING, IGNORE, SAYING), body="diagnosis", judges=False, goes_on_from="")
     p.add_argument("--out", type=Path, metavar="FOLDER", required=True, help="where to write; a new or an empty folder")
     p.add_argument("--sampler", choices=("ddim", "ddpm"), default="ddim", help="whose images are asked for")
     p.add_argument("--steps", type=int, metavar="S", default=10, help="sampling steps")
@@ -53,9 +53,6 @@ def _export(commands: Parser) -> None:
     p.add_argument("--clip", metavar="RULE", help="of the predicted image: none, a largest value such as 1, or "
                    "dynamic[:RATIO[:MAX]]; default: the convention's")
     p.add_argument("--weights", metavar="SOURCE", help=f"the network: {WEIGHTS}; default: the closed form")
-    p.add_argument("--schedule", metavar="NAME", help="of the closed form's process; default: linear")
-    p.add_argument("--timesteps", type=int, metavar="T", help="of the closed form's process; default: 1000")
-    p.add_argument("--objective", metavar="NAME", help="what the closed form predicts: eps, x0 or v; default: eps")
     p.add_argument("--samples", type=int, default=2, help="images")
     p.add_argument("--seed", type=int, default=0, help="of x_T and noise")
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from backends.protocol import Spec
 from bench import files, oracle, streams
-from bench.weights import sources
+from bench.weights.pipeline import Loaded
 from reference import schedules, weights
 from reference.config import ConfigError, DiffusionConfig, ModelConfig, require
 from reference.conventions import Plan, make_plan
@@ -66,18 +66,16 @@ def closed_form(a: float, b: float, c: float) -> Network:
     return network
 
 
-def make(steps: int, *, weights_of: str | None = None, diffusion: DiffusionConfig | None = None, images: int = 2, seed: int = 0,
+def make(steps: int, *, network: Loaded | None = None, diffusion: DiffusionConfig | None = None, images: int = 2, seed: int = 0,
          constants: tuple[float, float, float] = CLOSED_FORM, shape: tuple[int, int, int] = SHAPE, **choices: Any) -> Case:
     """A case of `steps` steps: `choices` are `make_plan`'s (sampler, eta, spacing, convention, clip, variance, final_alpha_bar).
-    The network is that of the folder or file `weights_of`, or the closed form on images of `shape`. Raises ConfigError."""
+    The network is one that was read, or the closed form of the process `diffusion` on images of `shape`. Raises ConfigError."""
     require(images >= 1, "images", images, "must be at least 1")
     said, model, arrays = {"steps": steps, **{k: v for k, v in choices.items() if v is not None}}, None, None
     process = diffusion or DiffusionConfig()
-    if weights_of is not None:
-        found = sources.read(weights_of)
-        require(not found.diffusion.self_conditioning, "--weights", weights_of,
-                "self-conditioning is not diagnosed; take other weights")
-        model, process, arrays = found.model, found.diffusion, found.weights
+    if network is not None:
+        model, process, arrays = network.model, network.diffusion, network.weights
+        require(not process.self_conditioning, "self_conditioning", True, "is not diagnosed; take other weights")
         shape = Spec(model, process).image_shape
     require(not process.learned_variance, "variance", process.variance, "a learned variance is not diagnosed; take other weights")
     plan = make_plan(process, **said)

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import signal
+import sys
 import threading
 from pathlib import Path
 
@@ -128,6 +129,8 @@ def test_tests_that_fail_without_a_mistake_are_no_measure(tmp_path: Path, leave_
     change = Change("one", "bench/made.py", lambda text: text.replace("2", "3"))
     if not (process := os.fork()):
         try:
+            for name in [name for name in sys.modules if name.split(".")[0] == "bench"]:  # that of this repository, by other tests
+                del sys.modules[name]
             os._exit(planting.plant(tmp_path / "tree", ["tests"], tmp_path / "map.json",
                                     Orders(iter([change]), lambda _, by: print(by, file=(tmp_path / "by").open("a")), leave_out=leave_out)))
         finally:

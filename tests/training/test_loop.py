@@ -135,13 +135,13 @@ def test_a_loss_gone_wrong_is_found_at_the_next_look_without_states(monkeypatch)
 @pytest.mark.parametrize("room, said", [(3, "a batch of 2 fits"), (1, "a batch of 1 fits"), (0, "not even a batch of 1 fits")])
 def test_out_of_memory_names_the_batch_that_fits(monkeypatch, room, said):
     one = backend()
-    real = one._inputs
+    real = one._backward
 
-    def inputs(batch):
+    def backward(batch, *more):
         if len(batch.t) > room:
             raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return real(batch)
-    monkeypatch.setattr(one, "_inputs", inputs)
+        return real(batch, *more)
+    monkeypatch.setattr(one, "_backward", backward)
     with pytest.raises(loop.TrainingError, match=f"^batch_size=4: out of memory at training step 0; {said}$"):
         loop.fit(one, SPEC, IMAGES, steps=8, **HOW)
 
