@@ -22,7 +22,7 @@ from reference.weights import Weights
 from . import distributed, samplers, solving, unet
 from .adam import PARTS, Parts
 from .devices import at_work, find_device
-from .layers import Arrays
+from .layers import Arrays, in_dtype
 from .training import Optimiser, Process, finite
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -43,7 +43,7 @@ def loss(w: Arrays, process: Process, model: ModelConfig, dtype: str, scale: flo
 def denoise_at(w: Arrays, model: ModelConfig, x: Array, shifts: dict[str, Array], i: Array | int, dtype: str) -> Array:
     """The network's output at step i, in x's dtype; `shifts` are those of all steps."""
     now = {name: jax.lax.dynamic_slice_in_dim(shift, i, 1) for name, shift in shifts.items()}
-    return unet.denoise(w, model, x.astype(dtype), now).astype(x.dtype)
+    return unet.denoise(w, model, in_dtype(x, dtype), now).astype(x.dtype)
 
 
 def all_shifts(w: Arrays, model: ModelConfig, t: Array, dtype: str) -> dict[str, Array]:

@@ -33,6 +33,11 @@ def time_proj(t: Array, config: ModelConfig) -> Array:
     return jnp.concatenate(order, axis=1)
 
 
+def in_dtype(x: Array, dtype: str) -> Array:
+    """x in this dtype. The name alone would not do: NumPy looks it up, and MindSpore has a bfloat16 of its own there."""
+    return x.astype(getattr(jnp, dtype))
+
+
 def linear(w: Arrays, name: str, x: Array) -> Array:
     """x (.., in) to (.., out)."""
     return _linear(w[f"{name}.weight"], w[f"{name}.bias"], x)

@@ -24,6 +24,7 @@ from .layers import (
     dropout,
     group_norm,
     halve,
+    in_dtype,
     linear,
     silu,
     time_proj,
@@ -73,7 +74,7 @@ def resnets(config: ModelConfig) -> Iterator[str]:
 
 def time_embedding(w: Arrays, config: ModelConfig, t: Array, dtype: str) -> Array:
     """Two-layer perceptron on the sinusoidal embedding of t (N,), shape (N, time width)."""
-    return linear(w, "time_embedding.linear_2", silu(linear(w, "time_embedding.linear_1", time_proj(t, config).astype(dtype))))
+    return linear(w, "time_embedding.linear_2", silu(linear(w, "time_embedding.linear_1", in_dtype(time_proj(t, config), dtype))))
 
 
 def time_shifts(w: Arrays, config: ModelConfig, temb: Array) -> dict[str, Array]:
@@ -134,4 +135,4 @@ def forward(w: Arrays, config: ModelConfig, x: Array, t: Array, dtype: str, key:
     """Output (N, out_channels, H, W) in x's dtype, computed in `dtype`, for x (N, in_channels, H, W) and t (N,), which may be
     fractional."""
     temb = note("time_embedding", time_embedding(w, config, t, dtype))
-    return denoise(w, config, x.astype(dtype), time_shifts(w, config, temb), key, note).astype(x.dtype)
+    return denoise(w, config, in_dtype(x, dtype), time_shifts(w, config, temb), key, note).astype(x.dtype)
