@@ -7,6 +7,7 @@ import argparse
 from bench.cli.launch import launched
 from bench.cli.options import data_choice
 from bench.data.own_images import shape_of
+from bench.data.pixels import in_words
 from bench.presets import Preset, fitting, get_preset
 from reference.config import ConfigError, require
 from reference.weights import count
@@ -38,7 +39,7 @@ def preset(args: argparse.Namespace, default: str = "quick") -> Preset:
         raise ConfigError(f"--image-size={size}: {str(error).partition(': ')[2]}; take {max(1, size // unit) * unit}, or another "
                           "--preset") from None
     if launched().rank == 0:
-        print(f"images: {'grey' if channels == 1 else 'RGB'} {size} x {size}"
+        print(f"images: {in_words((channels, size, size))}"
               f"{', as they are (--image-size and --channels choose another)' if None in asked.values() else ''}; network: preset "
               f"{found.name}, {count(found.model) / 1e6:.2f}M parameters", flush=True)
     return found

@@ -18,6 +18,7 @@ from bench.data import catalogue, splits
 from bench.data.catalogue import RECORDS, File, Record
 from bench.data.image_files import pad_to
 from bench.data.own_images import read_array, read_folder
+from bench.data.pixels import in_words
 from bench.data.readers import DataError
 from bench.data.splits import SPLITS
 from bench.paths import ASSETS, printable
@@ -154,8 +155,7 @@ def _say(*found: Dataset) -> None:
 
 def _own(name: str, split: str, images: NDArray[np.uint8], part: str, shape: tuple[int, int, int], pad: bool) -> Dataset:
     images = np.ascontiguousarray(images)
-    colour, (h, w) = {1: "grey", 3: "RGB"}.get(images.shape[1], f"{images.shape[1]} channels"), images.shape[2:]
-    provenance = f"images of {name}, {split} ({part}), {colour} {h} x {w}"
+    provenance = f"images of {name}, {split} ({part}), {in_words(images.shape[1:])}"
     return _fit(Dataset(IMAGES, split, images, None, provenance, _digest(images), flip=False), shape, pad)
 
 

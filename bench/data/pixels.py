@@ -24,6 +24,13 @@ def to_float(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.asarray(images, np.float32) / np.float32(127.5) - np.float32(1)
 
 
+def in_words(shape: tuple[int, ...]) -> str:
+    """Colour and size of images of this shape (C, H, W): grey 28 x 28."""
+    c, h, w = shape
+    colour = {1: "grey", 3: "RGB"}.get(c, f"{c} channels")
+    return f"{colour} {h} x {w}"
+
+
 def to_uint8(images: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
     """The way back, for every image that is stored or measured: clip to [-1, 1], then round (x + 1) 127.5 half to even.
 

@@ -7,23 +7,21 @@ from pathlib import Path
 
 import numpy as np
 
-from bench import streams
 from bench.job import measuring
 from bench.job.job import Images, Job
 from bench.metric import fid
+from bench.metric.resampling import RESAMPLES, resampled
 from bench.progress import tracked
 from bench.records.notebook import Notebook
 from bench.records.rows import AnyRow
 from bench.sampling.cell import Cell
 
-RESAMPLES = 200
-
 
 def keep(job: Job, book: Notebook, images: Images, table: str) -> None:
     """A row of study "pooled" for the cells that differ in the seed alone, where all of them were drawn.
 
-    Resample k takes the same image ids of the same seeds in every cell, drawn with replacement: the difference of two cells' FID
-    in resample k is that of the paired bootstrap (Efron & Tibshirani 1993, chapter 8).
+    Resample k takes the same image ids of the same seeds in every cell, so that cells are compared by the paired bootstrap (Efron &
+    Tibshirani 1993, chapter 8).
     """
     target = fid.target(job.dataset, job.metric_device, job.extractor)
     alike: dict[tuple[str, Cell], list[Cell]] = {}
@@ -39,10 +37,8 @@ def keep(job: Job, book: Notebook, images: Images, table: str) -> None:
 
         def compute(folder: Path, backend: str = backend, cells: list[Cell] = cells, key: dict[str, object] = key) -> AnyRow:
             features = np.concatenate([measuring.features(job, book, backend, cell, images[backend, cell]) for cell in cells])
-            n = len(features)
-            picks = [streams.uniform_int(job.seed, "subset", np.arange(n), n, step=k) for k in range(RESAMPLES)]
             return book.row("study", backend, key, {
-                "n": n, "metric": f"FID[{job.extractor.name}]", "fid": fid.distance(fid.statistics(features), target),
-                "resampled": [fid.distance(fid.statistics(features[pick]), target) for pick in picks]})
+                "n": len(features), "metric": f"FID[{job.extractor.name}]", "fid": fid.distance(fid.statistics(features), target),
+                "resampled": resampled(features, target, job.seed, RESAMPLES)})
 
         book.cell("pooled", key, compute)

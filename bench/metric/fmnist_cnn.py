@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bench.data.datasets import Dataset
+from bench.data.pixels import in_words
 from bench.data.readers import DataError
 from bench.metric.extractor import Extractor, Images, Statistics
 from bench.paths import ASSETS, command_line
@@ -76,20 +77,18 @@ def convert(images: Images) -> tuple[Images, str]:
         return images, ""
     from PIL import Image
 
-    _, channels, h, w = images.shape
-    planes = images[:, 0] if channels == 1 else images.transpose(0, 2, 3, 1)
+    planes = images[:, 0] if images.shape[1] == 1 else images.transpose(0, 2, 3, 1)
     side = SHAPE[1:]
     out = [np.asarray(Image.fromarray(plane).convert("L").resize(side, Image.Resampling.BICUBIC)) for plane in planes]
-    colour = "grey" if channels == 1 else "RGB"
-    return np.stack(out)[:, None], f"{colour} {h} x {w} converted to grey {side[0]} x {side[1]} for the extractor"
+    return np.stack(out)[:, None], f"{in_words(images.shape[1:])} converted to {in_words(SHAPE)} for the extractor"
 
 
 def require_fitting(dataset: Dataset, remedy: str) -> None:
     """Raise `ConfigError` for images of another colour or size than this extractor's: converted to grey 28 x 28, most of what tells
     them apart is gone, and the features of clothes say little of the rest."""
-    c, h, w = dataset.images.shape[1:]
-    require((c, h, w) == SHAPE, "--metric", NAME, f"its features are of grey 28 x 28 clothes, and say nothing of {dataset.name} of "
-            f"{'grey' if c == 1 else 'RGB'} {h} x {w}: {remedy}")
+    shape = dataset.images.shape[1:]
+    require(shape == SHAPE, "--metric", NAME, f"its features are of grey 28 x 28 clothes, and say nothing of {dataset.name} of "
+            f"{in_words(shape)}: {remedy}")
 
 
 def stored_statistics(reference: str) -> Statistics:

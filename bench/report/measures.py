@@ -22,6 +22,7 @@ from reference.config import require
 
 LEVEL, POWER = 0.05, 0.8  # of every test: a false alarm in one of twenty; the power by which it is described
 REPRODUCED, CONTRADICTED, UNKNOWN, ABSENT = "reproduced", "contradicted", "cannot tell", "not run"  # verdicts on a claim
+LESS, SAME, MORE = "less", "no difference", "more"  # of two values, the second beside the first
 
 MOST_LOAD = 1.5  # load average by usable core: a quiet machine has up to 1.25 while it times, and up to 1 from before
 MOST_FLOOR = 1.5  # how far from 1 the interval of A/A may reach; within, it says which ratios are no difference
@@ -224,8 +225,6 @@ def load(row: AnyRow) -> float:
     """The machine's load average over a minute: before the race where the row says it, else when the row was made."""
     return float((cast("Mapping[str, Any]", row.values).get("load_before") or row.environment.get("load") or [0.0])[0])
 
-
-LESS, SAME, MORE = "less", "no difference", "more"  # of two values, the second beside the first
 
 
 def ratio(a: NDArray[np.float64], b: NDArray[np.float64], *, seed: int = 0, resamples: int = 2000) -> tuple[float, float, float]:

@@ -9,19 +9,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench import streams
 from bench.data.image_files import find_images, look
 from bench.data.own_images import in_order, shape_of
-from bench.data.pixels import read_samples
+from bench.data.pixels import in_words, read_samples
 from bench.data.readers import DataError, npz_names
 from bench.metric import fid, fmnist_cnn
 from bench.metric.extractor import Extractor, Images, Statistics
+from bench.metric.resampling import resampled
 from bench.paths import printable
 from bench.report.measures import half
 from reference.config import require
 
 SHIPPED = "fashion-mnist"  # the name of the statistics that ship
-RESAMPLES = 200
 METRIC_DEVICE = "cpu"
 
 
@@ -52,14 +51,14 @@ def read(path: Path, extractor: Extractor) -> Side:
         images = read_samples(path)
     else:
         raise DataError(f"{path}: {'is no folder and no .npz or .npy file' if path.exists() else 'no such file or folder'}")
-    n, c, h, w = images.shape
+    n = len(images)
     if extractor == fmnist_cnn.extractor():
-        require((c, h, w) == fmnist_cnn.SHAPE, "--metric", extractor.name, f"its features are of grey 28 x 28 clothes, and {path} "
-                f"holds {'grey' if c == 1 else 'RGB'} {h} x {w}: --metric inception measures with the network of papers")
+        require(images.shape[1:] == fmnist_cnn.SHAPE, "--metric", extractor.name, "its features are of grey 28 x 28 clothes, and "
+                f"{path} holds {in_words(images.shape[1:])}: --metric inception measures with the network of papers")
     least = 2 * extractor.width
     require(n >= least, "number of images", n, f"{path}: must be at least {least}, twice the {extractor.width} features of "
             f"{extractor.name}; take more images")
-    return Side(f"{n:,} images of {printable(path.name)}, {'grey' if c == 1 else 'RGB'} {h} x {w}", images)
+    return Side(f"{n:,} images of {printable(path.name)}, {in_words(images.shape[1:])}", images)
 
 
 def _statistics(path: Path, extractor: Extractor, names: list[str]) -> Statistics:
@@ -79,8 +78,7 @@ def lines(one: Side, two: Side, extractor: Extractor, seed: int) -> list[str]:
     found = _features(one.images, extractor)
     target = two.statistics or fid.statistics(other := _features(two.images, extractor))
     value, n = fid.distance(fid.statistics(found), target), len(found)
-    picks = (streams.uniform_int(seed, "subset", np.arange(n), n, step=k) for k in range(RESAMPLES))
-    spread = half(float(np.std([fid.distance(fid.statistics(found[pick]), target) for pick in picks], ddof=1)))
+    spread = half(float(np.std(resampled(found, target, seed), ddof=1)))
     out = [f"A: {one.what}", f"B: {two.what}", f"FID[{extractor.name}] = {value:.3f}, n = {n:,}",
            f"95% interval by the bootstrap over the images of A: {value - spread:.3f} .. {value + spread:.3f}"]
     if n >= 4 * extractor.width:

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
 
 from bench import api, files
 from bench.data.datasets import Dataset
@@ -97,11 +98,11 @@ class Study:
         def compute(folder: Path) -> AnyRow:
             x, found = self.model.noise(self.asked.samples, self.asked.seed), {}
             drawn = {eta: to_uint8(self.follow(x, self.model.plan(steps, eta=eta), f"S={steps} eta={eta:g}")) for eta in ETAS}
-            features = {eta: _features(images) for eta, images in drawn.items()}
+            features = {eta: fid.features(images) for eta, images in drawn.items()}
             files.savez(folder / KEPT, features=features[0.0], shown=np.stack([drawn[eta][:SHOWN] for eta in ETAS]))
             reference = features[0.0] if steps == whole else _kept(self.same_noise(whole), "features")
             for eta in ETAS:
-                apart = _distances(features[eta], reference)
+                apart = cdist(features[eta], reference)
                 own = np.diagonal(apart)
                 found[str(eta)] = {"own": _numbers(own), "others": _numbers((apart.sum(1) - own) / (len(own) - 1)),
                                    "found": float((apart.argmin(1) == np.arange(len(own))).mean())}
@@ -121,7 +122,7 @@ class Study:
             found = {}
             for eta in ETAS:  # at eta = 1 each point has step noise of its own
                 drawn = to_uint8(self.follow(path.astype(x.dtype), self.model.plan(steps, eta=eta), f"between, eta={eta:g}"))
-                features = _features(drawn).reshape(len(x) // 2, BETWEEN + 1, -1)
+                features = fid.features(drawn).reshape(len(x) // 2, BETWEEN + 1, -1)
                 found[str(eta)] = {"ends": _numbers(np.linalg.norm(features[:, -1] - features[:, 0], axis=-1)),
                                    "largest": _numbers(np.linalg.norm(np.diff(features, axis=1), axis=-1).max(1))}
             return self.book.row("study", self.model.name, key, {"n": len(x) // 2, "parts": BETWEEN, "distance": found})
@@ -165,15 +166,6 @@ def same_noise(asked: Settings, model: api.Model, steps: Sequence[int], out: Pat
 def _kept(folder: Path, name: str) -> NDArray[Any]:
     with np.load(folder / KEPT) as file:
         return np.asarray(file[name])
-
-
-def _features(images: NDArray[np.uint8]) -> NDArray[np.float64]:
-    return fid.features(images)
-
-
-def _distances(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Euclidean distance of every row of a (n, d) from every row of b (m, d): (n, m)."""
-    return np.stack([np.linalg.norm(b - row, axis=1) for row in a])
 
 
 def _numbers(values: NDArray[np.float64]) -> list[float]:

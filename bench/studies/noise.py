@@ -22,6 +22,7 @@ from bench import files, streams
 from bench.data import datasets
 from bench.data.pixels import drawn_by, read_samples
 from bench.metric import fid, fmnist_cnn
+from bench.metric.resampling import resampled
 from bench.paths import printable
 from bench.records import rows
 from bench.records.notebook import stamped
@@ -33,7 +34,6 @@ from reference.config import require
 SIZES = (128, 256, 512, 1024, 2048, 4096, 8192)
 PARTS = 64  # of one size, at most
 DRAWN = 16  # random parts of a size that fits only once
-RESAMPLES = 200  # of the whole set, which is one part and has no spread of its own
 
 
 def parts(total: int, n: int, seed: int) -> list[NDArray[np.int64]]:
@@ -55,8 +55,7 @@ def measure(found: fid.Features, target: fid.Statistics, seed: int) -> list[dict
             if n >= 2 * least:
                 half.append(sum(fid.distance(fid.statistics(found[part[i:n // 2 * 2:2]]), target) for i in (0, 1)) / 2)
         out.append({"n": n, "disjoint": len(found) // n > 1, "fid": whole, "fid_half": half})
-    picks = (streams.uniform_int(seed, "subset", np.arange(len(found)), len(found), step=k) for k in range(RESAMPLES))
-    out[-1]["resampled"] = [fid.distance(fid.statistics(found[pick]), target) for pick in picks]
+    out[-1]["resampled"] = resampled(found, target, seed)  # the whole set is one part and has no spread of its own
     return out
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bench.report.measures import LEVEL, POWER, REPRODUCED, detectable, half, verdict, verdict_on_all
+from bench.report.measures import LEVEL, POWER, REPRODUCED, detectable, half, interval, verdict, verdict_on_all
 
 READING = (
     f"Each comparison is a mean over images, each beside itself, with its {1 - LEVEL:.0%} interval by Student's t; the claim says "
@@ -53,8 +53,15 @@ def detail(claims: list[Claim]) -> pd.DataFrame:
 
 def mean(values: NDArray[np.float64]) -> str:
     """A mean and half of its 95% interval."""
-    spread = float(values.std(ddof=1)) / len(values) ** 0.5 if len(values) > 1 else np.nan
-    return f"{values.mean():.3g} ± {half(spread, len(values) - 1):.1g}"
+    middle, spread = interval(values)
+    return f"{middle:.3g} ± {spread:.1g}"
+
+
+def terminal(table: pd.DataFrame, claims: list[Claim]) -> str:
+    """A network's table and the verdicts, as the command prints them."""
+    told = summary(claims)
+    return "\n".join([table.to_string(index=False),
+                      *(f"{line.verdict}: {line.claim} ({line.comparisons})" for line in told.itertuples())])
 
 
 def section(claims: list[Claim]) -> list[str]:

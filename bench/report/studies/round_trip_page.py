@@ -58,9 +58,7 @@ def claims(found: Rows) -> list[Claim]:
 
 def terminal(found: Rows) -> str:
     """What the command prints."""
-    told = image_claims.summary(claims(found))
-    return "\n".join([table(found).to_string(index=False), *(f"{line.verdict}: {line.claim} ({line.comparisons})"
-                                                           for line in told.itertuples())])
+    return image_claims.terminal(table(found), claims(found))
 
 
 def about(found: Rows) -> str:

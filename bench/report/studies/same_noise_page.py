@@ -87,9 +87,7 @@ def claims(network: Network) -> list[Claim]:
 
 def terminal(network: Network) -> str:
     """What the command prints."""
-    told = image_claims.summary(claims(network))
-    return "\n".join([table(network[0]).to_string(index=False), *(f"{line.verdict}: {line.claim} ({line.comparisons})"
-                                                                for line in told.itertuples())])
+    return image_claims.terminal(table(network[0]), claims(network))
 
 
 def about(network: Network) -> str:
