@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import difflib
 import json
 import sys
 from dataclasses import asdict
@@ -17,10 +16,9 @@ from pathlib import Path
 import backends
 from backends.protocol import Spec
 from bench import files
-from bench.cli import metrics, own, tables
+from bench.cli import cells, metrics, own, tables
 from bench.cli.launch import launched, serve_as_scheduler
 from bench.cli.options import at_least, data_choice, sampling_choices, unsaid, unused
-from bench.cli.values import parse_eta
 from bench.job import forecast
 from bench.job import run as stages
 from bench.job.job import Images, Job
@@ -31,7 +29,6 @@ from bench.records import rows
 from bench.records.cells import Cells
 from bench.records.notebook import Notebook
 from bench.report import results
-from bench.sampling.cell import Cell
 from bench.timing import flops
 from bench.timing.memory import require_room
 from bench.weights import sources
@@ -43,9 +40,7 @@ from reference import weights
 from reference.config import ConfigError, require
 from reference.conventions import adopt, get_convention
 from reference.scheduler import SILENT, Scheduler
-from reference.solver_plans import FAST, NOISY, base
-from reference.solvers import SOLVERS
-from reference.timesteps import parse_steps
+from reference.solver_plans import base
 
 
 def resolve(args: argparse.Namespace) -> tuple[Job, list[str]]:
@@ -68,8 +63,8 @@ def resolve(args: argparse.Namespace) -> tuple[Job, list[str]]:
             f"the metric needs at least twice its feature width, {2 * by.width}; --metric none goes without")
     chosen, absent = backends.choose(launch.backends(args.backends), args.network)
     preset, initial, found = beginning(args, preset)
-    cells = sampling_cells(args, chosen, found.scheduler if args.weights and args.convention == "diffusers" else SILENT)
-    absent += [f"{backend}: draws none of the cells asked for" for backend in chosen if backend not in cells]
+    drawn, left = cells.asked(args, chosen, found.scheduler if args.weights and args.convention == "diffusers" else SILENT)
+    absent += left
     preset = preset.changed(diffusion=adopt(preset.diffusion, base(args.convention)))
     spec = Spec(preset.model, preset.diffusion, preset.optim, args.device, args.dtype)
     shape = spec.image_shape
@@ -89,7 +84,7 @@ def resolve(args: argparse.Namespace) -> tuple[Job, list[str]]:
         require_expressible("--fit", preset.diffusion, SILENT)
     said = {} if fit else found.scheduler.to_dict()
     choices = sampling_choices(args) | ({"scheduler": said} if said else {})
-    job = Job(preset, initial, found.weights, cells, args.device, args.dtype, args.convention, args.seed, dataset, held_out,
+    job = Job(preset, initial, found.weights, drawn, args.device, args.dtype, args.convention, args.seed, dataset, held_out,
               args.threads or launch.threads, args.save_every, args.timeout, args.check_determinism, launch.rank, launch.processes,
               fit, by, choices, measured)
     for cell in (*job.all_cells, *map(job.compared, job.all_cells)):
@@ -114,50 +109,6 @@ def beginning(args: argparse.Namespace, preset: Preset) -> tuple[Preset, weights
     else:
         weights.check(found.weights, preset.model, str(folder))
     return preset, weights.initialise(preset.model, args.seed), found
-
-
-def sampling_cells(args: argparse.Namespace, chosen: tuple[str, ...], own: Scheduler) -> dict[str, tuple[Cell, ...]]:
-    """What each backend draws. Of a table the first one draws all and the others the subset in which they are compared.
-
-    `own` says the sampler where none is asked for.
-    """
-    if args.table:
-        return tables.cells(args, chosen)
-    steps = parse_steps(args.steps if args.steps is not None else "10,50,1000")
-    asked = samplers(args, own)
-    for backend in chosen if any(sampler for sampler, _ in asked) else ():
-        able = backends.with_solvers()
-        require(backend in able, "--sampler", args.sampler or own.sampler,
-                f"backend {backend} has ddim and ddpm alone, says its ABOUT: use --backends {','.join(able)}")
-    return dict.fromkeys(chosen, tuple(Cell(s, eta, args.spacing, args.seed, sampler) for s in steps for sampler, eta in asked))
-
-
-def samplers(args: argparse.Namespace, own: Scheduler) -> list[tuple[str | None, float | str]]:
-    """(fast solver or None, eta, "ddpm" for that sampler) of each cell of one S, in the order of `SOLVERS`."""
-    if args.sampler is None and not own.fast:
-        return [(None, eta) for eta in parse_eta(args.eta if args.eta is not None else "ddpm" if own.sampler == "ddpm" else "0")]
-    names = (args.sampler or str(own.sampler)).split(",")
-    for name in names:
-        near = difflib.get_close_matches(name, SOLVERS, 1)
-        require(name in SOLVERS, "--sampler", args.sampler, f"{name!r} is no sampler; "
-                + (f"did you mean {near[0]}?" if near else f"choose from {', '.join(SOLVERS)}"))
-    require(len(set(names)) == len(names), "--sampler", args.sampler, "every name must appear once")
-    if not set(names) & set(NOISY):
-        unused(args, f"to the sampler{'s' * (len(names) > 1)} {', '.join(names)}", "eta")
-    if set(names) <= set(FAST):
-        unused(args, "without the sampler ddpm", "variance")
-    etas = parse_eta(args.eta if args.eta is not None else "0")
-    require("ddpm" not in etas, "--eta", args.eta, "goes without ddpm where --sampler is given")
-    out: list[tuple[str | None, float | str]] = []
-    for name in sorted(names, key=list(SOLVERS).index):
-        if name == "ddpm":
-            out.append((None, "ddpm"))
-        elif name in NOISY:
-            out += [(None if name == "ddim" else name, eta) for eta in (etas if name == "ddim" or args.eta is not None else (1.0,))]
-        else:
-            said = own.solver_choices.get("variant", {}) if name == own.sampler else {}
-            out.append((name, said.get("eta", 0.0)))
-    return out
 
 
 def describe(job: Job, absent: list[str]) -> str:
