@@ -12,6 +12,7 @@ from bench.recipes import RECIPES
 from bench.records import rows
 from bench.records.rows import AnyRow, Row
 from bench.records.values import Recipe
+from bench.report.measures import fid_text
 
 LEAST = 100  # training steps of a run that is shown
 
@@ -77,7 +78,7 @@ def _figures(row: Row[Recipe]) -> str:
                      + (f", mean loss of the last {len(last[0])} steps {np.mean(last[0]):.4f}" if len(last) == 1 else ""))
     metrics = {**{name: value["metric"] for name, value in row.values.get("variance", {}).items()},
                "samples": row.values.get("samples", {}).get("metric")}
-    parts += [f"{m['metric']} of {name} {m['fid']:.1f} (n = {m['n']})" for name, m in metrics.items() if m]
+    parts += [f"{m['metric']} of {name} {fid_text(m, '.1f')} (n = {m['n']})" for name, m in metrics.items() if m]
     if errors := row.values.get("round_trip_error"):
         parts.append("round-trip error " + ", ".join(f"{np.mean(errors[s]):.2g} at S = {s}" for s in sorted(errors, key=int)))
     return "; ".join(parts) + "."

@@ -13,7 +13,7 @@ from scipy import stats
 
 import backends
 from bench.records.rows import AnyRow, Row
-from bench.records.values import Pooled, Sample, Timing
+from bench.records.values import Metric, Pooled, Sample, Timing
 from bench.streams import uniform_int
 from bench.timing.blocks import AGREE
 from bench.weights.pipeline import read_pipeline
@@ -37,6 +37,11 @@ def seconds_per_image(row: Row[Sample]) -> float:
     """Of a sampling row: the time of the process that drew longest, where several took the batches in turn."""
     processes = row.config.get("processes", 1)
     return max(sum(row.values["batch_seconds"][rank::processes]) for rank in range(processes)) / row.values["images"]
+
+
+def fid_text(v: Metric, digits: str = ".3f") -> str:
+    """FID with its standard deviation over sets of as many images, which older rows lack."""
+    return f"{v['fid']:{digits}}" + (f" ± {v['fid_sd']:.2g}" if "fid_sd" in v else "")
 
 
 def calls(row: Row[Sample]) -> int:

@@ -16,7 +16,7 @@ from bench.records.rows import AnyRow, of
 from bench.records.values import Checks, Metric, Sample, Verdict
 from bench.report.job import figures
 from bench.report.job.figures import Images
-from bench.report.measures import calls, fast, label, sampler, seconds_per_image, unfit
+from bench.report.measures import calls, fast, fid_text, label, sampler, seconds_per_image, unfit
 from bench.report.speed_page import races, ratio_lines, speed_table
 
 BEGIN, END = "<!-- table: written by bench/report/results.py -->", "<!-- end of table -->"
@@ -42,11 +42,6 @@ def sample_table(rows: list[AnyRow]) -> pd.DataFrame:
             line |= {"max pixel difference": _error(parity[0].values["images"], ".1e")}
         lines.append(line)
     return pd.DataFrame(lines).fillna("")
-
-
-def fid_text(v: Metric) -> str:
-    """FID with its standard deviation over sets of as many images, which older rows lack."""
-    return f"{v['fid']:.3f}" + (f" ± {v['fid_sd']:.2g}" if "fid_sd" in v else "")
 
 
 def bounds(rows: list[AnyRow]) -> list[str]:

@@ -106,11 +106,12 @@ def statistics(measured: pd.DataFrame) -> pd.DataFrame:
 
 
 def bounds(rows: list[AnyRow]) -> pd.DataFrame:
-    """Floor (held-out real images) and ceiling (standard normal noise) for each n: `bound`, `n` and `MEASURES` without seconds."""
+    """Floor (held-out real images) and ceiling (standard normal noise) for each n: `bound`, `n`, `MEASURES` without seconds, and
+    `fid_sd`, the standard deviation of FID over sets of n images."""
     names = {"real": "floor", "noise": "ceiling"}
-    lines = [{"bound": names[row.backend], "n": row.values["n"], **_measures(row.values)}
+    lines = [{"bound": names[row.backend], "n": row.values["n"], **_measures(row.values), "fid_sd": row.values.get("fid_sd")}
              for row in of(rows, Metric) if row.backend in names]
-    return pd.DataFrame(lines, columns=["bound", "n", *MEASURES[:-1]])
+    return pd.DataFrame(lines, columns=["bound", "n", *MEASURES[:-1], "fid_sd"]).astype({"fid_sd": float})
 
 
 def together(rows: list[AnyRow], backend: str, device: str, n: int) -> dict[Place, Row[Pooled]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from bench import files
@@ -108,7 +109,8 @@ def _setting(rows: list[AnyRow], measured: pd.DataFrame, backend: str, device: s
            "from the same x_T in every cell. The metrics depend on n: compare them with the floor (held-out real images) and the "
            "ceiling (standard normal noise) of the same n, and with no paper's values.", ""]
     for measure, name in names.items():
-        limits = [f"{line['bound']} {line[measure]:.4g}" for line in bounds[bounds["n"] == n].to_dict("records")
+        limits = [f"{line['bound']} {figure(line[measure], line['fid_sd'] if measure == 'fid' else np.nan)}"
+                  for line in bounds[bounds["n"] == n].to_dict("records")
                   if measure in line and not pd.isna(line[measure])]
         out += [f"### {name}", "", _markdown(pivot(statistics, measure)), "", *([", ".join(limits), ""] if limits else [])]
         if measure == "fid":

@@ -7,6 +7,7 @@ import math
 import signal
 import subprocess
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -362,7 +363,9 @@ def test_the_page_shows_figures_bounds_verdicts_and_what_is_missing(tmp_path):
     statistics = table1_frames.statistics(table1_frames.measurements(found))
     one = statistics[(statistics["S"] == 20) & (statistics["eta"] == "sigma_hat") & (statistics["spacing"] == "quad")].iloc[0]
     assert f"{one['fid_mean']:.4g} ± {one['fid_sd']:.2g}" in text
-    for words in ("python bench/run.py --table ddim", "floor 8, ceiling 400", "KID[fmnist-cnn]", "precision[fmnist-cnn]", "n = 256",
+    found[1] = replace(found[1], values=found[1].values | {"fid_sd": 1.25})
+    text = table1_page.page(found, "python bench/run.py --table ddim", ["missing: something"])
+    for words in ("python bench/run.py --table ddim", "floor 8 ± 1.2, ceiling 400", "KID[fmnist-cnn]", "precision[fmnist-cnn]", "n = 256",
                   "sha256 " + "e" * 16, "3 at S = 10", "1 at S = 1000", "another data set and another extractor", "367.43",
                   "**reproduced**", "**equivalent**", "equivalent in 1 of 1 cells", "4,800 (seed 0)", "seconds per image",
                   "- missing: something", "weights w1"):

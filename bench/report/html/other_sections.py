@@ -154,12 +154,14 @@ def limits(found: list[AnyRow], command: str) -> Section:
     if bounds.empty:
         s.missing.append(("Floor and ceiling of the metric need the table.", command))
         return s
-    bounds = bounds.dropna(axis="columns", how="all")
+    spread, bounds = bounds["fid_sd"], bounds.drop(columns="fid_sd").dropna(axis="columns", how="all")
     measures = [name for name in table1_frames.MEASURES if name in bounds]
-    shown = bounds.assign(**{name: bounds[name].map(lambda value: "" if pd.isna(value) else f"{value:.4g}") for name in measures})
+    shown = bounds.assign(**{name: [table1_page.figure(value, sd if name == "fid" else np.nan) for value, sd in
+                                    zip(bounds[name], spread, strict=True)] for name in measures})
     shown = shown.rename(columns=table1_page.titles(found))
     s.tables.append(Table("What real images and noise score", shown, "Floor: held-out real images. Ceiling: standard "
-                          f"normal noise. One set of n images each, 1 seed. {table1_sections.extractor(found)}", command))
+                          "normal noise. One set of n images each, 1 seed; ±: standard deviation over other such sets. "
+                          f"{table1_sections.extractor(found)}", command))
     return s
 
 

@@ -13,6 +13,7 @@ from bench.report.measures import calls, seconds_per_image
 from bench.sampling.solver_table import NAME, SOLVERS, Place
 
 PLACE = ["backend", "device", "n", "solver", "S", "spacing", "calls"]  # of a cell; calls of the network for one image
+BOUNDS = {"real": "floor: real images", "noise": "ceiling: noise"}  # of the metric, by the name that rows give them
 MEASURES = ["fid", "kid", "seconds"]  # seconds per image
 DRAWN = ("model", "diffusion", "weights", "convention", "dtype", "device", "samples", "batch_size")  # alike in all rows of a table
 
@@ -77,8 +78,7 @@ def statistics(measured: pd.DataFrame) -> pd.DataFrame:
 
 def bounds(rows: list[AnyRow]) -> dict[str, float]:
     """FID of held-out real images and of standard normal noise, as many as of a cell."""
-    names = {"real": "floor: real images", "noise": "ceiling: noise"}
-    return {names[row.backend]: row.values["fid"] for row in of(rows, Metric) if row.backend in names}
+    return {BOUNDS[row.backend]: row.values["fid"] for row in of(rows, Metric) if row.backend in BOUNDS}
 
 
 def pooled(rows: list[AnyRow], backend: str) -> Mapping[Place, Row[Pooled]]:

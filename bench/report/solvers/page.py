@@ -12,7 +12,7 @@ from bench.pictures import plots
 from bench.records.rows import AnyRow, of
 from bench.records.values import Metric
 from bench.report import measures
-from bench.report.measures import label, versions
+from bench.report.measures import fid_text, label, versions
 from bench.report.solvers import claims, frames
 from bench.report.table1_page import figure as plus_minus
 from bench.sampling.solver_table import EQUAL, LONG, NAME, PAIRED_STEPS, Place
@@ -148,7 +148,8 @@ def caption(rows: list[AnyRow]) -> list[str]:
             f"{c['diffusion']['schedule']}, T = {c['diffusion']['timesteps']}, predicts {c['diffusion']['objective']}; "
             f"{c['dtype']}, without clipping", *sorted(extractors),
             f"machine: {', '.join(e.get('gpu') or []) or e.get('cpu')}, {c['threads']} threads; {versions(begun)}; commit "
-            f"{begun.commit}", *(f"{name}: {value:.2f}" for name, value in frames.bounds(rows).items())]
+            f"{begun.commit}", *(f"{frames.BOUNDS[row.backend]}: {fid_text(row.values, '.2f')}"
+                                  for row in of(rows, Metric) if row.backend in frames.BOUNDS)]
 
 
 def _network(rows: list[AnyRow]) -> list[str]:
