@@ -16,7 +16,7 @@ from bench.pictures.plots import COLOURS
 from bench.presets import PRESETS
 from bench.records.rows import AnyRow, Row, of
 from bench.records.values import Sample, Timing, Train
-from bench.report.measures import hardware, label, peak_memory, seconds_per_image, unit_seconds
+from bench.report.measures import REPRODUCED, UNKNOWN, hardware, label, peak_memory, seconds_per_image, unit_seconds
 from bench.timing import flops
 from bench.weights.tensor_files import weights_hash
 from reference import weights
@@ -24,6 +24,7 @@ from reference.config import ModelConfig
 
 UNITS = {"batch": "images at once", "steps": "sampling steps S", "size": "image side, pixels", "width": "first width, channels",
          "threads": "CPU threads"}
+LINEAR = 0.25  # how far from a line a time may be: the spread of medians of 10 blocks on a machine in use
 IMAGES, STEPS = 50_000, 1000
 GPUS = (1, 8, 64)
 PEAK = 67e12  # FLOP/s, float32 without tensor cores, of one H100 or H200 SXM: NVIDIA's data sheets
@@ -68,7 +69,9 @@ def findings(found: list[Row[Timing]], axis: str) -> list[str]:
             out.append(f"- {backend}: S steps take {1e3 * a:.3g} ms + S x {1e3 * b:.4g} ms, within {100 * off:.0f}% at every S. "
                        f"A network call takes {1e3 * call[0]:.4g} ms: "
                        + (f"the overhead per step is {1e3 * overhead:.3g} ms." if overhead > off * b else
-                          f"no overhead per step shows ({1e3 * overhead:.3g} ms)."))
+                          f"no overhead per step shows ({1e3 * overhead:.3g} ms).")
+                       + f" Time grows linearly with S (DDIM paper, figure 4): **{REPRODUCED if off <= LINEAR else UNKNOWN}**; a "
+                       f"line within {LINEAR:.0%} at every S is called so.")
         if axis == "batch" and len(call) > 2:
             a, b, off = line_fit(found, axis, "network call", backend)
             out.append(f"- {backend}: a network call takes {1e3 * a:.3g} ms + {1e3 * b:.4g} ms per image, within {100 * off:.0f}% "

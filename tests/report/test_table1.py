@@ -365,7 +365,8 @@ def test_the_page_shows_figures_bounds_verdicts_and_what_is_missing(tmp_path):
     assert f"{one['fid_mean']:.4g} ± {one['fid_sd']:.2g}" in text
     found[1] = replace(found[1], values=found[1].values | {"fid_sd": 1.25})
     text = table1_page.page(found, "python bench/run.py --table ddim", ["missing: something"])
-    for words in ("python bench/run.py --table ddim", "floor 8 ± 1.2, ceiling 400", "KID[fmnist-cnn]", "precision[fmnist-cnn]", "n = 256",
+    for words in ("python bench/run.py --table ddim", "floor 8 ± 1.2, ceiling 400", "KID[fmnist-cnn]", "precision[fmnist-cnn]",
+                  "n = 256",
                   "sha256 " + "e" * 16, "3 at S = 10", "1 at S = 1000", "another data set and another extractor", "367.43",
                   "**reproduced**", "**equivalent**", "equivalent in 1 of 1 cells", "4,800 (seed 0)", "seconds per image",
                   "- missing: something", "weights w1"):
