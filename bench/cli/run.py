@@ -15,8 +15,8 @@ from pathlib import Path
 
 import backends
 from backends.protocol import Spec
-from bench import files
-from bench.cli import cells, metrics, own, tables
+from bench import files, terminal
+from bench.cli import cells, heading, metrics, own, tables
 from bench.cli.launch import launched, serve_as_scheduler
 from bench.cli.options import at_least, data_choice, sampling_choices, unsaid, unused
 from bench.job import forecast
@@ -25,6 +25,7 @@ from bench.job.job import Images, Job
 from bench.metric import inception
 from bench.paths import ROOT, printable, require_clone
 from bench.presets import Preset
+from bench.progress import on_terminal
 from bench.records import rows
 from bench.records.cells import Cells
 from bench.records.notebook import Notebook
@@ -149,8 +150,13 @@ def _job(args: argparse.Namespace, command: str) -> int:
     book = Notebook(Cells(args.out, args.fresh), job.preset.name, survives=(WorkerError,) if job.processes == 1 else (),
                     wrong_answers=(WrongAnswer,))
     book.missing += absent
+    if job.rank == 0:
+        ahead = heading.agenda(job, book.cells, args.table is not None)
+        print("\n".join(heading.lines(job, ahead, args.out, args.table)), flush=True)
+        book.agenda = ahead if cluster is None else book.agenda  # whose cells end elsewhere, in any order
     with files.temporary_folder() as logs, contextlib.closing(cluster) if cluster else \
-            contextlib.nullcontext(), Crew(job.spec, job.threads, logs, job.timeout, quiet=job.rank > 0) as crew:
+            contextlib.nullcontext(), contextlib.closing(book.agenda), \
+            Crew(job.spec, job.threads, logs, job.timeout, quiet=job.rank > 0 or not on_terminal()) as crew:
         stages.start(job, crew, book)  # before anything is written: a device that is absent is the user's mistake
         require_writable(args.out)
         if job.rank > 0:
@@ -180,9 +186,9 @@ def report(args: argparse.Namespace, book: Notebook, images: Images, command: st
         if begun := [row for row in book.rows if row.kind == "budget"]:
             found = rows.read(args.out / "rows")
             page, html = tables.write(args.out, found, begun[0], command, book.missing)
-            print(f"{page.read_text()}\nreport: {printable(page)}, {printable(html)}")
+            print(f"{terminal.page(page.read_text())}\nreport: {printable(page)}, {printable(html)}")
         else:
-            print(results.terminal(book.rows, book.missing))
+            print(results.shown(book.rows, book.missing))
         if not args.table:
             page = results.render(book.rows, images, args.out, command, book.missing)
             print(f"\nreport: {printable(page)}, {printable(tables.write_report(args.out))}")

@@ -79,12 +79,9 @@ def _steps(job: Job, crew: Crew, backend: str, batch: Batch) -> dict[str, float]
 
 def paths(job: Job, crew: Crew, book: Notebook, backend: str, drawn: Images) -> None:
     """Images of one cell of every sampler, eta and spacing, as they were drawn, compared with the oracle's of the same noise."""
-    alike: dict[tuple[str | None, ...], list[Cell]] = {}
-    for cell in job.cells[backend]:
-        if (backend, cell) in drawn:
-            alike.setdefault((cell.sampler, str(cell.eta), cell.spacing), []).append(cell)
-    for cells in alike.values():
-        shortest, longest = (choose(cells, key=lambda cell: cell.steps) for choose in (min, max))
+    alike = job.alike(cell for cell in job.cells[backend] if (backend, cell) in drawn)
+    for cells in alike:
+        shortest, longest = cells[0], max(cells, key=lambda cell: cell.steps)
         key = job.images_key(f"{backend} oracle", shortest, stage="path", longest=max(longest.steps, GATED_STEPS))
 
         def compute(folder: Path, shortest: Cell = shortest, longest: Cell = longest, key: Key = key) -> AnyRow:

@@ -30,6 +30,7 @@ from bench.records.cells import SCRATCH, Cells
 from bench.records.notebook import Notebook
 from bench.records.rows import AnyRow, of
 from bench.records.values import Budget
+from bench.terminal import fit
 from bench.timing import blocks, memory
 from bench.workers.crew import Crew
 from bench.workers.errors import WorkerError
@@ -69,7 +70,7 @@ def table(predictions: list[Prediction]) -> str:
               "seconds": "unknown" if p.seconds is None else f"{p.seconds:.1f}",
               "memory MB": "" if p.memory is None else f"{p.memory / 2**20:.0f}"} for p in predictions]
     total = sum(p.seconds or 0.0 for p in predictions)
-    return pd.DataFrame(lines).to_string(index=False) + f"\npredicted: {total:.0f} s together"
+    return fit(pd.DataFrame(lines), 2) + f"\npredicted: {total:.0f} s together"
 
 
 def calls(job: Job) -> dict[str, dict[str, int]]:

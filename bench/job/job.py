@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,8 +14,11 @@ from bench.data.datasets import Dataset
 from bench.metric import fmnist_cnn
 from bench.metric.extractor import Extractor
 from bench.presets import Preset
+from bench.records.agenda import Ahead
+from bench.records.cells import Cells
 from bench.records.notebook import Key
 from bench.sampling.cell import Cell, Draw, plan_of
+from bench.timing import flops
 from bench.weights.tensor_files import weights_hash
 from reference import weights as names
 from reference.conventions import Plan, get_convention
@@ -22,6 +26,7 @@ from reference.solver_plans import SolverPlan, base
 
 Images = dict[tuple[str, Cell], Path]  # of a backend's cell: the file, (n, C, H, W) float32
 
+WORKLOADS = ("training step", "sampling step")  # that are timed, of all backends in turn
 GATED_STEPS = 100  # above it, the images of two backends are compared and reported without a verdict
 
 
@@ -97,6 +102,43 @@ class Job:
     def draw(self, cell: Cell) -> Draw:
         """What decides the images of one cell."""
         return Draw(self.trained, cell, self.convention, self.preset.samples, self.preset.sample_batch, self.choices)
+
+    def alike(self, cells: Iterable[Cell]) -> list[list[Cell]]:
+        """These cells by sampler, eta and spacing, those of fewest steps first: one of each is held to the oracle."""
+        found: dict[tuple[str | None, ...], list[Cell]] = {}
+        for cell in sorted(cells, key=lambda cell: cell.steps):
+            found.setdefault((cell.sampler, str(cell.eta), cell.spacing), []).append(cell)
+        return list(found.values())
+
+    def agenda(self, cells: Cells, table: bool) -> list[Ahead]:
+        """What `bench.job.run` has to do, in its order; of a table also its budget."""
+        p, out = self.preset, []
+        passes = flops.TRAINING * p.batch_size
+        if self.fit:
+            first = self.backends[0]
+            out.append(Ahead("train", first, f"{first}: train the network to sample from", passes * self.fit, {"stage": "fit"}))
+        if table:
+            out.append(Ahead("budget", " ".join(self.backends), "predict what the table costs"))
+        if p.train_steps:
+            out += [Ahead("train", b, f"{b}: train {p.train_steps} steps", passes * p.train_steps, {"stage": "train"},
+                          cells.done("train", self.train_key(b))) for b in self.backends]
+        out += [Ahead("oracle", b, f"{b}: hold one step to the oracle") for b in self.backends]
+        if p.blocks and self.processes == 1:
+            out += [Ahead("timing", "", f"time the {name}", 0, {"workload": name}) for name in WORKLOADS]
+            out += [Ahead("timed", b, f"{b}: check what was timed") for b in self.backends]
+        who = [(b, cell) for cell in self.all_cells for b in self.backends if cell in self.cells[b]]
+        out += [Ahead("sample", b, f"{b}: sample {cell}", p.samples * self.plan(cell).steps, cell.config,
+                      cells.done("sample", self.sample_key(b, cell))) for b, cell in who]
+        out += [Ahead("path", f"{b} oracle", f"{b}: hold {each[0]} to the oracle", 0, each[0].config)
+                for b in self.backends for each in self.alike(self.cells[b])]
+        if self.twice:
+            out += [Ahead("determinism", b, f"{b}: do it twice") for b in self.backends]
+        if self.measured:
+            out += [Ahead("metric", name, f"measure {what}", 0, {}, cells.done("metric", self.bound_key(name)))
+                    for name, what in (("real", "real images"), ("noise", "noise"))]
+            out += [Ahead("metric", b, f"{b}: measure {cell}", 0, cell.config, cells.done("metric", self.metric_key(b, cell)))
+                    for b, cell in who]
+        return out
 
     def key(self, backend: str, **more: Any) -> Key:
         """What decides the result of a cell."""

@@ -13,7 +13,6 @@ import numpy as np
 from bench.data import pixels
 from bench.job.job import Images, Job
 from bench.metric import fid, fmnist_cnn
-from bench.progress import tracked
 from bench.records.notebook import Key, Notebook
 from bench.records.rows import AnyRow
 from bench.sampling.cell import Cell
@@ -36,7 +35,7 @@ def measure(job: Job, book: Notebook, images: Images, cluster: ray_cluster.Ray |
         dataset = cluster.put(job.dataset)
         remote = {(backend, cell): (_load(path), dataset, cell.seed) for (backend, cell), path in images.items()
                   if not book.cells.done("metric", job.metric_key(backend, cell))}
-    for (backend, cell), path in tracked(images.items(), desc="metric", leave=False):
+    for (backend, cell), path in images.items():
         if (backend, cell) not in remote:
             _cell(book, job.metric_key(backend, cell), partial(_evaluate, job, path, cell.seed))
     if cluster:

@@ -22,6 +22,7 @@ def start(job: Job, crew: Crew, book: Notebook) -> None:
                 if job.processes > 1:
                     raise
                 book.leave(f"all cells of {backend}", error)
+                book.agenda.drop(backend)
 
 
 def run(job: Job, crew: Crew, book: Notebook, cluster: Ray | None = None,

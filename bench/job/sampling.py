@@ -12,7 +12,6 @@ import numpy as np
 
 from bench import files
 from bench.job.job import Images, Job
-from bench.progress import tracked
 from bench.records.cells import SCRATCH
 from bench.records.notebook import Notebook
 from bench.records.rows import AnyRow
@@ -29,7 +28,7 @@ def draw(job: Job, crew: Crew, book: Notebook, cluster: ray_cluster.Ray | None) 
     remote = {(backend, cell): (backend, job.spec.to_dict(), job.threads, job.timeout, job.draw(cell)) for backend, cell in wanted
               if cluster and not book.cells.done("sample", job.sample_key(backend, cell))}
     images: Images = {}
-    for which in tracked(wanted, desc="cells", leave=False, disable=len(wanted) < 10):
+    for which in wanted:
         if which not in remote:
             _cell(job, crew, book, images, *which)
     if cluster:

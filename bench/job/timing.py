@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from bench import files
-from bench.job.job import Job
+from bench.job.job import WORKLOADS, Job
 from bench.messages import Describe, TimeSample, TimeTrain, Timing
 from bench.oracle import UNFINISHED
-from bench.progress import tracked
+from bench.progress import on_terminal, tracked
 from bench.records.notebook import Notebook
 from bench.timing import blocks
 from bench.workers.crew import Crew
@@ -30,8 +30,13 @@ def steps(job: Job, crew: Crew, book: Notebook) -> None:
     if job.processes > 1:
         book.missing.append("single steps are not timed with several processes")
         return
-    for workload, batch in (("training step", job.preset.batch_size), ("sampling step", job.preset.sample_batch)):
+    for workload, batch in zip(WORKLOADS, (job.preset.batch_size, job.preset.sample_batch), strict=True):
         _race(job, crew, book, workload, batch)
+
+
+def spent(values: Mapping[str, Any]) -> float:
+    """Seconds that a contender was timed for, with its first unit and its warm-up."""
+    return float(values["first_seconds"] + sum(values["warmup_seconds"]) + sum(values["block_seconds"]))
 
 
 def _race(job: Job, crew: Crew, book: Notebook, workload: str, batch: int) -> None:
@@ -40,9 +45,14 @@ def _race(job: Job, crew: Crew, book: Notebook, workload: str, batch: int) -> No
         keys = {b: job.key(b, stage="timing", workload=workload, batch_size=batch, blocks=p.blocks, beside=who,
                            optim=p.optim.to_dict()) for b in who}
         raw: dict[str, dict[str, Any]] = {b: {} for b in who}
+        race = {"backend": "", "workload": workload}  # as the agenda names it
         try:
-            if not all(book.cells.done("timing", key) for key in keys.values()):
+            if all(book.cells.done("timing", key) for key in keys.values()):
+                book.agenda.skip("timing", race)
+            else:
+                number = book.agenda.begin("timing", race)
                 raw = _time(job, crew, book, workload, batch, who)
+                book.agenda.end(number, sum(map(spent, raw.values())))
         except Left as left:
             book.leave(f"timing of the {workload} {left.who}", left.reason)
             who.remove(left.who)
@@ -54,7 +64,8 @@ def _race(job: Job, crew: Crew, book: Notebook, workload: str, batch: int) -> No
 
 def _time(job: Job, crew: Crew, book: Notebook, workload: str, batch: int, who: list[str]) -> dict[str, dict[str, Any]]:
     training, load = workload == "training step", [round(x, 2) for x in os.getloadavg()]
-    with book.cells.shared("timing") as folder, tracked(desc=f"time the {workload}", leave=False, mininterval=1) as bar:
+    with book.cells.shared("timing") as folder, tracked(
+            desc=f"time the {workload}", leave=False, mininterval=1, disable=not on_terminal()) as bar:
         asked: Timing = TimeSample(1, batch, job.seed)
         if training:
             asked = TimeTrain(1, str(folder / "images.npy"), job.seed, batch)

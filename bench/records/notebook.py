@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.records import environment
+from bench.records.agenda import Agenda
 from bench.records.cells import Cells
 from bench.records.rows import AnyRow, Row, RowError
 from bench.records.validity import problems
@@ -42,6 +43,7 @@ class Notebook:
         self.wrong: list[str] = []
         self.seconds: dict[str, float] = {}  # wall time of this run by stage
         self.machine = environment.describe()
+        self.agenda = Agenda()
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -64,16 +66,26 @@ class Notebook:
 
     def cell(self, name: str, key: Key, compute: Callable[[Path], AnyRow]) -> AnyRow | None:
         """Run one cell, see `Cells.run`; its row carries its seconds. None where it is left missing."""
+        number, seconds = None, None
+        if self.cells.done(name, key):
+            self.agenda.skip(name, key)
+        else:
+            number = self.agenda.begin(name, key)
+
         def timed(folder: Path) -> AnyRow:
+            nonlocal seconds
             began = time.perf_counter()
             row = compute(folder)
-            return replace(row, environment={"cell_seconds": round(time.perf_counter() - began, 3)} | row.environment)
+            seconds = round(time.perf_counter() - began, 3)
+            return replace(row, environment={"cell_seconds": seconds} | row.environment)
 
         try:
             row = self.cells.run(name, key, timed)
         except self.survives as error:
             self.leave(f"{name} {key['backend']}", error)
             return None
+        finally:
+            self.agenda.end(number, seconds)
         self.rows.append(row)
         self.missing += row.notes
         return row

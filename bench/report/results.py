@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench import files
+from bench import files, terminal
 from bench.records.rows import AnyRow, of
 from bench.records.values import Checks, Metric, Sample, Verdict
 from bench.report.job import figures
@@ -19,6 +19,7 @@ from bench.report.job.figures import Images
 from bench.report.measures import calls, fast, fid_text, label, sampler, seconds_per_image, unfit
 from bench.report.speed_page import races, ratio_lines, speed_table
 
+DISAGREES = "**DISAGREES**"
 BEGIN, END = "<!-- table: written by bench/report/results.py -->", "<!-- end of table -->"
 
 
@@ -75,7 +76,7 @@ def check_table(rows: Iterable[AnyRow]) -> pd.DataFrame:
             lines.append({"who": " / ".join(label(b) for b in row.backend.split(" ")), "what": name.replace("_", " ") + where,
                           "measured": "bit-equal" if v.get("bit_equal") else _error(v, ".1e"),
                           "tolerance": "(reported)" if gate is None else f"{gate:.0e}",
-                          "verdict": "**DISAGREES**" if not v["ok"] else "" if gate is None else "ok"})
+                          "verdict": DISAGREES if not v["ok"] else "" if gate is None else "ok"})
     return pd.DataFrame(lines)
 
 
@@ -95,10 +96,15 @@ def _cell(row: AnyRow) -> str:
     return "".join(f", {sign}{row.config[name]}" for name, sign in signs.items() if name in row.config)
 
 
-def terminal(rows: list[AnyRow], missing: list[str]) -> str:
+def shown(rows: list[AnyRow], missing: list[str]) -> str:
     """What the main job prints."""
-    tables = [table.to_string(index=False) for table in (sample_table(rows), speed_table(rows)) if not table.empty]
-    rest = [*ratio_lines(rows), *bounds(rows), check_table(rows).to_string(index=False), *missing]
+    samples, checks = sample_table(rows), check_table(rows)
+    if not checks.empty:  # narrower than on a page
+        checks = checks.replace({"verdict": {DISAGREES: "DISAGREES"}, "tolerance": {"(reported)": "-"}})
+    tables = [terminal.fit(table, keys) for table, keys in ((samples, list(samples).index("eta") + 1 if "eta" in samples else 1),
+                                                            (speed_table(rows), 2)) if not table.empty]
+    told = terminal.fit(checks, 2).replace("DISAGREES", terminal.coloured("DISAGREES", "red"))
+    rest = [*ratio_lines(rows), *bounds(rows), told, *missing]
     return "\n\n".join([*tables, "\n".join(rest)])
 
 

@@ -26,6 +26,7 @@ from bench.report.measures import (
     unit_seconds,
     versions,
 )
+from bench.terminal import fit
 from bench.timing import blocks, flops
 
 Group = list[Row[Timing]]  # the contenders of one workload that were timed in turn, a row for each process
@@ -201,7 +202,7 @@ def terminal(found: list[Row[Timing]]) -> list[str]:
     """The tables as text."""
     roof, out = roofs(found), []
     for group in groups(found):
-        out += ["", title(group), table(group, roof).to_string(index=False), *said(group)]
+        out += ["", title(group), fit(table(group, roof)), *said(group)]
     return out
 
 

@@ -28,6 +28,7 @@ from bench.records.rows import AnyRow
 from bench.report import results
 from bench.report.studies import likelihood_page
 from bench.sampling import bound
+from bench.terminal import fit
 from bench.weights.tensor_files import weights_hash
 from bench.workers.crew import Crew
 from bench.workers.errors import WorkerError
@@ -157,7 +158,7 @@ def run(asked: Settings, spec: Spec, trained: weights.Weights, paths: Sequence[b
     if not measured:
         print("\n".join(book.missing), file=sys.stderr)
         return 3
-    print("\n".join([likelihood_page.terminal(measured), "", results.check_table(book.rows).to_string(index=False), *book.missing]))
+    print("\n".join([likelihood_page.terminal(measured), "", fit(results.check_table(book.rows), 2), *book.missing]))
     every = likelihood_page.newest(rows.read(out / "rows"))
     likelihood_page.figure(every, out / "figures" / "likelihood.png")
     print(f"\nreport: {printable(files.write_page(out / 'likelihood.md', likelihood_page.render(every, command)))}")

@@ -30,6 +30,7 @@ from bench.pictures import grids
 from bench.progress import tracked
 from bench.records import rows
 from bench.records.notebook import stamped
+from bench.terminal import fit
 from bench.timing.memory import require_room
 from bench.weights.tensor_files import weights_hash
 from bench.weights.unsaid import SILENT, Unsaid
@@ -116,7 +117,7 @@ def describe(found: Found, n: int) -> str:
     distances = {name: np.sqrt(np.quantile(np.array(squared), QUANTILES)) / 255 for name, squared in found["squared"].items()}
     lines = [{"quantile of the distance to the nearest training image": f"{q:.0%}", "samples": f"{distances['samples'][i]:.3f}",
               "held-out images": f"{distances['held_out'][i]:.3f}"} for i, q in enumerate(QUANTILES)]
-    text = [pd.DataFrame(lines).to_string(index=False), "",
+    text = [fit(pd.DataFrame(lines)), "",
             f"{found['near']:.2%} of {n:,} samples are nearer than {NEAR:.0%} of the held-out images are",
             f"{COPY} times nearer to one training image than to the next: {found['copies']['samples']:.2%} of the samples, "
             f"{found['copies']['held_out']:.2%} of the held-out images"]

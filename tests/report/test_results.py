@@ -175,7 +175,7 @@ def test_the_terminal_shows_all(wanted: str) -> None:
     """Cells, speeds, ratios, bounds, verdicts, what is missing."""
     rows = [sample("torch", 10, [2.0]), of_cell("torch", 10, 2.5, 0.25), metric("noise", 400.0, 40.0), check("torch oracle"),
             timing("torch", [0.4, 0.5] * 5), timing("mindspore", [0.5] * 10)]
-    assert wanted.replace("PyTorch", TORCH).replace("250.0", "225.0") in results.terminal(rows, ["missing: x"])
+    assert wanted.replace("PyTorch", TORCH).replace("250.0", "225.0") in results.shown(rows, ["missing: x"])
 
 
 def test_the_interval_of_a_mean_by_hand():

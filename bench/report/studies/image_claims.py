@@ -9,6 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bench.report.measures import LEVEL, POWER, REPRODUCED, detectable, half, interval, verdict, verdict_on_all
+from bench.terminal import fit
 
 READING = (
     f"Each comparison is a mean over images, each beside itself, with its {1 - LEVEL:.0%} interval by Student's t; the claim says "
@@ -60,7 +61,7 @@ def mean(values: NDArray[np.float64]) -> str:
 def terminal(table: pd.DataFrame, claims: list[Claim]) -> str:
     """A network's table and the verdicts, as the command prints them."""
     told = summary(claims)
-    return "\n".join([table.to_string(index=False),
+    return "\n".join([fit(table),
                       *(f"{line.verdict}: {line.claim} ({line.comparisons})" for line in told.itertuples())])
 
 

@@ -13,6 +13,7 @@ from bench.pictures import plots
 from bench.records.rows import AnyRow, Row, of
 from bench.records.study_values import Bits, Likelihood
 from bench.report.measures import CONTRADICTED, REPRODUCED, UNKNOWN, hardware, interval, label
+from bench.terminal import fit
 from reference.config import VARIANCES
 
 SAME = ("weights", "images_sha256", "samples", "seed", "clip", "dtype", "device")  # what comparable rows of a network share
@@ -102,7 +103,7 @@ def claims(rows: Rows) -> list[str]:
 
 def terminal(rows: Rows) -> str:
     """What the command prints."""
-    return shown(rows).to_string(index=False)
+    return fit(shown(rows), 2)
 
 
 def render(networks: dict[str, Rows], command: str) -> str:

@@ -67,7 +67,7 @@ PATCHES = [Patch(*p) for p in (
      ("one image in the midst repeats another",)),
     ("paths: not compared", "bench.job.checks:_path", "verdict(error, within", "verdict(0 * error, within", f"{JOB}rings",
      ("images too dark",)),
-    ("paths: one eta alone", "bench.job.checks:paths", "in alike.values()", "in list(alike.values())[:1]", f"{JOB}rings", ("no noise",)),
+    ("paths: one eta alone", "bench.job.checks:paths", "in alike:", "in alike[:1]:", f"{JOB}rings", ("no noise",)),
     ("paths: the long ones are not compared", "bench.job.checks:paths", "longest.steps > GATED_STEPS", "False", f"{JOB}rings",
      ("wrong after step 256",)),
     ("losses: below or above, it is all the same", "bench.job.checks:training", "verdict(ratio, ", "verdict(1 / ratio, ", f"{JOB}rings",
@@ -90,7 +90,7 @@ PATCHES = [Patch(*p) for p in (
      f"{CHECKS}test_the_floor_is_that_of_held_out_images_and_each_cell_has_its_own_metric"),
     ("images of another network are used again", "bench.job.job:Job.images_key", "weights=self.trained_hash, ", "",
      f"{CHECKS}test_another_networks_cells_are_not_used_again_and_the_report_is_of_this_run"),
-    ("rows of earlier runs in the report", "bench.cli.run:report", "results.terminal(book.rows,", "results.terminal(rows.read(args.out / \"rows\"),",
+    ("rows of earlier runs in the report", "bench.cli.run:report", "results.shown(book.rows,", "results.shown(rows.read(args.out / \"rows\"),",
      f"{CHECKS}test_another_networks_cells_are_not_used_again_and_the_report_is_of_this_run"),
     # Figures of the report.
     ("ratio inverted", "bench.report.speed_page:ratio_lines",

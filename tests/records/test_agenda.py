@@ -1,0 +1,46 @@
+"""Which cell runs, and about how long the rest takes, from seconds that are given."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench.records.agenda import Agenda, Ahead
+
+
+def agenda() -> Agenda:
+    return Agenda([Ahead("train", "a", "a: train", 300), Ahead("sample", "a", "a: S=10", 100, {"steps": 10}),
+                   Ahead("sample", "b", "b: S=10", 100, {"steps": 10}), Ahead("metric", "a", "measure", 0, {"steps": 10})])
+
+
+def test_each_cell_is_a_line_with_the_time_left(capsys):
+    it = agenda()
+    it.end(it.begin("train", {"backend": "a"}), 30.0)  # 0.1 s a pass: 200 of them are left
+    it.end(it.begin("sample", {"backend": "a", "steps": 10}), 50.0)  # b has none of its own: 80 s for 400
+    it.end(it.begin("sample", {"backend": "b", "steps": 10}), 100.0)
+    assert it.begin("sample", {"backend": "b", "steps": 20}) is None
+    it.end(it.begin("metric", {"backend": "a", "steps": 10}), 1.0)
+    assert capsys.readouterr().err.splitlines() == [
+        "cell 1 of 4: a: train", "cell 2 of 4, about 20 s left: a: S=10", "cell 3 of 4, about 20 s left: b: S=10",
+        "cell 4 of 4: measure"]
+
+
+def test_a_backends_own_cells_of_that_name_count_first():
+    it = agenda()
+    it.took("sample", "a", 10, 10.0)  # 1 s a pass
+    assert it.seconds_left() == 300 + 100 + 100
+    it.took("train", "a", 10, 20.0)
+    it.took("sample", "b", 10, 30.0)
+    it.took("metric", "b", 0, 7.0)
+    assert it.seconds_left() == pytest.approx(600 + 100 + 300 + 7)
+
+
+def test_what_is_finished_or_left_missing_takes_no_time():
+    it = agenda()
+    assert it.seconds_left() is None
+    it.took("sample", "a", 1, 1.0)
+    it.skip("train", {"backend": "a"})
+    assert it.seconds_left() == 200
+    it.drop("b")
+    assert it.seconds_left() == 100
+    it.begin("metric", {"backend": "a", "steps": 10})
+    assert it.seconds_left() == 0
