@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,6 +18,7 @@ from reference.solver_plans import SolverPlan
 from reference.weights import Weights
 
 from . import distributed, samplers, solving
+from .devices import find_device, hold_threads
 from .training import Optimiser, Process
 from .unet import UNet, set_weights
 
@@ -50,19 +50,6 @@ _keep_parsed()
 def create(spec: Spec) -> MindSporeBackend:
     """A backend for this spec. Raises `DeviceError` where the device is absent or the dtype is not offered."""
     return MindSporeBackend(spec)
-
-
-def find_device(name: str) -> str:
-    """MindSpore's name of this device, set for the process; `DeviceError` where this machine lacks it."""
-    kinds = {"cpu": "CPU", "ascend": "Ascend"}
-    if name not in kinds:
-        raise DeviceError(f"device={name!r}: the mindspore backend has cpu and ascend")
-    try:
-        ms.set_device(kinds[name])
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise DeviceError(f"device={name!r}: MindSpore {ms.__version__} can't use it here: {reason}") from None
-    return kinds[name]
 
 
 class MindSporeBackend:
@@ -115,7 +102,7 @@ class MindSporeBackend:
     def device_info(self) -> dict[str, str]:
         """What runs where."""
         return {"framework": f"mindspore {ms.__version__}", "device": self.device.lower(),
-                "threads": os.environ.get("OMP_NUM_THREADS", "default"), "execution": "graph" if self.compiled else "pynative"}
+                "threads": hold_threads(), "execution": "graph" if self.compiled else "pynative"}
 
     def tables(self, plan: Plan | SolverPlan) -> dict[str, np.ndarray]:
         """The plan's coefficients, float64."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import mindspore as ms
 from mindspore import Tensor, ops
 
-from backends.mindspore.backend import find_device
+from .devices import find_device
 
 DTYPES = {"float32": ms.float32, "float16": ms.float16}
 

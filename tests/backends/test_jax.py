@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from backends.protocol import Batch, DeviceError, Spec
-from bench.records.environment import worker_env
 from reference import weights
 from reference.config import DiffusionConfig, ModelConfig
 from reference.conventions import make_plan
@@ -80,33 +75,3 @@ def test_what_was_handed_out_outlives_the_next_step():
 def test_what_it_does_not_have_is_refused_in_one_line(changes, line):
     with pytest.raises(DeviceError, match=f"^{line}[^\n]*$"):
         module.create(replace(SPEC, **changes))
-
-
-BUSIEST = """
-import glob
-import jax, jax.numpy as jnp
-
-def spent():  # CPU time by thread
-    lines = {path: open(path).read().rpartition(")")[2].split() for path in glob.glob("/proc/self/task/*/stat")}
-    return {path: int(line[11]) + int(line[12]) for path, line in lines.items()}
-
-kernel, x = jnp.ones((64, 64, 3, 3)), jnp.ones((32, 64, 28, 28))
-blur = jax.jit(lambda x: jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME") / 576)
-blur(x).block_until_ready()
-before = spent()
-for _ in range(15):
-    x = blur(x)
-x.block_until_ready()
-after = spent()
-shares = [after[thread] - before.get(thread, 0) for thread in after]
-print(max(shares) / sum(shares))
-"""
-
-
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="this system does not say what each thread has done")
-def test_a_worker_of_one_thread_computes_in_one():
-    """With the variables that `--threads 1` gives it. XLA does not ask OMP_NUM_THREADS: with that alone, on two cores, the busiest
-    of its threads has half of the work."""
-    variables = {**os.environ, **worker_env(1)}
-    run = subprocess.run([sys.executable, "-c", BUSIEST], env=variables, capture_output=True, text=True, check=True)
-    assert float(run.stdout) > 0.9
