@@ -15,6 +15,9 @@ class About:
 
     An outside package exports it from the package of the module that its entry point names: `ABOUT` of `my_port` for the entry
     point `my_port.backend`. Without one, the backend is described by these defaults, its name as the label.
+
+    What it has of the reference may be claimed by kinds, from `schedules` to `devices`: None is all. `backends.claims` knows the
+    names of each kind. What is not claimed must be refused, and the kit asks for it.
     """
 
     label: str  # what reports call it: "PyTorch"
@@ -33,6 +36,15 @@ class About:
     likelihood: bool = False  # has the variational bound's terms: `backends.protocol.Likelihood`
     roofline: bool = False  # has roofline.py: `backends.protocol.Roofline`
     weight_files: tuple[bytes, ...] = ()  # how the framework's own files of weights begin; weight_files.py reads them
+    schedules: tuple[str, ...] | None = None  # names of `reference.schedules.BETAS`, or "trained_betas"
+    objectives: tuple[str, ...] | None = None  # what the network's output may be: eps, x0, v, previous
+    variances: tuple[str, ...] | None = None  # of the reverse process: small and large in DDPM alone; learned, learned_range
+    losses: tuple[str, ...] | None = None  # of a backend that trains: l2, l1, huber, kl, rescaled_kl
+    samplers: tuple[str, ...] | None = None  # ddim, ddpm, and with `solvers` the fast ones; None: all of these
+    spacings: tuple[str, ...] | None = None  # rules that choose timesteps, of all codes, or "sections"
+    conventions: tuple[str, ...] | None = None  # names of `reference.conventions.CONVENTIONS` and of solvers' own codes
+    modes: tuple[str, ...] | None = None  # stock, tuned, compiled
+    devices: tuple[str, ...] | None = None  # kinds: cpu, cuda, ascend, tpu
 
     @property
     def network(self) -> bool:
@@ -55,4 +67,4 @@ def _fits(value: Any, wanted: Any) -> bool:
     """Whether it is of this type: a class, one of several, or a tuple of such. A bool is no int."""
     if getattr(wanted, "__origin__", None) is tuple:
         return type(value) is tuple and all(_fits(one, get_args(wanted)[0]) for one in value)
-    return type(value) in (get_args(wanted) or (wanted,))
+    return any(_fits(value, one) for one in get_args(wanted)) if get_args(wanted) else type(value) is wanted

@@ -169,7 +169,7 @@ def make_plan(
         diffusion, sampler, path, previous, _network_t(path, diffusion), gate, scale, sigma_hat, variance, clipped.kind,
         clipped.limit, ratio, clipped.most, c.rederive_eps if rederive_eps is None else rederive_eps, final_alpha_bar,
         c.float32_tables, c.log_variance_first, convention,
-        (*path[1:], CLEAN) if c.predicts == "path" else tuple(t - 1 for t in path),
+        (*path[1:], CLEAN) if c.predicts == "path" else tuple(t - 1 for t in path), rule if isinstance(steps, int) else "sections",
     )
 
 

@@ -6,7 +6,7 @@ A sampler needs nothing beside its plan. Its choices compile into one array of c
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from .config import DiffusionConfig, require
@@ -55,6 +55,7 @@ class Plan:
     log_variance_first: str
     convention: str
     predicts: tuple[int, ...]  # of each step: the state whose mean a network of objective "previous" gives
+    spacing: str = field(compare=False)  # the rule that chose the timesteps, or "sections": a name, which decides nothing any more
 
     @property
     def steps(self) -> int:

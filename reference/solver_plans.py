@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -93,6 +93,7 @@ class SolverPlan:
     threshold_ratio: float
     sample_max: float
     convention: str
+    spacing: str = field(compare=False)  # the rule that chose the nodes: a name, which decides nothing any more
 
     @property
     def path(self) -> Path:
@@ -182,7 +183,7 @@ def make_solver_plan(
     start = float(nodes.sigma[0]) if code.start == "sigma" and not (code.grid == "diffusers_heun" and rule == "leading") else 1.0
     t, alpha, sigma = (tuple(values.tolist()) for values in nodes)
     return SolverPlan(diffusion, sampler, chosen, t, alpha, sigma, start, clipped.kind, clipped.limit, clipped.ratio, clipped.most,
-                      convention)
+                      convention, rule)
 
 
 def _later(code: Code, rule: str) -> str:

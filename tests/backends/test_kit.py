@@ -16,7 +16,7 @@ from reference.plan import Plan
 from reference.solver_plans import SolverPlan
 from tests.conformance import cases, fields, guard
 from tests.conformance import test_l3_gradients as l3
-from tests.conformance.conftest import SUBJECTS, narrowed, of_no_subject, other_case, pytest_generate_tests
+from tests.conformance.conftest import SUBJECTS, UNCLAIMED, narrowed, of_no_subject, other_case, pytest_generate_tests
 from tests.conformance.kit import FULL, Subject
 
 
@@ -141,7 +141,8 @@ def test_a_backend_that_is_slow_to_compile_runs_stock_and_once_a_level_compiled(
 
     def chosen(path, mode=(), asked=("fast", "slow"), **marks):
         options = {"--mode": list(mode), "--backend": list(asked)}
-        config = SimpleNamespace(stash={SUBJECTS: [s for s in found if s.mode in (mode or s.mode)]}, getoption=options.get)
+        subjects = [s for s in found if s.mode in (mode or s.mode)]
+        config = SimpleNamespace(stash={SUBJECTS: subjects, UNCLAIMED: []}, getoption=options.get)
         marks = {name: SimpleNamespace(kwargs=value) for name, value in marks.items()}
         out = []
         pytest_generate_tests(SimpleNamespace(

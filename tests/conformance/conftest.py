@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import backends
+from backends import claims
 from reference.errors import ConfigError
 
 from . import guard, kit
+from .accounts import Account
 from .kit import SAMPLER_LEVELS, Subject
 
 LEVEL_FILE = re.compile(r"test_(l\d)_(\w+)\.py")
 ONCE = "float32"  # in which a backend that is slow to compile runs compiled
 LONG = ("l4", "l6")  # levels of many training steps
 SUBJECTS = pytest.StashKey[list[Subject]]()
+UNCLAIMED = pytest.StashKey[list[Subject]]()  # in dtypes and modes that a backend which was asked for does not claim
 NOTES = pytest.StashKey[list[str]]()
 
 
@@ -28,6 +32,7 @@ def pytest_configure(config: pytest.Config) -> None:
     device, asked = config.getoption("--device"), config.getoption("--backend")
     rows = kit.tolerances(device)
     subjects: list[Subject] = []
+    unclaimed: list[Subject] = []
     notes: list[str] = []
     if device.split(":")[0] not in kit.TOLERANCES:
         notes.append(f"no tolerances were recorded on {device}: those of the CPU are used")
@@ -41,20 +46,32 @@ def pytest_configure(config: pytest.Config) -> None:
             about = backends.about(name)
         except ConfigError as error:
             raise pytest.UsageError(str(error)) from error
-        dtypes = [dtype for dtype in rows if dtype in about.dtypes]
-        if not dtypes:
-            raise pytest.UsageError(f"backend={name!r}: has none of the dtypes {', '.join(rows)} of tolerances.toml")
+        if wrong := claims.problem(about):
+            raise pytest.UsageError(f"backend={name!r}: in its ABOUT {wrong}")
         modes = config.getoption("--mode") or ["stock", "tuned"]
-        found = [Subject(name, module, device, dtype, mode) for dtype, mode in product(dtypes, modes)]
-        subjects += found if found[0].trains else found[len(modes) - 1::len(modes)]  # without a network the modes are one
+        modes = modes if about.network else modes[-1:]  # without a network the modes are one
+        whole = [Subject(name, module, device, dtype, mode) for dtype, mode in product(rows, modes)]
+        found = [s for s in whole if not outside(s)]
+        if not found:
+            raise pytest.UsageError(f"backend={name!r}: of what is asked for here its ABOUT claims nothing: {device} in "
+                                    f"{' or '.join(rows)}, {' or '.join(modes)}")
+        subjects += found
+        unclaimed += [s for s in whole if s not in found and asked]
+        dtypes = list(dict.fromkeys(s.dtype for s in found))
         notes.append(f"{name} on {device}: {', '.join(found[0].levels)} in {', '.join(dtypes)}")
         if spared(config, found[0]):
             notes.append(f"{name}: compiled once a level, in {ONCE}, and tests of both full dtypes in one; --mode runs all")
-        if not about.solvers:
-            notes.append(f"NOT CHECKED: fast solvers of {name}, which says solvers=False")
     if not subjects:
         raise pytest.UsageError("no backend to check: " + "; ".join(notes))
-    config.stash[SUBJECTS], config.stash[NOTES] = subjects, notes
+    config.stash[SUBJECTS], config.stash[UNCLAIMED], config.stash[NOTES] = subjects, unclaimed, notes
+    config.pluginmanager.register(Account(subjects, bool(asked)), "conformance-account")
+
+
+def outside(subject: Subject) -> dict[str, str]:
+    """What of the subject's device, dtype and mode its backend does not claim; dtypes are those on the CPU, and there is no other
+    list."""
+    asked = {"devices": subject.device.partition(":")[0], "dtypes": subject.dtype, "modes": subject.mode}
+    return {kind: name for kind, name in asked.items() if name not in claims.claimed(subject.about, kind)}
 
 
 def spared(config: pytest.Config, subject: Subject) -> bool:
@@ -63,10 +80,11 @@ def spared(config: pytest.Config, subject: Subject) -> bool:
     return subject.device.partition(":")[0] in backends.about(subject.name).slow_to_compile and not config.getoption("--mode")
 
 
-def subjects_of(config: pytest.Config, path: Path) -> list[Subject]:
-    """The subjects that a level's file runs over. Tables and steps have no modes: they run in one."""
+def subjects_of(config: pytest.Config, path: Path, more: Sequence[Subject] = ()) -> list[Subject]:
+    """The subjects that a level's file runs over, and which of these more it would. Tables and steps have no modes: they run in
+    one."""
     level, name = LEVEL_FILE.fullmatch(path.name).groups()  # type: ignore[union-attr]
-    found = [s for s in config.stash[SUBJECTS] if level.upper() in s.levels and (s.trains or name != "network")]
+    found = [s for s in (*config.stash[SUBJECTS], *more) if level.upper() in s.levels and (s.trains or name != "network")]
     return [s for s in found if not (spared(config, s) and s.mode != "stock")
             and (s.mode != "stock" or level.upper() not in ("L0", "L1") or spared(config, s))]
 
@@ -80,6 +98,15 @@ def narrowed(subjects: list[Subject], mode: str | None = None, dtypes: tuple[str
         fitting = {s.name for s in subjects if test(s) or alone}
         subjects = [s for s in subjects if test(s) or s.name not in fitting]
     return subjects
+
+
+def lost_by(config: pytest.Config, subjects: list[Subject], whole: list[Subject], kinds: dict[str, Any]) -> list[Subject]:
+    """Of a backend that was asked for: subjects of a test that are left out by a dtype or mode, and by its having no fast solvers.
+    `claimed_subject` leaves them out, and they are counted."""
+    lost = [s for s in narrowed(whole, **kinds) if s in config.stash[UNCLAIMED]]
+    if kinds.get("solvers") and config.getoption("--backend"):
+        lost += [s for s in narrowed(subjects, **{**kinds, "solvers": False}) if not s.about.solvers]
+    return lost
 
 
 def first_dtype(subjects: list[Subject], name: str) -> str:
@@ -106,7 +133,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         path, config = Path(str(metafunc.module.__file__)), metafunc.config
         whole = not (config.getoption("--backend") or config.getoption("--mode"))
         mark = metafunc.definition.get_closest_marker("subjects")
-        chosen = narrowed(subjects_of(config, path), **(mark.kwargs if mark else {}))
+        kinds = mark.kwargs if mark else {}
+        chosen = narrowed(subjects_of(config, path), **kinds)
+        lost = lost_by(config, subjects_of(config, path), subjects_of(config, path, config.stash[UNCLAIMED]), kinds)
         if mark and mark.kwargs.get("dtypes") == kit.FULL:
             chosen = [s for s in chosen if not spared(config, s) or s.dtype == first_dtype(chosen, s.name)]
         if compiled := metafunc.definition.get_closest_marker("compiled"):
@@ -117,7 +146,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         sampled = [s for s in chosen if whole and s.name != backends.DEFAULT
                    and (spared(config, s) or (long and s.mode == "stock"))]
         marks = [pytest.mark.slow, pytest.mark.sampled]
-        sets = [pytest.param(s, marks=marks if s in sampled else []) for s in chosen]
+        sets = [pytest.param(s, marks=marks if s in sampled else []) for s in (*chosen, *lost)]
         metafunc.parametrize("subject", sets, ids=str, scope="module")
 
 
@@ -125,7 +154,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """A test marked `compiled(case=..)` runs compiled in this case alone, where a backend is spared it elsewhere.
 
     Tests that a backend lists in `conformance-xfails.txt` must fail; where one passes, or none fits, the entry is stale."""
-    left_out = {item for item in items if other_case(config, item) or of_no_subject(item)}
+    left_out = {item for item in items if other_case(config, item) or of_no_subject(item) or nothing_to_refuse(item)}
     config.hook.pytest_deselected(items=list(left_out))
     items[:] = [item for item in items if item not in left_out]
     files = {item.path.name for item in items}
@@ -155,6 +184,14 @@ def of_no_subject(item: pytest.Item) -> bool:
     return bool(params and "subject" in params.params and not isinstance(params.params["subject"], Subject))
 
 
+def nothing_to_refuse(item: pytest.Item) -> bool:
+    """Whether this asks for a refusal of a kind of which the backend claims all."""
+    params = getattr(item, "callspec", None)
+    if not (params and item.get_closest_marker("refusals") and isinstance(subject := params.params.get("subject"), Subject)):
+        return False
+    return not claims.missing(subject.about, params.params["case"])
+
+
 def known_deviations(path: Path) -> Iterator[tuple[str, str]]:
     """(part of a test's name, reason) from lines `PART  # reason`; blank lines and comments are passed over."""
     for line in path.read_text().splitlines() if path.exists() else []:
@@ -173,6 +210,15 @@ def named_level(request: pytest.FixtureRequest) -> None:
 
 
 @pytest.fixture(autouse=True)
+def claimed_subject(request: pytest.FixtureRequest) -> None:
+    """Leave out a test in a dtype or mode, or of fast solvers, that is not claimed."""
+    if "subject" in request.fixturenames and isinstance(subject := request.getfixturevalue("subject"), Subject):
+        mark = request.node.get_closest_marker("subjects")
+        fast = {"samplers": "fast"} if mark and mark.kwargs.get("solvers") and not subject.about.solvers else {}
+        subject.leave_out(outside(subject) | fast)
+
+
+@pytest.fixture(autouse=True)
 def deferred(request: pytest.FixtureRequest) -> Iterator[None]:
     """With --record a comparison that fails lets the test go on, so that every error is seen, and fails it at the end."""
     kit.DEFERRED = [] if request.config.getoption("--record") else None
@@ -184,7 +230,8 @@ def deferred(request: pytest.FixtureRequest) -> Iterator[None]:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """What was checked and what was not; with --record the worst errors, as lines of tolerances.toml."""
     terminalreporter.section("conformance")
-    for note in config.stash[NOTES]:
+    account = config.pluginmanager.get_plugin("conformance-account")
+    for note in (*config.stash[NOTES], *account.lines()):
         terminalreporter.line(note)
     if config.getoption("--record"):
         for (device, dtype, quantity), (error, what) in sorted(kit.WORST.items()):

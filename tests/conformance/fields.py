@@ -33,6 +33,7 @@ PLAN: dict[str, tuple[Plan, Any]] = {
     "float32_tables": (NOISY, True),
     "log_variance_first": (SMALL, "floor"),
     "convention": (NOISY, "ho2020"),  # a name, which decides nothing any more
+    "spacing": (NOISY, "trailing"),  # as is this
 }
 SOLVED = solved("dpmpp_2m_sde", clip="dynamic:0.8:1.5", **LAST)
 SOLVER_PLAN: dict[str, tuple[SolverPlan, Any]] = {
@@ -48,6 +49,7 @@ SOLVER_PLAN: dict[str, tuple[SolverPlan, Any]] = {
     "threshold_ratio": (SOLVED, 0.6),
     "sample_max": (SOLVED, 1.2),
     "convention": (SOLVED, "diffusers"),  # a name, which decides nothing any more
+    "spacing": (SOLVED, "karras"),  # as is this
 }
 DIFFUSION: dict[str, tuple[dict[str, Any], Any]] = {
     "schedule": ({}, "cosine"),

@@ -1,16 +1,21 @@
-"""A backend under test, watched: a method that is missing, raises or returns the wrong kind is one line with level and name."""
+"""A backend under test, watched: a method that is missing, raises or returns the wrong kind is one line with level and name, and
+what is not claimed is asked of no method."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import pytest
 
 from reference.config import ConfigError
+from reference.conventions import Plan
+from reference.solver_plans import SolverPlan
 
+Asks = Callable[[Plan | SolverPlan | None, bool], None]
+TRAINING = ("loss_and_gradients", "train_step")
 ARRAYS = ("tables", "weights", "activations", "state")  # methods that return arrays by name
 level = "L0"  # of the test that runs
 
@@ -18,8 +23,8 @@ level = "L0"  # of the test that runs
 class Guard:
     """Every attribute of the backend; methods of it that fail fail the test in one line. `ConfigError` is an answer, and passes."""
 
-    def __init__(self, backend: Any) -> None:
-        self._backend = backend
+    def __init__(self, backend: Any, asks: Asks = lambda plan, trains: None) -> None:
+        self._backend, self._asks = backend, asks  # called before a method is, with its plan and whether it trains
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -27,13 +32,16 @@ class Guard:
         found = getattr(self._backend, name, None)
         if found is None:
             refuse(name, f"{type(self._backend).__name__} has no such method")
-        return watched(name, found) if callable(found) else found
+        return watched(name, found, self._asks) if callable(found) else found
 
 
-def watched(name: str, method: Any) -> Any:
+def watched(name: str, method: Any, asks: Asks | None = None) -> Any:
     """The method, which fails the test in one line."""
     @functools.wraps(method)
     def call(*args: Any, **kwargs: Any) -> Any:
+        plan = next((value for value in (*args, *kwargs.values()) if isinstance(value, Plan | SolverPlan)), None)
+        if asks and (plan is not None or name in TRAINING):
+            asks(plan, name in TRAINING)
         try:
             out = method(*args, **kwargs)
         except ConfigError:

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
+import pytest
 
 import backends
+from backends import claims
 from backends.facts import LEVELS as LEVELS
 from backends.facts import SAMPLER_LEVELS as SAMPLER_LEVELS
+from backends.facts import About
 from backends.protocol import Backend, Batch, Spec
 from bench import streams
 from reference import weights as reference_weights
 from reference.config import DiffusionConfig, ModelConfig, OptimConfig
+from reference.conventions import Plan
+from reference.solver_plans import SolverPlan
 
 from . import guard
 from .cases import TINY
 
+P = TypeVar("P", Plan, SolverPlan)
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 FULL = DTYPES[:2]
 TOLERANCES = tomllib.loads((Path(__file__).parent / "tolerances.toml").read_text())
@@ -48,9 +55,14 @@ class Subject:
         return f"{self.name}-{self.device}-{self.dtype}-{self.mode}"
 
     @property
+    def about(self) -> About:
+        """What the backend says of itself."""
+        return backends.about(self.name)
+
+    @property
     def levels(self) -> tuple[str, ...]:
         """What the backend claims."""
-        return backends.about(self.name).levels
+        return self.about.levels
 
     @property
     def trains(self) -> bool:
@@ -62,9 +74,32 @@ class Subject:
         """NumPy type of the images that the kit hands over: float32 unless the network runs in float64."""
         return np.float64 if self.dtype == "float64" else np.float32
 
+    def process(self, **said: Any) -> DiffusionConfig:
+        """The default process with these fields, for a test that needs any: where its schedule or objective is not claimed, the
+        first that is."""
+        for field in ("schedule", "objective"):
+            able = [name for name in claims.claimed(self.about, f"{field}s") if name != "trained_betas"]
+            if field not in said and getattr(DiffusionConfig(), field) not in able and able:
+                said[field] = able[0]
+        return DiffusionConfig(**said)
+
     def spec(self, model: ModelConfig = TINY, diffusion: DiffusionConfig | None = None, optim: OptimConfig | None = None) -> Spec:
         """What `create` is told."""
-        return Spec(model, diffusion or DiffusionConfig(), optim or OptimConfig(), self.device, self.dtype, self.mode)
+        return Spec(model, diffusion or self.process(), optim or OptimConfig(), self.device, self.dtype, self.mode)
+
+    def leave_out(self, outside: dict[str, str]) -> None:
+        """Skip the test where something is outside of what the backend claims, which `accounts.Account` counts."""
+        if outside:
+            kinds = ", ".join(f"{kind}={name}" for kind, name in outside.items())
+            raise pytest.skip.Exception(f"{self.name} does not claim {kinds}")
+
+    def claimed(self, plans: Iterable[P]) -> list[P]:
+        """Those of the plans that the backend claims; where there is none the test is left out."""
+        outside = [(plan, claims.unclaimed(self.about, plan=plan)) for plan in plans]
+        found = [plan for plan, kinds in outside if not kinds]
+        if not found:
+            self.leave_out({kind: name for _, kinds in outside for kind, name in kinds.items()})
+        return found
 
     def backend(self, model: ModelConfig = TINY, diffusion: DiffusionConfig | None = None,
                 optim: OptimConfig | None = None) -> Backend:
@@ -73,10 +108,15 @@ class Subject:
 
     def create(self, spec: Spec) -> Backend:
         """A backend of its own."""
+        self.leave_out(claims.unclaimed(self.about, spec))
         make = getattr(self.module, "create", None)
         if make is None:
             guard.refuse("create", f"{self.module.__name__} has no such function")
-        return cast(Backend, guard.Guard(guard.watched("create", make)(spec)))
+
+        def asks(plan: Plan | SolverPlan | None, trains: bool) -> None:
+            self.leave_out(claims.unclaimed(self.about, spec, plan, trains))
+
+        return cast(Backend, guard.Guard(guard.watched("create", make)(spec), asks))
 
     def table(self, quantity: str) -> str:
         """The table that has this quantity's row: one of this mode alone where there is such a row, else that of the dtype."""

@@ -13,6 +13,7 @@ from backends import protocol
 from backends.protocol import DeviceError, Spec
 from reference import samplers, solving
 
+from . import guard
 from .cases import DDIM, SOLVED, TINY, network, plan_of
 from .kit import FULL, LEVELS, SAMPLER_LEVELS, Subject, normal
 
@@ -68,7 +69,7 @@ def test_device_info(subject: Subject) -> None:
 def test_absent_device(subject: Subject) -> None:
     """One line that names the argument and its value."""
     with pytest.raises(DeviceError, match=r"device='abacus'[^\n]*$"):
-        subject.create(Spec(TINY, device="abacus"))
+        guard.watched("create", subject.module.create)(Spec(TINY, device="abacus"))
 
 
 def test_tables_shape(subject: Subject) -> None:

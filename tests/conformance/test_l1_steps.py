@@ -12,7 +12,6 @@ import pytest
 
 from backends.protocol import Solver
 from reference import samplers, solving
-from reference.config import DiffusionConfig
 from reference.conventions import Plan
 from reference.solver_plans import SolverPlan
 
@@ -37,7 +36,7 @@ def check_tables(subject: Subject, plan: Plan) -> None:
 @pytest.mark.parametrize("case", cases.FAMILIES)
 def test_tables(subject: Subject, case: str) -> None:
     """Convention, sampler, objective and schedule, over all kinds of noise and all spacings of the convention."""
-    for plan in cases.family(case):
+    for plan in subject.claimed(cases.family(case)):
         check_tables(subject, plan)
 
 
@@ -49,7 +48,7 @@ def test_special_tables(subject: Subject, case: str) -> None:
 
 def check_step(subject: Subject, plan: Plan, i: int, give_noise: bool) -> None:
     """x_prev of one step from images whose x0_hat leaves [-1, 1], so that clipping matters."""
-    diffusion = DiffusionConfig(variance=plan.diffusion.variance)  # few backends: steps depend on the plan alone
+    diffusion = subject.process(variance=plan.diffusion.variance)  # few backends: steps depend on the plan alone
     backend = subject.backend(cases.network(diffusion), diffusion)
     x, output, z = (normal(seed, *SHAPE) for seed in (i, i + 1, i + 2))
     if plan.diffusion.learned_variance:
@@ -68,7 +67,7 @@ def check_step(subject: Subject, plan: Plan, i: int, give_noise: bool) -> None:
 @pytest.mark.parametrize("case", cases.STEPS)
 def test_steps(subject: Subject, case: str) -> None:
     """Convention, sampler and objective, over all kinds of noise and clipping; schedules and spacings take turns."""
-    for plan in cases.step_plans(case):
+    for plan in subject.claimed(cases.step_plans(case)):
         for i in {0, plan.steps // 2, plan.steps - 1}:
             check_step(subject, plan, i, give_noise=True)  # where the plan adds none, the noise given must not matter
 

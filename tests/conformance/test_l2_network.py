@@ -10,7 +10,6 @@ import pytest
 
 from backends.protocol import Backend
 from reference import unet
-from reference.config import DiffusionConfig
 
 from . import cases, fields
 from .kit import FULL, Subject, normal, weights
@@ -25,7 +24,7 @@ def loaded(subject: Subject, case: str) -> Backend:
     """The backend of this network, with weights."""
     model = cases.NETWORKS[case]
     learned = model.out_channels == 2 * model.in_channels
-    backend = subject.backend(model, DiffusionConfig(variance="learned_range" if learned else "large"))
+    backend = subject.backend(model, subject.process(variance="learned_range" if learned else "large"))
     backend.load_weights(weights(model))
     return backend
 
@@ -125,7 +124,7 @@ def test_each_field(subject: Subject, case: str) -> None:
         if case == "in_channels":
             model = replace(model, out_channels=model.in_channels)
         learned = model.out_channels == 2 * model.in_channels
-        backend = subject.backend(model, DiffusionConfig(variance="learned_range" if learned else "large"))
+        backend = subject.backend(model, subject.process(variance="learned_range" if learned else "large"))
         backend.load_weights(weights(model))
         x = normal(3, len(T), model.in_channels, model.sample_size, model.sample_size)
         actual = backend.activations(backend.to_device(x.astype(subject.real)), backend.to_device(T.astype(subject.real)))
@@ -154,7 +153,7 @@ def test_ema_network(subject: Subject) -> None:
 
 def test_self_conditioned_network(subject: Subject) -> None:
     """The image comes first and its last x0_hat second; without one it is zeros."""
-    diffusion = DiffusionConfig(self_conditioning=True)
+    diffusion = subject.process(self_conditioning=True)
     model = cases.network(diffusion)
     backend = subject.backend(model, diffusion)
     backend.load_weights(weights(model))

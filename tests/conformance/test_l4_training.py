@@ -16,7 +16,7 @@ import pytest
 
 from backends.protocol import Backend, Batch
 from reference import optim
-from reference.config import OptimConfig
+from reference.config import DiffusionConfig, OptimConfig
 
 from . import cases
 from .kit import FULL, Subject, batch, weights
@@ -33,8 +33,8 @@ def part(state: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
 
 
 def start(subject: Subject, case: str) -> Backend:
-    """A backend at step 0."""
-    backend = subject.backend(NETWORK, optim=cases.OPTIMS[case])
+    """A backend at step 0, of the process that `golden` is of."""
+    backend = subject.backend(NETWORK, DiffusionConfig(), cases.OPTIMS[case])
     backend.load_weights(weights(NETWORK))
     return backend
 

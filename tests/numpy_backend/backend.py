@@ -9,7 +9,8 @@ import math
 
 import numpy as np
 
-from backends.protocol import DeviceError, Spec
+from backends.claims import require_claimed
+from backends.protocol import Spec
 from reference.config import ConfigError, DiffusionConfig
 from reference.conventions import CLEAN, PURE_NOISE, Plan
 
@@ -24,6 +25,8 @@ def _from_alpha_bar(points: np.ndarray) -> np.ndarray:
 
 def betas(c: DiffusionConfig) -> np.ndarray:
     """beta of t = 0..T-1, (T,) float64; formulas in the notes to `reference/schedules.py`."""
+    if c.trained_betas is not None:
+        return np.array(c.trained_betas)
     T, factor = c.timesteps, 1000 / c.timesteps if c.beta_scaling else 1.0
     low, high = factor * c.beta_start, factor * c.beta_end
     share = np.arange(T) / max(T - 1, 1)
@@ -127,8 +130,7 @@ class NumpySampler:
     """`backends.protocol.Sampler` on arrays."""
 
     def __init__(self, spec: Spec) -> None:
-        if spec.device != "cpu" or spec.dtype not in ABOUT.dtypes:
-            raise DeviceError(f"device={spec.device!r}, dtype={spec.dtype!r}: must be cpu with {' or '.join(ABOUT.dtypes)}")
+        require_claimed(ABOUT, spec)
 
     def to_device(self, array: np.ndarray) -> np.ndarray:
         return np.array(array)
@@ -143,10 +145,11 @@ class NumpySampler:
         return {"framework": f"numpy {np.__version__}", "device": "cpu"}
 
     def tables(self, plan: Plan) -> dict[str, np.ndarray]:
+        require_claimed(ABOUT, plan=plan)
         return coefficients(plan)
 
     def step(self, x: np.ndarray, output: np.ndarray, i: int, plan: Plan, z: np.ndarray | None) -> np.ndarray:
-        c = {key: value[i].astype(x.dtype) for key, value in coefficients(plan).items()}
+        c = {key: value[i].astype(x.dtype) for key, value in self.tables(plan).items()}
         output, extra = np.split(output, [x.shape[1]], axis=1)
         x0 = c["x0_from_x"] * x + c["x0_from_output"] * output
         if plan.clip == "dynamic":
