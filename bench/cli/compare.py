@@ -43,5 +43,5 @@ def shown(tables: dict[str, pd.DataFrame], form: str) -> str:
     """The tables as text for a terminal, as one JSON object of lists of records, or as CSV, each behind a line with its name."""
     if form == "json":
         return json.dumps({name: json.loads(table.to_json(orient="records")) for name, table in tables.items()}, indent=2)
-    texts = {name: table.to_csv(index=False) if form == "csv" else fit(table) for name, table in tables.items()}
+    texts = {name: table.to_csv(index=False) if form == "csv" else fit(table.fillna("")) for name, table in tables.items()}
     return "\n\n".join(f"{name}\n{text.rstrip()}" for name, text in texts.items())

@@ -96,6 +96,37 @@ def test_a_run_that_disagrees_and_a_value_without_an_interval(tmp_path, capsys):
     assert [(line["difference"], line["verdict"]) for line in found["distances"]] == [(0.0, "no difference"), (1.0, "cannot tell")]
 
 
+def test_a_machine_that_was_busy_or_differs_from_itself_gives_no_ratio(two, tmp_path, capsys):
+    """And is named with the reason; the times themselves stay."""
+    busy = run_of(tmp_path / "busy", [1.0 + 0.01 * (n % 3) for n in range(20)], 20.0, 20 + SPREAD, load=[9.0, 1.0, 1.0])
+    shaky = run_of(tmp_path / "shaky", [1.0, 3.0] * 10, 20.0, 20 + SPREAD)
+    found = compared(capsys, two[0], busy, shaky)
+    assert [(line["ratio"], line["95% interval"], line["verdict"]) for line in found["times"]] == [
+        (None, "", "none: busy not fit"), (None, "", "none: shaky not fit")]
+    assert found["times"][0]["busy"] == "1.01e+03 ms"
+    assert [(line["run"], line["why"]) for line in found["not fit for times"]] == [
+        ("busy", "load average 9.0 on 2 cores"), ("shaky", "a contender differs from itself by up to 3.00 times")]
+    assert main(["compare", str(busy), str(two[0])]) == 0
+    text = capsys.readouterr().out
+    assert "none: busy not fit" in text and "nan" not in text.lower() and max(map(len, text.splitlines())) <= 80
+
+
+def test_the_html_page_lists_the_machines_and_compares_them(two, capsys):
+    a, b = two
+    assert main(["submit", "--out", str(b), "--name", "other", "--file", str(a / "other.jsonl")]) == 0
+    assert main(["report", "--out", str(a)]) == 0
+    assert "Other machines" not in (a / "report.html").read_text()
+    (a / "machines").mkdir()
+    (a / "other.jsonl").rename(a / "machines" / "other.jsonl")
+    assert main(["report", "--out", str(a)]) == 0
+    page = (a / "report.html").read_text().split("Other machines")[-1]
+    assert "another CPU, 2 cores" in page and "compare rows machines/other.jsonl" in page
+    for name in ("machines", "agreement", "distances", "times"):
+        assert f"Compared: {name}" in page
+    assert ">1.5<" in page.split("Compared: times")[-1] and ">-1.0<" in page.split("Compared: distances")[-1]
+    assert "not fit" not in page
+
+
 def test_text_and_csv_hold_the_same_tables(two, capsys):
     for form in ("text", "csv"):
         assert main(["compare", *map(str, two), "--format", form]) == 0

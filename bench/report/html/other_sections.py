@@ -19,12 +19,21 @@ from bench.records.values import Checks, Neighbours, Noise, Recipe, Sample, Trai
 from bench.report import ablation_page, noise_page, results, table1_frames, table1_page
 from bench.report.html import strips, table1_sections
 from bench.report.html.parts import MAIN, Figure, Section, Table, plain
+from bench.report.machines import page as machines_page
+from bench.report.machines import versus
 from bench.report.measures import cores, label, stale
 from bench.sampling import table1
 from reference import weights
 from reference.config import ConfigError, ModelConfig
 
 POINTS = 100  # of a curve of losses
+CAPTIONS = {  # of what `compare` says
+    "machines": "What of machines, versions and code differs.",
+    "agreement": "Comparisons with the oracle and between backends; the worst error by its tolerance.",
+    "distances": "FID minus that of {first}, of the same cells; intervals by the paired bootstrap where both kept resamples.",
+    "times": "Time by that of {first}, bootstrap of blocks; A/A: a run's alternate blocks, the floor of any difference.",
+    "not fit for times": "No ratio is said of these.",
+}
 
 
 def backends(found: list[AnyRow], every: list[AnyRow], command: str) -> Section:
@@ -211,6 +220,24 @@ def cost(found: list[AnyRow], every: list[AnyRow], command: str) -> Section:
         s.tables.append(Table("Environment", frame.rename_axis("what").reset_index(), "Of the rows shown. cores: that the process "
                               "may use; code: the commit of the newest row.", command))
     return s
+
+
+def machines(out: Path) -> list[Section]:
+    """The machines whose rows lie in `out`/machines beside those of `out`/rows, and what `ddim-bench compare` says of them; none
+    where there are no such rows."""
+    runs = machines_page.found(out)
+    if len(runs) < 2:
+        return []
+    first, *others = runs
+    s = Section("Other machines", folded=True)
+    listed = command_line("report")
+    s.tables.append(Table("Machines", machines_page.table(runs), f"{first}: rows/; the others: machines/NAME.jsonl. Times of the "
+                          "newest rows; each machine's own number of images and seeds.", listed))
+    compared = command_line("compare", "rows", *(f"machines/{name}.jsonl" for name in others))
+    for name, frame in versus.tables(runs).items():
+        s.tables.append(Table(f"Compared: {name}", frame.fillna(""), CAPTIONS[name].format(first=first), compared,
+                              folded=name == "machines"))
+    return [s]
 
 
 def _machine(row: AnyRow) -> dict[str, str]:

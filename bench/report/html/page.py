@@ -48,6 +48,7 @@ def page(found: list[AnyRow], out: Path, command: str = TABLE, begun: AnyRow | N
         *job_section.section(job), other_sections.limits(newest, command), other_sections.checkpoints(found, out),
         study_sections.chance(found), study_sections.likelihoods(found),
         other_sections.samples(newest, found, out, command), other_sections.cost(newest, found, command),
+        *other_sections.machines(out),
     ]
     environment = Environment(loader=FileSystemLoader(TEMPLATE.parent), autoescape=True, undefined=StrictUndefined)
     return environment.get_template(TEMPLATE.name).render(

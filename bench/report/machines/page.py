@@ -21,8 +21,8 @@ def found(out: Path) -> dict[str, list[AnyRow]]:
     return {name: of_it for name, of_it in {"here": own, **sent}.items() if of_it}
 
 
-def render(machines: dict[str, list[AnyRow]], command: str) -> str:
-    """Markdown: a line for each machine and backend."""
+def table(machines: dict[str, list[AnyRow]]) -> pd.DataFrame:
+    """A line for each machine and backend."""
     lines = []
     for name, all_rows in machines.items():
         for where in dict.fromkeys(hardware(row) for row in all_rows if "device" in row.config):
@@ -38,8 +38,13 @@ def render(machines: dict[str, list[AnyRow]], command: str) -> str:
                     "s/image, S": "; ".join(f"{seconds_per_image(row):.4g}, {row.config['steps']}" for row in drawn[-3:]),
                     "ms a sampling step": "; ".join(f"{1e3 * pd.Series(unit_seconds(row)).median():.3g}" for row in timed[-1:]),
                     "checks that agree": f"{sum(checks)} of {len(checks)}", "newest": newest.created[:10] if newest else ""})
+    return pd.DataFrame(lines)
+
+
+def render(machines: dict[str, list[AnyRow]], command: str) -> str:
+    """The page as Markdown."""
     return "\n".join([
         "# Machines", "",
         f"Made by `{command}`, from [rows/](rows) and from machines/NAME.jsonl, which `ddim-bench submit` makes.",
         "`ddim-bench compare` sets two of them beside each other, with intervals.", "",
-        pd.DataFrame(lines).to_markdown(index=False), ""])
+        table(machines).to_markdown(index=False), ""])

@@ -2,7 +2,8 @@
 
 Figures are those of rows that are the same cell in both: same network, process, cell and metric. The first run is what the others
 are compared with. A difference is said only where the interval leaves no other reading. A value without an interval is "no
-difference" within `MARGIN`, and "cannot tell" beyond it.
+difference" within `MARGIN`, and "cannot tell" beyond it. There is no ratio of time where `measures.unfit` finds a machine not
+fit for it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,21 @@ from numpy.typing import NDArray
 
 from bench.records.rows import AnyRow, Row, of
 from bench.records.values import Checks, Metric, Pooled, Timing
-from bench.report.measures import LESS, MORE, SAME, UNKNOWN, half, hardware, label, paired, paired_ratio, ratio, unit_seconds
+from bench.report.measures import (
+    LESS,
+    MORE,
+    SAME,
+    UNKNOWN,
+    Ratio,
+    half,
+    hardware,
+    label,
+    paired,
+    paired_ratio,
+    ratio,
+    unfit,
+    unit_seconds,
+)
 from bench.report.table1_claims import MARGIN
 
 Runs = dict[str, list[AnyRow]]  # by the name that the user gave
@@ -27,7 +42,8 @@ NETWORK = ("model", "diffusion", "dtype", "convention", "steps", "eta", "spacing
 
 def tables(runs: Runs) -> dict[str, pd.DataFrame]:
     """The tables by name: machines, agreement, distances, times. Raises nothing where a run lacks rows: its lines are absent."""
-    found = {"machines": machines(runs), "agreement": agreement(runs), "distances": distances(runs), "times": times(runs)}
+    found = {"machines": machines(runs), "agreement": agreement(runs), "distances": distances(runs), "times": times(runs),
+             "not fit for times": not_fit(runs)}
     return {name: table for name, table in found.items() if not table.empty}
 
 
@@ -96,37 +112,49 @@ def _distance(first: str, name: str, row: Any, difference: float, wide: float | 
 
 def times(runs: Runs) -> pd.DataFrame:
     """Ratios of time of the workloads that two runs have in common, with the bootstrap's interval, beside the A/A floor of each."""
-    first, *others = runs
     lines = []
-    for name in others:
-        theirs = _by_work(of(runs[name], Timing))
-        for key, mine in _by_work(of(runs[first], Timing)).items():
-            if key not in theirs:
-                continue
-            a, b = unit_seconds(mine), unit_seconds(theirs[key])
-            value, low, high = ratio(b, a)
-            floors = [_same(x) for x in (a, b)]
-            inside = low <= 1 <= high or any(f[0] <= value <= f[1] for f in floors)
-            lines.append({
-                "backend": label(mine.backend), "workload": mine.config["workload"], "batch": mine.config["batch_size"],
-                "device": mine.config["device"], first: f"{1e3 * float(pd.Series(a).median()):.3g} ms",
-                name: f"{1e3 * float(pd.Series(b).median()):.3g} ms", "ratio": round(value, 3),
-                "95% interval": f"{low:.3f} .. {high:.3f}",
-                f"A/A {first}": _floor(floors[0]), f"A/A {name}": _floor(floors[1]),
-                "hardware": "the same" if hardware(mine) == hardware(theirs[key]) else "different",
-                "verdict": SAME if inside else LESS if value < 1 else MORE})
+    for first, name, mine, other in _pairs(runs):
+        a, b = unit_seconds(mine), unit_seconds(other)
+        value, low, high = ratio(b, a)
+        floors = [_same(x) for x in (a, b)]
+        inside = low <= 1 <= high or any(f.low <= value <= f.high for same in floors for f in same)
+        busy = [run for run, row in ((first, mine), (name, other)) if _unfit(row)]
+        lines.append({
+            "backend": label(mine.backend), "workload": mine.config["workload"], "batch": mine.config["batch_size"],
+            "device": mine.config["device"], first: f"{1e3 * float(pd.Series(a).median()):.3g} ms",
+            name: f"{1e3 * float(pd.Series(b).median()):.3g} ms", "ratio": None if busy else round(value, 3),
+            "95% interval": "" if busy else f"{low:.3f} .. {high:.3f}",
+            f"A/A {first}": _floor(floors[0]), f"A/A {name}": _floor(floors[1]),
+            "hardware": "the same" if hardware(mine) == hardware(other) else "different",
+            "verdict": f"none: {' and '.join(busy)} not fit" if busy else SAME if inside else LESS if value < 1 else MORE})
     return pd.DataFrame(lines)
 
 
-def _same(seconds: NDArray[np.float64]) -> tuple[float, ...]:
-    """The A/A interval: of alternate blocks of one contender, NaN of a single one."""
-    if len(seconds) < 2:
-        return float("nan"), float("nan")
-    return paired_ratio(seconds[:len(seconds) // 2 * 2:2], seconds[1::2])[1:]
+def not_fit(runs: Runs) -> pd.DataFrame:
+    """The runs whose machine was not fit for a ratio of time that two have in common, and why."""
+    lines = [{"run": run, "backend": label(row.backend), "workload": row.config["workload"], "why": why}
+             for first, name, mine, other in _pairs(runs) for run, row in ((first, mine), (name, other)) if (why := _unfit(row))]
+    return pd.DataFrame(lines).drop_duplicates()
 
 
-def _floor(found: tuple[float, ...]) -> str:
-    return "" if found[0] != found[0] else f"{found[0]:.3f} .. {found[1]:.3f}"
+def _pairs(runs: Runs) -> list[tuple[str, str, Row[Timing], Row[Timing]]]:
+    """(first run, another one, their rows) of each workload that was timed in both."""
+    first, *others = runs
+    mine, theirs = _by_work(of(runs[first], Timing)), {name: _by_work(of(runs[name], Timing)) for name in others}
+    return [(first, name, row, theirs[name][key]) for name in others for key, row in mine.items() if key in theirs[name]]
+
+
+def _unfit(row: Row[Timing]) -> str:
+    return unfit([row], _same(unit_seconds(row)))
+
+
+def _same(seconds: NDArray[np.float64]) -> list[Ratio]:
+    """A/A: of alternate blocks of one contender; none of a single block."""
+    return [paired_ratio(seconds[:len(seconds) // 2 * 2:2], seconds[1::2])] if len(seconds) > 1 else []
+
+
+def _floor(found: list[Ratio]) -> str:
+    return "".join(f"{same.low:.3f} .. {same.high:.3f}" for same in found)
 
 
 def _by_cell(rows: Iterable[Row[Any]]) -> dict[str, Row[Any]]:
