@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from backends import claims
 from backends.facts import About
 from backends.protocol import Backend, Sampler, Spec, Tensor
 from reference.config import ConfigError
@@ -20,8 +21,11 @@ from reference.conventions import Plan
 
 
 def about(sampler: About, network: About) -> About:
-    """The facts of the pair: it stands in the sampler's place."""
-    return replace(network, label=f"{sampler.label} with the network of {network.label}", order=sampler.order,
+    """The facts of the pair: it stands in the sampler's place, and claims what both do."""
+    both: dict[str, Any] = {kind: tuple(name for name in claims.claimed(sampler, kind) if name in claims.claimed(network, kind))
+            for kind in claims.NAMES if kind != "losses"}  # of which the sampler has none
+    both["samplers"] = tuple(name for name in both["samplers"] if name in claims.EXACT)
+    return replace(network, **both, label=f"{sampler.label} with the network of {network.label}", order=sampler.order,
                    packages=(*sampler.packages, *network.packages), solvers=False, likelihood=False, roofline=False,
                    weight_files=(), launcher=None)
 

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import backends
+from backends import claims
 from backends.protocol import Backend, Spec
 from bench import oracle, streams
 from bench.progress import tracked
@@ -70,6 +71,7 @@ def new(model: ModelConfig, process: DiffusionConfig | None = None, optim: Optim
 def _make(name: str, spec: Spec, weights: names.Weights, scheduler: Scheduler = SILENT) -> Model:
     require(backends.about(name).network, "backend", name, f"is a sampler without a network, says its ABOUT: name it {name}+"
             f"{backends.DEFAULT} to sample with the network of {backends.DEFAULT}")
+    claims.require_claimed(backends.about(name), spec)
     backend = backends.load(name).create(spec)
     backend.load_weights(weights)
     return Model(name, spec, backend, scheduler)
@@ -141,6 +143,7 @@ class Model:
                progress: str = "") -> Images:
         """Take x (N, C, H, W) along a plan. Row n gets the step noise of image `ids[n]`, by default n. `progress` names a bar."""
         require(batch_size >= 1, "batch_size", batch_size, "must be at least 1")
+        claims.require_claimed(backends.about(self.name), plan=plan)
         wanted = np.arange(len(x)) if ids is None else np.asarray(ids)
         with tracked(total=len(x) * plan.steps, desc=progress, disable=not progress, mininterval=2) as bar:
             drawn = draw(self.backend, plan, wanted, x.shape[1:], seed=seed, batch_size=min(batch_size, len(x)), x=x,
@@ -153,6 +156,7 @@ class Model:
         """States on the way, (frames + 1, N, C, H, W) from x itself to the result, and the timestep of each, -1 for clean."""
         if isinstance(plan, SolverPlan):
             raise ConfigError(f"sampler={plan.sampler!r}: stops on the way would lose its earlier predictions: use ddim or ddpm")
+        claims.require_claimed(backends.about(self.name), plan=plan)
         require(1 <= frames <= plan.steps, "frames", frames, f"must be from 1 to the plan's {plan.steps} steps")
         cuts = np.linspace(0, plan.steps, frames + 1).round().astype(int).tolist()
         states, ids = [x], np.arange(len(x))
@@ -169,6 +173,7 @@ class Model:
         """Train on uint8 images (N, C, H, W); `options` are `bench.training.loop.fit`'s. Raises `TrainingError`."""
         require(images.shape[1:] == self.spec.image_shape, "images", images.shape,
                 f"the network is made for images of shape {self.spec.image_shape}")
+        claims.require_claimed(backends.about(self.name), self.spec, trains=True)
         return loop.fit(self.backend, self.spec, images, seed=seed, steps=steps, batch_size=batch_size, flip=flip, **options)
 
     def save(self, folder: str | Path) -> str:

@@ -30,7 +30,7 @@ def asked(args: argparse.Namespace, chosen: tuple[str, ...], own: Scheduler) -> 
         return found, [f"{backend}: draws none of the cells asked for" for backend in chosen if backend not in found]
     steps = parse_steps(args.steps if args.steps is not None else "10,50,1000")
     pairs = samplers(args, own)
-    for backend in chosen if any(sampler for sampler, _ in pairs) else ():
+    for backend in chosen if args.backends and any(sampler for sampler, _ in pairs) else ():
         able = backends.with_solvers()
         require(backend in able, "--sampler", args.sampler or own.sampler,
                 f"backend {backend} has ddim and ddpm alone, says its ABOUT: use --backends {','.join(able)}")

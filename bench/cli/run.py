@@ -16,7 +16,7 @@ from pathlib import Path
 import backends
 from backends.protocol import Spec
 from bench import files, terminal
-from bench.cli import cells, heading, metrics, own, tables
+from bench.cli import cells, claimed, heading, metrics, own, tables
 from bench.cli.launch import launched, serve_as_scheduler
 from bench.cli.options import at_least, data_choice, sampling_choices, unsaid, unused
 from bench.job import forecast
@@ -90,7 +90,8 @@ def resolve(args: argparse.Namespace) -> tuple[Job, list[str]]:
               fit, by, choices, measured)
     for cell in (*job.all_cells, *map(job.compared, job.all_cells)):
         job.plan(cell)
-    return job, absent
+    job, left = claimed.cells(args, launch.backends(args.backends), job)
+    return job, [*absent, *left]
 
 
 def beginning(args: argparse.Namespace, preset: Preset) -> tuple[Preset, weights.Weights, sources.Loaded]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import backends
+from backends import claims
 from backends.protocol import Spec
 from bench import api
 from bench.cli import own, watching
@@ -57,8 +58,8 @@ def run(args: argparse.Namespace, command: str) -> None:
     optim = _optim(args, preset)
     launch = launched()
     name = launch.backends(args.backend) or backends.DEFAULT
-    require(backends.about(name).network, "--backend", name, "is a sampler without a network, says its ABOUT: name one that trains")
     spec = Spec(model, process, optim, args.device, args.dtype, args.mode, launch.rank, launch.processes)
+    _require_trainer(name, spec)
     batch_size = args.batch_size or preset.batch_size
     require_room("--batch-size", batch_size // spec.processes, spec.image_shape, flops.kept(spec))
     dataset, held_out = data_choice(args).both(preset.dataset, spec.image_shape)
@@ -91,6 +92,11 @@ def run(args: argparse.Namespace, command: str) -> None:
     pipeline.save_pipeline(args.save, backend.weights(ema=True), spec.model, spec.diffusion,
                              {"loss.csv": curve, "training.json": json.dumps(about, indent=2) + "\n"}, scheduler)
     print(f"wrote {printable(args.save.relative_to(ROOT) if args.save.is_relative_to(ROOT) else args.save)}")
+
+
+def _require_trainer(name: str, spec: Spec) -> None:
+    require(backends.about(name).network, "--backend", name, "is a sampler without a network, says its ABOUT: name one that trains")
+    claims.require_claimed(backends.about(name), spec, trains=True)
 
 
 def _looks(args: argparse.Namespace) -> list[int]:

@@ -30,6 +30,7 @@ from bench.records import environment, rows
 from bench.records.cells import Cells
 from bench.records.notebook import Notebook
 from bench.report import speed_page
+from bench.studies.contenders import Contender, contenders, unclaimed
 from bench.timing import blocks
 from bench.workers import peers
 from bench.workers.crew import Crew
@@ -45,44 +46,12 @@ ROOFS = {"cpu": {"gemm": 2048, "convolution": 128}} | dict.fromkeys(("cuda", "as
 
 
 @dataclass(frozen=True)
-class Contender:
-    """One column of the race: a backend or peer, how it runs, and whether it is the second run of another one."""
-
-    backend: str
-    mode: str
-    dtype: str
-    again: bool = False
-
-    @property
-    def name(self) -> str:
-        """What the report calls it."""
-        mode = "eager" if self.backend in peers.PEERS and self.mode == "stock" else self.mode
-        return f"{self.backend} {mode} {self.dtype}" + (" (again)" if self.again else "")
-
-
-@dataclass(frozen=True)
 class Workload:
     """One cell: a kind of work, at one batch size."""
 
     name: str
     command: Callable[..., Timing]
     batch_size: int
-
-
-def contenders(backends: Sequence[str], with_peers: bool, device: str = "cpu") -> list[Contender]:
-    """All that could race: backends stock, tuned and compiled, also in reduced precision, and peers, eager and tuned."""
-    out = []
-    for backend in backends:
-        out += [Contender(backend, "stock", "float32"), Contender(backend, "tuned", "float32")]
-        out += [Contender(backend, "tuned", dtype) for dtype in about(backend).reduced]
-        if device.partition(":")[0] in about(backend).compiled_apart:
-            out += [Contender(backend, "compiled", dtype) for dtype in ("float32", *about(backend).reduced)]
-    if with_peers:
-        out += [Contender("diffusers", "stock", "float32"), Contender("diffusers", "tuned", "float32"),
-                Contender("diffusers", "tuned", "bfloat16"), Contender("lucidrains", "stock", "float32")]
-        out += [Contender(name, "tuned", dtype) for name in peers.ENGINES if device == "cpu" for dtype in peers.dtypes(name)]
-    first = next(c for c in out if c.mode == "tuned")
-    return [*out, replace(first, again=True)]
 
 
 def workloads(preset: Preset) -> list[Workload]:
@@ -229,11 +198,12 @@ def run(preset: Preset, backends: Sequence[str], *, device: str, threads: int, p
     Returns the exit code: 0, or 3 where a contender failed on the way.
     """
     require(preset.blocks >= blocks.LEAST_BLOCKS, "blocks", preset.blocks, f"must be at least {blocks.LEAST_BLOCKS}")
-    wanted = contenders(backends, peers, device)
+    wanted, left = contenders(backends, peers, device), unclaimed(backends, device)
     if dry_run:
-        print("\n".join([*(w.name + f", batch {w.batch_size}" for w in workloads(preset)), *(c.name for c in wanted)]))
+        print("\n".join([*(w.name + f", batch {w.batch_size}" for w in workloads(preset)), *(c.name for c in wanted), *left]))
         return 0
     book = Notebook(Cells(out, fresh), preset.name)
+    book.missing += left
     spec = Spec(preset.model, preset.diffusion, preset.optim, device)
     with files.temporary_folder() as logs, Crew(spec, threads, logs, timeout) as crew:
         this = Race(preset, crew, book)

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from backends.facts import About
 from bench.messages import TimeTrain
 from bench.presets import Preset
 from bench.records import rows
 from bench.records.rows import Row
 from bench.report import results, speed_page
-from bench.studies import speed
+from bench.studies import contenders, speed
 from bench.timing import blocks
 from reference.config import ConfigError, DiffusionConfig, ModelConfig
 from tests.helpers.tiny import install_backend
@@ -67,6 +68,7 @@ def backend(tmp_path, monkeypatch):
     install_backend(tmp_path / "site", "sleep", BACKEND)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
     monkeypatch.setattr(blocks, "time_blocks", functools.partial(blocks.time_blocks, least=0.02, cap_seconds=0.3))
+    monkeypatch.setattr(contenders, "about", lambda name: About(name, dtypes=("float32", "bfloat16", "float16")))
     monkeypatch.setattr(speed, "PROCESSES", 2)
     monkeypatch.setattr(speed, "workloads", lambda preset: [speed.Workload("training step", TimeTrain, 4)])
     return "sleep"
