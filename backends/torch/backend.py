@@ -18,7 +18,7 @@ from reference.solver_plans import SolverPlan
 from reference.weights import Weights
 
 from . import distributed, samplers, solving
-from .compiling import Graph, compiled
+from .compiling import Denoiser, Graph, compiled
 from .devices import describe, find_device
 from .replaying import Replay
 from .training import Optimiser, Process
@@ -57,7 +57,10 @@ class TorchBackend:
         self.network.to(memory_format=self.layout)  # type: ignore[call-overload]
         self.ema = copy.deepcopy(self.network).eval().requires_grad_(False)
         trained = distributed.averaged(self.network, spec)
-        self.trained = self._compile(trained) if self.execution == "compiled" else trained
+        self.trained = compiled(trained, self._failed) if self.execution == "compiled" else trained
+        # Frozen weights make small batches on the CPU faster; whenever they change, they cost the compiler's time again.
+        self.denoisers = {ema: Denoiser(network, DTYPES[spec.dtype], self.device.type == "cpu", self._failed)
+                          for ema, network in ((False, self.network), (True, self.ema))}
         self.process = Process(spec.diffusion, self.device)
         # A step as one CUDA graph: float16's scaler looks at values, and launches from Python made an H200 wait half of the time.
         self.recorded = self.tuned and self.device.type == "cuda" and spec.dtype in ("float32", "bfloat16") and spec.processes == 1
@@ -65,7 +68,6 @@ class TorchBackend:
         self.replayed = False  # `replaying` on CUDA, in place of torch.compile's graphs; off, since no GPU has run it yet
         self.graphs, self.steps = dict[int, Graph](), dict[Hashable, Graph]()  # of training and of sampling
         self.step_count = 0
-        self.compiled: dict[bool, tuple[UNet, Callable[..., Tensor]]] = {}
 
     def to_device(self, array: np.ndarray) -> Tensor:
         """Copy to the device; floating arrays keep their dtype."""
@@ -105,7 +107,7 @@ class TorchBackend:
         for network in (self.network, self.ema):
             network.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in weights.items()})
         self.optimiser.load_state(None)
-        self.step_count = 0
+        self._at(0)
 
     def weights(self, ema: bool = False) -> Weights:
         """Canonical arrays."""
@@ -140,7 +142,7 @@ class TorchBackend:
         else:
             loss = self._backward(batch, self.trained, self._loss_scale())
             self.optimiser.step(batch.step)
-        self.step_count = batch.step + 1
+        self._at(batch.step + 1)
         return distributed.mean(loss, self.spec.processes)
 
     def mean(self, value: float) -> float:
@@ -155,7 +157,9 @@ class TorchBackend:
             c = solving.kept(plan) if isinstance(plan, SolverPlan) else coefficients(plan)
             t = c["network_t"].to(self.device)
             compiles = self.execution == "compiled"
-            denoise, dtype = (self._compiled(ema), DTYPES[self.spec.dtype]) if compiles else (network.denoise, self.dtype)
+            mode = "reduce-overhead" if self.device.type == "cuda" and not self.replayed else "default"  # CUDA graphs of its own
+            denoise, dtype = ((self.denoisers[ema].current(mode), DTYPES[self.spec.dtype]) if compiles else
+                              (network.denoise, self.dtype))
             # Once for all steps and images: the shifts depend on t alone.
             shifts = [s.to(dtype) for s in network.time_shifts(t)] if self.tuned else [t[:, None]]
 
@@ -180,8 +184,14 @@ class TorchBackend:
         """Continue bit for bit from `state()`."""
         for part, network in (("weights", self.network), ("ema", self.ema)):
             network.load_state_dict({name: torch.from_numpy(np.array(state[f"{part}/{name}"])) for name in network.state_dict()})
-        self.step_count = int(state["step"])
+        self._at(int(state["step"]))
         self.optimiser.load_state(state)
+
+    def _at(self, step: int) -> None:
+        """The weights are those after so many steps."""
+        self.step_count = step
+        for denoiser in self.denoisers.values():
+            denoiser.changed()
 
     def _loss_scale(self) -> float:
         return self.optimiser.scaler.scale if self.optimiser.scaler else 1.0
@@ -223,25 +233,9 @@ class TorchBackend:
         (loss * scale if scale != 1 else loss).backward()
         return loss.detach()
 
-    def _compiled(self, ema: bool) -> Callable[..., Tensor]:
-        """The compiled `denoise`. In reduced precision it is that of a copy in that precision, which is brought up to date here:
-        autocast would convert the weights at every step."""
-        source = self.ema if ema else self.network
-        if ema not in self.compiled:
-            dtype = DTYPES[self.spec.dtype]
-            network = source if dtype == self.dtype else copy.deepcopy(source).to(dtype).eval().requires_grad_(False)
-            mode = "reduce-overhead" if self.device.type == "cuda" and not self.replayed else "default"  # CUDA graphs of its own
-            self.compiled[ema] = network, self._compile(network.denoise, mode)
-        network, compiled = self.compiled[ema]
-        if network is not source:
-            torch._foreach_copy_(list(network.parameters()), list(source.parameters()))
-        return compiled
-
-    def _compile(self, function: Callable[..., Tensor], mode: str = "default") -> Callable[..., Tensor]:
-        def failed(why: str) -> None:  # `device_info` says it
-            self.execution = f"eager, for compiling failed: {why}"
-
-        return compiled(function, failed, mode)
+    def _failed(self, why: str) -> None:
+        """Compiling failed; `device_info` says it."""
+        self.execution = f"eager, for compiling failed: {why}"
 
     def _layout(self, x: Tensor) -> Tensor:
         return x.to(self.dtype, memory_format=self.layout)

@@ -2,30 +2,69 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
-from typing import Any
+from contextlib import nullcontext
+from types import FunctionType, MethodType
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from .unet import UNet
+
 WARM_UPS = 3  # calls before a graph is recorded, in which libraries choose and compile their kernels
 
 
-def compiled(function: Callable[..., Tensor], failed: Callable[[str], None], mode: str = "default") -> Callable[..., Tensor]:
-    """`function` compiled; as it is from the first failure on, of which `failed` is told: no C++ compiler or no Triton, say."""
+def compiled(function: Callable[..., Tensor], failed: Callable[[str], None], mode: str = "default", frozen: bool = False
+             ) -> Callable[..., Tensor]:
+    """`function` compiled; as it is from the first failure on, of which `failed` is told: no C++ compiler or no Triton, say.
+
+    `frozen`: it is a module's method, and the module's parameters are constants from now on, in the order that the convolutions
+    want; it is called from C++. For inference on the CPU alone.
+    """
+    if frozen and isinstance(function, MethodType):
+        # torch.compile keeps what it compiles by the code object. With its own, that of a module that is gone goes with it.
+        known = function.__func__
+        function = MethodType(FunctionType(known.__code__.replace(), known.__globals__, known.__name__), function.__self__)
     fast, works = torch.compile(function, dynamic=False, mode=mode), True
 
     def call(*args: Any) -> Tensor:
         nonlocal works
         if works:
             try:
-                return fast(*args)
+                with torch._inductor.config.patch(freezing=True, cpp_wrapper=True) if frozen else nullcontext():
+                    return fast(*args)
             except torch._dynamo.exc.TorchDynamoException as error:
                 works = False
                 failed(str(error).splitlines()[0])
         return function(*args)
 
     return call
+
+
+class Denoiser:
+    """`denoise` of a network, compiled for sampling in a dtype of its own; `frozen` as `compiled` says."""
+
+    def __init__(self, source: UNet, dtype: torch.dtype, frozen: bool, failed: Callable[[str], None]) -> None:
+        self.source, self.dtype, self.frozen, self.failed = source, dtype, frozen, failed
+        self.network, self.function = source, cast("Callable[..., Tensor] | None", None)
+
+    def current(self, mode: str) -> Callable[..., Tensor]:
+        """It with the source's weights as they are now. In another dtype it is that of a copy, for autocast would convert the
+        weights at every step."""
+        same = self.dtype == next(self.source.parameters()).dtype and not self.frozen
+        if self.function is None:
+            self.network = self.source if same else copy.deepcopy(self.source).to(self.dtype).eval().requires_grad_(False)
+            self.function = compiled(self.network.denoise, self.failed, mode, self.frozen)
+        elif not (same or self.frozen):
+            torch._foreach_copy_(list(self.network.parameters()), list(self.source.parameters()))
+        return self.function
+
+    def changed(self) -> None:
+        """The source has other weights: what has them as constants is compiled again at its next use."""
+        if self.frozen:
+            self.function = None
 
 
 class Graph:
