@@ -213,10 +213,10 @@ def test_the_compiled_network_is_the_eager_one(dtype: str, tolerance: float) -> 
     x = torch.from_numpy(noise(2)(99))
     exact = loaded(Spec(ONE_LEVEL, optim=OptimConfig(lr=1e-3), dtype="float64"))
     backend = loaded(replace(exact.spec, dtype=dtype, mode="compiled"))
-    begun = backend.state()
+    begun, paths = backend.state(), []
     for n in range(2):  # the second path is drawn with the weights of the second step
         out, expected = backend.sample(x, GENTLE, noise(2), ema=False), exact.sample(x, GENTLE, noise(2), ema=False)
-        first = out if n == 0 else first
+        paths.append(out)
         assert backend.device_info()["execution"] == "compiled"
         assert float((out - expected).abs().max() / expected.abs().max()) < tolerance
         loss, expected_loss = (b.train_step(batch(b.spec, n)).item() for b in (backend, exact))
@@ -229,4 +229,4 @@ def test_the_compiled_network_is_the_eager_one(dtype: str, tolerance: float) -> 
     scale = expected_after.abs().max()
     assert float((after - expected_after).abs().max() / scale) < tolerance < float((after - out).abs().max() / scale) / 2
     backend.load_state(begun)
-    assert torch.equal(backend.sample(x, GENTLE, noise(2), ema=False), first), "the weights of the first path again"
+    assert torch.equal(backend.sample(x, GENTLE, noise(2), ema=False), paths[0]), "the weights of the first path again"
