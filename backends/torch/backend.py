@@ -107,7 +107,8 @@ class TorchBackend:
         for network in (self.network, self.ema):
             network.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in weights.items()})
         self.optimiser.load_state(None)
-        self._at(0)
+        self.step_count = 0
+        self._changed()
 
     def weights(self, ema: bool = False) -> Weights:
         """Canonical arrays."""
@@ -142,7 +143,8 @@ class TorchBackend:
         else:
             loss = self._backward(batch, self.trained, self._loss_scale())
             self.optimiser.step(batch.step)
-        self._at(batch.step + 1)
+        self.step_count = batch.step + 1
+        self._changed()
         return distributed.mean(loss, self.spec.processes)
 
     def mean(self, value: float) -> float:
@@ -184,12 +186,12 @@ class TorchBackend:
         """Continue bit for bit from `state()`."""
         for part, network in (("weights", self.network), ("ema", self.ema)):
             network.load_state_dict({name: torch.from_numpy(np.array(state[f"{part}/{name}"])) for name in network.state_dict()})
-        self._at(int(state["step"]))
+        self.step_count = int(state["step"])
+        self._changed()
         self.optimiser.load_state(state)
 
-    def _at(self, step: int) -> None:
-        """The weights are those after so many steps."""
-        self.step_count = step
+    def _changed(self) -> None:
+        """The weights are others."""
         for denoiser in self.denoisers.values():
             denoiser.changed()
 
