@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from backends.facts import About
 from backends.protocol import MODES, DeviceError, Spec
-from reference.config import LOSSES, OBJECTIVES, SCHEDULES, VARIANCES, ConfigError, DiffusionConfig
+from reference.config import BOUNDS, LOSSES, OBJECTIVES, SCHEDULES, VARIANCES, ConfigError, DiffusionConfig
 from reference.conventions import CONVENTIONS, Plan
 from reference.grids import GRIDS
 from reference.solver_plans import CODES, FAST, SolverPlan
@@ -59,33 +59,37 @@ def problem(about: About) -> str | None:
     return None
 
 
-def asked(spec: Spec | None = None, plan: Plan | SolverPlan | None = None, trains: bool = False) -> dict[str, str]:
-    """What a backend needs for these, by kind. The loss counts where it `trains`; small and large in DDPM and in a bound that is
-    trained; dtypes on the CPU, whose they are."""
-    out: dict[str, str] = {}
-    if plan is not None:  # a convention first: it may change the schedule
-        out |= {"conventions": plan.convention, "samplers": plan.sampler, "spacings": plan.spacing}
-        out |= _of_process(plan.diffusion, False)
-    if spec is not None:
-        out |= {"modes": spec.mode, "devices": spec.device.partition(":")[0]} | _of_process(spec.diffusion, trains)
-        out |= {"dtypes": spec.dtype} if spec.device == "cpu" else {}
+def asked(spec: Spec | None = None, plan: Plan | SolverPlan | None = None, trains: bool = False) -> list[tuple[str, str]]:
+    """(kind, name) of what a backend needs for these. The loss counts where it `trains`; small and large in DDPM and in a bound
+    that is trained; dtypes on the CPU, whose they are."""
+    out: list[tuple[str, str]] = []
+    if plan is not None:  # its convention first, which may change the schedule
+        out += [("conventions", plan.convention), ("samplers", plan.sampler), ("spacings", plan.spacing)]
+        out += _of_process(plan.diffusion, False)
     if isinstance(plan, Plan) and plan.sampler == "ddpm":
-        out["variances"] = plan.variance
+        out.append(("variances", plan.variance))
+    if spec is not None:
+        out += [("modes", spec.mode), ("devices", spec.device.partition(":")[0]), *_of_process(spec.diffusion, trains)]
+        out += [("dtypes", spec.dtype)] if spec.device == "cpu" else []
     return out
 
 
-def _of_process(diffusion: DiffusionConfig, trains: bool) -> dict[str, str]:
-    out = {"schedules": diffusion.schedule if diffusion.trained_betas is None else "trained_betas",
-           "objectives": diffusion.objective}
-    if diffusion.learned_variance or (trains and diffusion.loss in ("kl", "rescaled_kl")):
-        out["variances"] = diffusion.variance
-    return out | ({"losses": diffusion.loss} if trains else {})
+def _of_process(diffusion: DiffusionConfig, trains: bool) -> list[tuple[str, str]]:
+    out = [("schedules", diffusion.schedule if diffusion.trained_betas is None else "trained_betas"),
+           ("objectives", diffusion.objective)]
+    if diffusion.learned_variance or (trains and diffusion.loss in BOUNDS):
+        out.append(("variances", diffusion.variance))
+    return [*out, ("losses", diffusion.loss)] if trains else out
 
 
 def unclaimed(about: About, spec: Spec | None = None, plan: Plan | SolverPlan | None = None,
               trains: bool = False) -> dict[str, str]:
-    """What of `asked` this backend does not claim, by kind; empty where it claims all."""
-    return {kind: name for kind, name in asked(spec, plan, trains).items() if name not in claimed(about, kind)}
+    """What of `asked` this backend does not claim, the first name of each kind; empty where it claims all."""
+    out: dict[str, str] = {}
+    for kind, name in asked(spec, plan, trains):
+        if name not in claimed(about, kind):
+            out.setdefault(kind, name)
+    return out
 
 
 def require_claimed(about: About, spec: Spec | None = None, plan: Plan | SolverPlan | None = None, trains: bool = False) -> None:

@@ -87,6 +87,15 @@ def test_what_of_a_spec_is_outside(changes, trains, outside):
     assert claims.unclaimed(about, Spec(cases.TINY, **changes), trains=trains) == outside
 
 
+def test_of_a_spec_and_a_path_both_count():
+    """Whichever of them is outside."""
+    good, bad = DiffusionConfig(), DiffusionConfig(schedule="quad", objective="v")
+    for of_spec, of_plan in ((good, bad), (bad, good), (bad, bad)):
+        found = claims.unclaimed(HALF, Spec(cases.TINY, of_spec, mode="tuned"), make_plan(of_plan, 10))
+        assert found == {"schedules": "quad", "objectives": "v"}
+    assert claims.unclaimed(HALF, Spec(cases.TINY, good), make_plan(good, 10)) == {}
+
+
 def test_a_refusal_is_one_line_with_what_is_claimed():
     with pytest.raises(ConfigError) as refused:
         claims.require_claimed(HALF, plan=make_plan(DiffusionConfig(schedule="quad"), 10))
