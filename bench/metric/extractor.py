@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+from reference.config import require
 
 if TYPE_CHECKING:
     import torch
@@ -33,3 +36,11 @@ class Extractor:
     batch: int  # images at once
     network: Callable[[str], Network] = field(compare=False, repr=False)
     convert: Callable[[Images], tuple[Images, str]] = field(compare=False, repr=False)
+
+
+def require_installed(name: str) -> None:
+    """Raise ConfigError where what this extractor runs in is missing, so that a command which will measure ends before it trains
+    or draws."""
+    require(all(importlib.util.find_spec(package) for package in ("torch", "torch_fidelity")), "metric", name,
+            'needs PyTorch and torch-fidelity, beside whatever backend draws: pip install -e ".[torch]"; ddim-bench run has '
+            "--metric none, which goes without")

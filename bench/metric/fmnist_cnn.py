@@ -19,7 +19,7 @@ import numpy as np
 from bench.data.datasets import Dataset
 from bench.data.pixels import in_words
 from bench.data.readers import DataError
-from bench.metric.extractor import Extractor, Images, Statistics
+from bench.metric.extractor import Extractor, Images, Statistics, require_installed
 from bench.paths import ASSETS, command_line
 from reference.config import require
 
@@ -43,14 +43,15 @@ RECORD = ASSETS / f"{NAME}.json"
 @functools.cache
 def extractor() -> Extractor:
     """The extractor of this module, with the shipped weights. DataError where a file of it is not the one that ships, so that a
-    command which will measure ends before it trains or draws."""
+    command which will measure ends before it trains or draws; ConfigError where the metric's packages are missing."""
+    require_installed(NAME)
     _require_whole(WEIGHTS, "weights_sha256")
     _require_whole(STATISTICS, "statistics_sha256")
     return unchecked()
 
 
 def unchecked() -> Extractor:
-    """The same, of the weights that lie there."""
+    """The same, of the weights that lie there, without a look at what is installed."""
     return Extractor(NAME, WIDTH, sha256(), SHAPE, 500, _features, convert)
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from bench.data.datasets import Dataset
 from bench.metric import fmnist_cnn
-from bench.metric.extractor import Extractor, Images
+from bench.metric.extractor import Extractor, Images, require_installed
 from bench.metric.fmnist_cnn import sha256
 from bench.metric.torchvision_shim import import_torchvision
 from bench.progress import on_terminal
@@ -40,8 +40,9 @@ def load(weights: Path | None = None, download: bool = False) -> Extractor:
     """The extractor, from a file of weights in torch-fidelity's format, by default torch-fidelity's own in PyTorch Hub's cache.
 
     That one is fetched there if it is missing and `download` is set. Raises ConfigError where the file is missing or none of
-    this network's.
+    this network's, or the metric's packages are.
     """
+    require_installed("inception")
     import_torchvision()
     import torch
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3 as URL
@@ -63,8 +64,12 @@ def load(weights: Path | None = None, download: bool = False) -> Extractor:
 
 
 def choose(metric: str, weights: Path | None, download: bool) -> Extractor:
-    """The extractor of --metric, "fmnist-cnn" or "inception"; the others are `load`'s. Raises ConfigError."""
+    """The extractor of --metric: "fmnist-cnn", "inception" or "none", whose extractor is never run. The others are `load`'s.
+
+    Raises ConfigError."""
     require(metric == "inception" or weights is None, "--inception-weights", weights, "goes with --metric inception")
+    if metric == "none":
+        return fmnist_cnn.unchecked()
     return load(weights, download) if metric == "inception" else fmnist_cnn.extractor()
 
 

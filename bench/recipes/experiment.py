@@ -77,6 +77,11 @@ class Experiment:
         return self.options.samples or self.recipe.samples
 
     @property
+    def measures(self) -> bool:
+        """Whether so many are enough for the metric."""
+        return self.samples >= 2 * fmnist_cnn.WIDTH
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of the images."""
         if self.options.weights is not None:
@@ -160,7 +165,7 @@ class Experiment:
 
     def measure(self, images: NDArray[np.float32]) -> dict[str, Any] | None:
         """FID and KID of float images against the training images; None where they are too few for it."""
-        if len(images) < 2 * fmnist_cnn.WIDTH:
+        if not self.measures:
             return None
         return dict(fid.evaluate(to_uint8(images), self.dataset, seed=self.options.seed))
 
