@@ -17,6 +17,7 @@ from backends import facts
 from backends.protocol import About
 from bench.workers import peers
 from reference.config import ConfigError
+from tests.benchmarks import conftest as benchmarks
 from tests.conformance import conftest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -152,3 +153,16 @@ def test_names_that_are_paths_or_mean_something_else_are_no_backends(monkeypatch
 
 def test_the_peers_names_are_reserved():
     assert set(peers.PEERS) <= set(backends.RESERVED)
+
+
+def test_every_backend_is_in_the_speed_suite(monkeypatch):
+    """In both modes and each dtype that the suite measures and the backend has, once."""
+    monkeypatch.setattr(backends, "load", lambda name: None)  # as if all were installed
+    asked = []
+    metafunc = SimpleNamespace(fixturenames=["backend", "mode"], parametrize=lambda names, values: asked.extend(values),
+                               config=SimpleNamespace(getoption=lambda name: []),
+                               definition=SimpleNamespace(get_closest_marker=lambda name: None))
+    benchmarks.pytest_generate_tests(metafunc)
+    assert len(asked) == len(set(asked)) and set(asked) == {
+        (name, mode, dtype) for name in backends.names() for mode in ("stock", "tuned") for dtype in ("float32", "bfloat16")
+        if dtype in backends.about(name).dtypes}

@@ -1,6 +1,6 @@
 """Every recipe from its command line to its pictures, row and page, on tiny networks and images of their own.
 
-The presets keep all their numbers but the network and T. Slow: each recipe on MindSpore.
+The presets keep all their numbers but the network and T. Slow: each recipe on the backends beside torch.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import backends
 from bench import api, presets
 from bench.cli.main import main
 from bench.recipes import RECIPES, cosine_selfcond, ddim_respaced, ddpm_cifar10, experiment
@@ -250,11 +251,15 @@ def test_epochs_are_passes_over_the_data(images):
 @pytest.mark.sampled
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_on_mindspore_trains_as_on_torch(images, name):
+@pytest.mark.parametrize("backend", [name for name in backends.names()[1:] if backends.about(name).network])
+def test_a_recipe_trains_as_on_torch(images, name, backend):
+    if not backends.installed(backend):
+        pytest.skip(f"{backend} is not installed")
     options = (name, "--train-steps", "3", "--batch-size", "4", "--samples", "4", "--steps", "4", *once(name))
-    run(images, *options, backend="mindspore")
-    mindspore, torch = run(images, *options)
-    assert (mindspore.backend, torch.backend) == ("mindspore", "torch")
-    for training, other in zip(mindspore.values["training"].values(), torch.values["training"].values(), strict=True):
+    mode = ("--mode", "stock") if "cpu" in backends.about(backend).slow_to_compile else ()
+    run(images, *options, *mode, backend=backend)
+    another, torch = run(images, *options)
+    assert (another.backend, torch.backend) == (backend, "torch")
+    for training, other in zip(another.values["training"].values(), torch.values["training"].values(), strict=True):
         assert training["losses"] == pytest.approx(other["losses"], rel=1e-4)
-    assert [words for _, words in mindspore.values["pictures"]] == [words for _, words in torch.values["pictures"]]
+    assert [words for _, words in another.values["pictures"]] == [words for _, words in torch.values["pictures"]]
