@@ -17,6 +17,12 @@ def _cumprod(factors: jax.Array) -> jax.Array:
     return jax.lax.scan(lambda product, factor: (product * factor,) * 2, jnp.ones((), F64), factors)[1]
 
 
+def _over(values: jax.Array, number: float | jax.Array) -> jax.Array:
+    """values / number, rounded once. JAX 0.10 hands `/` to XLA with the number's broadcast in it, and XLA multiplies by the inverse
+    then, which rounds twice."""
+    return jax.lax.div(values, jnp.full(values.shape, number, F64))
+
+
 def _betas_from_alpha_bar(alpha_bar: jax.Array) -> jax.Array:
     return jnp.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], MAX_BETA)
 
@@ -41,8 +47,8 @@ def quad(T: int, beta_start: float, beta_end: float) -> jax.Array:
 
 def cosine(T: int, beta_start: float, beta_end: float) -> jax.Array:
     """IDDPM equation 17. The two ends are not used: the curve fixes its own."""
-    t = jnp.arange(T + 1, dtype=F64) / T
-    return _betas_from_alpha_bar(jnp.cos((t + 0.008) / 1.008 * jnp.pi / 2) ** 2)
+    t = _over(jnp.arange(T + 1, dtype=F64), T)
+    return _betas_from_alpha_bar(jnp.cos(_over(t + 0.008, 1.008) * jnp.pi / 2) ** 2)
 
 
 def sigmoid(T: int, beta_start: float, beta_end: float) -> jax.Array:
@@ -63,14 +69,14 @@ def jsd(T: int, beta_start: float, beta_end: float) -> jax.Array:
 def sigmoid_alpha_bar(T: int, beta_start: float, beta_end: float) -> jax.Array:
     """Jabri et al. 2022 (arXiv:2212.11972), algorithm 1 with start -3, end 3, tau 1. The two beta ends are not used."""
     start, end = jax.nn.sigmoid(jnp.array([-3.0, 3.0], dtype=F64))
-    t = jnp.arange(T + 1, dtype=F64) / T
-    return _betas_from_alpha_bar((end - jax.nn.sigmoid(t * 6 - 3)) / (end - start))
+    t = _over(jnp.arange(T + 1, dtype=F64), T)
+    return _betas_from_alpha_bar(_over(end - jax.nn.sigmoid(t * 6 - 3), end - start))
 
 
 def sigmoid_alpha_bar_float32(T: int, beta_start: float, beta_end: float) -> jax.Array:
     """`sigmoid_alpha_bar` with its end rounded to float32, as lucidrains' code has it: betas are up to 6.5e-6 off at T = 1000."""
     end = jax.nn.sigmoid(jnp.array(3.0, dtype=F64)).astype(jnp.float32).astype(F64)
-    return _betas_from_alpha_bar(end - jax.nn.sigmoid(jnp.arange(T + 1, dtype=F64) / T * 6 - 3))
+    return _betas_from_alpha_bar(end - jax.nn.sigmoid(_over(jnp.arange(T + 1, dtype=F64), T) * 6 - 3))
 
 
 def linear_float32(T: int, beta_start: float, beta_end: float) -> jax.Array:
@@ -102,7 +108,7 @@ BETAS = {f.__name__: f for f in (linear, quad, cosine, sigmoid, const, jsd, sigm
 def zero_terminal_snr(betas: jax.Array) -> jax.Array:
     """Lin et al. 2023 (arXiv:2305.08891), algorithm 1: shift and scale sqrt(alpha_bar) so that its last value is 0."""
     root = jnp.sqrt(_cumprod(1 - betas))
-    root = (root - root[-1]) * root[0] / (root[0] - root[-1])
+    root = _over((root - root[-1]) * root[0], root[0] - root[-1])
     alpha_bars = root**2
     return 1 - alpha_bars / jnp.concatenate((jnp.ones(1, dtype=F64), alpha_bars[:-1]))
 
