@@ -1,4 +1,4 @@
-"""The Python API on a tiny network, on torch; slow: the same on MindSpore."""
+"""The Python API on a tiny network, on torch; slow: the same on MindSpore, and folders that go between backends."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import textwrap
 import numpy as np
 import pytest
 
+import backends
 from bench import api
 from bench.data.pixels import to_uint8
 from reference import samplers, unet, weights
 from reference.config import ConfigError, DiffusionConfig, ModelConfig, OptimConfig
 from reference.conventions import CLEAN
-from tests.helpers.tiny import EQUAL_GROUPS, TINY
+from tests.helpers.tiny import EQUAL_GROUPS, TINY, same
 
 BACKENDS = ["torch", pytest.param("mindspore", marks=pytest.mark.slow)]
 
@@ -99,6 +100,22 @@ def test_training_moves_the_samples_and_a_saved_folder_gives_them_back(tmp_path)
     assert fit.losses.shape == (6,) and np.isfinite(fit.losses).all() and np.abs(before - after).max() > 1e-3
     model.save(tmp_path / "net")
     assert np.abs(api.load(tmp_path / "net").sample(2, 4) - after).max() == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", [name for name in backends.names() if name != backends.DEFAULT and backends.installed(name)
+                                     and backends.about(name).network])
+def test_a_folder_that_one_backend_saved_is_read_by_another(tmp_path, backend):
+    """Both ways: the same bits of the weights, and the same images."""
+    process = DiffusionConfig(timesteps=20)
+    for one, other in ((backends.DEFAULT, backend), (backend, backends.DEFAULT)):
+        trained = api.new(TINY, process, backend=one, mode="stock")
+        trained.train(to_uint8(trained.noise(16)), 3, batch_size=4)
+        trained.save(tmp_path / one)
+        read = api.load(tmp_path / one, other, mode="stock")
+        assert same(read.backend.weights(), trained.backend.weights(ema=True))
+        assert not same(read.backend.weights(), api.new(TINY, process, mode="stock").backend.weights())
+        assert np.abs(read.sample(2, 4) - trained.sample(2, 4)).max() < 1e-3
 
 
 @pytest.mark.parametrize("diffusion", [{}, {"objective": "v", "self_conditioning": True}], ids=["eps", "v, self-conditioning"])

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import backends
 from backends.protocol import Spec
 from bench.training import batches, loop
 from bench.weights.pipeline import CheckpointError
@@ -46,7 +47,9 @@ def test_losses_are_those_of_the_steps_one_by_one():
     assert done.seconds > 0 and done.first_seconds > 0 and (done.starts, done.skipped) == (1, 0)
 
 
-@pytest.mark.parametrize("name", ["torch", pytest.param("mindspore", marks=[pytest.mark.slow, pytest.mark.sampled])])
+@pytest.mark.parametrize("name", [backends.DEFAULT, *(
+    pytest.param(name, marks=[pytest.mark.slow, pytest.mark.sampled]) for name in backends.names()
+    if name != backends.DEFAULT and backends.installed(name) and backends.about(name).network)])
 @pytest.mark.parametrize("spec", [SPEC, replace(SPEC, model=replace(TINY, dropout=0.3))])
 def test_an_interrupted_training_ends_with_the_same_bits(tmp_path, name, spec):
     straight = backend(name, spec)
