@@ -7,6 +7,7 @@ from pathlib import Path
 
 import backends
 from backends.protocol import Spec
+from bench.cli import claimed
 from bench.cli.launch import launched
 from bench.cli.options import at_least, data_choice, unsaid
 from bench.sampling import bound
@@ -30,6 +31,8 @@ def run(args: argparse.Namespace, command: str) -> int:
                 f"backend {backend} has no terms of the bound, says its ABOUT: use {','.join(able)}")
     found = sources.read(args.weights, unsaid(args), args.ignore_scheduler)
     spec = Spec(found.model, found.diffusion, OptimConfig(), args.device, args.dtype)
+    absent += [f"{b}: has no terms of the bound" for b in chosen if b not in able]
+    bounded, left = claimed.whole(args.backends, [b for b in chosen if b in able], {"spec": spec})
     names = args.variance.split(",") if args.variance is not None else list(bound.variances(found.diffusion))
     require(len(set(names)) == len(names), "--variance", args.variance, "every name must appear once")
     try:
@@ -42,6 +45,5 @@ def run(args: argparse.Namespace, command: str) -> int:
             f"must be at most the {len(held_out)} images of {held_out.provenance}")
     asked = likelihood.Settings(Path(args.weights).name, args.samples, args.seed, args.sample_batch,
                                 args.threads or launched().threads)
-    return likelihood.run(asked, spec, found.weights, paths, [b for b in chosen if b in able],
-                          [*absent, *(f"{b}: has no terms of the bound" for b in chosen if b not in able)], held_out, args.out,
-                          args.fresh, command)
+    return likelihood.run(asked, spec, found.weights, paths, list(bounded), [*absent, *left], held_out, args.out, args.fresh,
+                          command)

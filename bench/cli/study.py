@@ -7,6 +7,7 @@ from pathlib import Path
 
 import backends
 from bench import api
+from bench.cli import claimed
 from bench.cli.launch import launched
 from bench.cli.options import UNSAID, at_least, data_choice, unsaid, unused
 from bench.cli.values import parse_seeds
@@ -29,7 +30,10 @@ def run(args: argparse.Namespace, command: str) -> int:
         if hasattr(args, name):
             at_least(args, least, name)
     if args.study == "scaling":
-        return scaling.run(args.axes.split(","), get_preset(args.preset), backends.choose(args.backends)[0], device=args.device,
+        preset = get_preset(args.preset)
+        chosen = claimed.whole(args.backends, backends.choose(args.backends)[0], claimed.timed(preset, args.device, "float32"))
+        print("\n".join(chosen[1]), end="\n" * bool(chosen[1]))
+        return scaling.run(args.axes.split(","), preset, chosen[0], device=args.device,
                            threads=args.threads or launched().threads, out=args.out, fresh=args.fresh, command=command)
     if args.study == "noise":
         noise.run(args.images, data_choice(args), args.seed, args.out, command)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import backends
-from backends import claims
+from backends import claims, facts
 from backends.facts import About
 from backends.protocol import DeviceError, Spec
 from reference.config import ConfigError, DiffusionConfig
@@ -127,6 +127,58 @@ def test_the_example_refuses_what_it_does_not_claim(port, kind):
         assert isinstance(found.value, pytest.fail.Exception)
     else:
         assert kind == "losses"  # of which a sampler has none
+
+
+@pytest.fixture
+def trainer(monkeypatch):
+    """The torch backend that claims half of what it has, and refuses the rest in all methods, or in all but one."""
+    pytest.importorskip("torch")
+    from backends.torch.backend import TorchBackend
+
+    about = replace(HALF, levels=facts.LEVELS, losses=("l2",), variances=("large",), solvers=True)
+    monkeypatch.setattr(backends, "about", lambda name: about)
+    kit.forget()
+
+    def but(gap: str = "") -> Subject:
+        def checked(what, **asked):
+            if what != gap:
+                claims.require_claimed(about, **asked)
+
+        class Half(TorchBackend):
+            def __init__(self, spec):
+                checked("spec", spec=spec)
+                super().__init__(spec)
+
+            def tables(self, plan):
+                checked("tables", plan=plan)
+                return super().tables(plan)
+
+            def step(self, x, output, i, plan, z):
+                checked("step", plan=plan)
+                return super().step(x, output, i, plan, z)
+
+            def sample(self, x, plan, noise=None, **more):
+                checked("sample", plan=plan)
+                return super().sample(x, plan, noise, **more)
+
+            def loss_and_gradients(self, batch):
+                checked("loss", spec=self.spec, trains=True)
+                return super().loss_and_gradients(batch)
+
+        return Subject("half", SimpleNamespace(__name__="half.backend", create=Half))
+
+    yield but
+    kit.forget()
+
+
+@pytest.mark.parametrize(("gap", "kind", "method"), [
+    ("spec", "modes", "create"), ("tables", "conventions", "tables"), ("step", "spacings", "step"),
+    ("sample", "objectives", "sample"), ("sample", "samplers", "sample"), ("loss", "losses", "loss_and_gradients"),
+])
+def test_a_backend_that_trains_refuses_everywhere_or_is_found(trainer, gap, kind, method):
+    refusals.test_what_is_not_claimed_is_refused(trainer(), kind)
+    with pytest.raises(pytest.fail.Exception, match=f"{method}: answered for {kind} '"):
+        refusals.test_what_is_not_claimed_is_refused(trainer(gap), kind)
 
 
 def test_a_refusal_of_another_kind_is_found(port):

@@ -20,7 +20,7 @@ from tests.helpers.tiny import TINY
 PORT = Path(__file__).parents[2] / "examples" / "port" / "my_port"
 HALF = """from backends.facts import About
 ABOUT = About("Half", schedules=("linear",), objectives=("eps",), variances=("large",), losses=("l2",), samplers=("ddim",),
-              spacings=("leading",), conventions=("plain",), modes=("stock", "tuned"), devices=("cpu",))
+              spacings=("leading",), conventions=("plain",), modes=("stock", "tuned"), devices=("cpu",), likelihood=True)
 """
 RUN = ["run", "--dry-run=plan", "--preset", "table", "--steps", "5,10"]
 
@@ -107,6 +107,12 @@ def test_speed_times_what_it_claims(installed, capsys):
     lines = told(["speed", "--device", "cuda", "--dry-run=plan"], capsys)
     assert any(line.startswith("half was left out: device='cuda'") for line in lines)
     assert not any(line.startswith("half stock") for line in lines)
+
+
+def test_studies_of_a_backend_are_held_to_its_claims(installed, net, capsys):
+    for words in (["study", "scaling"], ["likelihood", "--weights", net, "--samples", "2"]):
+        error, = told([*words, "--backends", "half", "--device", "cuda"], capsys, code=2)
+        assert error.startswith("error: --backends='half': device='cuda': Half claims cpu")
 
 
 @pytest.mark.parametrize(("words", "line"), [
