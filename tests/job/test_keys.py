@@ -16,6 +16,7 @@ from bench.job.job import Job
 from bench.paths import RESULTS
 from bench.presets import Preset
 from bench.records import rows
+from bench.records.agenda import Agenda
 from bench.sampling.cell import Cell
 from reference import weights
 from reference.config import DiffusionConfig, OptimConfig
@@ -60,7 +61,7 @@ class Book:
     """A notebook that keeps the keys of the cells it is asked for, and does none."""
 
     def __init__(self):
-        self.keys, self.missing, self.rows = {}, [], []
+        self.keys, self.missing, self.rows, self.agenda = {}, [], [], Agenda()
         self.cells = SimpleNamespace(done=lambda *_: True, folder=lambda *_: Path("nowhere"))
 
     def cell(self, name, key, compute):
