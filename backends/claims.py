@@ -84,10 +84,11 @@ def _of_process(diffusion: DiffusionConfig, trains: bool) -> list[tuple[str, str
 
 def unclaimed(about: About, spec: Spec | None = None, plan: Plan | SolverPlan | None = None,
               trains: bool = False) -> dict[str, str]:
-    """What of `asked` this backend does not claim, the first name of each kind; empty where it claims all."""
+    """What of `asked` this backend does not claim, the first name of each kind; empty where it claims all. A name that nobody knows
+    is for the backend itself to refuse, where it says nothing of the kind."""
     out: dict[str, str] = {}
     for kind, name in asked(spec, plan, trains):
-        if name not in claimed(about, kind):
+        if name not in claimed(about, kind) and (name in NAMES[kind] or getattr(about, kind) is not None):
             out.setdefault(kind, name)
     return out
 

@@ -112,8 +112,10 @@ def test_statistics_of_another_extractor_are_refused(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["WEIGHTS", "STATISTICS"])
-@pytest.mark.parametrize("words", [["run", "--preset", "smoke"], ["recipe", "mnist-scratch", "--dataset", "fashion-mnist"],
-                                   ["study", "noise"], ["study", "ablation"]], ids=lambda words: " ".join(words[:2]))
+@pytest.mark.parametrize("words", [["run", "--preset", "smoke"],
+                                   ["recipe", "mnist-scratch", "--dataset", "fashion-mnist", "--samples", "128"],
+                                   ["study", "noise"], ["study", "ablation"]],
+                         ids=lambda words: " ".join(words[:2]))
 def test_a_flipped_bit_of_what_ships_ends_a_command_before_its_first_cell(name, words, tmp_path, monkeypatch, capsys):
     def begins(*_, **__):
         raise AssertionError("work began")
