@@ -400,6 +400,15 @@ def test_the_second_sentence_follows_the_verdict(difference, half, nearly, said)
     assert first_screen.quality(difference, half, 8.0, nearly) == said
 
 
+@pytest.mark.parametrize(("blocks", "said"), [
+    ([2.0, 2.01, 1.99, 2.0, 2.0, 2.01, 1.99, 2.0], "JAX takes 2 times PyTorch's time"),
+    ([1.1, 0.95, 1.05, 0.92, 1.08, 0.97, 1.02, 1.0], "Whether JAX takes longer than PyTorch cannot be told")])
+def test_a_ratio_of_time_that_chance_explains_is_not_said(blocks, said):
+    job = [row("timing", backend, {"block_seconds": seconds, "units_per_block": 1, "load_before": [0.0], "steady": True}, "quick",
+               stage="timing", workload="sampling step") for backend, seconds in (("torch", [1.0] * 8), ("jax", blocks))]
+    assert first_screen.times(job).startswith(said)
+
+
 def test_the_first_screen_is_of_the_table_and_without_one_of_the_main_job(whole, tmp_path):
     """FID of the made table is 1000 / S: 50 steps are twenty times as bad. The main job's own page has its own chart."""
     assert "50 DDIM steps are worse than 1000: the difference is +19" in whole.text

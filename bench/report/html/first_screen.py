@@ -97,10 +97,12 @@ def times(job: list[AnyRow]) -> str:
     if len(found) < 2 or measures.unfit(found, same):
         return ""
     said = []
-    for other in found[1:]:
+    for i, other in enumerate(found[1:], start=1):
         ratio = paired_ratio(unit_seconds(other), unit_seconds(found[0]))
-        said.append(f"{label(other.backend)} takes {ratio.median:.2g} times {label(found[0].backend)}'s time ({ratio.low:.2g} to "
-                    f"{ratio.high:.2g}).")
+        one, two, interval = label(other.backend), label(found[0].backend), f"({ratio.low:.2g} to {ratio.high:.2g})"
+        chance = ratio.inside(measures.floor((same[0], same[i])))
+        said.append(f"Whether {one} takes longer than {two} cannot be told {interval}." if chance else
+                    f"{one} takes {ratio.median:.2g} times {two}'s time {interval}.")
     return " ".join(said)
 
 
