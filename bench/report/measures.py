@@ -39,6 +39,11 @@ def seconds_per_image(row: Row[Sample]) -> float:
     return max(sum(row.values["batch_seconds"][rank::processes]) for rank in range(processes)) / row.values["images"]
 
 
+def fit_seconds(row: Row[Sample]) -> float:
+    """`seconds_per_image`; NaN where the machine was not fit for times."""
+    return math.nan if unfit([row]) else seconds_per_image(row)
+
+
 def fid_text(v: Metric, digits: str = ".3f") -> str:
     """FID with its standard deviation over sets of as many images, which older rows lack."""
     return f"{v['fid']:{digits}}" + (f" ± {v['fid_sd']:.2g}" if "fid_sd" in v else "")

@@ -16,7 +16,7 @@ from bench.pictures.plots import COLOURS
 from bench.presets import PRESETS
 from bench.records.rows import AnyRow, Row, of
 from bench.records.values import Sample, Timing, Train
-from bench.report.measures import REPRODUCED, UNKNOWN, hardware, label, peak_memory, seconds_per_image, unit_seconds
+from bench.report.measures import REPRODUCED, UNKNOWN, hardware, label, peak_memory, seconds_per_image, unfit, unit_seconds
 from bench.timing import flops
 from bench.weights.tensor_files import weights_hash
 from reference import weights
@@ -195,7 +195,7 @@ def _extrapolation(rows: list[AnyRow]) -> list[str]:
     text = ["", f"## {IMAGES:,} images at S = {STEPS}", ""]
     found: dict[tuple[str, str], list[float]] = {}
     for row in of(rows, Sample):
-        if row.config["steps"] >= 50:
+        if row.config["steps"] >= 50 and not unfit([row]):
             where = "cpu" if row.config["device"] == "cpu" else str(row.environment.get("gpu") or row.config["device"])
             found.setdefault((row.backend, f"{where}, {row.preset}"), []).append(seconds_per_image(row) / row.config["steps"])
     for (backend, where), each in sorted(sorted(found.items(), reverse=True), key=lambda item: order(item[0][0])):

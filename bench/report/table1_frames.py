@@ -16,7 +16,7 @@ import pandas as pd
 from bench.paths import ROOT
 from bench.records.rows import AnyRow, Row, of
 from bench.records.values import Budget, Checks, Metric, Pooled, Sample
-from bench.report.measures import seconds_per_image
+from bench.report.measures import fit_seconds
 from bench.sampling import table1
 from bench.sampling.table1 import ETAS
 from reference.conventions import get_convention
@@ -71,7 +71,7 @@ def measurements(rows: list[AnyRow]) -> pd.DataFrame:
     lines = []
     for row in of(rows, Metric):
         if "steps" in row.config and _place(row) in drawn:
-            seconds = seconds_per_image(drawn[_place(row)])
+            seconds = fit_seconds(drawn[_place(row)])
             lines.append(dict(zip(PLACE, _place(row), strict=True)) | _measures(row.values) | {"seconds": seconds})
     frame = pd.DataFrame(lines, columns=[*PLACE, *MEASURES])
     frame[MEASURES] = frame[MEASURES].astype(float)

@@ -32,7 +32,7 @@ def pivot(statistics: pd.DataFrame, measure: str) -> pd.DataFrame:
     """
     text = pd.DataFrame({
         "eta": [eta.removesuffix(".0") for eta in statistics["eta"]], "spacing": statistics["spacing"], "S": statistics["S"],
-        "text": statistics["seconds"].map("{:.3g}".format) if measure == "seconds" else [
+        "text": [figure(value, np.nan, 3) for value in statistics["seconds"]] if measure == "seconds" else [
             figure(mean, sd, 2 if measure == "kid" else 4) for mean, sd in
             zip(statistics[f"{measure}_mean"], statistics[f"{measure}_sd"], strict=True)]})
     order = list(dict.fromkeys(zip(text["eta"], text["spacing"], strict=True)))
@@ -109,6 +109,9 @@ def _setting(rows: list[AnyRow], measured: pd.DataFrame, backend: str, device: s
            "from the same x_T in every cell. The metrics depend on n: compare them with the floor (held-out real images) and the "
            "ceiling (standard normal noise) of the same n, and with no paper's values.", ""]
     for measure, name in names.items():
+        if measure == "seconds" and statistics["seconds"].isna().all():
+            out += [f"### {name}", "", "None: the machine had other work, and was not fit for times.", ""]
+            continue
         limits = [f"{line['bound']} {figure(line[measure], line['fid_sd'] if measure == 'fid' else np.nan)}"
                   for line in bounds[bounds["n"] == n].to_dict("records")
                   if measure in line and not pd.isna(line[measure])]

@@ -375,6 +375,17 @@ def test_the_page_shows_figures_bounds_verdicts_and_what_is_missing(tmp_path):
     assert len(lines) == 6 * 2 + 1, "eta = 0.5 in six tables of two spacings, and in the published one"
 
 
+def test_times_of_a_machine_with_other_work_are_not_shown():
+    """A load average of 5 on 2 cores; FID of the same cells stays."""
+    quiet, busy = ([replace(r, environment=r.environment | {"affinity": 2, "cores": 2, "load": [load, 0.0, 0.0]}) for S in (10, 20)
+                    for r in cell_rows("torch", 8.0, S, "0.0", "leading", 0)] for load in (2.0, 5.0))
+    for found, shown in ((quiet, True), (busy, False)):
+        measured = table1_frames.measurements(found)
+        assert measured["seconds"].notna().all() == shown and measured["fid"].tolist() == [8.0, 8.0]
+        text = table1_page.page([budget_row(), *bound_rows(), *found], "command", [])
+        assert ("was not fit for times" in text) == (not shown) and "nan" not in text
+
+
 def test_rows_from_before_spacings_are_still_read():
     from bench.report import results
     config = {"steps": 10, "eta": "0.0", "seed": 0}

@@ -128,11 +128,15 @@ def newest_job(found: list[AnyRow]) -> list[AnyRow]:
 
 def _table_figures(g: Grid, table: list[AnyRow], out: Path, command: str) -> list[Figure]:
     lines = [(backend, part) for backend in g.backends if len(part := g.of(backend, table1.UNIFORM, "0.0"))]
-    series = [Series(label(backend), part["seconds"].tolist(), part["fid_mean"].tolist(), part["fid_sd"].fillna(0).tolist(),
-                     colour=k) for k, (backend, part) in enumerate(lines)]
+    timed = all(part["seconds"].notna().all() for _, part in lines)
+    series = [Series(label(backend), part["seconds" if timed else "S"].tolist(), part["fid_mean"].tolist(),
+                     part["fid_sd"].fillna(0).tolist(), colour=k) for k, (backend, part) in enumerate(lines)]
     steps = ", ".join(str(S) for S in lines[0][1]["S"]) if lines else ""
-    chart = Figure(f"{g.metric} against time", [("", svg.curves(series, "seconds per image", g.metric, front=True, height=2.5))],
-                   f"DDIM, eta = 0; from left to right S = {steps}; less is better in both. On {g.device}. {g.source}", command)
+    words, what = ("seconds per image", "time") if timed else ("sampling steps S", "steps")
+    chart = Figure(f"{g.metric} against {what}", [("", svg.curves(series, words, g.metric, front=True, height=2.5))],
+                   f"DDIM, eta = 0; from left to right S = {steps}; less is better in both. "
+                   + "The machine had other work, and was not fit for times. " * (not timed)
+                   + f"On {g.device}. {g.source}", command)
     rows = [row for row in of(table, Sample, steps=SHORT, eta="0.0", spacing=table1.UNIFORM) if row.backend == g.backends[0]]
     return [*_images(rows, out, command), *([chart] if series else [])]
 

@@ -52,7 +52,8 @@ def page(found: list[AnyRow], out: Path, command: str = TABLE, begun: AnyRow | N
     ]
     environment = Environment(loader=FileSystemLoader(TEMPLATE.parent), autoescape=True, undefined=StrictUndefined)
     return environment.get_template(TEMPLATE.name).render(
-        title="FID against the number of DDIM steps, with error bars", kicker="ddim-bench: DDPM and DDIM on PyTorch and MindSpore",
+        title="FID against the number of DDIM steps, with error bars",
+        kicker="ddim-bench: DDPM and DDIM on PyTorch, MindSpore and JAX",
         screen=first_screen.screen(grids, newest, job, out, command), sections=sections, command=command,
         rewrite=command_line("report"))
 

@@ -180,7 +180,7 @@ def curves(found: list[Grid], command: str) -> Section:
                 panels, "sampling steps S", g.metric, bounds=g.bounds, ticks=ticks))], f"One eta a panel, the others pale. On "
                 f"{g.device}; open markers: other backends. {g.source} {BARS}", command,
                 folded=spacing == table1.QUAD or g is not found[0]))
-        for backend in g.backends:
+        for backend in [b for b in g.backends if g.stats[g.stats["backend"] == b]["seconds"].notna().any()]:
             etas = dict.fromkeys(eta for spacing in SPACINGS for _, eta, _ in g.lines(backend, spacing))
             panels = [(f"eta = {eta}", [_series(part, f"{words} spacing", alone=spacing == table1.QUAD, seconds=True)
                                         for spacing, words in SPACINGS.items() for _, each, part in g.lines(backend, spacing)

@@ -9,7 +9,7 @@ import pandas as pd
 
 from bench.records.rows import AnyRow, Row, of
 from bench.records.values import Budget, Metric, Pooled, Sample
-from bench.report.measures import calls, seconds_per_image
+from bench.report.measures import calls, fit_seconds
 from bench.sampling.solver_table import NAME, SOLVERS, Place
 
 PLACE = ["backend", "device", "n", "solver", "S", "spacing", "calls"]  # of a cell; calls of the network for one image
@@ -50,7 +50,7 @@ def measurements(rows: list[AnyRow]) -> pd.DataFrame:
         if "sampler" in row.config and (sample := drawn.get(_which(row))):
             c = row.config
             lines.append([row.backend, c["device"], c["samples"], c["sampler"], c["steps"], c["spacing"], calls(sample), c["seed"],
-                          row.values["fid"], row.values["kid"], seconds_per_image(sample)])
+                          row.values["fid"], row.values["kid"], fit_seconds(sample)])
     frame = pd.DataFrame(lines, columns=[*PLACE, "seed", *MEASURES])
     return frame.sort_values(["backend", "solver", "S", "seed"], ignore_index=True,
                              key=lambda column: column.map(rank) if column.name == "solver" else column)

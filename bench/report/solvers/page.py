@@ -90,7 +90,7 @@ def words(place: Place) -> str:
 def by_steps(stats: pd.DataFrame, measure: str) -> pd.DataFrame:
     """Mean +- standard deviation between seeds as text, of seconds the median: a line for each solver, a column for each S."""
     text = pd.DataFrame({"solver": stats["solver"], "spacing": stats["spacing"], "S": stats["S"],
-                         "text": stats["seconds"].map("{:.3g}".format) if measure == "seconds" else [
+                         "text": [plus_minus(value, np.nan, 3) for value in stats["seconds"]] if measure == "seconds" else [
         plus_minus(mean, sd) for mean, sd in zip(stats[f"{measure}_mean"], stats[f"{measure}_sd"], strict=True)]})
     wide = text.pivot(index=["solver", "spacing"], columns="S", values="text").fillna("").reset_index()
     return wide.sort_values("solver", key=lambda column: column.map(frames.rank)).rename(
