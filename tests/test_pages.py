@@ -221,6 +221,8 @@ def test_words_of_the_glossary():
     assert f"{fid['128']} at n = 128, of {fid['2,048']} at n = 2,048 and of {fid['10,000']} at n = 10,000" in text
     differs = re.search(r"^\| 128 .*?\| (\S+) +\| +\| +\| +\|$", small, re.MULTILINE)[1]
     assert f"`fmnist-small` it is {differs}" in text
+    cell = re.search(r'"([\d.]+ ± [\d.]+)" is the mean', text)[1]
+    assert f"| {cell} " in (ROOT / "results" / "table.md").read_text()
 
 
 def test_kinds_of_rows_are_explained():

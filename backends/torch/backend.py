@@ -58,7 +58,7 @@ class TorchBackend:
         self.ema = copy.deepcopy(self.network).eval().requires_grad_(False)
         trained = distributed.averaged(self.network, spec)
         self.trained = compiled(trained, self._failed) if self.execution == "compiled" else trained
-        # Frozen weights make small batches on the CPU faster; whenever they change, they cost the compiler's time again.
+        # Frozen weights are meant for small batches on the CPU; whenever they change, they cost the compiler's time again.
         self.denoisers = {ema: Denoiser(network, DTYPES[spec.dtype], self.device.type == "cpu", self._failed)
                           for ema, network in ((False, self.network), (True, self.ema))}
         self.process = Process(spec.diffusion, self.device)

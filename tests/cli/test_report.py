@@ -22,11 +22,14 @@ def out(tmp_path):
 
 
 def test_the_committed_pages_are_what_their_rows_say(out):
-    for page in PAGES:  # they name the command that each keeps
+    every = sorted(path.name for path in (ROOT / "results").iterdir() if path.suffix in (".md", ".html"))
+    assert {*PAGES, "report.html"} <= set(every)
+    for page in every:  # they name the command that each keeps
         shutil.copy(ROOT / "results" / page, out)
-    shutil.copytree(ROOT / "results" / "checkpoints", out / "checkpoints")
+    for folder in ("checkpoints", "figures", "gallery"):  
+        shutil.copytree(ROOT / "results" / folder, out / folder)
     assert main(["report", "--out", str(out)]) == 0
-    for page in PAGES:
+    for page in every:
         assert (out / page).read_text() == (ROOT / "results" / page).read_text(), f"{page}: run ddim-bench report"
 
 
