@@ -26,7 +26,7 @@ def test_the_committed_pages_are_what_their_rows_say(out):
     assert {*PAGES, "report.html"} <= set(every)
     for page in every:  # they name the command that each keeps
         shutil.copy(ROOT / "results" / page, out)
-    for folder in ("checkpoints", "figures", "gallery"):  
+    for folder in ("checkpoints", "figures", "gallery"):  # what report.html shows is kept there
         shutil.copytree(ROOT / "results" / folder, out / folder)
     assert main(["report", "--out", str(out)]) == 0
     for page in every:
