@@ -298,7 +298,23 @@ def page(out: Path, reasons: dict[str, str]) -> str:
                 if members:
                     lists += ["", f"## {name}: {title}", "", *(f"- `{escaped(m)}`" + (f": {reasons[m]}" if m in reasons else "")
                                                               for m in members)]
-    return "\n".join(text + blind(BLIND) + lists) + "\n"
+    return "\n".join(text + answered(out) + blind(BLIND) + lists) + "\n"
+
+
+def answered(out: Path) -> list[str]:
+    """What the answers of each room rest on: versions, how much of the tests was run, and what has changed since."""
+    text = ["", "## What was asked, and where", "",
+            "Where a mistake's tests had a limit, those ran that come first: the likeliest, then the quickest. One that survived them may "
+            "fail another test of its room. A survivor that was asked again has an answer more.", ""]
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    for (room, where, most), number in Counter((row["room"], row.get("environment"), row.get("seconds")) for row in rows).items():
+        limit = "every test that could see it" if most is None else f"tests of at most {most:g} s of CPU for each mistake"
+        text += [f"- {room}: {number} answers; {limit}; {where or 'versions were not noted'}"]
+    for name, found in outcomes(out).items():
+        gone = found.keys() - {mutant.name for mutant in sample(ROOMS[name], 10**9, 0)}
+        if gone:
+            text += [f"- {name}: of {len(found)} mistakes {len(gone)} stood in text that has changed since"]
+    return text
 
 
 def blind(out: Path) -> list[str]:

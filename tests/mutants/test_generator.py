@@ -65,6 +65,17 @@ def test_the_page_counts(tmp_path: Path):
     assert f"- `{generator.escaped(names[3])}`: it does nothing" in text and f"- `{generator.escaped(names[2])}`\n" in text
 
 
+def test_the_page_says_who_was_asked_what_and_what_has_changed_since(tmp_path: Path):
+    one = generator.sample(generator.ROOMS["timing"], 1, 0)[0].name
+    out = tmp_path / "found.jsonl"
+    out.write_text("".join(json.dumps({"room": "timing", "mutant": name, "killed_by": "", "seed": 0} | more) + "\n" for name, more in [
+        (one, {}), (f"{one} + 1", {"seconds": 20.0, "environment": "Python 3"}), (one, {"seconds": 20.0, "environment": "Python 3"})]))
+    text = generator.page(out, {})
+    assert "- timing: 1 answers; every test that could see it; versions were not noted\n" in text
+    assert "- timing: 2 answers; tests of at most 20 s of CPU for each mistake; Python 3\n" in text
+    assert "- timing: of 2 mistakes 1 stood in text that has changed since\n" in text
+
+
 def test_processes_share_the_mistakes_of_a_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Each is planted once, in a tree of its process, and its line says who asked and how long the tests may take."""
     def plant(tree: Path, tests: tuple[str, ...], known: Path, orders: generator.Orders) -> int:
