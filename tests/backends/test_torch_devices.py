@@ -159,6 +159,18 @@ def test_the_optimiser_of_a_cuda_graph_takes_the_same_steps():
     assert not torch.equal(networks[0].weight, emas[0].weight)
 
 
+def test_the_average_of_a_cuda_graph_asks_the_device_for_no_number():
+    """On "meta", which has none: reading EMA's share would end the recording of a graph."""
+    network, ema = torch.nn.Linear(4, 3), torch.nn.Linear(4, 3)
+    optimiser = Optimiser(OptimConfig(max_grad_norm=0), network, ema, True, False, True)
+    optimiser.adam.step = lambda: None
+    optimiser.parameters, optimiser.ema = ([p.to("meta") for p in of.parameters()] for of in (network, ema))
+    optimiser.new_share = torch.zeros((), device="meta")
+    optimiser.apply()
+    with pytest.raises(RuntimeError, match="meta"):
+        optimiser.new_share.item()
+
+
 def test_the_compiled_norm_and_upsampling_are_torchs_own():
     """What CUDA's compiled network has in their place, also where the mean is 100 deviations, and in channels_last."""
     x = (torch.randn(3, 16, 5, 7, generator=torch.Generator().manual_seed(0)) + 100).to(memory_format=torch.channels_last)

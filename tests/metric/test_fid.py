@@ -196,9 +196,35 @@ def test_the_seed_chooses_kids_subsets():
     assert one == same != other
 
 
-def test_extrapolation_removes_a_one_over_n_bias():
+def test_every_seed_chooses_subsets_of_its_own():
+    """torch-fidelity's NumPy takes seeds below 2**32, and a job's may be larger."""
+    rng = np.random.default_rng(0)
+    found, target = rng.normal(size=(30, 3)), rng.normal(size=(90, 3)) + 0.1  # 30 of which are drawn
+    kids = [fid.compare(found, fid.statistics(target), target, seed)["kid"] for seed in (5, 2**31 + 5, 2**32 - 1, 2**40 + 6)]
+    assert len(set(kids)) == 4
+
+
+def test_both_halves_of_an_odd_number_of_images_count():
+    """Of 33 images the last is in no half: FID of 16 of them, twice, and both sizes as they are in the extrapolation."""
+    rng = np.random.default_rng(0)
+    found, target = rng.normal(size=(33, 8)), fid.statistics(rng.normal(size=(50, 8)))
+    got = fid.compare(found, target, rng.normal(size=(50, 8)), 0)
+    halves = [frechet_distance(*statistics(found[i:32:2]), target["mu"], target["sigma"]) for i in (0, 1)]
+    assert got["fid_half"] == pytest.approx(np.mean(halves), rel=1e-6)
+    assert got["fid_inf"] == pytest.approx((33 * got["fid"] - 16 * got["fid_half"]) / 17)
+    assert fid.compare(found[:31], target, found, 0)["fid_half"] is None
+
+
+def test_references_are_as_long_as_their_rows_say():
+    assert {name: fid._length(name) for name in fmnist_cnn.REFERENCES} == {"train": 60000, "train[30000:]": 30000}
+
+
+def test_extrapolation_by_hand():
     assert fid.extrapolate(2 + 30 / 1000, 1000, 2 + 30 / 500, 500) == pytest.approx(2, abs=1e-12)
     assert fid.extrapolate(2 + 30 / 1000, 1000, 2 + 30 / 200, 200) == pytest.approx(2, abs=1e-12)  # m is not always half of n
+
+
+def test_extrapolation_removes_a_one_over_n_bias():
     result = held_out_result()
     assert result["fid_inf"] < result["fid"] < result["fid_half"]
     assert result["fid_inf"] == pytest.approx(2 * result["fid"] - result["fid_half"])

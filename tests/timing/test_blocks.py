@@ -6,14 +6,16 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from backends.protocol import Spec
 from bench.records import environment
-from bench.timing import memory
+from bench.timing import flops, memory
 from bench.timing.blocks import calibrate, summary, time_blocks, warm_up
-from reference.config import ConfigError
+from reference.config import ConfigError, DiffusionConfig, ModelConfig
 
 
 class Clock:
@@ -36,6 +38,10 @@ def test_calibrated_blocks_last_long_enough_and_not_forever(unit, overhead):
     seconds = block(calibrate(block))
     assert seconds >= 0.2
     assert seconds <= max(1.25 * unit, 0.5)
+
+
+def test_a_block_that_lasts_just_long_enough_is_kept():
+    assert calibrate(lambda k: 0.2 * k) == 1 and calibrate(lambda k: 0.05 * k, 4) == 4
 
 
 def test_calibration_of_nothing_ends():
@@ -113,6 +119,34 @@ print(peak_memory() - before)
 """
     grown = int(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout)
     assert 90 << 20 <= grown <= 130 << 20 and len(here) == 300 << 20
+
+
+@pytest.mark.parametrize(("platform", "bytes_each"), [("linux", 1024), ("darwin", 1)])
+def test_peak_memory_without_proc_is_in_the_unit_of_the_system(monkeypatch, platform, bytes_each):
+    """getrusage counts in KiB on Linux and in bytes on macOS (their manual pages)."""
+    def nothing(path):
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(memory.Path, "read_text", nothing)
+    monkeypatch.setattr(memory.sys, "platform", platform)
+    monkeypatch.setattr(memory.resource, "getrusage", lambda who: SimpleNamespace(ru_maxrss=3000))
+    found = memory.peak_memory()
+    monkeypatch.undo()
+    assert found == 3000 * bytes_each
+
+
+def test_what_a_training_step_keeps_by_hand():
+    """Numbers of one image: 3 channels in and 6 out at 8 x 8, 8 channels there and 16 at 4 x 4, where attention is."""
+    model = ModelConfig(sample_size=8, in_channels=3, out_channels=6, block_out_channels=(8, 16), layers_per_block=1,
+                        norm_num_groups=4, down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+                        up_block_types=("AttnUpBlock2D", "UpBlock2D"))
+    large = 3 + 3 * (8 + 8) + 16 + 3 * (24 + 8) + 3 * (16 + 8) + 8  # the convolution after doubling has 16
+    small = 8 + 3 * (8 + 16) + 96 + 2 * 3 * 32 + 96 + 3 * (32 + 16) + 96 + 3 * (24 + 16) + 96  # 96: attention on 16 channels
+    assert flops.activations(model) == 64 * large + 16 * small
+    learned = DiffusionConfig(variance="learned_range")
+    for dtype, size in (("float64", 8), ("float32", 4), ("bfloat16", 2), ("float16", 2)):
+        assert flops.kept(Spec(model, learned, dtype=dtype)) == size * flops.activations(model)
+    assert flops.kept(Spec(model, learned, device="cuda")) == 0
 
 
 def test_room_is_asked_for_four_float32_arrays_of_each_image(monkeypatch):
