@@ -10,7 +10,20 @@ import pytest
 
 from bench.records.rows import Row
 from bench.report import measures
-from bench.report.measures import Ratio, dependence, floor, paired_ratio, steady, time_ratio, unfit
+from bench.report.measures import (
+    ABSENT,
+    CONTRADICTED,
+    REPRODUCED,
+    UNKNOWN,
+    Ratio,
+    dependence,
+    floor,
+    paired_ratio,
+    steady,
+    time_ratio,
+    unfit,
+    verdict_on_all,
+)
 from reference.config import ConfigError
 
 
@@ -69,6 +82,16 @@ def test_the_interval_over_processes_by_hand():
     assert time_ratio(one[:1], [np.ones(10)]) == paired_ratio(one[0], np.ones(10))
     with pytest.raises(ConfigError, match="as many processes"):
         time_ratio(one, [np.ones(10)])
+
+
+def test_a_claim_of_several_comparisons_by_hand():
+    """Normal intervals of +- 1.96; with one of two the other way +- 2.24, the quantile of 5% / 2."""
+    for found, expected in [
+        ([(-2.0, 1.0, math.inf)], REPRODUCED), ([(-2.0, 1.0, math.inf), (-1.9, 1.0, math.inf)], UNKNOWN),
+        ([(-2.0, 1.0, math.inf), (2.1, 1.0, math.inf)], UNKNOWN), ([(-2.0, 1.0, math.inf), (2.3, 1.0, math.inf)], CONTRADICTED),
+        ([(-2.0, 1.0, math.inf), (-2.0, math.nan, 0)], ABSENT), ([(5.0, 1.0, math.inf), (-2.0, 1.0, 0)], ABSENT),
+    ]:
+        assert verdict_on_all(found) == expected, found
 
 
 def test_paired_ratio_is_repeatable_and_seeded():

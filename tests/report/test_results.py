@@ -14,6 +14,7 @@ from bench.records.rows import Row
 from bench.report import results, speed_page
 from bench.report.job import figures
 from bench.report.measures import interval, label
+from bench.sampling.cell import Cell
 
 TORCH, MINDSPORE = label("torch"), label("mindspore")
 
@@ -176,6 +177,56 @@ def test_the_terminal_shows_all(wanted: str) -> None:
     rows = [sample("torch", 10, [2.0]), of_cell("torch", 10, 2.5, 0.25), metric("noise", 400.0, 40.0), check("torch oracle"),
             timing("torch", [0.4, 0.5] * 5), timing("mindspore", [0.5] * 10)]
     assert wanted.replace("PyTorch", TORCH).replace("250.0", "225.0") in results.shown(rows, ["missing: x"])
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The figures that are drawn meanwhile, in order."""
+    kept: list[Any] = []
+    monkeypatch.setattr(pytest.importorskip("matplotlib.pyplot"), "close", kept.append)
+    return kept
+
+
+def test_the_curves_are_of_their_rows(drawn: list[Any], tmp_path: Path) -> None:
+    """The metric and the seconds of one image against S: twelve images in batches of 2 s each; floor and ceiling as lines."""
+    rows = [metric("real", 0.5, 0.1), metric("noise", 400.0, 40.0)]
+    for backend in ("torch", "mindspore"):
+        rows += [row for S in (50, 10) for row in (sample(backend, S, [2.0 * S]), of_cell(backend, S, 30.0 / S, 1.0))]
+    made = figures.curves(rows, tmp_path)
+    assert [path.name for path, _ in made] == ["metric.png", "seconds.png"] and all(path.stat().st_size for path, _ in made)
+    of_metric, of_seconds = (figure.axes[0] for figure in drawn)
+    said = [f"{name}, eta 0.0" for name in (TORCH, MINDSPORE)]
+    assert [text.get_text() for text in of_metric.get_legend().get_texts()] == [*said, "floor: real images", "ceiling: noise"]
+    assert [text.get_text() for text in of_seconds.get_legend().get_texts()] == said
+    for line in of_metric.lines[:2]:
+        assert (list(line.get_xdata()), list(line.get_ydata())) == ([10, 50], [3.0, 0.6])
+    for line in of_seconds.lines:
+        assert (list(line.get_xdata()), list(line.get_ydata())) == ([10, 50], pytest.approx([20 / 12, 100 / 12]))
+    assert [list(axes.get_xticks()) for axes in (of_metric, of_seconds)] == [[10, 50]] * 2
+    sizes = [line.get_markersize() for line in of_seconds.lines]
+    assert sizes[0] > sizes[1]  # both are seen where they lie on one another
+
+
+def test_the_pictures_of_a_cell_stand_in_the_column_of_its_backend(drawn: list[Any], tmp_path: Path) -> None:
+    """A line for each cell, torch first; a backend without a cell leaves its place empty."""
+    images = {}
+    for i, (backend, S) in enumerate((("mindspore", 10), ("torch", 10), ("torch", 50))):
+        np.save(path := tmp_path / f"{i}.npy", np.full((33, 1, 2, 2), i - 1, np.float32))
+        images[backend, Cell(S, 0.0, None, 0)] = path
+    [(path, _)] = figures.grids(images, tmp_path)
+    panels = drawn[0].axes
+    assert [panel.get_title() for panel in panels] == [f"{TORCH}, S = 10, eta = 0.0", f"{MINDSPORE}, S = 10, eta = 0.0",
+                                                       f"{TORCH}, S = 50, eta = 0.0", ""]
+    shown = [[np.unique(image.get_array()).tolist() for image in panel.get_images()] for panel in panels]
+    assert shown == [[[128]], [[0]], [[255]], []] and path.stat().st_size  # 32 images fill four lines of eight
+
+
+def test_tables_of_the_page_have_no_column_of_numbers_of_lines(tmp_path: Path) -> None:
+    """The first column of each is what it is about."""
+    rows = [sample("torch", 10, [2.0]), of_cell("torch", 10, 2.5, 0.25), check("torch oracle"), timing("torch", [0.5] * 10)]
+    lines = results.render(rows, {}, tmp_path, "ddim-bench run", []).read_text().splitlines()
+    heads = [line.strip("|").split("|")[0].strip() for line, below in zip(lines, lines[1:], strict=False) if below.startswith("|:")]
+    assert heads == ["backend", "backend", "who"]
 
 
 def test_the_interval_of_a_mean_by_hand():

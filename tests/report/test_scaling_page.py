@@ -1,5 +1,8 @@
 """What is said of many processes and many images, on rows and networks whose answers are known."""
 
+import itertools
+from dataclasses import replace
+
 import pytest
 
 from bench.presets import PRESETS
@@ -38,6 +41,32 @@ def test_the_page_says_when_the_presets_network_has_changed():
     varied = row("timing", {}, axis="size", weights="1" * 16)
     assert scaling_page._stale([row("timing", {}, axis="batch", weights=now), varied]) == []
     assert scaling_page._stale([row("timing", {}, axis="batch")]) == []  # older rows do not say it
+
+
+def test_the_figure_draws_what_the_rows_hold(monkeypatch, tmp_path):
+    """Seven contenders, so more than there are markers: milliseconds and megabytes by hand, all of them in the legend, a tick at
+    every value that was measured."""
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    kept = []
+    monkeypatch.setattr(pyplot, "close", kept.append)
+    who = [("torch", f"work {i}") for i in range(7)]
+    found = []
+    for (backend, workload), value in itertools.product(who, (3, 24)):
+        values = {"block_seconds": [0.004 * value, 0.008 * value, 0.012 * value], "units_per_block": 2, "device": {},
+                  "peak_rss_bytes": 3_000_000 * value}
+        found.append(replace(row("timing", values, axis="batch", value=value, workload=workload), backend=backend))
+    scaling_page.figure(found, tmp_path / "scaling.png")
+    monkeypatch.undo()
+    [figure] = kept
+    times, memory = figure.axes
+    for panel, expected in ((times, [12, 96]), (memory, [9, 72])):
+        assert [list(line.get_xdata()) for line in panel.lines] == [[3, 24]] * 7
+        assert [list(line.get_ydata()) for line in panel.lines] == [pytest.approx(expected, rel=1e-9)] * 7
+        assert list(panel.get_xticks()) == [3, 24] and panel.get_xscale() == panel.get_yscale() == "log"
+    [legend] = figure.legends
+    assert {text.get_text() for text in legend.get_texts()} == {f"{backend}, {workload}" for backend, workload in who}
+    pyplot.close(figure)
+    assert (tmp_path / "scaling.png").stat().st_size > 0
 
 
 def test_hours_are_rounds_of_batches(monkeypatch):

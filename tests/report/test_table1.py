@@ -198,6 +198,15 @@ def test_the_papers_own_values_reproduce_every_claim(measure):
     assert {verdict(papers(), claim, measure=measure) for claim in CLAIMS} == {"reproduced"}
 
 
+def test_the_papers_values_stand_beside_comparisons_of_one_spacing():
+    """The paper has one spacing: what it says of two is nothing. At S = 1000 all spacings are one."""
+    found = table1_claims.comparisons(frame(papers()))
+    for spacing in ("quad", "leading"):
+        line = found[found["claim"].str.startswith("FID falls") & (found["spacing"] == spacing)].set_index("a")
+        assert line["paper_a"].tolist() == [6.84, 4.67, 4.16, 4.04] and line["paper_b"].tolist() == [13.36, 6.84, 4.67, 4.16]
+    assert found[found["claim"].str.startswith("quad")][["paper_a", "paper_b"]].isna().all(axis=None)
+
+
 def test_large_noise_makes_every_verdict_that_can_be_lost_unknown():
     shaken = papers(noise=3.0)
     lost = ("eta = 0 is the best", "FID falls", "S = 100 is nearly")
