@@ -30,7 +30,8 @@ def _betas_from_alpha_bar(alpha_bar: jax.Array) -> jax.Array:
 def torch_linspace(start: float, end: float, n: int) -> jax.Array:
     """`jnp.linspace` in float32, as `reference/schedules.py` has it."""
     first, last = jnp.array([start, end], jnp.float32).astype(F64)
-    step = ((last - first).astype(jnp.float32) / max(n - 1, 1)).astype(F64)
+    # Rounded once by way of float64, which has more than twice float32's digits: a GPU's own float32 division is not exact.
+    step = _over((last - first).astype(jnp.float32).astype(F64), max(n - 1, 1)).astype(jnp.float32).astype(F64)
     i = jnp.arange(n, dtype=F64)
     return jnp.where(i < max(n // 2, 1), first + step * i, last - step * (n - 1 - i)).astype(jnp.float32).astype(F64)
 

@@ -65,7 +65,8 @@ class TorchBackend:
         # A step as one CUDA graph: float16's scaler looks at values, and launches from Python made an H200 wait half of the time.
         self.recorded = self.tuned and self.device.type == "cuda" and spec.dtype in ("float32", "bfloat16") and spec.processes == 1
         self.optimiser = Optimiser(spec.optim, self.network, self.ema, self.tuned, spec.dtype == "float16", self.recorded)
-        self.replayed = False  # `replaying` on CUDA, in place of torch.compile's graphs; off, since no GPU has run it yet
+        # A sampling step as one CUDA graph, too: its launches are what a single image waits for (results/h200/README.md).
+        self.replayed = self.tuned and self.device.type == "cuda"
         self.graphs, self.steps = dict[int, Graph](), dict[Hashable, Graph]()  # of training and of sampling
         self.step_count = 0
 
@@ -159,8 +160,7 @@ class TorchBackend:
             c = solving.kept(plan) if isinstance(plan, SolverPlan) else coefficients(plan)
             t = c["network_t"].to(self.device)
             compiles = self.execution == "compiled"
-            mode = "reduce-overhead" if self.device.type == "cuda" and not self.replayed else "default"  # CUDA graphs of its own
-            denoise, dtype = ((self.denoisers[ema].current(mode), DTYPES[self.spec.dtype]) if compiles else
+            denoise, dtype = ((self.denoisers[ema].current(), DTYPES[self.spec.dtype]) if compiles else
                               (network.denoise, self.dtype))
             # Once for all steps and images: the shifts depend on t alone.
             shifts = [s.to(dtype) for s in network.time_shifts(t)] if self.tuned else [t[:, None]]

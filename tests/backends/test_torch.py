@@ -14,6 +14,7 @@ from reference.conventions import make_plan
 
 torch = pytest.importorskip("torch")
 from backends.torch.backend import create  # noqa: E402
+from backends.torch.compiling import compiled  # noqa: E402
 
 DOWN, UP, ADOWN, AUP = "DownBlock2D", "UpBlock2D", "AttnDownBlock2D", "AttnUpBlock2D"
 SMALL = ModelConfig(sample_size=8, block_out_channels=(8, 16), norm_num_groups=4, down_block_types=(DOWN, ADOWN),
@@ -230,3 +231,21 @@ def test_the_compiled_network_is_the_eager_one(dtype: str, tolerance: float) -> 
     assert float((after - expected_after).abs().max() / scale) < tolerance < float((after - out).abs().max() / scale) / 2
     backend.load_state(begun)
     assert torch.equal(backend.sample(x, GENTLE, noise(2), ema=False), paths[0]), "the weights of the first path again"
+
+
+def test_every_shape_and_every_network_is_compiled(monkeypatch):
+    """torch.compile is eager from the ninth on, if it is not told otherwise."""
+    found, compiles = [], torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function, dynamic: compiles(
+        function, dynamic=dynamic, backend=lambda graph, inputs: found.append(len(inputs)) or graph.forward))
+
+    class Scale(torch.nn.Module):
+        def denoise(self, x):
+            return 2 * x
+
+    for call in [compiled(Scale().denoise, pytest.fail) for _ in range(10)]:
+        call(torch.ones(3))
+    assert len(found) == 10
+    for n in range(4, 14):
+        call(torch.ones(n))
+    assert len(found) == 20

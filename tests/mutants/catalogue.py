@@ -318,7 +318,7 @@ MUTANTS = [Mutant(*m) for m in (
     # Invariance.
     ("L6", "sampling ignores the EMA", "backend", "network = (self.ema if ema else self.network).eval()\n        with torch.inference_mode",
      "network = self.network.eval()\n        with torch.inference_mode", "float32", "stock"),
-    ("L6", "compiled sampling takes the wrong network", "backend", "self.denoisers[ema].current(mode)", "self.denoisers[True].current(mode)",
+    ("L6", "compiled sampling takes the wrong network", "backend", "self.denoisers[ema].current()", "self.denoisers[True].current()",
      "float32", "compiled"),
     ("L6", "load_weights keeps Adam's moments", "backend", "self.optimiser.load_state(None)", "pass"),
     ("L6", "a resume forgets Adam's moments", "backend", "self.optimiser.load_state(state)", "self.optimiser.load_state(None)"),
