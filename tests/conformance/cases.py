@@ -78,6 +78,8 @@ LOSSES = {name: DiffusionConfig(**changes) for name, changes in {
                              "timesteps": 100},
     "previous-rescaled_kl-learned": {"loss": "rescaled_kl", "objective": "previous", "variance": "learned_range", "timesteps": 40,
                                      "beta_scaling": True},
+    "self_cond-previous": {"self_conditioning": True, "objective": "previous", "schedule": "const", "beta_end": 0.1,
+                           "timesteps": 20},
     "self_cond-kl": {"self_conditioning": True, "loss": "kl", "timesteps": 50, "beta_scaling": True, "approximate_cdf": True,
                      "large_variance_first": True},
     "self_cond-v-learned": {"self_conditioning": True, "objective": "v", "variance": "learned_range", "timesteps": 200},
@@ -188,6 +190,7 @@ SPECIAL = {
     "jsd_v": plan_of("ddpm", DDPM, {"schedule": "jsd", "objective": "v"}, spacing="trailing"),
     "tutorial": plan_of("ddpm", DDPM, {"schedule": "tutorial", "timesteps": 20}, 20, clip="none", final_alpha_bar="start"),
     "tutorial_textbook": plan_of("ddim", DDIM, {"schedule": "tutorial_textbook"}),
+    "trained_betas": plan_of("ddim", DDIM, {"timesteps": 20, "trained_betas": tuple(1e-3 + 0.0137 * i for i in range(20))}, 5),
     "previous": plan_of("ddim", DDIM, {"objective": "previous"}, clip="clip"),
     "previous_final_first": plan_of("ddim", DDIM, {"objective": "previous"}, clip="clip", final_alpha_bar="first"),
     "large_variance_cut": plan_of("ddpm", {"variance": "large"}, {"large_variance_first": True}).cut(0, 6),  # not to its end
