@@ -54,7 +54,7 @@ ROOMS = {
                                             "tests/weights/test_solver_folders.py", "tests/weights/test_schedulers.py",
                                             "tests/conformance/test_l2_network.py", "--backend=torch", "--mode=tuned")),
     "torch": Room(tuple(f"backends/torch/{name}.py" for name in ("schedules", "samplers", "solvers", "training", "layers", "unet")),
-                  ("tests/conformance", "tests/backends/test_mirrors.py", "--backend=torch")),
+                  ("tests/conformance", "tests/backends/test_mirrors.py", "tests/backends/test_torch_devices.py", "--backend=torch")),
     "mindspore": Room(tuple(f"backends/mindspore/{name}.py" for name in ("schedules", "samplers", "solvers", "training", "layers", "unet")),
                       ("tests/conformance", "tests/backends/test_mirrors.py", "--backend=mindspore")),
     "metric": Room(("bench/metric/*.py",), ("tests/metric",)),
@@ -279,7 +279,7 @@ def page(out: Path, reasons: dict[str, str]) -> str:
             "Written by `python -m tests.mutants.generator --page` from [mutation.jsonl](mutation.jsonl). Each mistake is one small "
             "change of one expression: another operator, a number off by one, a term, keyword or statement left out, two arguments "
             "exchanged, a condition inverted. The sample of each room is chosen by a hash. Killed: a test of the room fails. Equivalent: "
-            "no program could tell, by the reason below. Shares are of those that are not equivalent. That at first is the room's, "
+            "no program could tell, or it is the look of a picture or a file alone, by the reason below. Shares are of those that are not equivalent. That at first is the room's, "
             "with Wilson's 95% interval; since then survivors got tests, and were asked again (`--again`).", "",
             "| room | possible | sample | killed | equivalent | survived | share killed | at first |",
             "|---|--:|--:|--:|--:|--:|--:|--:|"]
@@ -292,11 +292,13 @@ def page(out: Path, reasons: dict[str, str]) -> str:
             killed, told = len(found) - len(lived), len(found) - len(same)
             before = sum(1 for killed_by in began[name].values() if killed_by)
             low, high = binomtest(before, told).proportion_ci(method="wilson")
-            text.append(f"| {name} | {len(sample(ROOMS[name], 10**9, 0)):,} | {len(found)} | {killed} | {len(same)} | "
+            possible = {mutant.name for mutant in sample(ROOMS[name], 10**9, 0)}
+            text.append(f"| {name} | {len(possible):,} | {len(found)} | {killed} | {len(same)} | "
                         f"{len(lived) - len(same)} | {killed / told:.1%} | {before / told:.1%} ({low:.1%} to {high:.1%}) |")
             for title, members in (("equivalent", same), ("survived", [m for m in lived if m not in reasons])):
                 if members:
-                    lists += ["", f"## {name}: {title}", "", *(f"- `{escaped(m)}`" + (f": {reasons[m]}" if m in reasons else "")
+                    why = dict.fromkeys(found.keys() - possible, "its text has changed since") | reasons
+                    lists += ["", f"## {name}: {title}", "", *(f"- `{escaped(m)}`" + (f": {why[m]}" if m in why else "")
                                                               for m in members)]
     return "\n".join(text + answered(out) + blind(BLIND) + lists) + "\n"
 
@@ -305,10 +307,11 @@ def answered(out: Path) -> list[str]:
     """What the answers of each room rest on: versions, how much of the tests was run, and what has changed since."""
     text = ["", "## What was asked, and where", "",
             "Where a mistake's tests had a limit, those ran that come first: the likeliest, then the quickest. One that survived them may "
-            "fail another test of its room. A survivor that was asked again has an answer more.", ""]
+            "fail another test of its room. So may one that only a process runs which a test starts: the test is not known to call it. A "
+            "survivor that was asked again has an answer more.", ""]
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     for (room, where, most), number in Counter((row["room"], row.get("environment"), row.get("seconds")) for row in rows).items():
-        limit = "every test that could see it" if most is None else f"tests of at most {most:g} s of CPU for each mistake"
+        limit = "no limit" if most is None else f"tests of at most {most:g} s of CPU for each mistake"
         text += [f"- {room}: {number} answers; {limit}; {where or 'versions were not noted'}"]
     for name, found in outcomes(out).items():
         gone = found.keys() - {mutant.name for mutant in sample(ROOMS[name], 10**9, 0)}

@@ -71,8 +71,9 @@ def test_the_page_says_who_was_asked_what_and_what_has_changed_since(tmp_path: P
     out.write_text("".join(json.dumps({"room": "timing", "mutant": name, "killed_by": "", "seed": 0} | more) + "\n" for name, more in [
         (one, {}), (f"{one} + 1", {"seconds": 20.0, "environment": "Python 3"}), (one, {"seconds": 20.0, "environment": "Python 3"})]))
     text = generator.page(out, {})
-    assert "- timing: 1 answers; every test that could see it; versions were not noted\n" in text
+    assert "- timing: 1 answers; no limit; versions were not noted\n" in text
     assert "- timing: 2 answers; tests of at most 20 s of CPU for each mistake; Python 3\n" in text
+    assert f"- `{generator.escaped(one)} + 1`: its text has changed since\n" in text and f"- `{generator.escaped(one)}`\n" in text
     assert "- timing: of 2 mistakes 1 stood in text that has changed since\n" in text
 
 
