@@ -44,6 +44,11 @@ def test_a_block_that_lasts_just_long_enough_is_kept():
     assert calibrate(lambda k: 0.2 * k) == 1 and calibrate(lambda k: 0.05 * k, 4) == 4
 
 
+def test_calibration_grows_tenfold_at_most_and_then_to_a_fifth_more_than_is_needed():
+    block = Clock(lambda _: 1e-4)
+    assert calibrate(block) == 2400 and block.ks == [1, 10, 100, 1000, 2400]
+
+
 def test_calibration_of_nothing_ends():
     with pytest.raises(ConfigError, match="nothing is being timed"):
         calibrate(lambda k: 0.0)
@@ -54,6 +59,11 @@ def test_warm_up_ends_when_two_medians_agree():
     assert warm_up(block, 1, 60) == ([1, 1, 1, 1, .5, .5, .5, .5, .5], True)
     assert warm_up(Clock(lambda n: 0.96 ** (n // 3)), 1, 60)[1] is True  # 4% apart
     assert len(warm_up(Clock(lambda n: 0.9 ** (n // 3)), 1, 10)[0]) > 6  # 10% apart
+
+
+def test_a_median_of_warm_up_is_of_its_own_group():
+    """Groups of 2 and 2.16 s are 8% apart, though those of both together would be 4% from the first."""
+    assert len(warm_up(Clock(lambda n: (1.0, 2.0, 2.16, 2.16)[n // 3]), 1, 60)[0]) == 12
 
 
 def test_one_outlier_does_not_unsettle_a_median():
@@ -89,7 +99,22 @@ def test_blocks_stay_long_enough_when_work_grows_faster():
     assert min(got["block_seconds"]) >= 0.2
 
 
+@pytest.mark.parametrize(("paces", "tried", "k"), [
+    ((0.025, 0.01, 0.005, 0.0049), [10] * 12 + [49], 49),  # a fifth more than 0.2 s of the last group's pace
+    ((0.025, 0.0007, 0.0007), [10] * 9 + [343], 343),
+    ((0.025, 0.021, 0.021), [10] * 9 + [12], 12),  # 0.21 s are less than a tenth more than the least
+    ((0.025, 0.0235, 0.0222, 0.02125), [10] * 12 + [12], 12),  # as is the last group alone
+    ((0.025, 0.0225, 0.0225), [10] * 9, 10),
+])
+def test_blocks_are_sized_anew_by_the_last_group_of_the_warm_up(paces, tried, k):
+    """The first unit and two trials come before the warm-up, of groups of three blocks, and ten timed blocks after it."""
+    block = Clock(lambda n: paces[min(max(n - 3, 0) // 3, len(paces) - 1)])
+    assert time_blocks({"a": block})["a"]["units_per_block"] == k
+    assert block.ks == [1, 1, 10, *tried, *[k] * 10]
+
+
 def test_an_unsteady_contender_is_marked():
+    assert 60 <= sum(time_blocks({"a": Clock(lambda n: 1.0 if n % 6 < 3 else 2.0)})["a"]["warmup_seconds"]) <= 66
     assert not time_blocks({"a": Clock(lambda n: 1.0 if n % 6 < 3 else 2.0)}, cap_seconds=10)["a"]["steady"]
 
 
@@ -102,8 +127,8 @@ def test_summary_by_hand():
     got = summary([4.0, 1.0, 3.0, 2.0])
     assert got == {"median": 2.5, "q1": 1.75, "q3": 3.25, "min": 1.0, "mean": 2.5, "n": 4,
                    "cv": pytest.approx((5 / 3)**0.5 / 2.5)}
-    assert summary([2.0])["cv"] == 0
-    for bad in ([], [0.0], [float("nan")]):
+    assert summary([2.0])["cv"] == 0 and summary([1.0, 3.0])["cv"] == pytest.approx(2**0.5 / 2)
+    for bad in ([], [0.0], [float("nan")], [1.0, float("inf")]):
         with pytest.raises(ConfigError, match="samples"):
             summary(bad)
 
@@ -132,7 +157,16 @@ def test_peak_memory_without_proc_is_in_the_unit_of_the_system(monkeypatch, plat
     monkeypatch.setattr(memory.resource, "getrusage", lambda who: SimpleNamespace(ru_maxrss=3000))
     found = memory.peak_memory()
     monkeypatch.undo()
-    assert found == 3000 * bytes_each
+    assert found == 3000 * bytes_each < memory.peak_memory()  # which it asks the system for again
+
+
+@pytest.mark.parametrize(("error", "found"), [
+    (MemoryError(), True), (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 800 bytes"), True),
+    (ValueError("operands could not be broadcast together"), False), (RuntimeError("memory format"), False),
+])
+def test_who_ran_out_of_memory(error, found):
+    assert memory.out_of_memory(error) == found
 
 
 def test_what_a_training_step_keeps_by_hand():
