@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from backends.protocol import Batch
 from bench import files, streams
 from bench import oracle as reference_check
+from bench.job import sampling
 from bench.job.job import GATED_STEPS, Images, Job
 from bench.messages import Forward, Tables, TimeSample, Train, Weights
 from bench.oracle import TOLERANCES, relative_error, verdict
@@ -104,20 +106,16 @@ def _path(job: Job, crew: Crew, backend: str, cell: Cell, drawn: Images) -> dict
     else:
         images = np.load(drawn[backend, cell], mmap_mode="r")
     ids = np.array(sorted({*_some(len(images)), *_repeated(images)}) if cell.steps <= GATED_STEPS else [len(images) - 1])
-    error = _path_error(job, images[ids], reference_check.oracle_network(job.trained, job.spec), cell, ids)
+    network = reference_check.oracle_network(job.trained, job.spec)
     within = TOLERANCES[job.dtype]["sampling" if cell.steps <= reference_check.STEPS else "images"]
-    return verdict(error, within if cell.steps <= GATED_STEPS else 10 * within)
+    found = verdict(_path_error(job, images[ids], network, cell, ids), within if cell.steps <= GATED_STEPS else 10 * within)
+    return sampling.rounded(job, crew, found, (backend,), cell, ids, lambda x: _path_error(job, x, network, cell, ids))
 
 
 def _repeated(images: NDArray[Any]) -> list[int]:
     """The first image that is an earlier one again, where there is one."""
-    seen: set[int] = set()
-    for n, image in enumerate(images):
-        bits = hash(image.tobytes())
-        if bits in seen:
-            return [n]
-        seen.add(bits)
-    return []
+    bits = [hash(image.tobytes()) for image in images]
+    return next(([n] for n in range(len(bits)) if bits.index(bits[n]) < n), [])
 
 
 def _late_steps(job: Job, crew: Crew, backend: str, cell: Cell) -> dict[str, Any]:
@@ -159,8 +157,8 @@ def timed(job: Job, crew: Crew, book: Notebook, backend: str) -> None:
                                            streams.normal(job.seed, "x_T", ids, shape), plan)
         late = {f"work left of a timed {row.config['workload']}": verdict(row.values["late"], reference_check.UNFINISHED)
                 for row in rows if "late" in row.values}
-        steps_made = {"timed steps": verdict(error, TOLERANCES[job.dtype]["sampling"])}
-        return book.row("check", f"{backend} oracle", key, steps_made | late)
+        late["timed steps"] = verdict(error, TOLERANCES[job.dtype]["sampling"])
+        return book.row("check", f"{backend} oracle", key, late)
 
     book.cell("timed", key, compute)
 
@@ -227,18 +225,24 @@ def losses(job: Job, book: Notebook, trained: list[AnyRow]) -> None:
     for other in found[1:]:
         a, b = (np.array(r.values["losses"][:GATED_LOSSES]) for r in (found[0], other))
         key = job.key(f"{found[0].backend} {other.backend}", stage="losses", rows=[found[0].created, other.created])
-        compared = {f"losses_of_{len(a)}_steps": verdict(relative_error(b, a), TOLERANCES[job.dtype]["losses"])}
-        book.keep("losses", "check", key, compared)
+        book.keep("losses", "check", key, {
+            f"losses_of_{len(a)}_steps": verdict(relative_error(b, a), TOLERANCES[job.dtype]["losses"])})
 
 
-def images(job: Job, book: Notebook, drawn: Images) -> None:
+def images(job: Job, crew: Crew, book: Notebook, drawn: Images) -> None:
     """The images of each further backend, cell by cell, compared with the first one's: largest difference and quantiles."""
     for cell in job.all_cells:
         have = [b for b in job.backends if (b, cell) in drawn]
         for other in have[1:]:
-            difference = np.abs(np.load(drawn[have[0], cell]) - np.load(drawn[other, cell]))
-            gate = TOLERANCES[job.dtype]["images"] if cell.steps <= GATED_STEPS else None
-            found = verdict(float(difference.max()), gate)
-            found["quantiles"] = {str(q): float(v) for q, v in zip(QUANTILES, np.quantile(difference, QUANTILES), strict=True)}
             key = job.images_key(f"{have[0]} {other}", cell, stage="images")
-            book.keep("images", "check", key, {"images": found})
+            book.cell("images", key, partial(_images, job, crew, book, drawn, cell, (have[0], other), key))
+
+
+def _images(job: Job, crew: Crew, book: Notebook, drawn: Images, cell: Cell, backends: tuple[str, ...], key: Key, _: Path
+            ) -> AnyRow:
+    difference = np.abs(np.subtract(*(np.load(drawn[backend, cell]) for backend in backends)))
+    found = verdict(float(difference.max()), TOLERANCES[job.dtype]["images"] if cell.steps <= GATED_STEPS else None)
+    worst = np.argsort(-difference.max(axis=(1, 2, 3)))[:sampling.WORST]
+    found = sampling.rounded(job, crew, found, backends, cell, worst, reference_check.difference)
+    found["quantiles"] = {str(q): float(v) for q, v in zip(QUANTILES, np.quantile(difference, QUANTILES), strict=True)}
+    return book.row("check", key["backend"], key, {"images": found})

@@ -56,7 +56,7 @@ def run(job: Job, crew: Crew, book: Notebook, cluster: Ray | None = None,
     with book.stage("checks"):
         for backend in crew:
             checks.paths(job, crew, book, backend, images)
-        checks.images(job, book, images)
+        checks.images(job, crew, book, images)
         if job.twice:
             for backend in crew:
                 checks.determinism(job, crew, book, backend)

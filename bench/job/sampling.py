@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from backends import about
 from bench import files
 from bench.job.job import Images, Job
+from bench.oracle import TOLERANCES
 from bench.records.cells import SCRATCH
 from bench.records.notebook import Notebook
 from bench.records.rows import AnyRow
@@ -19,6 +22,9 @@ from bench.sampling import parts
 from bench.sampling.cell import Cell
 from bench.workers import ray_cluster
 from bench.workers.crew import Crew
+
+ROUNDING = 10  # times float32's tolerance: what its rounding is believed to reach
+WORST = 4  # images of a cell that are drawn in float64, those of the largest errors
 
 
 def draw(job: Job, crew: Crew, book: Notebook, cluster: ray_cluster.Ray | None) -> Images:
@@ -44,6 +50,31 @@ def share(job: Job, crew: Crew, book: Notebook, backend: str, cell: Cell) -> Non
     key = job.sample_key(backend, cell)
     parts.draw(partial(crew.call, backend), job.draw(cell), files.folder(book.cells.folder("sample", key) / SCRATCH), job.rank,
                job.processes, finished=partial(book.cells.done, "sample", key))
+
+
+def rounded(job: Job, crew: Crew, found: dict[str, Any], backends: tuple[str, ...], cell: Cell, ids: Iterable[int],
+            apart: Callable[..., float]) -> dict[str, Any]:
+    """The verdict `found` on images of these ids. An error of float32 beyond the tolerance may be its rounding, which a network
+    magnifies. Up to `ROUNDING` times the tolerance the images are drawn again in float64, by each of the backends, and are right
+    where they are `apart` by no more than float64's tolerance."""
+    error, within = found["error"], found["tolerance"]
+    if found["ok"] or error is None or error > ROUNDING * within or job.dtype != "float32" or job.processes > 1:
+        return found
+    if not all("float64" in about(backend).dtypes for backend in backends):
+        return found
+    error = apart(*(_in_float64(job, crew, backend, cell, ids) for backend in backends))
+    return found | {"float64": error, "ok": error <= TOLERANCES["float64"]["images"]}
+
+
+def _in_float64(job: Job, crew: Crew, backend: str, cell: Cell, ids: Iterable[int]) -> NDArray[np.float64]:
+    """The images of a cell that have these ids, drawn in float64 by a worker of their own."""
+    name = f"{backend} float64"
+    crew.start(backend, name, dtype="float64")
+    try:
+        crew.load(name, job.trained)
+        return np.concatenate([crew.draw(name, range(i, i + 1), job.draw(cell).plan, 1, cell.seed) for i in map(int, ids)])
+    finally:
+        crew.stop(name)
 
 
 def _cell(job: Job, crew: Crew, book: Notebook, images: Images, backend: str, cell: Cell,

@@ -69,8 +69,9 @@ class Verdict(TypedDict):
 
     error: Annotated[float | None, "largest error, as the name of the comparison says; null: it is not finite"]
     tolerance: Annotated[float | None, "largest that is accepted; null: reported without a verdict"]
-    ok: Annotated[bool, "whether the error is finite and within the tolerance"]
+    ok: Annotated[bool, "whether the error is finite and within the tolerance, or its `float64` within 1e-8"]
     quantiles: NotRequired[Annotated[dict[str, float], "of the pixels' differences, for images"]]
+    float64: NotRequired[Annotated[float, "largest error of the same images, drawn in float64: `ok` goes by it where it is there"]]
     bit_equal: NotRequired[Annotated[bool, "whether a second run gave the same bits"]]
 
 

@@ -9,7 +9,8 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 
-from bench.job import checks, measuring
+from backends import about
+from bench.job import checks, measuring, sampling
 from bench.job.job import GATED_STEPS
 from bench.metric import fid
 from bench.records.cells import Cells
@@ -21,6 +22,9 @@ from bench.sampling.cell import Cell
 from reference.config import DiffusionConfig
 
 pytest.importorskip("torch", reason="the right backend is torch's")
+import torch  # noqa: E402
+
+from tests.mutants.job import wrong  # noqa: E402
 from tests.mutants.job.run import NONE, job, run  # noqa: E402
 
 LONG = DiffusionConfig(timesteps=104)
@@ -77,6 +81,28 @@ def test_two_backends_are_compared_with_the_first(tmp_path: Path) -> None:
     assert ended.code == 4 and "torch wrong: images, S=4, eta=0.0 off by" in ended.stderr
 
 
+@pytest.mark.parametrize(("error", "in_float64", "code"), [(2e-3, 0.0, 0), (2e-3, 2e-3, 4), (2e-3, 1e-7, 4), (2e-2, 0.0, 4)])
+@pytest.mark.parametrize("backends", [("torch", "wrong"), ("wrong",)])
+def test_rounding_that_a_network_magnifies_is_told_from_a_mistake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: float,
+                                                                  in_float64: float, code: int, backends: tuple[str, ...]) -> None:
+    """Float32's alone, of up to ten times the tolerance. What is in float64, too, is wrong, and so is more."""
+    class Off(wrong.Changed):
+        def images(self, x: torch.Tensor) -> torch.Tensor:
+            off = in_float64 if x.dtype == torch.float64 else error
+            x = x.clone()
+            x[(slice(-1, None), *[0] * (x.ndim - 1))] += off  # one pixel of the last image, which the oracle draws
+            return x
+
+    monkeypatch.setitem(wrong.MISTAKES, "off", ("", Off))
+    monkeypatch.setattr(sampling, "about", lambda backend: about("torch"))  # of an outside package, which says that it has float64
+    ended = run(job(backends, etas=(0.0,), train_steps=0), tmp_path, "off")
+    what = "images" if len(backends) > 1 else "sampling"
+    assert ended.code == code, ended.stderr
+    values = [row.values[what] for row in of(ended.book.rows, Checks) if what in row.values][-1]
+    assert ("float64" in values) == (error < 1e-2) and values["ok"] == (code == 0)
+    assert ("ok in float64" in ended.stdout) == (code == 0)
+
+
 @pytest.mark.parametrize(("steps", "verdict"), [(GATED_STEPS, "ok"), (GATED_STEPS + 1, "")])
 def test_images_of_so_many_steps_are_compared_with_a_verdict(tmp_path: Path, steps: int, verdict: str) -> None:
     """Images of more steps are compared and reported."""
@@ -84,7 +110,7 @@ def test_images_of_so_many_steps_are_compared_with_a_verdict(tmp_path: Path, ste
     for backend, value in (("torch", 0.0), ("wrong", 1e-4)):
         drawn[backend, cell] = tmp_path / f"{backend}.npy"
         np.save(drawn[backend, cell], np.full((8, 1, 8, 8), value, np.float32))
-    checks.images(job(("torch", "wrong"), steps=(steps,), etas=(0.0,), diffusion=LONG), book, drawn)
+    checks.images(job(("torch", "wrong"), steps=(steps,), etas=(0.0,), diffusion=LONG), None, book, drawn)
     (found,) = book.rows
     assert found.values["images"]["error"] == pytest.approx(1e-4)
     assert (found.values["images"]["tolerance"] is not None) == (verdict == "ok")

@@ -344,14 +344,17 @@ def test_the_distribution_of_pixel_differences_is_kept(tmp_path):
             return CONFIG | cell.config | {"backend": backend, "samples": 10} | more
 
     class Book:
-        def keep(self, name, kind, key, values):
-            kept.append(row(kind, key.pop("backend"), values, **key))
+        def cell(self, name, key, compute):
+            kept.append(compute(tmp_path))
+
+        def row(self, kind, backend, key, values):
+            return row(kind, key.pop("backend"), values, **key)
 
     for name, array in (("torch", a), ("mindspore", b)):
         np.save(tmp_path / f"{name}.npy", array)
         for steps in (50, 1000):
             drawn[name, Cell(steps, 0.0, "leading", 1)] = tmp_path / f"{name}.npy"
-    checks.images(Job(), Book(), drawn)
+    checks.images(Job(), None, Book(), drawn)
     assert [(r.values["images"]["error"], r.values["images"]["ok"]) for r in kept] == [(0.5, False), (0.5, True)]
     kept.append(row("check", "torch mindspore", {"images": {"error": 1.0, "tolerance": None, "ok": True}}, stage="images", steps=50,
                     eta="1.0", spacing="leading", seed=0, samples=10))
