@@ -13,7 +13,7 @@ import pytest
 from tests.benchmarks import gate
 from tests.benchmarks.gate import compare, judge
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 BASELINE = "results/benchmarks/0001_baseline.json"
 FAIL = ("--benchmark-compare", "--benchmark-compare-fail=median:10%")
 CONFTEST = """
