@@ -43,7 +43,7 @@ def test_a_right_backend_rings_no_alarm(tmp_path: Path) -> None:
 
 
 SOLVED = (Cell(4, 0.0, None, 0), *(Cell(4, eta, None, 0, name) for name, eta in (
-    ("heun", 0.0), ("dpmpp_2m", 0.0), ("dpmpp_2m_sde", 1.0), ("dpmpp_2m_sde", 0.5), ("unipc_3", 0.0))))
+    ("heun", 0.0), ("dpmpp_2s", 0.0), ("dpmpp_2m", 0.0), ("dpmpp_2m_sde", 1.0), ("dpmpp_2m_sde", 0.5), ("unipc_3", 0.0))))
 
 
 def test_a_path_of_every_solver_is_held_to_the_oracle(tmp_path: Path) -> None:
@@ -52,9 +52,9 @@ def test_a_path_of_every_solver_is_held_to_the_oracle(tmp_path: Path) -> None:
     assert ended.code == 0, ended.stderr
     drawn = {(row.config.get("sampler"), row.config["eta"]): row.values for row in of(ended.book.rows, Sample)}
     assert {which: values["calls"] for which, values in drawn.items()} == {
-        (cell.sampler, str(cell.eta)): 7 if cell.sampler == "heun" else 4 for cell in SOLVED}
+        (cell.sampler, str(cell.eta)): 7 if cell.sampler in ("heun", "dpmpp_2s") else 4 for cell in SOLVED}
     assert {which: values.get("calls_per_image") for which, values in drawn.items()} == {
-        (cell.sampler, str(cell.eta)): {None: None, "heun": 7}.get(cell.sampler, 4) for cell in SOLVED}
+        (cell.sampler, str(cell.eta)): {None: None, "heun": 7, "dpmpp_2s": 7}.get(cell.sampler, 4) for cell in SOLVED}
     found = {(row.config.get("sampler"), row.config["eta"]) for row in of(ended.book.rows, Checks) if "sampling" in row.values}
     assert found == set(drawn) and "sampling, unipc_3, S=4, eta=0.0" in ended.stdout
     again = run(job(("torch",), cells={"torch": SOLVED}, train_steps=0), tmp_path)
