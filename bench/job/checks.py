@@ -106,16 +106,18 @@ def _path(job: Job, crew: Crew, backend: str, cell: Cell, drawn: Images) -> dict
     else:
         images = np.load(drawn[backend, cell], mmap_mode="r")
     ids = np.array(sorted({*_some(len(images)), *_repeated(images)}) if cell.steps <= GATED_STEPS else [len(images) - 1])
-    network = reference_check.oracle_network(job.trained, job.spec)
+    apart = partial(_path_error, job, network=reference_check.oracle_network(job.trained, job.spec), cell=cell, ids=ids)
     within = TOLERANCES[job.dtype]["sampling" if cell.steps <= reference_check.STEPS else "images"]
-    found = verdict(_path_error(job, images[ids], network, cell, ids), within if cell.steps <= GATED_STEPS else 10 * within)
-    return sampling.rounded(job, crew, found, (backend,), cell, ids, lambda x: _path_error(job, x, network, cell, ids))
+    error = apart(images[ids])
+    if cell.steps > GATED_STEPS:
+        return verdict(error, 10 * within)
+    return sampling.rounded(job, crew, verdict(error, within), (backend,), cell, ids, apart)
 
 
 def _repeated(images: NDArray[Any]) -> list[int]:
     """The first image that is an earlier one again, where there is one."""
-    bits = [hash(image.tobytes()) for image in images]
-    return next(([n] for n in range(len(bits)) if bits.index(bits[n]) < n), [])
+    first: dict[int, int] = {}
+    return next(([n] for n, image in enumerate(images) if first.setdefault(hash(image.tobytes()), n) < n), [])
 
 
 def _late_steps(job: Job, crew: Crew, backend: str, cell: Cell) -> dict[str, Any]:
