@@ -65,7 +65,7 @@ class TorchBackend:
         # A step as one CUDA graph: float16's scaler looks at values, and launches from Python made an H200 wait half of the time.
         self.recorded = self.tuned and self.device.type == "cuda" and spec.dtype in ("float32", "bfloat16") and spec.processes == 1
         self.optimiser = Optimiser(spec.optim, self.network, self.ema, self.tuned, spec.dtype == "float16", self.recorded)
-        # A sampling step as one CUDA graph, too: its launches are what a single image waits for (results/h200/README.md).
+        # A sampling step as one CUDA graph, too, with the same bits: its launches are what a single image waits for.
         self.replayed = self.tuned and self.device.type == "cuda"
         self.graphs, self.steps = dict[int, Graph](), dict[Hashable, Graph]()  # of training and of sampling
         self.step_count = 0
