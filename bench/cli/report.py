@@ -40,8 +40,8 @@ def run(args: argparse.Namespace, command: str) -> int:
     with Cells(out, fresh=False).shared("report"):
         for name, text in pages(found, out):
             path = out / name
-            shown = html.figures(files.read_text(path)) if name == "report.html" and path.exists() else set()
-            if lost := shown - html.figures(text):
+            shown = html.pictures(files.read_text(path)) if name == "report.html" and path.exists() else set()
+            if lost := shown - html.pictures(text):
                 kept.append(printable(
                     f"missing: {path}: kept as it is, because images that it shows are not in {out / 'work'}: "
                     f"{', '.join(sorted(lost))}; `{made_by(out / 'table.md', 'run', '--table', 'ddim')}` draws them"))

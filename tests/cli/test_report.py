@@ -11,6 +11,7 @@ from bench.cli.main import main
 from bench.paths import ROOT
 from bench.records import rows
 from bench.records.values import Ablation
+from bench.report.html.page import pictures
 
 PAGES = ("table.md", "speed.md", "scaling.md", "noise.md", "ablation.md", "gallery.md")
 
@@ -41,6 +42,13 @@ def test_a_page_whose_images_are_gone_is_kept(out, capsys):
     assert said.count("\n") == 1 and "report.html: kept as it is" in said and "PyTorch, eta = 0," in said and "--table ddim" in said
     assert (out / "report.html").read_bytes() == before
     assert all((out / page).exists() for page in PAGES)
+
+
+def test_a_chart_that_its_rows_no_longer_make_keeps_no_page():
+    """Of the committed page: images of cells are what can be lost; a chart goes with its rows, as where a machine was not fit."""
+    found = pictures((ROOT / "results" / "report.html").read_text())
+    assert {"Drawn with 50 steps", "PyTorch, eta = 0", "JAX, eta = 1", "From noise to an image"} <= found
+    assert not any("against" in title or "Training" in title or "differences" in title for title in found)
 
 
 def test_pages_without_rows_are_not_written(tmp_path):

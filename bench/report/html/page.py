@@ -19,7 +19,8 @@ from bench.report import table1_frames
 from bench.report.html import first_screen, job_section, other_sections, solver_sections, study_sections, table1_sections
 from bench.report.html.parts import TABLE
 
-FIGURE = re.compile(r'<figure(?: class="small")?>\s*<h3>(.*?)</h3>')  # tables have the class "table"
+PICTURE = re.compile(  # tables have the class "table"; charts are drawn from rows, as SVG
+    r'<figure(?: class="small")?>\s*<h3>(.*?)</h3>\s*(?:<div class="strip"><span>[^<]*</span>)?<img src="data:image/(?!svg)')
 TEMPLATE = ROOT / "bench" / "assets" / "report.html.j2"
 
 
@@ -58,6 +59,6 @@ def page(found: list[AnyRow], out: Path, command: str = TABLE, begun: AnyRow | N
         rewrite=command_line("report"))
 
 
-def figures(text: str) -> set[str]:
-    """The titles of the pictures on a page that `page` made."""
-    return {html.unescape(title) for title in FIGURE.findall(text)}
+def pictures(text: str) -> set[str]:
+    """The titles of the figures with images of cells on a page that `page` made: without these images it can't be made again."""
+    return {html.unescape(title) for title in PICTURE.findall(text)}
