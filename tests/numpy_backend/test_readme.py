@@ -23,9 +23,10 @@ def blocks(language: str) -> list[str]:
 
 
 def run(command: str, site: Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """A shell command, with packages installed into and found in `site` rather than this environment."""
+    """A shell command, with packages installed into and found in `site` rather than this environment, and with this repository."""
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
-    env = os.environ | {"PATH": path, "PIP_TARGET": str(site), "PYTHONPATH": str(site), "PIP_NO_INDEX": "1"}
+    found = os.pathsep.join((str(site), str(ROOT)))
+    env = os.environ | {"PATH": path, "PIP_TARGET": str(site), "PYTHONPATH": found, "PIP_NO_INDEX": "1"}
     return subprocess.run(command, shell=True, cwd=cwd, env=env, capture_output=True, text=True, timeout=600, check=False)
 
 
