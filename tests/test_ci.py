@@ -2,12 +2,14 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
 from importlib import metadata
 
 import pytest
+from _pytest.mark.expression import Expression
 
 from bench.paths import ROOT
 
@@ -120,6 +122,36 @@ def test_the_same_checks_everywhere():
     hooks = re.findall(r"entry: (.*)", (ROOT / ".pre-commit-config.yaml").read_text())
     assert ci.splitlines() == [line.strip() for line in tox.strip().splitlines()] == hooks == checks
     assert " && ".join(checks) in (ROOT / "CONTRIBUTING.md").read_text()
+
+
+# Markers that a test may have together, and how often CI runs it. What is also slow says so in pyproject.toml.
+RUNS = {(): 1, ("slow",): 1, ("slow", "sampled"): 1, ("slow", "mutants"): 1, ("slow", "routes"): 1, ("slow", "recorded"): 0,
+        ("browser",): 0}
+
+
+def times_run(script: str, markers: tuple[str, ...], usual: str) -> int:
+    """How many of a script's pytest commands run a test with these markers; those that choose names (-k) repeat some on purpose."""
+    commands = [shlex.split(line) for line in re.findall(r"^pytest\b.*", script, re.MULTILINE) if " -k " not in line]
+    chosen = [Expression.compile(words[words.index("-m") + 1] if "-m" in words else usual) for words in commands]
+    fitting = [of.evaluate(lambda name: name in markers) for of in chosen]
+    return sum(fits and ("slow" not in markers or "--slow" in words) for fits, words in zip(fitting, commands, strict=True))
+
+
+@pytest.mark.parametrize("markers", RUNS, ids=" ".join)
+def test_ci_runs_every_test_once(markers, pytestconfig):
+    usual = pytestconfig.getini("addopts")
+    assert times_run((ROOT / ".ci" / "run").read_text(), markers, usual[usual.index("-m") + 1]) == RUNS[markers]
+    also_slow = {line.partition(":")[0] for line in pytestconfig.getini("markers") if line.endswith("also slow")}
+    assert also_slow | {"slow", "browser"} == {name for names in RUNS for name in names}
+
+
+def test_the_routes_are_the_files_that_ci_names_for_them():
+    [line] = re.findall(r"^pytest .*-m routes .*", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
+    texts = {path.relative_to(ROOT).as_posix(): path.read_text() for path in (ROOT / "tests").rglob("*.py")}
+    marked = {path: n for path, text in texts.items() if (n := len(re.findall(r"^@pytest\.mark\.routes", text, re.MULTILINE)))}
+    assert marked == {"tests/test_routes.py": 2, "tests/numpy_backend/test_row.py": 1}
+    assert {word for word in line.split() if word.startswith("tests/")} == set(marked)
+    assert all(texts[path].count("@pytest.mark.slow\n@pytest.mark.routes\n") == n for path, n in marked.items())
 
 
 def test_the_tests_of_the_oracle_need_no_more_than_tox_installs_for_them():

@@ -35,6 +35,7 @@ def play(command: str, folder: Path) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.routes
 def test_from_your_images_to_a_model(tmp_path):
     """Sixteen colour pictures: every step ends well and leaves what it says."""
     (tmp_path / "my_pngs").mkdir()
@@ -53,6 +54,7 @@ def test_from_your_images_to_a_model(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.routes
 def test_from_two_machines_to_a_verdict(tmp_path):
     """Both are this machine: their images are the same, and what is said of times depends on how busy it is."""
     _, _, compared, *_ = [play(command, tmp_path) for command in steps("From two machines to a verdict")]

@@ -27,6 +27,7 @@ def test_the_claims_are_those_of_the_page():
 
 
 @pytest.mark.slow
+@pytest.mark.routes
 def test_from_the_adapter_to_a_row_in_the_table(tmp_path: Path) -> None:
     """Every command of the page, one after another, as it stands there."""
     (tmp_path / "ddim-bench").symlink_to(ROOT)
