@@ -82,6 +82,7 @@ def test_the_quickest_test_that_calls_a_function_goes_first() -> None:
     assert tests([("f", 1)], most=1.5) == ["quick", "slow"]
 
 
+@pytest.mark.slow
 def test_mistakes_are_planted_and_found(tmp_path: Path) -> None:
     """In a function, inside of one, in a constant, in a default; one that no test calls; one that never ends; one in what a process
     runs that a test starts. Afterwards all is as it was, and a map that was made once serves again."""

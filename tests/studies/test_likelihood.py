@@ -93,6 +93,7 @@ def test_gaussian_data_on_torch_to_1e_10(sd):
         assert chance @ process.vlb_terms(sd * data, xt, t, eps, eps).numpy() == pytest.approx(closed, rel=1e-10)
 
 
+@pytest.mark.slow
 def test_the_whole_study_and_again(folder, capsys):
     """Rows of all backends, held to the oracle and to the first; the same command does nothing twice; a page for a reader."""
     pytest.importorskip("torch")

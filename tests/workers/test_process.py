@@ -358,7 +358,7 @@ def test_a_framework_is_installed():
     assert REAL, "the worker's end-to-end test needs a framework"
 
 
-@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[] if name == backends.DEFAULT else pytest.mark.slow) for name in REAL])
 def test_a_real_backend_end_to_end(start, tmp_path, images, name):
     """Every command: forward and sampling held against the oracle, images against the batch size, losses against a rerun."""
     worker = start(backend=name)
