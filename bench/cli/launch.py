@@ -20,9 +20,9 @@ from reference.config import ModelConfig, require
 
 @dataclass(frozen=True)
 class Launch:
-    """What the launcher told this process. `backend` is the framework it belongs to, None without a launcher."""
+    """What the launcher told this process. `able` are the backends that it belongs to, none without a launcher."""
 
-    backend: str | None = None
+    able: tuple[str, ...] = ()
     rank: int = 0
     processes: int = 1
     local_processes: int = 1  # of this machine, among which its cores are shared
@@ -33,24 +33,24 @@ class Launch:
         return max(1, usable_cores() // self.local_processes)
 
     def backends(self, asked: str | None) -> str | None:
-        """The backends to run: a launcher starts processes for its own framework alone."""
-        require(self.backend is None or asked in (None, self.backend), "--backends", asked,
-                f"these processes were started by the launcher of {self.backend}, which runs no other backend")
-        return self.backend or asked
+        """The backends to run: a launcher starts processes for one of its own alone, by default the first."""
+        require(not self.able or asked in (None, *self.able), "--backends", asked,
+                f"these processes were started by the launcher of {', '.join(self.able)}, which runs one backend and no other")
+        return asked or (self.able[0] if self.able else None)
 
 
 def launched(variables: Mapping[str, str] = os.environ) -> Launch:
-    """Who this process is, by the variables that the launchers set; the backend is the one whose `About.launcher` it is."""
+    """Who this process is, by the variables that the launchers set; the backends are those whose `About.launcher` it is."""
     if "TORCHELASTIC_RUN_ID" in variables:
         rank, processes, local = (int(variables[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"))
-        return Launch(_backend_of("torchrun"), rank, processes, local)
+        return Launch(_backends_of("torchrun"), rank, processes, local)
     if variables.get("MS_ROLE") == "MS_WORKER":
         processes = int(variables["MS_WORKER_NUM"])
         require("RANK_ID" in variables, "RANK_ID", None, "msrun sets it on several machines only with --node_rank")
-        return Launch(_backend_of("msrun"), int(variables["RANK_ID"]), processes, processes)
+        return Launch(_backends_of("msrun"), int(variables["RANK_ID"]), processes, processes)
     if "DDIM_BENCH_MEET" in variables:
         rank, processes = int(variables["DDIM_BENCH_RANK"]), int(variables["DDIM_BENCH_PROCESSES"])
-        return Launch(_backend_of("ddim-bench launch"), rank, processes, processes)
+        return Launch(_backends_of("ddim-bench launch"), rank, processes, processes)
     return Launch()
 
 
@@ -58,8 +58,8 @@ def serve_as_scheduler() -> None:
     """`msrun` starts the program once more as the scheduler, where its workers meet: return at once if this is not it."""
     if os.environ.get("MS_ROLE") == "MS_SCHED":
         # It stays there until the workers are gone, then it ends the process.
-        backends.load(_backend_of("msrun")).create(Spec(ModelConfig()))
+        backends.load(_backends_of("msrun")[0]).create(Spec(ModelConfig()))
 
 
-def _backend_of(launcher: str) -> str:
-    return next(name for name in backends.names() if backends.about(name).launcher == launcher)
+def _backends_of(launcher: str) -> tuple[str, ...]:
+    return tuple(name for name in backends.names() if backends.about(name).launcher == launcher)

@@ -1,7 +1,6 @@
 """Training and sampling on several processes, under the frameworks' own launchers, and what a killed process costs."""
 
 import contextlib
-import importlib.util
 import json
 import os
 import signal
@@ -36,20 +35,31 @@ def test_launchers_variables_say_who_a_process_is():
     torchrun = {"TORCHELASTIC_RUN_ID": "x", "RANK": "3", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}
     msrun = {"MS_ROLE": "MS_WORKER", "MS_WORKER_NUM": "8", "RANK_ID": "5"}
     ours = {"DDIM_BENCH_MEET": "127.0.0.1:1", "DDIM_BENCH_RANK": "1", "DDIM_BENCH_PROCESSES": "2"}
-    assert launch.launched(ours) == launch.Launch("jax", 1, 2, 2)
-    assert launch.launched({}) == launch.Launch(None, 0, 1, 1)
-    assert launch.launched(torchrun) == launch.Launch("torch", 3, 4, 2)
-    assert launch.launched(msrun) == launch.Launch("mindspore", 5, 8, 8)
+    assert launch.launched(ours) == launch.Launch(("jax",), 1, 2, 2)
+    assert launch.launched({}) == launch.Launch((), 0, 1, 1)
+    assert launch.launched(torchrun) == launch.Launch(("torch",), 3, 4, 2)
+    assert launch.launched(msrun) == launch.Launch(("mindspore",), 5, 8, 8)
     with pytest.raises(ConfigError, match="--node_rank"):
         launch.launched({"MS_ROLE": "MS_WORKER", "MS_WORKER_NUM": "8"})
 
 
 def test_a_launcher_runs_its_own_framework():
-    torchrun = launch.Launch("torch", 0, 2, 2)
+    torchrun = launch.Launch(("torch",), 0, 2, 2)
     assert torchrun.backends(None) == torchrun.backends("torch") == "torch"
     assert launch.Launch().backends("torch,mindspore") == "torch,mindspore"
     with pytest.raises(ConfigError, match="--backends='torch,mindspore': .*launcher of torch"):
         torchrun.backends("torch,mindspore")
+
+
+def test_a_launcher_of_two_backends_runs_either(monkeypatch):
+    """`ddim-bench launch` is no framework's own."""
+    monkeypatch.setattr(backends, "_outside", lambda: {"another": None})
+    monkeypatch.setattr(backends, "about", lambda name, about=backends.about: SimpleNamespace(
+        launcher="ddim-bench launch") if name == "another" else about(name))
+    found = launch.launched({"DDIM_BENCH_MEET": "127.0.0.1:1", "DDIM_BENCH_RANK": "0", "DDIM_BENCH_PROCESSES": "2"})
+    assert found.able == ("jax", "another") and found.backends("another") == "another" and found.backends(None) == "jax"
+    with pytest.raises(ConfigError, match="--backends='torch': .*launcher of jax, another"):
+        found.backends("torch")
 
 
 @pytest.mark.parametrize("processes", [2, 3, 6])
@@ -117,13 +127,13 @@ def free_port():
 
 
 def launcher(backend, logs, restarts=0):
-    if importlib.util.find_spec(backend) is None:
+    if not backends.installed(backend):
         pytest.skip(f"{backend} is not installed")
-    binaries = Path(sys.executable).parent
-    if backend == "torch":
+    binaries, kind = Path(sys.executable).parent, backends.about(backend).launcher
+    if kind == "torchrun":
         return [str(binaries / "torchrun"), "--nproc-per-node", str(SIZE), "--max-restarts", str(restarts),
                 "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"]
-    if backend == "jax":
+    if kind == "ddim-bench launch":
         return [sys.executable, "-m", "bench", "launch", "-n", str(SIZE), "--max-restarts", str(restarts), "--"]
     return [str(binaries / "msrun"), f"--worker_num={SIZE}", f"--local_worker_num={SIZE}", f"--master_port={free_port()}",
             f"--log_dir={logs}", "--join=True"]
