@@ -52,13 +52,26 @@ class Workload:
     name: str
     command: Callable[..., Timing]
     batch_size: int
+    stock: bool = True  # whether stock modes of backends that have another race, too
+
+    @property
+    def title(self) -> str:
+        """What --dry-run calls it."""
+        return f"{self.name}, batch {self.batch_size}" + ("" if self.stock else ", without the backends' stock modes")
+
+    def racing(self, wanted: Sequence[Contender]) -> list[Contender]:
+        """Those that can do this work, and race in it."""
+        who = [c for c in wanted if self.command is not TimeTrain or c.backend not in peers.ENGINES]
+        others = {c.backend for c in who if c.mode != "stock"}
+        return [c for c in who if self.stock or c.mode != "stock" or c.backend in peers.PEERS or c.backend not in others]
 
 
 def workloads(preset: Preset) -> list[Workload]:
-    """Training, and sampling at the preset's batch, four times it, and one image (latency)."""
+    """Training, and sampling at the preset's batch, four times it, and one image (latency). All contenders of a race are in memory
+    at once: at the largest batch stock modes stay out, whose ratio the others show."""
     n = preset.sample_batch
-    return [Workload("training step", TimeTrain, preset.batch_size),
-            *(Workload("sampling step", TimeSample, batch) for batch in (n, 4 * n, 1))]
+    return [Workload("training step", TimeTrain, preset.batch_size), Workload("sampling step", TimeSample, n),
+            Workload("sampling step", TimeSample, 4 * n, stock=False), Workload("sampling step", TimeSample, 1)]
 
 
 class Race:
@@ -113,7 +126,7 @@ class Race:
 
     def race(self, workload: Workload, wanted: Sequence[Contender], process: int) -> None:
         """Time a workload, all in turn, each in a fresh process. One that fails is left out, and the others start again."""
-        who = [c for c in wanted if workload.command is not TimeTrain or c.backend not in peers.ENGINES]
+        who = workload.racing(wanted)
         while who:
             beside = {"beside": [other.name for other in who], "process": process}
             keys = {c: self.key(c, workload.name, workload.batch_size, **beside) for c in who}
@@ -200,7 +213,7 @@ def run(preset: Preset, backends: Sequence[str], *, device: str, threads: int, p
     require(preset.blocks >= blocks.LEAST_BLOCKS, "blocks", preset.blocks, f"must be at least {blocks.LEAST_BLOCKS}")
     wanted, left = contenders(backends, peers, device), unclaimed(backends, device)
     if dry_run:
-        print("\n".join([*(w.name + f", batch {w.batch_size}" for w in workloads(preset)), *(c.name for c in wanted), *left]))
+        print("\n".join([*(w.title for w in workloads(preset)), *(c.name for c in wanted), *left]))
         return 0
     book = Notebook(Cells(out, fresh), preset.name)
     book.missing += left
