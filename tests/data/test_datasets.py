@@ -107,6 +107,13 @@ def test_named_folder_environment_cache_and_package(small, monkeypatch, tmp_path
     assert datasets.load("fashion-mnist", "train").provenance.endswith("downloaded")
 
 
+def test_a_folder_that_is_given_is_the_place_itself(small):
+    """Also where it holds a folder of the set's name, in which $DDIM_BENCH_DATA would look."""
+    _, folder = small
+    (folder / "fashion-mnist").mkdir()
+    np.testing.assert_array_equal(datasets.load("fashion-mnist", "train", folder).images[:, 0], some_pixels())
+
+
 @pytest.mark.parametrize("name", ["mnist", "cifar10"])
 def test_a_cache_that_cant_be_read_is_passed_over(name, tmp_path, monkeypatch):
     """As below a HOME of somebody else's; root may read all, so the system's answer is played."""

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from bench.data import datasets, readers, splits
+from bench.data import datasets, own_images, readers, splits
 from bench.data.image_files import read_image
 from bench.metric import fmnist_cnn
 from bench.paths import ASSETS, ROOT
@@ -281,6 +281,15 @@ def test_folder_that_is_empty_missing_or_of_one_image(tmp_path):
     (tmp_path / "x.zip").write_bytes(b"")
     with pytest.raises(readers.DataError, match="x.zip: is no folder and no .npz or .npy file"):
         load(tmp_path / "x.zip")
+
+
+@pytest.mark.parametrize(("sides", "pad", "side"), [((8,), False, 8), ((11, 40), False, 8), ((32, 40), False, 32), ((39, 40), False, 32),
+                                                    ((40, 47), False, 40), ((65, 90), False, 64), ((9, 30), True, 28), ((9, 70), True, 64)])
+def test_the_side_of_a_network_for_a_folder(sides, pad, side, tmp_path):
+    """A multiple of 4, above 32 of 8, that the smallest image has, or with padding the largest."""
+    for n, size in enumerate(sides):
+        Image.fromarray(np.zeros((size, size + n), np.uint8)).save(tmp_path / f"{n}.png")
+    assert own_images.shape_of(tmp_path, pad=pad) == (1, side)
 
 
 def test_padding_keeps_small_images_and_scales_large_ones(folder):

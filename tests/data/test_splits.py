@@ -142,6 +142,12 @@ def test_notes_are_said_once(tmp_path):
         "set: not read: Thumbs.db", "set: nearly black: its brightest pixel is 1 of 255; multiply masks of 0 and 1 by 255"]
 
 
+@pytest.mark.parametrize(("brightest", "dark"), [(15, True), (16, False)])
+def test_images_that_nowhere_reach_16_are_named(brightest, dark, tmp_path):
+    np.save(tmp_path / "a.npy", np.minimum(pictures(40), brightest))
+    assert any("nearly black" in note for note in both(tmp_path / "a.npy")[0].notes) == dark
+
+
 def test_a_source_with_copies_is_refused_before_anything_is_trained(tmp_path):
     """By the main job and by a training alike; nothing is written."""
     for name in ("train", "test"):

@@ -34,6 +34,19 @@ def test_a_backends_own_cells_of_that_name_count_first():
     assert it.seconds_left() == pytest.approx(600 + 100 + 300 + 7)
 
 
+def test_a_cell_without_passes_takes_what_one_of_its_name_took_before_any_other():
+    it = agenda()
+    for name in ("train", "sample"):
+        it.skip(name, {"backend": "a", "steps": 10})
+    it.drop("b")
+    it.took("oracle", "c", 0, 100.0)
+    assert it.seconds_left() == 100  # of another name, where none is like it
+    it.took("metric", "c", 0, 4.0)
+    assert it.seconds_left() == 4
+    it.took("metric", "a", 0, 6.0)
+    assert it.seconds_left() == 6
+
+
 def test_what_is_finished_or_left_missing_takes_no_time():
     it = agenda()
     assert it.seconds_left() is None

@@ -44,6 +44,12 @@ def test_a_row_comes_back_equal(tmp_path):
     assert back[1].created.endswith("+00:00")
 
 
+def test_a_row_that_is_there_is_not_written_again_whatever_came_after_it(tmp_path):
+    for row in (make(), make(backend="mindspore"), make()):
+        append(tmp_path, row, once=True)
+    assert [row.backend for row in read(tmp_path)] == ["torch", "mindspore"]
+
+
 def test_a_missing_folder_has_no_rows(tmp_path):
     assert read(tmp_path / "nowhere") == []
 

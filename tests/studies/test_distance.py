@@ -10,7 +10,12 @@ from PIL import Image
 
 from bench.cli.main import main
 from bench.data.datasets import load_subset
-from bench.metric import fid
+from bench.metric import fid, fmnist_cnn
+from bench.metric.resampling import resampled
+from bench.studies import distance
+
+
+SEED = 3  # not the one that is taken where none is given
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +24,7 @@ def images():
 
 
 def said(capsys, *words):
-    assert main(["fid", *map(str, words)]) == 0
+    assert main(["fid", *map(str, words), "--seed", str(SEED)]) == 0
     return capsys.readouterr().out
 
 
@@ -32,16 +37,25 @@ def test_a_folder_an_array_and_statistics_give_the_metrics_own_value(images, tmp
     np.save(tmp_path / "b.npy", other)
     stats = fid.statistics(fid.features(other))
     np.savez(tmp_path / "b.npz", **stats)
-    expected = fid.evaluate(images, other)
+    expected = fid.evaluate(images, other, seed=SEED)
+    spread = 1.96 * np.std(resampled(fid.features(images), stats, SEED), ddof=1)
     both = [said(capsys, tmp_path / "a", tmp_path / name) for name in ("b.npy", "b.npz")]
     for text in both:
         assert f"FID[fmnist-cnn] = {expected['fid']:.3f}, n = 300" in text
         low, high = map(float, re.search(r"interval .*: ([\d.]+) \.\. ([\d.]+)", text).groups())
         assert low < expected["fid"] < high and abs(low + high - 2 * expected["fid"]) < 0.002
+        assert (high - low) / 2 == pytest.approx(spread, abs=0.002)
         assert f"of infinitely many images of A about {expected['fid_inf']:.3f}" in text
         assert f"about {expected['fid'] - expected['fid_inf']:+.3f}" in text
     assert f"KID[fmnist-cnn] = {expected['kid']:.5f}" in both[0] and "KID" not in both[1]
     assert "A: 300 images of a, grey 28 x 28" in both[0] and "B: statistics of b.npz" in both[1]
+
+
+@pytest.mark.parametrize(("n", "known"), [(256, True), (255, False)])
+def test_the_bias_is_told_from_four_images_a_feature_on(images, n, known):
+    by, ships = fmnist_cnn.extractor(), distance.Side("B", statistics=fmnist_cnn.stored_statistics("train"))
+    text = "\n".join(distance.lines(distance.Side("A", images[:n]), ships, by, SEED))
+    assert ("of infinitely many" in text, "bias: unknown" in text) == (known, not known)
 
 
 def test_the_statistics_that_ship_are_a_name(images, tmp_path, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ import pytest
 from backends.protocol import Spec
 from bench import oracle, streams
 from bench.cli.main import main
-from bench.data.pixels import to_float
+from bench.data.pixels import to_float, to_uint8
+from bench.metric import fid
 from bench.records import rows
 from bench.records.values import Interpolation, RoundTrip, SameNoise
 from bench.report.studies import image_claims, round_trip_page, same_noise_page
@@ -19,12 +21,14 @@ from bench.weights import pipeline
 from reference import samplers
 from reference.config import DiffusionConfig
 from reference.conventions import make_encode_plan, make_plan
+from reference.diffusion import slerp
 from reference.weights import initialise
 from tests.helpers import made_rows
 from tests.helpers.tiny import TINY
 
 PROCESS = DiffusionConfig(timesteps=12, beta_end=0.5)
 SIZE = replace(TINY, sample_size=28)
+SEED = 5  # not the one that is taken where none is given
 IMAGES = np.random.default_rng(0).integers(0, 256, (60, 1, 28, 28), np.uint8)
 
 
@@ -39,8 +43,8 @@ def folder(tmp_path_factory):
 
 
 def give(folder, study, *words, weights="tiny"):
-    return main(["study", study, "--weights", str(folder / weights), "--samples", "6", "--sample-batch", "4", "--out",
-                 str(folder / "out"), *words, *(("--data", str(folder / "own.npy")) if study == "round-trip" else ())])
+    return main(["study", study, "--weights", str(folder / weights), "--samples", "6", "--sample-batch", "4", "--seed", str(SEED),
+                 "--out", str(folder / "out"), *words, *(("--data", str(folder / "own.npy")) if study == "round-trip" else ())])
 
 
 def again(folder, study, page, record):
@@ -61,11 +65,12 @@ def test_round_trips_are_those_of_the_oracle(folder, capsys):
     from bench.data import datasets
     _, held_out = datasets.Choice(None, folder / "own.npy", False, False).both("fashion-mnist", (1, 28, 28))
     x0 = to_float(held_out.images[:6]).astype(np.float64)
+    noise = lambda i: streams.normal(SEED, "z", np.arange(6), (1, 28, 28), step=i)  # noqa: E731
     for S, values in found.items():
         latents = samplers.sample(network, x0, make_encode_plan(PROCESS, S))
         for eta in (0.0, 1.0):
             back = samplers.sample(network, latents, make_plan(PROCESS, S, eta=eta),
-                                   lambda i: streams.normal(0, "z", np.arange(6), (1, 28, 28), step=i))
+                                   noise)
             expected = (((back - x0) / 2) ** 2).mean((1, 2, 3))
             np.testing.assert_allclose(values["error"][str(eta)], expected, rtol=1e-3)
     page = folder / "out" / "round-trip.md"
@@ -85,10 +90,28 @@ def test_images_of_the_same_noise(folder, capsys):
     assert min(found[3]["distance"]["0.0"]["own"]) > 0 < min(found[12]["distance"]["1.0"]["own"])
     [way] = rows.of(every, Interpolation)
     assert way.values["n"] == 3 and len(way.values["distance"]["0.0"]["ends"]) == 3 and way.config["steps"] == 12
+    by_hand(found[3]["distance"]["0.0"], way.values["distance"]["0.0"])
     page = folder / "out" / "same-noise.md"
     assert (folder / "out" / "figures" / "same-noise-tiny.png").exists() and "(figures/same-noise-tiny.png)" in page.read_text()
     again(folder, "same-noise", page, SameNoise)
     capsys.readouterr()
+
+
+def by_hand(apart, way):
+    """Both studies' figures at eta = 0, of the oracle's images: float32 moves a few of them by one grey."""
+    network, x = oracle.oracle_network(initialise(SIZE, 0), Spec(SIZE, PROCESS)), streams.normal(SEED, "x_T", range(6), (1, 28, 28))
+
+    def features(x, steps):
+        return fid.features(to_uint8(samplers.sample(network, np.asarray(x, np.float64), make_plan(PROCESS, steps)))).astype(float)
+
+    few, whole = features(x, 3), features(x, 12)
+    each = np.array([[np.linalg.norm(a - b) for b in whole] for a in few])
+    np.testing.assert_allclose(apart["own"], np.diag(each), rtol=0.02)
+    np.testing.assert_allclose(apart["others"], [(line.sum() - line[i]) / 5 for i, line in enumerate(each)], rtol=0.02)
+    assert apart["found"] == np.mean(each.argmin(1) == np.arange(6))
+    between = features([slerp(x[2], x[3], share / 10) for share in range(11)], 12)  # the second pair
+    assert way["ends"][1] == pytest.approx(np.linalg.norm(between[-1] - between[0]), rel=0.02)
+    assert way["largest"][1] == pytest.approx(max(np.linalg.norm(b - a) for a, b in pairwise(between)), rel=0.05)
 
 
 @pytest.mark.parametrize(("study", "words", "said"), [

@@ -1,5 +1,6 @@
 """Neighbours in pixel space: exact, classes and copies found where they were planted, one row and one picture a study."""
 
+import hashlib
 import json
 import re
 from dataclasses import replace
@@ -7,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from bench import api
 from bench.cli.main import main
 from bench.data import datasets, pixels
 from bench.records import rows
@@ -80,6 +82,23 @@ def test_copies_are_told_from_new_images():
     assert half["squared"]["samples"][:100] == [64] * 100 and fresh["copies"]["held_out"] < 0.01
 
 
+def test_near_and_copied_by_hand():
+    """Images of one pixel. Each sample's own nearest two, of 0, 50, 50, 100, 103, 200."""
+    def of(*values):
+        return replace(train, images=np.array(values, np.uint8).reshape(-1, 1, 1, 1), labels=None)
+
+    train = part("train", 400)
+    train, held_out = of(0, 50, 50, 100, 103, 200), of(*[10] * 100)  # every one 10 from the nearest
+    samples = of(9, 10, 50, 51, 101, 99)  # nearest two at 9 41, 10 40, 0 0, 1 1, 1 2, 1 4
+    found, _ = neighbours.study(samples.images, train, held_out)
+    assert found["squared"]["samples"] == [81, 100, 0, 1, 1, 1]
+    assert found["near"] == pytest.approx(5 / 6)  # nearer than all: 10 is not nearer than 10
+    assert found["copies"] == {"samples": pytest.approx(4 / 6), "held_out": 1.0}  # 9, 10, 50 and 99
+    three = of(102)  # 1 and 2 away; of 0 and 3 or of 1 and 3 it is a copy
+    assert neighbours.study(three.images, train, held_out)[0]["copies"]["samples"] == 0
+    assert neighbours.study(of(99).images, of(0, 10, 20, 98, 102), held_out)[0]["copies"]["samples"] == 1
+
+
 def test_command_keeps_a_row_and_a_picture(tmp_path, capsys, monkeypatch):
     splits = {"train": part("train", 8), "test": part("test", 8)}
     monkeypatch.setattr(datasets, "load", lambda name, split, *_, **__: splits[split])
@@ -119,11 +138,13 @@ def test_samples_are_drawn_from_weights(tmp_path, monkeypatch):
     splits = {"train": part("train", 40), "test": part("test", 40)}
     monkeypatch.setattr(datasets, "load", lambda name, split, *_, **__: splits[split])
     pipeline.save_pipeline(tmp_path / "net", initialise(network, 0), network, DiffusionConfig(timesteps=20))
-    assert main(["study", "neighbours", "--weights", str(tmp_path / "net"), "--samples", "9", "--steps", "2", "--out",
-                 str(tmp_path)]) == 0
+    assert main(["study", "neighbours", "--weights", str(tmp_path / "net"), "--samples", "9", "--steps", "2", "--seed", "7",
+                 "--out", str(tmp_path)]) == 0
     (row,) = rows.read(tmp_path / "rows")
     assert (row.backend, row.config["name"], row.config["steps"], row.values["near"]) == ("torch", "net", 2, 0)
     assert row.config["weights"] == weights_hash(initialise(network, 0))
+    drawn = pixels.to_uint8(api.load(tmp_path / "net").sample(9, steps=2, seed=7))
+    assert (row.config["seed"], row.config["images_sha256"]) == (7, hashlib.sha256(drawn.tobytes()).hexdigest())
 
 
 def test_images_without_labels_have_a_row_too(tmp_path, monkeypatch):

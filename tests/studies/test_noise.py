@@ -10,7 +10,8 @@ import pytest
 
 from bench.cli.main import main
 from bench.data import datasets, pixels
-from bench.metric import fid
+from bench.metric import fid, fmnist_cnn
+from bench.metric.resampling import resampled
 from bench.records import rows
 from bench.report import noise_page
 from bench.report.measures import stale
@@ -28,7 +29,19 @@ def test_parts(total, n, count, disjoint):
     found = noise.parts(total, n, 5)
     assert [len(part) for part in found] == [n] * count and all(len(set(part.tolist())) == n for part in found)
     assert (len(np.unique(np.concatenate(found))) == n * count) == (disjoint or count == 1)
+    assert len({part.tobytes() for part in found}) == count
     assert not np.array_equal(found[0], noise.parts(total, n, 6)[0])
+
+
+def test_sizes_begin_at_two_images_a_feature_and_halves_at_four():
+    def sizes(d):
+        features = np.random.default_rng(0).normal(size=(300, d))
+        found = noise.measure(features, {"mu": np.zeros(d), "sigma": np.eye(d)}, seed=0)
+        return [(point["n"], len(point["fid_half"]) > 0) for point in found]
+
+    assert sizes(32) == [(128, True), (256, True), (300, True)]
+    assert sizes(64) == [(128, False), (256, True), (300, True)]
+    assert sizes(65) == [(256, False), (300, True)]
 
 
 def gaussian_study(n=4000, d=16, shift=1.0):
@@ -96,11 +109,16 @@ def test_command_keeps_rows_and_renders_them(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets, "load", lambda name, split, *_, **__: datasets.load_subset(name, split))
     test = datasets.load_subset("fashion-mnist", "test").images
     np.save(tmp_path / "mine.npy", datasets.load_subset("fashion-mnist", "train").images[::16])
-    assert main(["study", "noise", "--images", f"mine={tmp_path / 'mine.npy'}", "--out", str(tmp_path)]) == 0
+    assert main(["study", "noise", "--images", f"mine={tmp_path / 'mine.npy'}", "--seed", "4", "--out", str(tmp_path)]) == 0
     found = rows.read(tmp_path / "rows")
     assert [row.config["name"] for row in found] == ["held-out images", "mine"]
     assert [row.config["images"] for row in found] == ["fashion-mnist shipped subset test (2000)", "mine.npy"]
     assert [point["n"] for point in found[-1].values["points"]] == [128, 250]
+    mine, target = fid.features(datasets.load_subset("fashion-mnist", "train").images[::16]), fmnist_cnn.stored_statistics("train")
+    some, points = noise.parts(250, 128, 4)[0], found[-1].values["points"]
+    assert points[0]["fid"][0] == pytest.approx(fid.distance(fid.statistics(mine[some]), target), rel=1e-9)
+    assert points[-1]["resampled"][:3] == pytest.approx(resampled(mine, target, 4, 3), rel=1e-9)
+    assert [row.config["seed"] for row in found] == [4, 4]
     whole = found[-2].values["points"][-1]
     assert whole["fid"][0] == pytest.approx(fid.evaluate(test)["fid"], rel=1e-9) and len(whole["fid_half"]) == 1
     assert all(value > 0 for value in found[-1].values["cost"].values())

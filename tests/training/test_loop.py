@@ -149,6 +149,21 @@ def test_out_of_memory_names_the_batch_that_fits(monkeypatch, room, said):
         loop.fit(one, SPEC, IMAGES, steps=8, **HOW)
 
 
+def test_of_several_processes_each_gets_as_much_of_the_batch_that_fits():
+    """24 of 4 processes: 12 and 8 do not fit, 4 do."""
+    class Full:
+        def loss_and_gradients(self, batch):
+            if len(batch.t) > 1:
+                raise MemoryError
+            return np.zeros(()), {}
+
+        def to_host(self, tensor):
+            return tensor
+
+    said = loop._advice(Full(), replace(SPEC, processes=4), IMAGES, 0, 0, 24, False)
+    assert said == "batch_size=24: out of memory at training step 0; a batch of 4 fits"
+
+
 HALF = replace(SPEC, dtype="float16")
 
 
