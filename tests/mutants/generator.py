@@ -38,8 +38,17 @@ from .planting import Change, Orders, plant
 
 HERE = Path(__file__).parent
 FOUND, BLIND = (ROOT / "results" / name for name in ("mutation.jsonl", "blind.jsonl"))
-LISTS = ("blind.toml", "blind-2.toml")  # of mistakes that were written without the tests
+LISTS = ("blind.toml", "blind-2.toml", "blind-3.toml")  # of mistakes that were written without the tests
 MAPS = ROOT / "build" / "mutants"  # which functions each test calls, by room and text
+
+
+# Rooms of bench that have few numbers of their own, and where the tests of all of them are.
+OTHERS = ("cli", "data", "diagnosis", "pictures", "recipes", "records", "sampling", "studies", "training", "weights", "workers",
+          "workers/peers")
+TESTS = ("data", "weights", "records", "pictures", "training", "timing", "metric", "diagnosis", "recipes", "studies", "report", "job",
+         "workers", "cli")
+FILES = ("api", "oracle", "streams", "progress", "terminal", "routes", "fuzz", "examples")
+INTERFACE = ("about", "borrowing", "claims", "devices", "protocol", "kit")
 
 
 class Room(NamedTuple):
@@ -63,6 +72,16 @@ ROOMS = {
     "job": Room(("bench/job/*.py",), ("tests/job/test_checks.py", "tests/job/test_keys.py", "tests/job/test_forecast.py",
                                       "tests/test_oracle.py")),
 }
+# Rooms whose mistakes are written by hand alone.
+FURTHER = {
+    "jax": Room(tuple(f"backends/jax/{name}.py" for name in ("schedules", "samplers", "solvers", "training", "layers", "unet")),
+                ("tests/conformance", "tests/backends/test_mirrors.py", "--backend=jax")),
+    "harness": Room(("backends/*.py", "bench/*.py", *(f"bench/{name}/*.py" for name in OTHERS)),
+                    tuple(f"tests/{name}" for name in (*TESTS, *(f"test_{name}.py" for name in FILES),
+                                                       *(f"backends/test_{name}.py" for name in INTERFACE)))),
+}
+
+
 class How(NamedTuple):
     """How a room is asked: in how many processes, with how many seconds of tests at most for each mistake, and whether tests that fail
     without a mistake are left out, as those of other versions or without a framework do, or end it."""
@@ -234,7 +253,7 @@ def planted_in(tree: Path, asked: list[Mutant], following: Synchronized[int], *,
         return process
     code = 1
     try:
-        code = plant(tree, ROOMS[name].tests, known, Orders(changes(), found, finds, how.most, how.leave_out))
+        code = plant(tree, (ROOMS | FURTHER)[name].tests, known, Orders(changes(), found, finds, how.most, how.leave_out))
     finally:
         sys.stdout.flush()
         os._exit(code)
@@ -265,7 +284,7 @@ def keep(out: Path, room: str, mutant: str, killed_by: str, seed: int, how: How 
 
 def outcomes(out: Path, first: bool = False) -> dict[str, dict[str, str]]:
     """What each mistake was killed by, or "", by room; the last line of a mistake counts, or the `first`."""
-    found: dict[str, dict[str, str]] = {name: {} for name in ROOMS}
+    found: dict[str, dict[str, str]] = {name: {} for name in ROOMS | FURTHER}
     for line in out.read_text().splitlines() if out.exists() else []:
         row = json.loads(line)
         if not first or row["mutant"] not in found[row["room"]]:
@@ -324,10 +343,10 @@ def blind(out: Path) -> list[str]:
     """The scores of the mistakes of each list: when they were asked first, and by now."""
     first, now = ({mutant.partition(": ")[0]: killed_by for room in outcomes(out, when).values() for mutant, killed_by in room.items()}
                   for when in (True, False))
-    text = ["", "## Sixty mistakes written without the tests, twice", "",
-            "Each list was there before any of its mistakes was tried; [blind.jsonl](blind.jsonl) says by what each was caught. Most of the "
-            "first list's of a backend were asked of one level, dtype and mode of the kit. One whose text has changed since can't be asked "
-            "again."] if first else []
+    text = ["", "## Lists of sixty mistakes", "",
+            "Each list was there before any of its mistakes was tried; [blind.jsonl](blind.jsonl) says by what each was caught. Who wrote the "
+            "first two had read no test; who wrote the third knew some, and it is of all rooms. Most of the first list's of a backend were "
+            "asked of one level, dtype and mode of the kit. One whose text has changed since can't be asked again."] if first else []
     for name in LISTS:
         listed = [f"{said['file']} {said['name']}" for said in tomllib.loads((HERE / name).read_text())["mistake"]]
         asked = [one for one in listed if one in first]
