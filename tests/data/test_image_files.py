@@ -283,8 +283,9 @@ def test_folder_that_is_empty_missing_or_of_one_image(tmp_path):
         load(tmp_path / "x.zip")
 
 
-@pytest.mark.parametrize(("sides", "pad", "side"), [((8,), False, 8), ((11, 40), False, 8), ((32, 40), False, 32), ((39, 40), False, 32),
-                                                    ((40, 47), False, 40), ((65, 90), False, 64), ((9, 30), True, 28), ((9, 70), True, 64)])
+@pytest.mark.parametrize(("sides", "pad", "side"), [
+    ((8,), False, 8), ((11, 40), False, 8), ((32, 40), False, 32), ((39, 40), False, 32), ((40, 47), False, 40),
+    ((65, 90), False, 64), ((9, 30), True, 28), ((9, 70), True, 64)])
 def test_the_side_of_a_network_for_a_folder(sides, pad, side, tmp_path):
     """A multiple of 4, above 32 of 8, that the smallest image has, or with padding the largest."""
     for n, size in enumerate(sides):

@@ -14,7 +14,6 @@ from bench.metric import fid, fmnist_cnn
 from bench.metric.resampling import resampled
 from bench.studies import distance
 
-
 SEED = 3  # not the one that is taken where none is given
 
 
