@@ -1,4 +1,5 @@
-"""Backends by name: folders of this package, and installed packages with an entry point in the group `ddim_bench.backends`.
+"""Backends by name: folders of this package, installed packages with an entry point in the group `ddim_bench.backends`, and
+modules that are named by the user and say what they claim.
 
 Importing this loads no framework, nor NumPy: a framework is imported by `load` alone. A machine with one of them installed
 runs that one, and a timed process holds no other.
@@ -9,7 +10,10 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import os
 import re
+import sys
+from importlib.machinery import PathFinder
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
@@ -21,6 +25,7 @@ GROUP = "ddim_bench.backends"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,40}")  # names become those of files
 BORROWS = "+"  # SAMPLER+NETWORK: a sampler that draws with the network of another backend
 # What rows and workers call so is no backend.
+_taken: dict[str, EntryPoint] = {}  # by `take`
 RESERVED = ("real", "noise", "images", "diffusers", "lucidrains", "onnxruntime", "openvino", "aotinductor")
 
 
@@ -29,7 +34,7 @@ class NotInstalled(ConfigError):
 
 
 def names() -> list[str]:
-    """The folders of this package by `About.order`, then the entry points by name, those in `refused` aside."""
+    """The folders of this package by `About.order`, then by name the entry points and those of `take`; `refused` ones aside."""
     return [*sorted(_folders(), key=order), *sorted(_outside())]
 
 
@@ -73,6 +78,45 @@ def order(name: str) -> tuple[int, str]:
     return about(name).order, name
 
 
+def take(name: str) -> None:
+    """Let this name of a module that Python finds, in the current folder too, be that of a backend: a module, or a package with a
+    backend.py, that says what it claims in its ABOUT. No entry point is needed. Other names change nothing.
+
+    Only what the user has typed is taken: names in rows come from strangers. Raises `ConfigError` for a module without an ABOUT,
+    which is not imported, and for one that can't be imported for other reasons than a module that it lacks.
+    """
+    if BORROWS in name:
+        for part in name.split(BORROWS):
+            take(part)
+    if name in names() or not _fits(name):
+        return
+    if (spec := importlib.util.find_spec(name)) is None:
+        if (spec := PathFinder.find_spec(name, [os.getcwd()])) is None:
+            return
+        sys.path.append(os.getcwd())  # last, so that it hides nothing
+    text = Path(spec.origin).read_text(errors="replace") if spec.origin and Path(spec.origin).suffix == ".py" else ""
+    require("ABOUT" in text, "backend", name, f"must be one of {', '.join(names())}, or a module with an ABOUT, of "
+            f"backends.protocol.About, and {spec.origin or name} has none")
+    inner = any((Path(folder) / "backend.py").exists() for folder in spec.submodule_search_locations or [])
+    _taken[name] = EntryPoint(name, f"{name}.backend" if inner else name, GROUP)
+    about.cache_clear()
+    try:
+        about(name)
+    except Exception as error:
+        del _taken[name]
+        if isinstance(error, ConfigError):
+            raise
+        said = str(error).partition("\n")[0]
+        raise ConfigError(f"backend={name!r}: {spec.origin} can't be imported, it raises {type(error).__name__}: {said}") from error
+
+
+def taken() -> list[str]:
+    """The folders in which Python found what `take` took: another process must look there, too."""
+    specs = [importlib.util.find_spec(name) for name in sorted(_taken)]
+    paths = [Path(spec.origin) for spec in specs if spec and spec.origin]
+    return list(dict.fromkeys(str(path.parents[path.name == "__init__.py"]) for path in paths))
+
+
 def load(name: str) -> ModuleType:
     """The module of this backend, which exports `create(spec)`. Raises `ConfigError` for an unknown name, `NotInstalled`
     where its framework is missing or broken."""
@@ -80,12 +124,16 @@ def load(name: str) -> ModuleType:
         from backends import borrowing
 
         return borrowing.module(name, *map(load, name.split(BORROWS)))
+    take(name)
     require(name in names(), "backend", name, f"must be one of {', '.join(names())}")
     try:
         outside = _outside().get(name)
-        return outside.load() if outside else importlib.import_module(f"{__name__}.{name}.backend")
+        module = outside.load() if outside else importlib.import_module(f"{__name__}.{name}.backend")
     except ImportError as error:
         raise NotInstalled(f"backend={name!r}: {error}; to install: {about(name).install}") from error
+    require(name not in _taken or hasattr(module, "create"), "backend", name,
+            f"its module {module.__name__} must have a function create(spec)")
+    return module
 
 
 def roofline(name: str) -> ModuleType:
@@ -113,6 +161,7 @@ def choose(asked: str | None, network: str | None = None) -> tuple[tuple[str, ..
     """
     chosen, absent = [], [f"missing: all cells of {name!r}: {why}" for name, why in refused().items() if asked is None]
     for name in names() if asked is None else asked.split(","):
+        take(name)
         require(name in names(), "--backends", name, refused().get(name, f"must be one of {', '.join(names())}"))
         if installed(name):
             if about(name).network:
@@ -133,8 +182,10 @@ def choose(asked: str | None, network: str | None = None) -> tuple[tuple[str, ..
 
 def borrowed(name: str, network: str | None) -> str:
     """The name of this backend with the network of another one where it has none. Raises `ConfigError` where it needs one."""
+    take(name)
     if about(name).network:
         return name
+    take(network or "")
     able = [other for other in names() if about(other).network]
     require(network is not None, "--network", network, f"backend {name} is a sampler without a network, says its ABOUT: name that "
             f"of another one, {', '.join(able)}")
@@ -158,7 +209,7 @@ def _folders() -> frozenset[str]:
 
 
 def _registered() -> dict[str, EntryPoint]:
-    return {entry.name: entry for entry in entry_points(group=GROUP)}
+    return _taken | {entry.name: entry for entry in entry_points(group=GROUP)}
 
 
 def _fits(name: str) -> bool:
@@ -170,9 +221,10 @@ def _outside() -> dict[str, EntryPoint]:
 
 
 def _package(name: str) -> str:
-    """The package with the backend's files, "" where there is none: a module outside of every package, or an unknown name."""
+    """The package with the backend's files, "" where there is none: an installed module outside of every package, or an unknown
+    name. A module that `take` took is its own package."""
     if outside := _outside().get(name):
-        return outside.module.rpartition(".")[0]
+        return outside.module.rpartition(".")[0] or (name if name in _taken else "")
     return f"{__name__}.{name}" if name in _folders() else ""
 
 

@@ -95,6 +95,7 @@ def run(args: argparse.Namespace, command: str) -> None:
 
 
 def _require_trainer(name: str, spec: Spec) -> None:
+    backends.take(name)
     require(backends.about(name).network, "--backend", name, "is a sampler without a network, says its ABOUT: name one that trains")
     claims.require_claimed(backends.about(name), spec, trains=True)
 

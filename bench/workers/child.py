@@ -96,6 +96,7 @@ def serve(pipe: int) -> None:
     os.set_inheritable(pipe, False)
     threading.Thread(target=beat, daemon=True).start()
     first = json.loads(sys.stdin.readline())
+    sys.path += first["folders"]
     for line in sys.stdin:
         busy.set()
         reply = answer(json.loads(line))

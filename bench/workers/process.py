@@ -19,7 +19,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-from backends import NotInstalled
+from backends import NotInstalled, taken
 from bench.messages import Command, R, said
 from bench.paths import ROOT, printable
 from bench.records.environment import worker_env
@@ -59,7 +59,7 @@ class Worker:
             raise
         finally:
             os.close(child_end)
-        self._send({"backend": backend, "spec": dict(spec)})
+        self._send({"backend": backend, "spec": dict(spec), "folders": taken()})
 
     def __enter__(self) -> Worker:
         return self
