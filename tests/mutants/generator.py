@@ -333,7 +333,7 @@ def answered(out: Path) -> list[str]:
         limit = "no limit" if most is None else f"tests of at most {most:g} s of CPU for each mistake"
         text += [f"- {room}: {number} answers; {limit}; {where or 'versions were not noted'}"]
     for name, found in outcomes(out).items():
-        gone = found.keys() - {mutant.name for mutant in sample(ROOMS[name], 10**9, 0)}
+        gone = found.keys() - {mutant.name for mutant in sample(ROOMS[name], 10**9, 0)} if found else None
         if gone:
             text += [f"- {name}: of {len(found)} mistakes {len(gone)} stood in text that has changed since"]
     return text
@@ -346,7 +346,8 @@ def blind(out: Path) -> list[str]:
     text = ["", "## Lists of sixty mistakes", "",
             "Each list was there before any of its mistakes was tried; [blind.jsonl](blind.jsonl) says by what each was caught. Who wrote the "
             "first two had read no test; who wrote the third knew some, and it is of all rooms. Most of the first list's of a backend were "
-            "asked of one level, dtype and mode of the kit. One whose text has changed since can't be asked again."] if first else []
+            "asked of one level, dtype and mode of the kit, and most of the third's of bench of the test files that look at their module. "
+            "One whose text has changed since can't be asked again."] if first else []
     for name in LISTS:
         listed = [f"{said['file']} {said['name']}" for said in tomllib.loads((HERE / name).read_text())["mistake"]]
         asked = [one for one in listed if one in first]
