@@ -104,6 +104,9 @@ def test_a_path_is_followed_with_its_noise() -> None:
     assert oracle.path_error(one(images, 0.5), network, x, plan, z) == pytest.approx(0.5 / largest)
     assert oracle.path_error(samplers.sample(network, x, plan), network, x, plan, z) > 0.01
     assert oracle.path_error(one(images, NAN), network, x, plan, z) == math.inf
+    small = samplers.sample(lambda x, t: x * 0, x / 100, replace(PLAN, clip="none"))
+    assert np.abs(small).max() < 0.9  # of which an error is no share
+    assert oracle.path_error(one(small, 0.5), lambda x, t: x * 0, x / 100, replace(PLAN, clip="none")) == pytest.approx(0.5)
 
 
 CONFIG = OptimConfig(lr=1e-3, warmup_steps=4, total_steps=10, ema_decay=0.9)

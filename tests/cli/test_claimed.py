@@ -67,6 +67,12 @@ def test_by_default_it_draws_what_it_claims(installed, capsys):
     assert sum(line.startswith("torch: sample") for line in lines) == 4
 
 
+def test_each_reason_has_the_number_of_its_own_cells(installed, capsys):
+    lines = told([*RUN, "--sampler", "ddim,ddpm,heun"], capsys)
+    found = {line.partition("left out: ")[2].partition(":")[0]: int(line.split()[1]) for line in lines if "of its cells" in line}
+    assert found == {"sampler='ddpm'": 2, "sampler='heun'": 2, "spacing='trailing'": 2}
+
+
 @pytest.mark.parametrize(("words", "line"), [
     (["--eta", "0,ddpm"], "--eta='0,ddpm': sampler='ddpm': Half claims ddim, says"),
     (["--sampler", "ddpm"], "--sampler='ddpm': sampler='ddpm': Half claims ddim, says"),

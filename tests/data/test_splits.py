@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.data import datasets, readers, splits
+from bench.data import datasets, own_images, readers, splits
 from bench.paths import ROOT
 
 SHAPE = (1, 8, 8)
@@ -140,6 +140,13 @@ def test_notes_are_said_once(tmp_path):
         datasets.Choice(path=tmp_path / "set").both("fashion-mnist", SHAPE)
     assert [str(warning.message) for warning in said] == [
         "set: not read: Thumbs.db", "set: nearly black: its brightest pixel is 1 of 255; multiply masks of 0 and 1 by 255"]
+
+
+def test_in_their_order_a_folders_images_are_those_of_all_its_splits(tmp_path):
+    every = pictures(5)
+    fill(tmp_path / "set" / "test", every[:2])
+    fill(tmp_path / "set" / "train", every[2:])
+    np.testing.assert_array_equal(own_images.in_order(tmp_path / "set", SHAPE)[:, 0], every)
 
 
 @pytest.mark.parametrize(("brightest", "dark"), [(15, True), (16, False)])

@@ -13,11 +13,13 @@ import pytest
 from bench import api
 from bench.cli.main import main
 from bench.diagnosis import case as cases
+from bench.diagnosis.noises import MISTAKES
 from bench.diagnosis.trial import right
 from bench.diagnosis.verdict import RIGHT, UNKNOWN, check_sampler, diagnose
 from bench.paths import RESULTS
 from reference import samplers
 from reference.config import ConfigError, DiffusionConfig
+from reference.plan import CLEAN
 from tests.diagnosis import planted, table
 from tests.helpers.tiny import TINY
 
@@ -35,6 +37,12 @@ def test_mistakes_of_a_plain_loop_are_named(eta):
         wrong += [] if expected else [(name, found)]
     assert not wrong
     assert diagnose(case, planted.plain(case)).answer == diagnose(case, planted.plain(case, np.float32)).answer == RIGHT
+
+
+def test_a_stride_past_the_first_timestep_ends_at_the_clean_image():
+    case = cases.make(4, diffusion=DiffusionConfig(timesteps=100), spacing="quad")
+    wrong = MISTAKES["the step before is t - T // S, not the path's next"](right(case))
+    assert case.plan.timesteps == (80, 35, 8, 0) and wrong.plan.previous == (55, 10, CLEAN, CLEAN)
 
 
 @pytest.mark.slow

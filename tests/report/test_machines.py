@@ -75,6 +75,14 @@ def test_a_difference_is_said_with_its_interval_and_what_of_the_machines_differs
     assert [line["verdict"] for line in found["agreement"]] == ["agrees", "agrees"]
 
 
+def test_the_worst_comparison_is_that_of_the_largest_share_of_its_tolerance():
+    several = replace(check(2e-6), values={
+        "tables": {"error": 1e-11, "tolerance": 1e-10, "ok": True}, "forward": {"error": 2e-6, "tolerance": 4e-6, "ok": True},
+        "loss": {"error": 1e-3, "tolerance": None, "ok": True}, "step": {"error": None, "tolerance": 1e-4, "ok": False}})
+    (line,) = versus.agreement({"a": [several]}).to_dict("records")
+    assert (line["comparisons"], line["disagree"], line["worst error / tolerance"], line["of"]) == (4, 1, 0.5, "forward")
+
+
 def test_where_there_is_no_difference_it_says_so(tmp_path, capsys):
     values = 1 + 0.02 * np.random.default_rng(2).standard_normal((2, 20))
     a = run_of(tmp_path / "a", values[0], 20.0, 20 + SPREAD)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -44,6 +45,14 @@ def race(generator: np.random.Generator, n: int, blocks: int = 10) -> tuple[list
     one, two = (scale * np.exp(0.03 * generator.standard_normal((n, 1)) + 0.02 * generator.standard_normal((n, blocks)))
                 for scale in (1.5, 1.0))
     return list(one), list(two)
+
+
+def test_times_are_of_the_hardware_that_was_at_work_and_memory_of_the_device_that_counts_it():
+    machine = {"cpu": "a processor", "usable_cores": 2, "gpu": ["a card"]}
+    row = Row("timing", "torch", "quick", {"device": "cpu"}, {"device": {}, "peak_rss_bytes": 7}, machine, "abc")
+    assert measures.hardware(row) == "a processor, 2 cores" and measures.peak_memory(row) == 7
+    row = replace(row, config={"device": "cuda:1"}, values=row.values | {"device": {"peak_memory_bytes": "99"}})
+    assert measures.hardware(row) == "a card" and measures.peak_memory(row) == 99
 
 
 def test_paired_ratio_ignores_drift_that_hits_both():

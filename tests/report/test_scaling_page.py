@@ -32,6 +32,8 @@ def test_speed_up_is_of_the_same_work_on_other_numbers_of_processes():
     assert table[["processes", "ms", "speed-up", "of the ideal"]].to_numpy().tolist() == [
         [1, "200", "1.00", "100%"], [2, "100", "2.00", "100%"], [1, "1000", "1.00", "100%"], [4, "500", "2.00", "50%"]]
     assert "No two rows" in "\n".join(scaling_page.extrapolation(found[:1]))
+    without_one = scaling_page.processes_table([train(2, 4.0), train(8, 2.0)])  # four times as many, twice as fast
+    assert without_one["of the ideal"].tolist() == ["100%", "50%"]
 
 
 def test_the_page_says_when_the_presets_network_has_changed():

@@ -162,6 +162,11 @@ def test_the_claim_has_a_verdict_from_paired_differences(learned, verdict):
     assert f"**{verdict}**" in likelihood_page.render(networks, "c")
 
 
+def test_seconds_are_those_of_one_image():
+    row = made_rows.likelihood({"large": [1, 2, 3, 4]})
+    assert likelihood_page.table([row])["seconds"].tolist() == [row.values["seconds"] / 4] != [row.values["seconds"]]
+
+
 def test_rows_of_other_weights_leave_the_page():
     old, new = made_rows.likelihood({"large": [1, 2, 3, 4]}, weights="old"), made_rows.likelihood({"large": [5, 6, 7, 8]}, steps=5)
     object.__setattr__(old, "created", "2020")

@@ -103,12 +103,17 @@ def test_command_keeps_a_row_and_a_picture(tmp_path, capsys, monkeypatch):
     splits = {"train": part("train", 8), "test": part("test", 8)}
     monkeypatch.setattr(datasets, "load", lambda name, split, *_, **__: splits[split])
     np.save(tmp_path / "mine.npy", pixels.to_float(part("test", 20).images))
+    drawn, save = [], neighbours.grids.save_grid
+    monkeypatch.setattr(neighbours.grids, "save_grid", lambda path, images, *more, **how: drawn.append(images) or save(
+        path, images, *more, **how))
     assert main(["study", "neighbours", "--images", str(tmp_path / "mine.npy"), "--out", str(tmp_path)]) == 0
     (row,) = rows.read(tmp_path / "rows")
     assert (row.kind, row.backend, row.config["study"], row.config["name"]) == ("study", "images", "neighbours", "mine")
     assert row.config["samples"] == 100 == len(row.values["squared"]["samples"])
     squared = neighbours.nearest(part("test", 20).images, splits["train"].images, 1)[1]
     assert row.values["squared"]["samples"] == squared[:, 0].tolist()
+    above, below = drawn[0].astype(np.int64).reshape(2, 16, -1)  # those that come nearest, nearest first, and what they come near
+    assert ((above - below) ** 2).sum(1).tolist() == sorted(squared[:, 0].tolist())[:16]
     out = capsys.readouterr().out
     assert f"right for {row.values['accuracy']:.2%} of the held-out images" in out and "samples are nearer" in out
     assert (tmp_path / "figures" / "neighbours-mine.png").stat().st_size > 5000

@@ -171,6 +171,19 @@ def test_who_ran_out_of_memory(error, found):
     assert memory.out_of_memory(error) == found
 
 
+def test_what_a_pass_computes_by_hand():
+    """Two FLOPs a product and sum: of a convolution, of a linear layer, and of attention, whose scores and whose mean of the values
+    are two products of matrices."""
+    assert flops.conv(3, 5, 7) == 2 * 3 * 5 * 9 * 49 and flops.linear(3, 5) == 30
+    assert flops.attention(4, 3) == 4 * 9 * 2 * 16 + 2 * (2 * 9 * 9 * 4)
+    model = ModelConfig(sample_size=8, block_out_channels=(8,), layers_per_block=1, norm_num_groups=4,
+                        down_block_types=("AttnDownBlock2D",), up_block_types=("UpBlock2D",))
+    same, wide = (2 * 9 * 64 * (cin * 8 + 8 * 8) + 2 * 32 * 8 for cin in (8, 16))  # a residual block: two convolutions, the time
+    attention = 4 * 64 * 2 * 64 + 2 * (2 * 64 * 64 * 8)
+    embedding, ends = 2 * 8 * 32 + 2 * 32 * 32, 2 * (2 * 8 * 9 * 64)
+    assert flops.forward(model) == embedding + ends + 3 * same + 2 * attention + 2 * (wide + 2 * 16 * 8 * 64)
+
+
 def test_what_a_training_step_keeps_by_hand():
     """Numbers of one image: 3 channels in and 6 out at 8 x 8, 8 channels there and 16 at 4 x 4, where attention is."""
     model = ModelConfig(sample_size=8, in_channels=3, out_channels=6, block_out_channels=(8, 16), layers_per_block=1,

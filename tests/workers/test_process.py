@@ -68,7 +68,10 @@ def gone(pid):
     return Path(f"/proc/{pid}/stat").read_text().split(") ")[1][0] == "Z"
 
 
-def test_create_sets_threads_and_allocator_before_anything_is_imported(start):
+def test_create_sets_threads_and_allocator_before_anything_is_imported(start, monkeypatch):
+    """Whatever the shell says."""
+    for name, value in (("OMP_NUM_THREADS", "7"), ("MALLOC_MMAP_MAX_", "9")):
+        monkeypatch.setenv(name, value)
     reply = start(create=False).call(Create())
     assert reply.device == {"framework": "fake", "threads": "1", "allocator": "0"}
     assert reply.parameters == weights.count(TINY) and reply.peak_rss_bytes > 1 << 20

@@ -145,9 +145,13 @@ def test_all_units_and_nothing_else_lie_between_two_looks_at_the_clock(n, monkey
 
 
 def test_timed_training_goes_on_step_by_step(monkeypatch, tmp_path):
+    """Also from one block to the next."""
     device = Device()
-    on(device, monkeypatch, tmp_path, every(tmp_path)[0][0])
-    assert [entry for entry in device.log if isinstance(entry, int)] == list(range(7))
+    np.save(tmp_path / "images.npy", np.zeros((20, 1, 8, 8), np.uint8))
+    worker = Session("torch", Spec(TINY, DiffusionConfig(timesteps=20)), device, lambda *_: None, print)
+    for _ in range(2):
+        timed.time_train(worker, every(tmp_path)[0][0])
+    assert [entry for entry in device.log if isinstance(entry, int)] == list(range(14))
 
 
 @pytest.mark.parametrize("n", [0, 1, 2])
