@@ -135,3 +135,18 @@ def test_a_field_that_is_left_out_of_a_key_is_found(monkeypatch):
                                                                   if k != "threads"})
     with pytest.raises(AssertionError):
         test_another_value_is_another_key_where_it_decides_the_result("threads")
+
+
+def test_one_cell_of_every_sampler_eta_and_spacing_is_held_to_the_oracle():
+    """Of fewest steps, whatever its seed."""
+    cells = [Cell(steps, eta, spacing, seed, sampler) for steps in (10, 5) for eta in (0.0, 1.0) for spacing in ("leading", "quad")
+             for seed in (0, 1) for sampler in (None, "heun")]
+    found = job().alike(cells)
+    assert [len(each) for each in found] == [4] * 8 and {each[0].steps for each in found} == {5}
+    assert len({(each[0].sampler, each[0].eta, each[0].spacing) for each in found}) == 8
+
+
+def test_features_of_the_small_network_are_taken_on_the_cpu():
+    other = SimpleNamespace(name="inception-v3-compat", sha256="y")
+    assert {job(device=device).metric_device for device in ("cpu", "cuda", "cuda:1")} == {"cpu"}
+    assert job(device="cuda:1", extractor=other).metric_device == "cuda" and job(extractor=other).metric_device == "cpu"
