@@ -150,3 +150,9 @@ def test_features_of_the_small_network_are_taken_on_the_cpu():
     other = SimpleNamespace(name="inception-v3-compat", sha256="y")
     assert {job(device=device).metric_device for device in ("cpu", "cuda", "cuda:1")} == {"cpu"}
     assert job(device="cuda:1", extractor=other).metric_device == "cuda" and job(extractor=other).metric_device == "cpu"
+
+
+def test_a_choice_of_variance_is_no_solvers():
+    chosen = job(choices={"variance": "small", "clip": "none"})
+    told = [chosen.draw(replace(CELL, sampler=sampler)).plan.get("variance") for sampler in (None, "dpmpp_2m")]
+    assert told == ["small", None] and chosen.draw(replace(CELL, sampler="dpmpp_2m")).plan["clip"] == "none"
