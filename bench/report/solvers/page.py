@@ -49,7 +49,9 @@ def draw(tables: list[list[AnyRow]], path: Path) -> Path:
     for panels, rows in zip(axes, tables, strict=True):
         stats = frames.statistics(frames.measurements(rows))
         backend = first(stats)
-        ticks = sorted(stats["calls"].unique())
+        ticks: list[int] = []
+        for calls in sorted(stats["calls"].unique()):  # numbers that are closer on the axis would cover one another
+            ticks += [calls] if not ticks or calls > 1.15 * ticks[-1] else []
         for panel, x, words in zip(panels, ("calls", "seconds"), ("network calls for an image", "seconds for an image"),
                                    strict=True):
             for k, (solver, line) in enumerate(stats[stats["backend"] == backend].groupby("solver", sort=False)):
