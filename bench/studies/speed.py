@@ -68,7 +68,7 @@ class Workload:
 
 def workloads(preset: Preset) -> list[Workload]:
     """Training, and sampling at the preset's batch, four times it, and one image (latency). All contenders of a race are in memory
-    at once: at the largest batch stock modes stay out, whose ratio the others show."""
+    at once, so that stock modes stay out of the largest batch; the other batches show their ratio."""
     n = preset.sample_batch
     return [Workload("training step", TimeTrain, preset.batch_size), Workload("sampling step", TimeSample, n),
             Workload("sampling step", TimeSample, 4 * n, stock=False), Workload("sampling step", TimeSample, 1)]

@@ -346,7 +346,8 @@ def blind(out: Path) -> list[str]:
     text = ["", "## Lists of sixty mistakes", "",
             "Each list was there before any of its mistakes was tried; [blind.jsonl](blind.jsonl) says by what each was caught. Who wrote the "
             "first two had read no test; who wrote the third knew some, and it is of all rooms. Most of the first list's of a backend were "
-            "asked of one level, dtype and mode of the kit, and most of the third's of bench of the test files that look at their module. "
+            "asked of one level, dtype and mode of the kit, and most of the third's of bench of the test files that look at their module; "
+            "those of the third that were not caught at first were asked again of the one test that was then written for each. "
             "One whose text has changed since can't be asked again."] if first else []
     for name in LISTS:
         listed = [f"{said['file']} {said['name']}" for said in tomllib.loads((HERE / name).read_text())["mistake"]]

@@ -51,7 +51,8 @@ def draw(tables: list[list[AnyRow]], path: Path) -> Path:
         backend = first(stats)
         ticks: list[int] = []
         for calls in sorted(stats["calls"].unique()):  # numbers that are closer on the axis would cover one another
-            ticks += [calls] if not ticks or calls > 1.15 * ticks[-1] else []
+            if not ticks or calls > 1.15 * ticks[-1]:
+                ticks.append(calls)
         for panel, x, words in zip(panels, ("calls", "seconds"), ("network calls for an image", "seconds for an image"),
                                    strict=True):
             for k, (solver, line) in enumerate(stats[stats["backend"] == backend].groupby("solver", sort=False)):
