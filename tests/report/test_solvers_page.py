@@ -226,6 +226,21 @@ def test_the_pages_show_figures_verdicts_and_what_they_come_from(tmp_path, monke
     assert empty.missing == [("FID of fast solvers against network calls has no rows yet.", "python bench/run.py --table solvers")]
 
 
+def test_a_comparison_beyond_its_tolerance_is_on_the_page():
+    """Of this table's cells alone; one within it is no line."""
+    def check(error, **config):
+        images = {"error": error, "tolerance": 1e-3, "ok": error <= 1e-3, "quantiles": {}}
+        return row("check", "torch mindspore", {"images": images}, stage="images", steps=10, eta="0.0", spacing="leading", **config)
+
+    begun = budget()
+    found = [begun, *of_cell("plms", 10, 8.0), check(0.002, sampler="plms", seed=0), check(1e-5, sampler="heun", seed=0),
+             check(0.003, seed=0)]  # of the main job
+    text = page.page([frames.of_table(found, begun)], "run", [])
+    assert [line for line in text.splitlines() if "off by" in line] == [
+        "- torch mindspore: images, plms, S=10, eta=0.0 off by 0.002, tolerance 0.001"]
+    assert "beyond their tolerance" not in page.page([frames.of_table(found[:3], begun)], "run", [])
+
+
 def test_report_writes_the_page_again_from_rows(tmp_path, capsys):
     for each in [*table(), *bounds()]:
         rows.append(tmp_path / "rows", each)
