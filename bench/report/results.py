@@ -88,6 +88,12 @@ def disagreements(rows: list[AnyRow]) -> list[str]:
             for row in of(rows, Checks) for name, v in row.values.items() if not v["ok"]]
 
 
+def beyond_tolerance(rows: list[AnyRow]) -> list[str]:
+    """`disagreements` as lines of a page; none where all agree."""
+    lines = [f"- {line}" for line in disagreements(rows)]
+    return ["Comparisons beyond their tolerance:", "", *lines, ""] if lines else []
+
+
 def _error(found: Verdict, form: str) -> str:
     return "not finite" if found["error"] is None else format(found["error"], form)
 

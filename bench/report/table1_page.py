@@ -13,6 +13,7 @@ from bench.records.rows import AnyRow, of
 from bench.records.values import Budget, Metric
 from bench.report import measures, table1_claims, table1_frames
 from bench.report.measures import label, versions
+from bench.report.results import beyond_tolerance
 from bench.sampling import table1
 
 
@@ -61,7 +62,7 @@ def page(rows: list[AnyRow], command: str, missing: list[str], others: Sequence[
     for (_, device), of_setting in measured.groupby(["n", "device"], sort=False):
         backend = str(of_setting["backend"].value_counts().idxmax())
         out += _setting(rows, of_setting[of_setting["backend"] == backend], backend, str(device))
-    out += _backends(rows, measured)
+    out += [*_backends(rows, measured), *beyond_tolerance(rows)]
     for other in others:
         whole = page(other, command, []).split("\n")
         out += ["", f"# Preset {other[0].preset}", "", *whole[4:]]

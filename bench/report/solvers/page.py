@@ -13,7 +13,7 @@ from bench.records.rows import AnyRow, of
 from bench.records.values import Metric
 from bench.report import measures
 from bench.report.measures import fid_text, label, versions
-from bench.report.results import disagreements
+from bench.report.results import beyond_tolerance
 from bench.report.solvers import claims, frames
 from bench.report.table1_page import figure as plus_minus
 from bench.sampling.solver_table import EQUAL, LONG, NAME, PAIRED_STEPS, Place
@@ -178,8 +178,7 @@ def _network(rows: list[AnyRow]) -> list[str]:
     same = f"The cells of S = {', '.join(map(str, PAIRED_STEPS))}, drawn from the same x_T."
     if not others.empty:
         out += ["### Backends", "", same, "", _markdown(others), ""]
-    wrong = [f"- {line}" for line in disagreements(rows)]
-    return [*out, "Comparisons beyond their tolerance:", "", *wrong, ""] if wrong else out
+    return out + beyond_tolerance(rows)
 
 
 def _markdown(frame: pd.DataFrame) -> str:
