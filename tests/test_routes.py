@@ -51,6 +51,8 @@ def test_from_your_images_to_a_model(tmp_path):
     with Image.open(tmp_path / "my-samples" / "00000.png") as picture:
         assert (picture.size, picture.mode) == ((16, 16), "RGB")
     assert "DISAGREES" not in said[-1] and "PyTorch / oracle" in said[-1]
+    assert "too few images for a meaningful number" in said[-2] and re.search(r"FID\[own-[0-9a-f]{8}\] floor: .* n = 8", said[-2])
+    assert re.search(r"FID\[own-[0-9a-f]{8}\]", said[-2])[0] in said[-1]
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ from bench.cli.options import (
     DTYPE,
     FRESH,
     IGNORE,
+    METRIC,
     MODE,
     NAMED,
     NETWORK,
@@ -66,8 +67,8 @@ def _run(commands: Parser) -> None:
     command goes on from its finished cells. `python bench/run.py` is the same command.
     """
     p = commands.command("run", _run.__doc__, "ddim-bench run --steps 10,50,1000",
-                         (BACKENDS, NETWORK, DATA, SIZE, DEVICE, DTYPE, SEED, SPACING, SAMPLING, IGNORE, SAYING, THREADS, OUT,
-                          FRESH),
+                         (BACKENDS, NETWORK, DATA, SIZE, DEVICE, DTYPE, SEED, SPACING, SAMPLING, METRIC, IGNORE, SAYING, THREADS,
+                          OUT, FRESH),
                          body="run", goes_on_from="the finished cells")
     p.add_argument("--list", dest="body", action="store_const", const="listing", default=argparse.SUPPRESS,
                    help="print presets, conventions, data sets and backends, one line each, and stop")
@@ -84,12 +85,7 @@ def _run(commands: Parser) -> None:
     p.add_argument("--preset", metavar="NAME", help=f"{NAMED}; default: quick, or one that fits images of your "
                    "own; with --table table, with --table solvers table and table-base, one after the other")
     p.add_argument("--convention", metavar="NAME", default="plain", help=f"details of process and sampler; {NAMED}")
-    p.add_argument("--metric", choices=("fmnist-cnn", "inception", "none"), default="fmnist-cnn",
-                   help="what the features of FID come from: the network that ships, for grey 28 x 28 images; that of papers, then "
-                   "for 50,000 samples where --samples is not given; or none, which does not measure")
-    p.add_argument("--inception-weights", type=Path, metavar="FILE", help="a file in torch-fidelity's format; default: "
-                   "torch-fidelity's own, which --download fetches")
-    p.add_argument("--samples", type=int, help="images per sampling cell; default: the preset's")
+    p.add_argument("--samples", type=int, help="images per sampling cell; default: the preset's, with --metric inception 50,000")
     p.add_argument("--train-steps", type=int, help="optimiser steps per backend; default: the preset's")
     p.add_argument("--batch-size", type=int, help="of training, all processes together; default: the preset's")
     p.add_argument("--sample-batch", type=int, help="images drawn at once; processes share out whole batches; default: the "

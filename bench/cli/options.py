@@ -138,6 +138,13 @@ THREADS = _parent(("--threads", {"type": int, "help": "CPU threads of each backe
 OUT = _parent(("--out", {"type": Path, "metavar": "FOLDER", "default": RESULTS,
                          "help": "of rows, figures and pages; default: results"}))
 FRESH = _parent(("--fresh", {"action": "store_true", "help": "do finished work again"}))
+METRICS = ("fmnist-cnn, the network that ships, for grey 28 x 28 images; inception, that of papers; or a file that ddim-bench "
+           "metric wrote, of a network trained on images of your own")
+METRIC = _parent(
+    ("--metric", {"metavar": "NAME", "default": "fmnist-cnn", "help": f"what the features of FID come from: {METRICS}; none does "
+                  "not measure"}),
+    ("--inception-weights", {"type": Path, "metavar": "FILE", "help": "a file in torch-fidelity's format; default: "
+                             "torch-fidelity's own, which --download fetches"}))
 SPACING = _parent(("--spacing", {"metavar": "NAME", "help": "how timesteps are chosen: leading (uniform), linspace, trailing or "
                                  "quad; default: the convention's; for plain that of the fast solvers heun, dpmpp_2s, dpmpp_3m and "
                                  "unipc_3 is trailing"}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from bench.cli.launch import launched
 from bench.cli.options import data_choice
@@ -20,7 +21,7 @@ def preset(args: argparse.Namespace, default: str = "quick") -> Preset:
     found, asked = get_preset(args.preset or default), {"--image-size": args.image_size, "--channels": args.channels}
     choice = data_choice(args)
     own = choice.own(found.dataset)
-    if own is not None and not (own.is_dir() or own.is_file() and own.suffix.lower() in (".npy", ".npz")):
+    if own is not None and not readable(own):
         return found  # what reads it says what is wrong
     if args.weights or own is None or getattr(args, "fit", None) == 0:
         why = "belongs to the network of --weights" if args.weights else "is for images of your own, which --data names"
@@ -43,3 +44,8 @@ def preset(args: argparse.Namespace, default: str = "quick") -> Preset:
               f"{', as they are (--image-size and --channels choose another)' if None in asked.values() else ''}; network: preset "
               f"{found.name}, {count(found.model) / 1e6:.2f}M parameters", flush=True)
     return found
+
+
+def readable(place: Path) -> bool:
+    """Whether images are read from a place of this kind, as from a folder or an array; what reads another says what is wrong."""
+    return place.is_dir() or place.is_file() and place.suffix.lower() in (".npy", ".npz")

@@ -6,6 +6,7 @@ import argparse
 import math
 
 from backends.protocol import Spec
+from bench.cli import metrics
 from bench.cli.options import at_least, data_choice, unsaid, unused
 from bench.cli.values import parse_log
 from bench.metric import fmnist_cnn
@@ -28,16 +29,30 @@ def run(args: argparse.Namespace, command: str) -> None:
     options = read(args, recipe)
     experiment = Experiment(recipe, options, command)
     experiment.held_out  # noqa: B018  a data set that is not there ends the run before it trains
-    if experiment.measures:
-        fmnist_cnn.extractor()  # nor shall a damaged one end it after that
+    about = _metric(args.metric, experiment)
     recipe.run(experiment)
     experiment.row()
     page = gallery.write(args.out)
-    lines = [*experiment.notes, *(f"picture: {printable(args.out / 'gallery' / file)}" for file, _ in experiment.made),
+    lines = [*experiment.notes, *about, *(f"picture: {printable(args.out / 'gallery' / file)}" for file, _ in experiment.made),
              f"page: {printable(page)}"]
     if "tensorboard" in options.log and "training" in experiment.values:
         lines.append(f"training curves: tensorboard --logdir {printable(args.out / 'work')}")
     print("\n".join(lines))
+
+
+def _metric(name: str, experiment: Experiment) -> list[str]:
+    """Lines about what the metric's values say. Raises ConfigError where it is damaged, or says nothing of what was asked for."""
+    by = experiment.options.extractor
+    if name == fmnist_cnn.NAME and experiment.measures:
+        fmnist_cnn.extractor()  # a damaged one shall not end the run after its training
+    if by is None or name == fmnist_cnn.NAME:
+        return []
+    dataset, least = experiment.dataset, 2 * by.width
+    by.require_fitting(dataset.images.shape[1:], f"say nothing of {dataset.name} of", "--metric none goes without, ")
+    for option, n in (("--samples", experiment.samples), ("--data", len(dataset))):
+        require(n >= least, option, n, f"--metric {name} needs at least {least} images, twice its features; --metric none goes "
+                "without")
+    return metrics.others_images(by, dataset)
 
 
 def read(args: argparse.Namespace, recipe: Recipe) -> Options:
@@ -61,11 +76,15 @@ def read(args: argparse.Namespace, recipe: Recipe) -> Options:
         unused(args, f"to {recipe.name}, which compares no trainings", "seeds")
     if not recipe.shows:
         unused(args, f"to {recipe.name}, which draws pictures of its own", "grid", "strip", "gif")
+    # The network that ships is looked at where it is known that samples enough for it are drawn.
+    metric = "none" if args.metric == fmnist_cnn.NAME else args.metric
+    by = metrics.choose(metric, args.inception_weights, args.download)
     return Options(
         backend=args.backend or recipe.backend, device=args.device, dtype=args.dtype, mode=args.mode, train_steps=args.train_steps,
         epochs=args.epochs, batch_size=args.batch_size, lr=args.lr, weights=args.weights, ignore_scheduler=args.ignore_scheduler,
         unsaid=unsaid(args), samples=args.samples, steps=args.steps, sample_batch=args.sample_batch, seed=args.seed,
         seeds=3 if args.seeds is None else args.seeds, data=data_choice(args),
+        extractor=None if args.metric == "none" else by,
         pictures=tuple(kind for kind in ("grid", "strip", "gif") if getattr(args, kind)),
         log=parse_log(args.log or "tensorboard"), sample_at=tuple(parse_steps(args.sample_at)) if args.sample_at else (),
         out=args.out)

@@ -59,7 +59,7 @@ def resolve(args: argparse.Namespace) -> tuple[Job, list[str]]:
         require(launch.processes == 1 or not getattr(args, name), f"--{name.replace('_', '-')}", True, "is for one process alone")
     measured = args.metric != "none"
     require(measured or not args.table, "--metric", args.metric, "goes without --table, which is a table of FID")
-    by = inception.choose(args.metric, args.inception_weights, args.download)
+    by = metrics.choose(args.metric, args.inception_weights, args.download)
     require(not measured or preset.samples >= 2 * by.width, "--samples", preset.samples,
             f"the metric needs at least twice its feature width, {2 * by.width}; --metric none goes without")
     chosen, absent = backends.choose(launch.backends(args.backends), args.network)

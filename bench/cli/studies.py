@@ -12,6 +12,7 @@ from bench.cli.options import (
     DTYPE,
     FRESH,
     IGNORE,
+    METRIC,
     MODE,
     NAMED,
     OUT,
@@ -158,7 +159,8 @@ def recipe(commands: Parser) -> None:
     --epochs shorten the training; picture, row and page then say so. The same command goes on from its last state.
     """
     p = commands.command("recipe", recipe.__doc__, "ddim-bench recipe mnist-scratch --epochs 1",
-                         (DATA, DEVICE, DTYPE, MODE, SEED, OUT, IGNORE, SAYING), body="recipe", goes_on_from="the last state")
+                         (DATA, DEVICE, DTYPE, MODE, SEED, METRIC, OUT, IGNORE, SAYING), body="recipe",
+                         goes_on_from="the last state")
     p.add_argument("name", metavar="NAME", help="mnist-scratch, ddpm-cifar10, ddim-respaced, cosine-selfcond or "
                    "fashion-mnist-mindspore")
     p.add_argument("--backend", metavar="NAME", help="default: the recipe's")

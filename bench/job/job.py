@@ -11,7 +11,7 @@ from typing import Any
 from backends.protocol import Spec
 from bench import oracle
 from bench.data.datasets import Dataset
-from bench.metric import fmnist_cnn
+from bench.metric import fmnist_cnn, inception
 from bench.metric.extractor import Extractor
 from bench.presets import Preset
 from bench.records.agenda import Ahead
@@ -63,8 +63,8 @@ class Job:
 
     @property
     def metric_device(self) -> str:
-        """Where features are taken: the small network's on the CPU, which gives the same bits beside every backend."""
-        return "cuda" if self.device.startswith("cuda") and self.extractor != fmnist_cnn.unchecked() else "cpu"
+        """Where features are taken: those of small networks on the CPU, which gives the same bits beside every backend."""
+        return "cuda" if self.device.startswith("cuda") and self.extractor.name == inception.NAME else "cpu"
 
     @property
     def backends(self) -> tuple[str, ...]:

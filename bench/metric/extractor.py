@@ -1,4 +1,4 @@
-"""What a feature extractor is to the metric. `fmnist_cnn` and `inception` each have one."""
+"""What a feature extractor is to the metric. `fmnist_cnn`, `inception` and `own_cnn` each have one."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.data.pixels import in_words
 from reference.config import require
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 Images = NDArray[np.uint8]
 Statistics = dict[str, NDArray[np.float64]]  # torch-fidelity's keys: "mu" (d,), "sigma" (d, d)
+OTHERS = "--metric inception measures with the network of papers, ddim-bench metric trains one on images of your own"
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,8 @@ class Extractor:
     """What turns images into the features that a metric compares. A value belongs to the weights, named by `sha256`.
 
     `network(device)` gives a function from uint8 images (N, *shape) to features (N, width) on that device. `convert` brings
-    uint8 images (N, C, H, W) of any size and colour to that shape and says in words what it did, "" for nothing.
+    uint8 images (N, C, H, W) of any size and colour to that shape and says in words what it did, "" for nothing. `subject` is what
+    it was trained on, in words, and `trained_on` the SHA-256 of those images, where it says nothing of others.
     """
 
     name: str
@@ -36,6 +39,18 @@ class Extractor:
     batch: int  # images at once
     network: Callable[[str], Network] = field(compare=False, repr=False)
     convert: Callable[[Images], tuple[Images, str]] = field(compare=False, repr=False)
+    subject: str = ""
+    trained_on: str = ""
+
+    def takes(self, shape: tuple[int, ...]) -> bool:
+        """Whether its network takes images (C, H, W) as they are."""
+        return all(side in (None, found) for side, found in zip(self.shape, shape, strict=True))
+
+    def require_fitting(self, shape: tuple[int, ...], found: str, remedy: str = "") -> None:
+        """Raise `ConfigError` for images (C, H, W) of another colour or size than that of a network of one size: converted to it,
+        most of what tells them apart is gone, and its features say little of the rest. `found` says in words whose they are."""
+        require(None in self.shape or self.takes(shape), "--metric", self.name,
+                f"its features are of {self.subject}, and {found} {in_words(shape)}: {remedy}{OTHERS}")
 
 
 def require_installed(name: str) -> None:

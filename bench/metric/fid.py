@@ -77,8 +77,7 @@ def features(images: Images, metric_device: str = "cpu", extractor: Extractor | 
     require(isinstance(images, np.ndarray) and images.dtype == np.uint8, "images",
             getattr(images, "dtype", type(images).__name__), "must be a uint8 array (bench.data.pixels.to_uint8 makes one)")
     wanted = ", ".join("any" if side is None else str(side) for side in extractor.shape)
-    require(images.ndim == 4 and len(images) > 0
-            and all(side in (None, found) for side, found in zip(extractor.shape, images.shape[1:], strict=True)),
+    require(images.ndim == 4 and len(images) > 0 and extractor.takes(images.shape[1:]),
             "images", images.shape, f"{extractor.name} takes images of shape (n, {wanted})")
     require(metric_device in ("cpu", "cuda"), "metric_device", metric_device, "must be cpu or cuda")
     import torch

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bench.data.datasets import Dataset
 from bench.data.pixels import in_words
 from bench.data.readers import DataError
 from bench.metric.extractor import Extractor, Images, Statistics, require_installed
@@ -52,7 +51,7 @@ def extractor() -> Extractor:
 
 def unchecked() -> Extractor:
     """The same, of the weights that lie there, without a look at what is installed."""
-    return Extractor(NAME, WIDTH, sha256(), SHAPE, 500, _features, convert)
+    return Extractor(NAME, WIDTH, sha256(), SHAPE, 500, _features, convert, "grey 28 x 28 clothes")
 
 
 def _require_whole(path: Path, name: str) -> None:
@@ -66,7 +65,12 @@ def _require_whole(path: Path, name: str) -> None:
 
 
 def _features(device: str) -> Network:
-    net = pretrained()["features"].to(device)
+    return extracting(pretrained()["features"], device)
+
+
+def extracting(net: torch.nn.Module, device: str) -> Network:
+    """The function from uint8 images (N, C, H, W) to the features (N, width) of such a network, on a device of its own."""
+    net = net.to(device)
     # float64 from here on: torch-fidelity takes means and KID's kernel in the type of the features.
     return lambda images: net(scale(images)).double()
 
@@ -82,14 +86,6 @@ def convert(images: Images) -> tuple[Images, str]:
     side = SHAPE[1:]
     out = [np.asarray(Image.fromarray(plane).convert("L").resize(side, Image.Resampling.BICUBIC)) for plane in planes]
     return np.stack(out)[:, None], f"{in_words(images.shape[1:])} converted to {in_words(SHAPE)} for the extractor"
-
-
-def require_fitting(dataset: Dataset, remedy: str) -> None:
-    """Raise `ConfigError` for images of another colour or size than this extractor's: converted to grey 28 x 28, most of what tells
-    them apart is gone, and the features of clothes say little of the rest."""
-    shape = dataset.images.shape[1:]
-    require(shape == SHAPE, "--metric", NAME, f"its features are of grey 28 x 28 clothes, and say nothing of {dataset.name} of "
-            f"{in_words(shape)}: {remedy}")
 
 
 def stored_statistics(reference: str) -> Statistics:
@@ -113,8 +109,17 @@ def stored_statistics(reference: str) -> Statistics:
 def network() -> torch.nn.ModuleDict:
     """The CNN: `features` maps float32 (N, 1, 28, 28) in [-1, 1] to (N, 64), `head` maps those to 10 class logits.
 
-    The 64 features are the plain output of a linear layer: after a ReLU some would be zero for every image and the
-    covariance singular. Never trained with flips, so that it sees flipped clothes as foreign.
+    Never trained with flips, so that it sees flipped clothes as foreign.
+    """
+    from torch import nn
+
+    return nn.ModuleDict({"features": trunk(SHAPE, WIDTH, 0.3), "head": nn.Sequential(nn.GELU(), nn.Linear(WIDTH, 10))})
+
+
+def trunk(shape: tuple[int, int, int], width: int, dropout: float) -> torch.nn.Sequential:
+    """What maps float32 images (N, *shape) in [-1, 1], of sides from 8 on, to (N, width): three convolutions and a linear layer.
+
+    The features are the plain output of that layer: after a ReLU some would be zero for every image and the covariance singular.
     """
     from torch import nn
 
@@ -122,10 +127,9 @@ def network() -> torch.nn.ModuleDict:
         convolution = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
         return [convolution, nn.BatchNorm2d(outputs), nn.ReLU(), nn.MaxPool2d(2)]
 
-    features = nn.Sequential(
-        *block(1, 32), *block(32, 64), *block(64, 128), nn.Flatten(), nn.Dropout(0.3), nn.Linear(128 * 3 * 3, WIDTH)
-    )
-    return nn.ModuleDict({"features": features, "head": nn.Sequential(nn.GELU(), nn.Linear(WIDTH, 10))})
+    channels, height, side = shape
+    return nn.Sequential(*block(channels, 32), *block(32, 64), *block(64, 128), nn.Flatten(), nn.Dropout(dropout),
+                         nn.Linear(128 * (height // 8) * (side // 8), width))
 
 
 @functools.cache
@@ -144,6 +148,6 @@ def pretrained() -> torch.nn.ModuleDict:
 
 
 def scale(images: torch.Tensor) -> torch.Tensor:
-    """uint8 (N, 1, 28, 28) to float32 in [-1, 1], as `bench.data.pixels.to_float`, on the tensor's own device."""
+    """uint8 (N, C, H, W) to float32 in [-1, 1], as `bench.data.pixels.to_float`, on the tensor's own device."""
     return images.float() / 127.5 - 1
 

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bench.data.datasets import Dataset
-from bench.metric import fmnist_cnn
 from bench.metric.extractor import Extractor, Images, require_installed
 from bench.metric.fmnist_cnn import sha256
 from bench.metric.torchvision_shim import import_torchvision
@@ -61,16 +60,6 @@ def load(weights: Path | None = None, download: bool = False) -> Extractor:
             "--inception-weights FILE")
     _pretrained(path)
     return Extractor(NAME, WIDTH, sha256(path), (3, None, None), BATCH, functools.partial(_network, path), convert)
-
-
-def choose(metric: str, weights: Path | None, download: bool) -> Extractor:
-    """The extractor of --metric: "fmnist-cnn", "inception" or "none", whose extractor is never run. The others are `load`'s.
-
-    Raises ConfigError."""
-    require(metric == "inception" or weights is None, "--inception-weights", weights, "goes with --metric inception")
-    if metric == "none":
-        return fmnist_cnn.unchecked()
-    return load(weights, download) if metric == "inception" else fmnist_cnn.extractor()
 
 
 def paper_n(metric: str) -> int | None:

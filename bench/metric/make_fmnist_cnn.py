@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,33 +25,50 @@ if TYPE_CHECKING:
     import torch
 
 
-
 def train(data: Dataset, test: Dataset, seed: int, epochs: int, batch: int = 128) -> tuple[torch.nn.ModuleDict, float]:
-    """Train on `data` (cross-entropy, AdamW, one-cycle learning rate); return the network and its test accuracy."""
+    """Train on `data` and its labels; return the network and its test accuracy."""
     import torch
-    from torch.nn.functional import cross_entropy
 
     assert data.labels is not None and test.labels is not None
     torch.manual_seed(seed)
     net = network()
     images, labels = torch.from_numpy(data.images[TRAINED_ON].copy()), torch.from_numpy(data.labels[TRAINED_ON].copy())
     labels = labels.long()
-    steps = epochs * (len(images) // batch)
+    each = len(images) // batch
+
+    def batches() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for _ in tracked(range(epochs), desc="epochs"):
+            for ids in torch.randperm(len(images)).split(batch)[:each]:
+                yield images[ids], labels[ids]
+
+    fit(net, batches(), epochs * each)
+    return net, accuracy(net, torch.from_numpy(test.images.copy()), torch.from_numpy(test.labels.copy()))
+
+
+def fit(net: torch.nn.ModuleDict, batches: Iterable[tuple[torch.Tensor, torch.Tensor]], steps: int) -> None:
+    """Train a network of `features` and `head` on `steps` batches of uint8 images (N, C, H, W) and labels (N,) by cross-entropy,
+    AdamW and a one-cycle learning rate; it is left in evaluation mode."""
+    import torch
+    from torch.nn.functional import cross_entropy
+
     optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
-    for _ in tracked(range(epochs), desc="epochs"):
-        for ids in torch.randperm(len(images)).split(batch)[: steps // epochs]:
-            logits = net["head"](net["features"](scale(images[ids])))
-            loss = cross_entropy(logits, labels[ids], label_smoothing=0.05)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
+    for images, labels in batches:
+        loss = cross_entropy(net["head"](net["features"](scale(images))), labels, label_smoothing=0.05)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
     net.eval()
+
+
+def accuracy(net: torch.nn.ModuleDict, images: torch.Tensor, labels: torch.Tensor) -> float:
+    """The share of uint8 images (N, C, H, W) whose largest logit is that of their label (N,)."""
+    import torch
+
     with torch.no_grad():
-        held_out = torch.from_numpy(test.images.copy())
-        logits = torch.cat([net["head"](net["features"](scale(part))) for part in held_out.split(1000)])
-    return net, float((logits.argmax(1).numpy() == test.labels).mean())
+        found = torch.cat([net["head"](net["features"](scale(part))).argmax(1) for part in images.split(1000)])
+    return float((found == labels).double().mean())
 
 
 def run(data_folder: Path | None, seed: int, epochs: int, threads: int) -> None:
@@ -71,7 +89,7 @@ def run(data_folder: Path | None, seed: int, epochs: int, threads: int) -> None:
     require(len(data) == REFERENCES["train"].stop, "--data", data_folder,
             f"training needs the full data set, and this is {data.provenance}")
     start = time.perf_counter()
-    net, accuracy = train(data, test, seed, epochs)
+    net, told = train(data, test, seed, epochs)
     seconds = time.perf_counter() - start
     save_tensors(net.state_dict(), WEIGHTS)
     sha256.cache_clear()
@@ -84,7 +102,7 @@ def run(data_folder: Path | None, seed: int, epochs: int, threads: int) -> None:
     metadata = {"extractor_sha256": sha256(), "data": data.provenance, "data_sha256": data.sha256}
     save_file(arrays, STATISTICS, metadata)
     RECORD.write_text(json.dumps({
-        "name": fmnist_cnn.NAME, "width": fmnist_cnn.WIDTH, "test_accuracy": accuracy, "test_images": len(test), "seed": seed,
+        "name": fmnist_cnn.NAME, "width": fmnist_cnn.WIDTH, "test_accuracy": told, "test_images": len(test), "seed": seed,
         "epochs": epochs, "threads": threads, "train_split": "train[:30000]",
         "train_seconds": round(seconds),
         "command": command_line("study", "extractor", "--seed", str(seed), "--epochs", str(epochs), "--threads", str(threads)),

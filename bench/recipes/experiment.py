@@ -18,7 +18,7 @@ from backends.protocol import Spec
 from bench import api
 from bench.data.datasets import Dataset
 from bench.data.pixels import to_uint8
-from bench.metric import fid, fmnist_cnn
+from bench.metric import fid
 from bench.pictures import grids, plots
 from bench.progress import tracked
 from bench.recipes import show
@@ -78,8 +78,9 @@ class Experiment:
 
     @property
     def measures(self) -> bool:
-        """Whether so many are enough for the metric."""
-        return self.samples >= 2 * fmnist_cnn.WIDTH
+        """Whether there is a metric, and so many are enough for it."""
+        by = self.options.extractor
+        return by is not None and self.samples >= 2 * by.width
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -164,10 +165,10 @@ class Experiment:
             self.made.append((path.name, "The training loss."))
 
     def measure(self, images: NDArray[np.float32]) -> dict[str, Any] | None:
-        """FID and KID of float images against the training images; None where they are too few for it."""
+        """FID and KID of float images against the training images; None where nothing is measured, or they are too few for it."""
         if not self.measures:
             return None
-        return dict(fid.evaluate(to_uint8(images), self.dataset, seed=self.options.seed))
+        return dict(fid.evaluate(to_uint8(images), self.dataset, seed=self.options.seed, extractor=self.options.extractor))
 
     def follow(self, x: NDArray[np.float32], plan: Plan, what: str, **options: Any) -> NDArray[np.float32]:
         """`Model.follow` with a bar and the run's seed and batch."""

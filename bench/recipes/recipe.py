@@ -9,6 +9,7 @@ from typing import Any
 
 import backends
 from bench.data import datasets
+from bench.metric.extractor import Extractor
 from bench.presets import Preset, get_preset
 from bench.weights.unsaid import Unsaid
 from reference.config import OptimConfig, require
@@ -58,6 +59,7 @@ class Options:
     seed: int
     seeds: int  # trainings per choice, where the recipe compares
     data: datasets.Choice
+    extractor: Extractor | None  # of the metric's features; None: nothing is measured
     pictures: tuple[str, ...]  # of `show.KINDS`, beside the recipe's own
     log: tuple[str, ...]  # of `trackers.LOGS`
     sample_at: tuple[int, ...]  # training steps after which samples are drawn

@@ -40,10 +40,14 @@ def read(path: Path, extractor: Extractor) -> Side:
         require(extractor == fmnist_cnn.extractor(), "B", SHIPPED,
                 f"no statistics ship for {extractor.name}: name images or a .npz file")
         return Side("60,000 training images of Fashion-MNIST, shipped statistics", statistics=fmnist_cnn.stored_statistics("train"))
+    scaled = ""
     if path.is_dir():
-        channels, _ = shape_of(path)
+        channels, side = shape_of(path)
         found = find_images(path)
-        side = min(least for _, least in look([file for _, files in found.own.values() for file in files] or found.paths))
+        sides = [least for _, least in look([file for _, files in found.own.values() for file in files] or found.paths)]
+        if None in extractor.shape or not extractor.takes((channels, side, side)):
+            side = min(sides)
+        scaled = f", from files of up to {max(sides)}" if max(sides) > side else ""
         images = in_order(path, (channels, side, side))
     elif path.suffix.lower() == ".npz" and path.is_file() and set(names := npz_names(path)) >= {"mu", "sigma"}:
         return Side(f"statistics of {printable(path.name)}", statistics=_statistics(path, extractor, names))
@@ -52,13 +56,11 @@ def read(path: Path, extractor: Extractor) -> Side:
     else:
         raise DataError(f"{path}: {'is no folder and no .npz or .npy file' if path.exists() else 'no such file or folder'}")
     n = len(images)
-    if extractor == fmnist_cnn.extractor():
-        require(images.shape[1:] == fmnist_cnn.SHAPE, "--metric", extractor.name, "its features are of grey 28 x 28 clothes, and "
-                f"{path} holds {in_words(images.shape[1:])}: --metric inception measures with the network of papers")
+    extractor.require_fitting(images.shape[1:], f"{path} holds")
     least = 2 * extractor.width
     require(n >= least, "number of images", n, f"{path}: must be at least {least}, twice the {extractor.width} features of "
             f"{extractor.name}; take more images")
-    return Side(f"{n:,} images of {printable(path.name)}, {in_words(images.shape[1:])}", images)
+    return Side(f"{n:,} images of {printable(path.name)}, {in_words(images.shape[1:])}{scaled}", images)
 
 
 def _statistics(path: Path, extractor: Extractor, names: list[str]) -> Statistics:

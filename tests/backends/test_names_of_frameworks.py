@@ -24,6 +24,7 @@ ALLOWED = {
     "bench/metric/fmnist_cnn.py": METRIC,
     "bench/metric/inception.py": METRIC,
     "bench/metric/make_fmnist_cnn.py": METRIC,
+    "bench/metric/own_cnn.py": METRIC,
     "bench/metric/torchvision_shim.py": METRIC,
     **{f"bench/workers/peers/{name}.py": "what is timed beside the backends are PyTorch programs, or converted from them"
        for name in ("peer", "diffusers", "lucidrains", "exported", "onnxruntime", "openvino", "aotinductor")},

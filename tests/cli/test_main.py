@@ -203,6 +203,7 @@ BODIES = {  # a command line of each command, and the file of `bench.cli` that d
     "run": "run", "run --speed": "speed", "speed": "speed", "run --list": "listing", "train --train-steps 9 --save x": "train",
     "sample --weights x": "sample", "convert a b": "convert", "recipe mnist-scratch": "recipe", "report": "report",
     "likelihood --weights x": "likelihood", "fid a b": "distance", "compare a b": "compare", "submit --name x": "submit",
+    "metric --save x.safetensors": "metrics",
     "launch --processes 2 -- run": "processes", "export-case --out x": "diagnosis", "check-images a b": "diagnosis",
     "study noise": "study", "study neighbours": "study", "study ablation": "study", "study scaling": "study",
     "study extractor": "study", "study same-noise --weights x": "study", "study round-trip --weights x": "study"}
@@ -237,7 +238,7 @@ def test_the_list_above_has_all_commands():
     ("rum --steps 10", "ddim-bench: 'rum' is no command; did you mean run?"),
     ("study nois", "ddim-bench study: 'nois' is no command; did you mean noise?"),
     ("", "ddim-bench: a command is missing; choose from run, launch, speed, train, sample, convert, recipe, likelihood, study, "
-     "export-case, check-images, fid, compare, submit, report"),
+     "export-case, check-images, metric, fid, compare, submit, report"),
     ("run --samples many", "--samples: 'many': must be a whole number in digits"),
     ("run --peers", "--peers: does not apply to ddim-bench run; it is an option of ddim-bench speed"),
     ("run 10", "unrecognized arguments: 10"),

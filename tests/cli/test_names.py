@@ -132,6 +132,7 @@ INPUTS = {
     "a record": ("net/training.json", ["train", "--train-steps", "300", "--save", "new", "--weights", "net"]),
     "losses": ("net/loss.csv", ["train", "--train-steps", "300", "--save", "new", "--weights", "net"]),
     "Inception's weights": ("x.pth", ["run", "--metric", "inception", "--inception-weights", "x.pth"]),
+    "a metric of one's own": ("x.safetensors", ["fid", "a", "b", "--metric", "x.safetensors"]),
     "rows": ("out/rows/metric.jsonl", ["report", "--out", "out"]),
     "a data set's file": ("set/train-images-idx3-ubyte.gz", ["run", "--data", "set", "--dataset", "mnist"]),
 }

@@ -40,7 +40,8 @@ from tests.helpers.fuzz_readers import ADDRESSES, command
 
 SMALL = str(CHECKPOINTS / "fmnist-small")
 STOPS = ("bench.training.loop.fit", "bench.api.draw", "bench.workers.crew.Crew.start", "bench.studies.noise.study",
-         "bench.studies.neighbours.study", "bench.studies.ablation.measure", "bench.metric.make_fmnist_cnn.train")  # of work
+         "bench.studies.neighbours.study", "bench.studies.ablation.measure", "bench.metric.make_fmnist_cnn.train",
+         "bench.metric.own_cnn.train")  # of work
 
 WORDS = ("x", "none", "0", "-1", "1,2", ",", "a\nb", "\x1b[31m", "--", "-", "nan", "inf", "1e400", "9" * 40, "<b>", "x" * 300,
          "caf\u00e9", "")
@@ -60,6 +61,7 @@ BY_METAVAR = {
     "A[,B]": ("ddim", "ddpm", "ddim,ddpm", "tensorboard", "none", "wandb", "batch,steps", "x", ","),
     "NAME=FILE.npy": ("a=images.npy", "images.npy", "=images.npy", "real=images.npy", "a=file", "../a=images.npy", "a=/dev/zero"),
     "VARIANT": ("cosine schedule", "x"), "FILE.npy": ("drawn.npy", "drawn.npz", *PLACES), "FILE.png": ("drawn.png", *PLACES),
+    "FILE.safetensors": ("new.safetensors", *PLACES),
 }
 BY_OPTION = {
     "preset": (*PRESETS, "x"), "backend": ("torch", "x", "real", "../x"),
@@ -71,6 +73,7 @@ BY_OPTION = {
     "dataset": ("fashion-mnist", "mnist", "cifar10", "images", "x"), "mode": ("tuned", "stock", "compiled", "x"),
     "executor": ("local", "x", "ray=", "ray=x"), "final_alpha": ("one", "first", "x"), "time_order": ("sin", "cos", "x"),
     "qkv_order": ("heads", "qkv", "x"), "images": ("images.npy", "file", "3"),
+    "metric": ("fmnist-cnn", "none", "inception", "file", "folder", "x", ""),
 }
 NEEDED = {("sample",): "save"}  # beside what the parser requires
 EVEN = ("sampler", "convention", "spacing")  # options of which each name is as likely, and which meet often

@@ -38,7 +38,7 @@ from bench.cli import train
 from bench.cli.main import main
 from bench.data import datasets, image_files, pixels, readers
 from bench.files import savez
-from bench.metric import fmnist_cnn, inception
+from bench.metric import fmnist_cnn, inception, own_cnn
 from bench.metric.torchvision_shim import import_torchvision
 from bench.paths import ROOT
 from bench.records import rows
@@ -508,9 +508,13 @@ def parts_of_cells(folder: Path) -> Reader:
 
 
 def statistics_of_extractors(folder: Path) -> Reader:
-    """The files that ship beside the extractor, and torch-fidelity's."""
+    """The files that ship beside the extractor, torch-fidelity's, and those of networks for images of one's own."""
+    from safetensors.torch import save_file
+
+    about = {own_cnn.KEY: json.dumps({"shape": [1, 8, 8], "width": 1})}
     seeds = {"statistics": fmnist_cnn.STATISTICS.read_bytes(), "record": fmnist_cnn.RECORD.read_bytes(),
-             "inception": whole(lambda path: torch.save({"a": torch.zeros(3)}, path))}
+             "inception": whole(lambda path: torch.save({"a": torch.zeros(3)}, path)),
+             "own": whole(lambda path: save_file(own_cnn._network((1, 8, 8), 1).state_dict(), path, about))}
 
     def read(asked: tuple[str, bytes]) -> Any:
         for name, content in seeds.items():
@@ -518,6 +522,8 @@ def statistics_of_extractors(folder: Path) -> Reader:
         if asked[0] == "inception":
             import_torchvision()
             return inception._pretrained.__wrapped__(folder / "inception")
+        if asked[0] == "own":
+            return own_cnn.load(folder / "own")
         with mock.patch.object(fmnist_cnn, "STATISTICS", folder / "statistics"), \
                 mock.patch.object(fmnist_cnn, "RECORD", folder / "record"):
             return fmnist_cnn.stored_statistics("train")

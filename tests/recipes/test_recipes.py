@@ -16,6 +16,8 @@ from PIL import Image
 import backends
 from bench import api, presets
 from bench.cli.main import main
+from bench.data import datasets
+from bench.metric import own_cnn
 from bench.recipes import RECIPES, cosine_selfcond, ddim_respaced, ddpm_cifar10, experiment
 from bench.recipes.recipe import shortened
 from bench.records import rows
@@ -162,6 +164,17 @@ def test_choices_are_compared_by_the_metric_over_seeds(images):
     assert set(row.values["fid"]) == set(cosine_selfcond.CHOICES)
     assert all(len(v) == 2 and v[0] != v[1] and min(v) > 0 for v in row.values["fid"].values())
     assert row.values["pictures"][0][0] == "cosine-selfcond.png" and len(row.values["training"]) == 6
+
+
+def test_a_metric_of_ones_own_images_measures_and_is_named_in_the_row(images, tmp_path):
+    data = datasets.Choice("images", images / "grey.npz").both("mnist", (1, SIZE, SIZE))
+    few = [replace(split, images=split.images[:8]) for split in data]
+    own_cnn.write(tmp_path / "own.safetensors", *few, 0, 1)
+    by = own_cnn.load(tmp_path / "own.safetensors")
+    row, = run(images, "mnist-scratch", "--train-steps", "2", "--batch-size", "4", "--samples", "8",
+               "--metric", str(tmp_path / "own.safetensors"))
+    measured = [value["metric"] for value in row.values["variance"].values()]
+    assert measured and {(m["metric"], m["extractor_sha256"], m["n"]) for m in measured} == {(f"FID[{by.name}]", by.sha256, 8)}
 
 
 def test_weights_take_the_place_of_training_and_say_so(images):
