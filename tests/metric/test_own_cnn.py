@@ -83,6 +83,12 @@ def test_the_same_images_seed_and_steps_give_the_same_file_and_any_other_another
     assert (first.width, first.shape, first.trained_on) == (4, SHAPE, dataset(scenes(8, 2)).sha256)
 
 
+def test_the_weights_are_those_of_the_seed():
+    """And not its name in the file alone."""
+    one, other = (own_cnn.train(scenes(8, 2), 4, seed, 1).state_dict()["head.1.weight"] for seed in (0, 1))
+    assert not bool((one == other).any())
+
+
 @pytest.mark.parametrize("side", [8, 13, 64])
 def test_any_side_has_a_network(side):
     net = own_cnn.train(scenes(2, 0, side)[:, :1], 5, 0, 1)
