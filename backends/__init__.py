@@ -25,7 +25,7 @@ GROUP = "ddim_bench.backends"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,40}")  # names become those of files
 BORROWS = "+"  # SAMPLER+NETWORK: a sampler that draws with the network of another backend
 # What rows and workers call so is no backend.
-RESERVED = ("real", "noise", "images", "diffusers", "lucidrains", "onnxruntime", "openvino", "aotinductor")
+RESERVED = ("real", "noise", "images", "diffusers", "lucidrains", "flax", "onnxruntime", "openvino", "aotinductor")
 _taken: dict[str, EntryPoint] = {}  # by `take`
 
 

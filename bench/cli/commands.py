@@ -121,7 +121,8 @@ def _speed(commands: Parser) -> None:
     """
     p = commands.command("speed", _speed.__doc__, "ddim-bench speed --peers", (BACKENDS, DEVICE, THREADS, OUT, FRESH),
                          body="speed", goes_on_from="the finished cells")
-    p.add_argument("--peers", action="store_true", help="also time diffusers, lucidrains, and engines that run an exported network")
+    p.add_argument("--peers", action="store_true",
+                   help="also time diffusers, lucidrains, a plain port to Flax, and engines that run an exported network")
     p.add_argument("--preset", metavar="NAME", default="quick", help=f"whose network is timed; {NAMED}")
     p.add_argument("--batch-size", type=int, help="of training; default: the preset's")
     p.add_argument("--timeout", type=float, default=TIMEOUT, help="seconds without heartbeat or progress, then a worker is ended")

@@ -37,8 +37,8 @@ Written by `ddim-bench speed --peers`, from the raw block times in [rows/timing.
 contender is a process of its own with the same threads and allocator; blocks of all contenders alternate A B B A. "stock" is the
 framework's plain layers, "tuned" the backend's default, "compiled" adds `torch.compile` where that is not the default (CPU).
 diffusers' `UNet2DModel` computes the same function with the same weights, as its examples use it (eager), and compiled in
-channels_last (tuned). ONNX Runtime, OpenVINO and AOTInductor run that network, converted. lucidrains is the nearest network of
-another function: see its parameters and GFLOP.
+channels_last (tuned). ONNX Runtime, OpenVINO and AOTInductor run that network, converted. Flax is a plain port of it with
+those weights, compiled by JAX. lucidrains is the nearest network of another function: see its parameters and GFLOP.
 
 - Ratios are speed-ups: the other's time divided by this one's, median of neighbouring blocks. Of several processes of a contender
   the interval is Student's t over them, 95%; of a single one it is a bootstrap of its blocks, and says nothing of another process.

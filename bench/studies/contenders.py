@@ -31,7 +31,8 @@ def contenders(backends: Sequence[str], with_peers: bool, device: str = "cpu") -
     out = [c for c in _possible(backends, device) if not _outside(c, device)]
     if with_peers:
         out += [Contender("diffusers", "stock", "float32"), Contender("diffusers", "tuned", "float32"),
-                Contender("diffusers", "tuned", "bfloat16"), Contender("lucidrains", "stock", "float32")]
+                Contender("diffusers", "tuned", "bfloat16"), Contender("lucidrains", "stock", "float32"),
+                Contender("flax", "tuned", "float32")]
         out += [Contender(name, "tuned", dtype) for name in peers.ENGINES if device == "cpu" for dtype in peers.dtypes(name)]
     first = next((c for c in out if c.mode == "tuned"), None)
     return [*out, replace(first, again=True)] if first else out

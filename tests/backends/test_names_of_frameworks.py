@@ -28,6 +28,7 @@ ALLOWED = {
     "bench/metric/torchvision_shim.py": METRIC,
     **{f"bench/workers/peers/{name}.py": "what is timed beside the backends are PyTorch programs, or converted from them"
        for name in ("peer", "diffusers", "lucidrains", "exported", "onnxruntime", "openvino", "aotinductor")},
+    "bench/workers/peers/flax.py": "the port to Flax, a library of JAX, is timed beside the backends",
     "bench/training/trackers.py": "tensorboardX loads torch where it finds it, which a process of another framework must not hold",
     "bench/weights/tensor_files.py": "names in PyTorch's pickles are checked before a framework sees them; `convert --mindspore`",
     "bench/recipes/fashion_mnist_mindspore.py": "the tutorial that it follows is MindSpore's",

@@ -1,4 +1,4 @@
-"""Peers compute what they are said to: diffusers the same function as ours, lucidrains the nearest; and FLOPs are torch's."""
+"""Peers compute what they are said to: diffusers and Flax our function, lucidrains the nearest; and FLOPs are torch's."""
 
 from __future__ import annotations
 
@@ -43,6 +43,33 @@ def test_diffusers_computes_our_function(model):
     x, t = streams.normal(0, "check", np.arange(3), (1, 8, 8)), np.array([0, 7, 19])
     found = peer.to_host(peer.forward(peer.to_device(x), peer.to_device(t)))
     np.testing.assert_allclose(found, unet.forward(w, model, x.astype(float), t), atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [TINY, HEADS])
+def test_the_port_to_flax_computes_our_function(model):
+    """Its network, path and, from the same batches, losses and weights."""
+    pytest.importorskip("flax")
+    spec = replace(SPEC, model=model, mode="tuned", optim=OptimConfig(lr=1e-2, eps=1e-3, max_grad_norm=1.0))
+    peer, w = peers.create("flax", spec), weights.initialise(model, 1)
+    peer.load_weights(w)
+    assert all(np.array_equal(value, w[name]) for name, value in peer.weights().items())
+    x, t = streams.normal(0, "check", np.arange(3), (1, 8, 8)), np.array([0, 7, 19])
+    found = peer.to_host(peer.forward(peer.to_device(x), peer.to_device(t)))
+    np.testing.assert_allclose(found, unet.forward(w, model, x.astype(float), t), atol=1e-5)
+    for clip in ("clip", "none"):
+        plan = make_plan(SPEC.diffusion, 5, clip=clip, spacing="leading")
+        ours = samplers.sample(lambda x, t: unet.forward(w, model, x, t), x.astype(float), plan, None)
+        np.testing.assert_allclose(peer.to_host(peer.sample(peer.to_device(x), plan)), ours, atol=1e-4)
+    torch = opened("torch", spec).backend
+    torch.load_weights(w)
+    for n in range(3):
+        batch = batches.training_batch(0, np.arange(256, dtype=np.uint8).reshape(4, 1, 8, 8), n, 4, 20)
+        np.testing.assert_allclose(*(float(one.to_host(one.train_step(batch))) for one in (torch, peer)), rtol=1e-5)
+    for name, value in peer.weights().items():
+        np.testing.assert_allclose(value, torch.weights()[name], atol=2e-5, err_msg=name)
+    with pytest.raises(ConfigError, match="the Flax port has 'default' alone"):
+        peers.create("flax", replace(spec, model=replace(model, resnet_time_scale_shift="scale_shift")))
 
 
 @pytest.mark.slow

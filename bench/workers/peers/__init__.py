@@ -1,6 +1,6 @@
 """What users would pick instead, as contenders of the speed table, one file each.
 
-A peer takes the same commands in a worker as a backend does. diffusers and lucidrains are libraries that train and sample; the
+A peer takes the same commands in a worker as a backend does. diffusers, lucidrains and a plain port to Flax train and sample; the
 others run diffusers' network, converted, and sample alone. No framework is imported before one is created.
 """
 
@@ -15,14 +15,15 @@ from bench.workers.peers.peer import DTYPES as DTYPES
 from bench.workers.peers.peer import Peer as Peer
 from reference.config import require
 
-LIBRARIES = {"diffusers": "Diffusers", "lucidrains": "Lucidrains"}  # file and class
+LIBRARIES = {"diffusers": "Diffusers", "lucidrains": "Lucidrains", "flax": "Flax"}  # file and class
 ENGINES = {"aotinductor": "AotInductor", "onnxruntime": "OnnxRuntime", "openvino": "OpenVino"}
 PEERS = LIBRARIES | ENGINES
 
 
 def dtypes(name: str) -> tuple[str, ...]:
     """Those that this peer is timed in."""
-    return ("float32",) if name == "onnxruntime" else DTYPES  # whose kernels for CPUs have no bfloat16
+    # ONNX Runtime's kernels for CPUs have no bfloat16; the port to Flax is a plain one.
+    return ("float32",) if name in ("onnxruntime", "flax") else DTYPES
 
 
 def create(name: str, spec: Spec) -> Peer:
