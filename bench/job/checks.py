@@ -111,7 +111,7 @@ def _path(job: Job, crew: Crew, backend: str, cell: Cell, drawn: Images) -> dict
     error = apart(images[ids])
     if cell.steps > GATED_STEPS:
         return verdict(error, 10 * within)
-    return sampling.rounded(job, crew, verdict(error, within), (backend,), cell, ids, apart)
+    return sampling.rounded(job, crew, verdict(error, within), {backend: images[ids]}, cell, ids, apart)
 
 
 def _repeated(images: NDArray[Any]) -> list[int]:
@@ -240,11 +240,11 @@ def images(job: Job, crew: Crew, book: Notebook, drawn: Images) -> None:
             book.cell("images", key, partial(_images, job, crew, book, drawn, cell, (have[0], other), key))
 
 
-def _images(job: Job, crew: Crew, book: Notebook, drawn: Images, cell: Cell, backends: tuple[str, ...], key: Key, _: Path
-            ) -> AnyRow:
-    difference = np.abs(np.subtract(*(np.load(drawn[backend, cell]) for backend in backends)))
+def _images(job: Job, crew: Crew, book: Notebook, drawn: Images, cell: Cell, who: tuple[str, ...], key: Key, _: Path) -> AnyRow:
+    both = {backend: np.load(drawn[backend, cell]) for backend in who}
+    difference = np.abs(np.subtract(*both.values()))
     found = verdict(float(difference.max()), TOLERANCES[job.dtype]["images"] if cell.steps <= GATED_STEPS else None)
     worst = np.argsort(-difference.max(axis=(1, 2, 3)))[:sampling.WORST]
-    found = sampling.rounded(job, crew, found, backends, cell, worst, reference_check.difference)
+    found = sampling.rounded(job, crew, found, {b: a[worst] for b, a in both.items()}, cell, worst, reference_check.difference)
     found["quantiles"] = {str(q): float(v) for q, v in zip(QUANTILES, np.quantile(difference, QUANTILES), strict=True)}
     return book.row("check", key["backend"], key, {"images": found})

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from backends import about
 from bench import files
+from bench import oracle as reference_check
 from bench.job.job import Images, Job
 from bench.oracle import TOLERANCES
 from bench.records.cells import SCRATCH
@@ -24,6 +25,7 @@ from bench.workers import ray_cluster
 from bench.workers.crew import Crew
 
 ROUNDING = 10  # times float32's tolerance: what its rounding is believed to reach
+ALIKE = 3  # times one backend's rounding: what another one's may be on the same images
 WORST = 4  # images of a cell that are drawn in float64, those of the largest errors
 
 
@@ -52,18 +54,27 @@ def share(job: Job, crew: Crew, book: Notebook, backend: str, cell: Cell) -> Non
                job.processes, finished=partial(book.cells.done, "sample", key))
 
 
-def rounded(job: Job, crew: Crew, found: dict[str, Any], backends: tuple[str, ...], cell: Cell, ids: Iterable[int],
+def rounded(job: Job, crew: Crew, found: dict[str, Any], drawn: dict[str, NDArray[Any]], cell: Cell, ids: Iterable[int],
             apart: Callable[..., float]) -> dict[str, Any]:
-    """The verdict `found` on images of these ids. An error of float32 beyond the tolerance may be its rounding, which a network
-    magnifies. Up to `ROUNDING` times the tolerance the images are drawn again in float64, by each of the backends, and are right
-    where they are `apart` by no more than float64's tolerance."""
+    """The verdict `found` on the images of these ids that each backend has `drawn`. An error of float32 beyond the tolerance may be
+    its rounding, which a network magnifies. Up to `ROUNDING` times the tolerance the images are drawn again in float64.
+
+    By each of the backends: they are right where they are `apart` by no more than float64's tolerance. Where one of two has no
+    float64, the other's tell how far float32 alone is off there, and its own may be off by `ALIKE` times as much.
+    """
     error, within = found["error"], found["tolerance"]
     if found["ok"] or error is None or error > ROUNDING * within or job.dtype != "float32" or job.processes > 1:
         return found
-    if not all("float64" in about(backend).dtypes for backend in backends):
+    able = [backend for backend in drawn if "float64" in about(backend).dtypes]
+    exact = [_in_float64(job, crew, backend, cell, ids) for backend in able]
+    if len(able) == len(drawn):
+        error = apart(*exact)
+        return found | {"float64": error, "ok": error <= TOLERANCES["float64"]["images"]}
+    if not able:
         return found
-    error = apart(*(_in_float64(job, crew, backend, cell, ids) for backend in backends))
-    return found | {"float64": error, "ok": error <= TOLERANCES["float64"]["images"]}
+    (other,) = set(drawn) - set(able)
+    off = {backend: reference_check.difference(drawn[backend], exact[0]) for backend in (*able, other)}
+    return found | {"rounding": off, "ok": off[other] <= ALIKE * off[able[0]]}
 
 
 def _in_float64(job: Job, crew: Crew, backend: str, cell: Cell, ids: Iterable[int]) -> NDArray[np.float64]:

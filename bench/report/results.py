@@ -77,7 +77,7 @@ def check_table(rows: Iterable[AnyRow]) -> pd.DataFrame:
                           "measured": "bit-equal" if v.get("bit_equal") else _error(v, ".1e"),
                           "tolerance": "(reported)" if gate is None else f"{gate:.0e}",
                           "verdict": DISAGREES if not v["ok"] else "" if gate is None else
-                          "ok in float64" if "float64" in v else "ok"})
+                          "ok in float64" if "float64" in v else "ok: rounding" if "rounding" in v else "ok"})
     return pd.DataFrame(lines)
 
 

@@ -1,9 +1,10 @@
-"""What else could make a step faster, and what bounds it: `python -m tests.benchmarks.tries torch`, `mindspore` or `layout`.
+"""What else could make a step faster, and what bounds it: `python -m tests.benchmarks.tries NAME`.
 
 `torch`, `mindspore`: one float32 call of the tuned network at batch 64, its time shifts made beforehand as in sampling, beside
 variants of it: other settings of the framework, and parts left out, whose output is wrong and whose time says what the part
-costs. `layout`: whole steps of the tuned torch backend, beside the same with the other memory layout. Blocks of all variants are
-timed in turn (A B B A) in one process. `results/tries.md` shows the last run of each, from its row.
+costs. `training`: the same of a whole training step of the torch backend. `layout`: whole steps of the tuned torch backend, beside
+the same with the other memory layout. Blocks of all variants are timed in turn (A B B A) in one process. `results/tries.md` shows
+the last run of each, from its row.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from backends.protocol import Spec
+from backends.protocol import Batch, Spec
 from bench import files, streams
 from bench.paths import ROOT
 from bench.presets import SPEED, get_preset
@@ -44,6 +45,17 @@ def inputs() -> tuple[np.ndarray, dict[str, np.ndarray]]:
     return np.random.default_rng(0).standard_normal(shape, np.float32), weights.initialise(SPEED, 0)
 
 
+def strip(network: Any, left_out: tuple[type, ...]) -> Any:
+    """A torch network without its modules of these classes."""
+    from torch import nn
+
+    for module in network.modules():
+        for name, child in module.named_children():
+            if isinstance(child, left_out):
+                setattr(module, name, nn.Identity())
+    return network
+
+
 def torch_variants() -> dict[str, Call]:
     """Every variant, warm."""
     import torch
@@ -58,11 +70,7 @@ def torch_variants() -> dict[str, Call]:
     def network(layout: torch.memory_format, left_out: tuple[type[nn.Module], ...] = ()) -> UNet:
         made = UNet(SPEED).eval().requires_grad_(False)
         made.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in values.items()})
-        for module in made.modules():
-            for name, child in module.named_children():
-                if isinstance(child, left_out):
-                    setattr(module, name, nn.Identity())
-        return made.to(memory_format=layout)  # type: ignore[call-overload, no-any-return]
+        return strip(made, left_out).to(memory_format=layout)  # type: ignore[call-overload, no-any-return]
 
     def variant(network: UNet, layout: torch.memory_format, settings: dict[str, Any] | None = None,
                 mode: str | None = None) -> Call:
@@ -153,6 +161,51 @@ def mindspore_variants() -> dict[str, Call]:
     }
 
 
+def training_variants() -> dict[str, Call]:
+    """Every variant, warm."""
+    import torch._inductor.config as inductor
+    from torch import nn
+
+    from backends.torch.backend import TorchBackend, create
+    from backends.torch.layers import Attention, NormSiLU
+
+    preset = get_preset("speed")
+    spec = Spec(SPEED, preset.diffusion, preset.optim)
+    batch = training_batch(spec)
+
+    def variant(mode: str = "tuned", settings: dict[str, Any] | None = None, apply: Call | None = None,
+                left_out: tuple[type[nn.Module], ...] = ()) -> Call:
+        made: TorchBackend = create(replace(spec, mode=mode))
+        made.load_weights(weights.initialise(SPEED, 0))
+        strip(made.network, left_out)
+        if apply:
+            made.optimiser.apply = apply  # type: ignore[method-assign]
+
+        def call() -> object:
+            with inductor.patch(settings or {}):
+                return made.to_host(made.train_step(batch))
+
+        call()
+        return call
+
+    return {
+        "tuned": variant(),
+        "stock": variant("stock"),
+        "compiled": variant("compiled"),
+        "compiled, C++ wrapper": variant("compiled", {"cpp_wrapper": True}),
+        "compiled, max-autotune": variant("compiled", {"max_autotune": True}),
+        "without clipping, Adam and average": variant(apply=lambda: None),
+        "without those, norm and SiLU": variant(apply=lambda: None, left_out=(NormSiLU,)),
+        "without those, norm, SiLU and attention": variant(apply=lambda: None, left_out=(NormSiLU, Attention)),
+    }
+
+
+def training_batch(spec: Spec) -> Batch:
+    """Of black images."""
+    T = spec.diffusion.timesteps
+    return batches.training_batch(0, np.zeros((BATCH, *spec.image_shape), np.uint8), 0, BATCH, T)
+
+
 def layout_variants(workload: str, dtype: str) -> dict[str, Call]:
     """A step of the tuned backend, and of the same with its networks in the other layout, warm."""
     import torch
@@ -162,7 +215,7 @@ def layout_variants(workload: str, dtype: str) -> dict[str, Call]:
     preset = get_preset("speed")
     spec = Spec(SPEED, preset.diffusion, preset.optim, dtype=dtype)
     step = make_plan(preset.diffusion, preset.diffusion.timesteps).cut(0, 1)
-    batch = batches.training_batch(0, np.zeros((BATCH, *spec.image_shape), np.uint8), 0, BATCH, preset.diffusion.timesteps)
+    batch = training_batch(spec)
 
     def variant(layout: torch.memory_format | None = None) -> tuple[torch.memory_format, Call]:
         made = create(spec)
@@ -203,6 +256,10 @@ TRIES = {
     "mindspore": [Try("mindspore", "network call",
                       "Aimed at: 4 times as fast as stock. A variant would have to come near the last line, which has nothing but "
                       "convolutions, sums and the upsampling.", mindspore_variants)],
+    "training": [Try("torch", "training step and its parts",
+                     "Aimed at: float32 training 1.1 times as fast as diffusers' compiled network, which calls the same "
+                     "convolutions. A variant would have to come near the last line, which has nothing but convolutions and sums, "
+                     "forwards and backwards.", training_variants)],
     "layout": [Try("torch", workload, LAYOUT, partial(layout_variants, workload, dtype), dtype)
                for workload in ("training step", "sampling step") for dtype in ("float32", "bfloat16")],
 }
@@ -231,7 +288,7 @@ def render(every: list[Row]) -> str:
     """`tries.md`: the last row of each try."""
     newest = {_key(row.config): row for row in every}
     text = ["# A step, tried otherwise", "",
-            "Made by `python -m tests.benchmarks.tries torch`, `mindspore` and `layout`; raw block times: "
+            "Made by `python -m tests.benchmarks.tries torch`, `mindspore`, `training` and `layout`; raw block times: "
             "[rows/study.jsonl](rows/study.jsonl). The network of preset `speed` at batch "
             f"{BATCH}, milliseconds, median of blocks that were timed in turn; *against tuned*: median of the ratios of "
             "neighbouring blocks, with its 95% interval, above 1 where the variant is faster. *Without* a part the output is "

@@ -81,19 +81,23 @@ def test_two_backends_are_compared_with_the_first(tmp_path: Path) -> None:
     assert ended.code == 4 and "torch wrong: images, S=4, eta=0.0 off by" in ended.stderr
 
 
+class Off(wrong.Changed):
+    """One pixel of the last image, which the oracle draws, is off."""
+
+    in_float32, in_float64 = 2e-3, 0.0
+
+    def images(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.clone()
+        x[(slice(-1, None), *[0] * (x.ndim - 1))] += self.in_float64 if x.dtype == torch.float64 else self.in_float32
+        return x
+
+
 @pytest.mark.parametrize(("error", "in_float64", "code"), [(2e-3, 0.0, 0), (2e-3, 2e-3, 4), (2e-3, 1e-7, 4), (2e-2, 0.0, 4)])
 @pytest.mark.parametrize("backends", [("torch", "wrong"), ("wrong",)])
 def test_rounding_that_a_network_magnifies_is_told_from_a_mistake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: float,
                                                                   in_float64: float, code: int, backends: tuple[str, ...]) -> None:
     """Float32's alone, of up to ten times the tolerance. What is in float64, too, is wrong, and so is more."""
-    class Off(wrong.Changed):
-        def images(self, x: torch.Tensor) -> torch.Tensor:
-            off = in_float64 if x.dtype == torch.float64 else error
-            x = x.clone()
-            x[(slice(-1, None), *[0] * (x.ndim - 1))] += off  # one pixel of the last image, which the oracle draws
-            return x
-
-    monkeypatch.setitem(wrong.MISTAKES, "off", ("", Off))
+    monkeypatch.setitem(wrong.MISTAKES, "off", ("", type("Off", (Off,), {"in_float32": error, "in_float64": in_float64})))
     monkeypatch.setattr(sampling, "about", lambda backend: about("torch"))  # of an outside package, which says that it has float64
     ended = run(job(backends, etas=(0.0,), train_steps=0), tmp_path, "off")
     what = "images" if len(backends) > 1 else "sampling"
@@ -101,6 +105,27 @@ def test_rounding_that_a_network_magnifies_is_told_from_a_mistake(tmp_path: Path
     values = [row.values[what] for row in of(ended.book.rows, Checks) if what in row.values][-1]
     assert ("float64" in values) == (error < 1e-2) and values["ok"] == (code == 0)
     assert ("ok in float64" in ended.stdout) == (code == 0)
+
+
+@pytest.mark.parametrize(("first", "code"), [(0.0, 4), (1e-3, 0), (-5e-4, 4), (4e-4, 4), (6e-4, 0)])
+def test_rounding_of_a_backend_without_float64_is_held_to_that_of_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                                            first: float, code: int) -> None:
+    """The second, off by 0.002, may be three times as far from the first one's images in float64 as the first one is."""
+    monkeypatch.setitem(wrong.MISTAKES, "off", ("", Off))
+    dtypes = {"torch": ("float32", "float64"), "wrong": ("float32",)}
+    monkeypatch.setattr(sampling, "about", lambda backend: replace(about("torch"), dtypes=dtypes[backend]))
+    exact = sampling._in_float64
+
+    def shifted(*asked: object) -> np.ndarray:
+        images = exact(*asked)
+        images[list(asked[-1]).index(3), 0, 0, 0] += first
+        return images
+
+    monkeypatch.setattr(sampling, "_in_float64", shifted)
+    ended = run(job(("torch", "wrong"), etas=(0.0,), train_steps=0), tmp_path, "off")
+    found = [row.values["images"] for row in of(ended.book.rows, Checks) if "images" in row.values][-1]
+    np.testing.assert_allclose([found["rounding"]["torch"], found["rounding"]["wrong"]], [abs(first), 2e-3 - first], atol=1e-5)
+    assert (ended.code, found["ok"], "ok: rounding" in ended.stdout) == (code, code == 0, code == 0), ended.stderr
 
 
 @pytest.mark.parametrize(("steps", "verdict"), [(GATED_STEPS, "ok"), (GATED_STEPS + 1, "")])
