@@ -110,11 +110,12 @@ def take(name: str) -> None:
         raise ConfigError(f"backend={name!r}: {spec.origin} can't be imported, it raises {type(error).__name__}: {said}") from error
 
 
-def taken() -> list[str]:
-    """The folders in which Python found what `take` took: another process must look there, too."""
+def taken() -> list[Path]:
+    """The modules that `take` took, files or the folders of packages: another process must look for them beside these, too, and
+    another machine has none."""
     specs = [importlib.util.find_spec(name) for name in sorted(_taken)]
     paths = [Path(spec.origin) for spec in specs if spec and spec.origin]
-    return list(dict.fromkeys(str(path.parents[path.name == "__init__.py"]) for path in paths))
+    return [path.parent if path.name == "__init__.py" else path for path in paths]
 
 
 def load(name: str) -> ModuleType:

@@ -59,7 +59,7 @@ class Worker:
             raise
         finally:
             os.close(child_end)
-        self._send({"backend": backend, "spec": dict(spec), "folders": taken()})
+        self._send({"backend": backend, "spec": dict(spec), "folders": [str(path.parent) for path in taken()]})
 
     def __enter__(self) -> Worker:
         return self

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from backends import taken
 from bench import files
 from bench.data.datasets import Dataset
 from bench.messages import Command, Create, R
@@ -74,7 +75,7 @@ class Ray:
 
         self.ray: Any = ray
         # Nodes run the code of this process, whatever they have installed.
-        shipped = {"py_modules": [str(ROOT / room) for room in ROOMS], "excludes": ["__pycache__"]}
+        shipped = {"py_modules": [*(str(ROOT / room) for room in ROOMS), *map(str, taken())], "excludes": ["__pycache__"]}
         try:
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=None if address else False,
                      runtime_env=shipped)

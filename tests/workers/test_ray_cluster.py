@@ -7,10 +7,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+import backends
 from bench.cli.main import main
 from bench.records import rows
 from bench.workers import ray_cluster
@@ -65,9 +67,11 @@ def cluster_of(nodes):
 
 
 def note_and_wait(folder, name, seconds):
-    """A task: leaves a file that says that it began, named by itself and its node."""
+    """A task: leaves a file that says that it began, named by itself and its node; of a module that only the job's folder had."""
     import ray
+    from shipped_module import ABOUT
 
+    assert ABOUT.label == "Shipped"
     node = ray.get_runtime_context().get_node_id()
     (folder / f"{name} {node}").touch()
     time.sleep(seconds)
@@ -84,8 +88,30 @@ def wait_for(condition, seconds=60):
     return found
 
 
+@pytest.fixture
+def shipped_module(tmp_path, monkeypatch):
+    """A backend that no package installs, in a folder of this process' path alone."""
+    (folder := tmp_path / "modules").mkdir()
+    (folder / "shipped_module.py").write_text("from backends.facts import About\nABOUT = About('Shipped')\n")
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setattr(backends, "_taken", {})
+    backends.take("shipped_module")
+    yield folder / "shipped_module.py"
+    sys.modules.pop("shipped_module", None)
+    backends.about.cache_clear()
+
+
+def test_the_modules_that_the_user_named_are_sent_to_the_nodes(shipped_module, monkeypatch):
+    asked = {}
+    ray = SimpleNamespace(__spec__=True, nodes=lambda: [{"Alive": True, "Resources": {"CPU": 1}}],
+                          init=lambda address, **options: asked.update(options))
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    ray_cluster.connect("ray", 1, "cpu")
+    assert asked["runtime_env"]["py_modules"] == [*(str(ROOT / room) for room in ray_cluster.ROOMS), str(shipped_module)]
+
+
 @pytest.mark.slow
-def test_a_task_goes_to_another_node_when_its_node_dies(tmp_path):
+def test_a_task_goes_to_another_node_when_its_node_dies(tmp_path, shipped_module):
     with cluster_of(2) as (cluster, nodes):
         with pytest.raises(ConfigError, match="--threads=2: the largest node of the cluster has 1 CPUs"):
             ray_cluster.connect(f"ray={cluster.address}", 2, "cpu")
@@ -93,7 +119,7 @@ def test_a_task_goes_to_another_node_when_its_node_dies(tmp_path):
         try:
             tasks = {name: (tmp_path, name, 4.0) for name in ("one", "two", "three", "bad")}
             results = ray.map(note_and_wait, tasks)
-            began = wait_for(lambda: len(found := list(tmp_path.iterdir())) == 2 and found)
+            began = wait_for(lambda: len(found := [path for path in tmp_path.iterdir() if path.is_file()]) == 2 and found)
             lost = next(path.name.split()[0] for path in began if path.name.endswith(nodes[0].node_id))
             cluster.remove_node(nodes[0], allow_graceful=False)
             got = {}
