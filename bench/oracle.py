@@ -32,6 +32,7 @@ IMAGES, STEPS = 2, 10  # of the sampling path that is compared
 TIMED_STEPS = 4  # of the timed path, from x_T
 NUDGE = 1e-6  # of each weight, by which the loss's slope is taken
 SMALL_BITS = 1e-3  # bits per dimension: a term of the bound below it is compared with it
+ZERO, SMALLEST = 1e-8, 1e-300  # beside which an entry of a table that is 0 is measured
 UNFINISHED = 0.3  # largest share of a timed block's work that may be left when the backend says that it is done
 PARTS = ("weights", "adam_m", "adam_v", "ema")  # of a training state
 Network = Callable[..., NDArray[np.float64]]
@@ -178,11 +179,14 @@ def relative_error(found: NDArray[Any], expected: NDArray[Any]) -> float:
 
 
 def table_error(found: NDArray[Any], expected: NDArray[Any]) -> float:
-    """Largest |found - expected| beside the largest |expected| of its step: a solver's weight may cancel but for rounding."""
+    """Largest error of a plan's table: of (S,) numbers |found - expected| beside |expected|, so that a small one can't hide behind
+    a large one; of (S, L) beside the largest of the row, since a solver's weight may cancel but for rounding. What is 0 stands
+    beside `ZERO` of the whole table's largest: a table of zeros must be one."""
     if np.shape(found) != np.shape(expected):
         return math.inf
-    scale = np.abs(expected).max(axis=tuple(range(1, np.ndim(expected))), keepdims=True)
-    scale = np.where(scale == 0, 1.0, scale)
+    size = np.abs(expected)
+    scale = size.max(axis=tuple(range(1, np.ndim(expected))), keepdims=True)
+    scale = np.where(scale == 0, ZERO * size.max() + SMALLEST, scale)
     return difference(found / scale, expected / scale)
 
 

@@ -90,6 +90,18 @@ def test_verdicts(error: float, tolerance: float | None, kept: float | None, ok:
     assert oracle.verdict(error, tolerance) == {"error": kept, "tolerance": tolerance, "ok": ok}
 
 
+@pytest.mark.parametrize(("expected", "found", "error"), [
+    ([1.0, 1e-6, 0.0], [1.0, 1.5e-6, 0.0], 0.5),  # a small number is not beside a large one
+    ([1.0, 1e-6, 0.0], [1.0, 1e-6, 1e-10], 0.01),
+    ([[2.0, 1e-17], [0.0, 0.0]], [[2.0, 3e-17], [0.0, 0.0]], 1e-17),  # a weight that cancels is
+    ([[2.0, 1e-17], [0.0, 0.0]], [[2.0, 1e-17], [0.0, 1e-10]], 0.005),
+    ([0.0, 0.0], [0.0, 1e-20], 1e280), ([0.0, 0.0], [0.0, 0.0], 0.0), ([1.0, 1.0], [1.0], math.inf),
+])
+def test_a_table_is_held_number_by_number_and_a_row_by_its_largest(expected: list[float], found: list[float], error: float) -> None:
+    """And what is 0 by a hundred-millionth of the whole table's largest."""
+    assert oracle.table_error(np.array(found), np.array(expected)) == pytest.approx(error, rel=1e-6, abs=0)
+
+
 def test_a_path_is_followed_with_its_noise() -> None:
     """Errors are relative to the largest value above 1; noise that is not added shows."""
     network, x = oracle.oracle_network(WEIGHTS, SPEC), np.random.default_rng(0).standard_normal((2, 1, 8, 8))

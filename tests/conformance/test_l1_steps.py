@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from backends.protocol import Solver
+from bench import oracle
 from reference import samplers, solving
 from reference.conventions import Plan
 from reference.solver_plans import SolverPlan
@@ -19,17 +20,15 @@ from . import cases, fields
 from .kit import FULL, Subject, normal
 
 SHAPE = (2, 2, 4, 4)
-coefficients = lru_cache(maxsize=None)(samplers.coefficients)
+coefficients = lru_cache(maxsize=None)(oracle.coefficients)
 
 
-def check_tables(subject: Subject, plan: Plan) -> None:
-    """Every entry of every table, each relative to itself, so that a small one can't hide behind a large one."""
-    actual, expected = subject.backend().tables(plan), coefficients(plan)
-    for name, table in expected.items():
-        assert actual[name].shape == table.shape, f"{name}, {cases.label(plan)}"
-        floor = 1e-8 * np.abs(table).max() + 1e-300
-        error = float((np.abs(actual[name] - table) / (np.abs(table) + floor)).max())
-        subject.within("L1.tables", error, f"{name}, {cases.label(plan)}")
+def check_tables(subject: Subject, plan: Plan | SolverPlan, what: str) -> None:
+    """Every entry of every table, by the rule of `bench.oracle.table_error`."""
+    actual = subject.backend().tables(plan)
+    for name, table in coefficients(plan).items():
+        assert actual[name].shape == table.shape, f"{name}, {what}"
+        subject.within("L1.tables", oracle.table_error(actual[name], table), f"{name}, {what}")
 
 
 @pytest.mark.subjects(dtypes=FULL)  # tables are float64 in every dtype of the network, which `test_special_tables` holds it to
@@ -37,13 +36,13 @@ def check_tables(subject: Subject, plan: Plan) -> None:
 def test_tables(subject: Subject, case: str) -> None:
     """Convention, sampler, objective and schedule, over all kinds of noise and all spacings of the convention."""
     for plan in subject.claimed(cases.family(case)):
-        check_tables(subject, plan)
+        check_tables(subject, plan, cases.label(plan))
 
 
 @pytest.mark.parametrize("case", cases.SPECIAL)
 def test_special_tables(subject: Subject, case: str) -> None:
     """Paths and choices outside the families: one step, sections, other last alpha_bar, encoding."""
-    check_tables(subject, cases.SPECIAL[case])
+    check_tables(subject, cases.SPECIAL[case], cases.label(cases.SPECIAL[case]))
 
 
 def check_step(subject: Subject, plan: Plan, i: int, give_noise: bool) -> None:
@@ -86,7 +85,7 @@ def test_each_field(subject: Subject, case: str) -> None:
     """Two plans that differ in one field, of one backend in a row: what was kept for the first is not taken for the second."""
     plan, value = fields.PLAN[case]
     for p in (plan, replace(plan, **{case: value}), plan):
-        check_tables(subject, p)
+        check_tables(subject, p, cases.label(p))
         for i in (0, p.steps - 1):
             check_step(subject, p, i, give_noise=True)
 
@@ -95,23 +94,13 @@ def test_each_field(subject: Subject, case: str) -> None:
 @pytest.mark.parametrize("case", cases.SOLVED)
 def test_solver_tables(subject: Subject, case: str) -> None:
     """The rows of every solver."""
-    check_solver_tables(subject, case)
+    check_tables(subject, cases.SOLVED[case], case)
 
 
 @pytest.mark.subjects(solvers=True)
 def test_solver_tables_of_every_dtype(subject: Subject) -> None:
     """Those of one solver."""
-    check_solver_tables(subject, "unipc_3")
-
-
-def check_solver_tables(subject: Subject, case: str) -> None:
-    """A weight is relative to its row's largest, any other entry to itself."""
-    actual, expected = subject.backend().tables(cases.SOLVED[case]), solving.coefficients(cases.SOLVED[case])
-    for name, table in expected.items():
-        assert actual[name].shape == table.shape, f"{name}, {case}"
-        scale = np.abs(table).max(axis=1, keepdims=True) if name in ("x0", "eps") else np.abs(table)
-        error = float((np.abs(actual[name] - table) / (scale + 1e-8 * np.abs(table).max() + 1e-300)).max())
-        subject.within("L1.tables", error, f"{name}, {case}")
+    check_tables(subject, cases.SOLVED["unipc_3"], "unipc_3")
 
 
 def said(plan: SolverPlan, k: int) -> np.ndarray:
