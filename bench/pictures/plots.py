@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from io import BytesIO
 from itertools import cycle
 from pathlib import Path
@@ -63,6 +63,20 @@ def logarithmic(axes: Any, name: str) -> None:
     axis.set_major_locator(ticker.LogLocator(subs=range(1, 10) if decades < 0.5 else (1, 2, 5) if decades < 4 else (1,)))
     axis.set_major_formatter("{x:g}")
     axis.set_minor_formatter("")
+
+
+def mark(axes: Any, values: Iterable[float], close: float = 1.15) -> None:
+    """Mark a logarithmic x axis at these values alone. Numbers whose ratio is at most `close` would cover one another: of these the
+    round ones, 1, 2 and 5 of a decade, come first, then the smaller ones."""
+    def rough(value: float) -> bool:
+        return value / 10 ** np.floor(np.log10(value)) not in (1, 2, 5)
+
+    ticks: list[float] = []
+    for value in sorted(set(values), key=lambda value: (rough(value), value)):
+        if all(max(value, tick) > close * min(value, tick) for tick in ticks):
+            ticks.append(value)
+    axes.set_xticks(sorted(ticks), [f"{tick:g}" for tick in sorted(ticks)])
+    axes.minorticks_off()
 
 
 def save(figure: Any, path: Path) -> Path:

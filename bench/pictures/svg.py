@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.pictures.grids import grid
-from bench.pictures.plots import COLOURS, logarithmic, plot
+from bench.pictures.plots import COLOURS, logarithmic, mark, plot
 from bench.pictures.plots import panels as panels_
 
 INK = "#123456"  # stands for the reader's text colour until the SVG is written
@@ -65,8 +65,7 @@ def curves(series: Sequence[Series], xlabel: str, ylabel: str, *, log: str = "xy
         for name in log:
             logarithmic(axes, name)
         if ticks:
-            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-            axes.minorticks_off()
+            mark(axes, ticks)
         figure.legend(loc="outside lower center", ncols=2)
         return _svg(figure)
 
@@ -98,8 +97,7 @@ def multiples(panels: Sequence[tuple[str, Sequence[Series]]], xlabel: str, ylabe
             for name in "xy":
                 logarithmic(axes, name)
             if ticks:
-                axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-                axes.minorticks_off()
+                mark(axes, ticks, close=1.4)
         for axes in grid_.flat[len(panels):]:
             axes.axis("off")
         shown = list(grid_.flat[:len(panels)])

@@ -80,6 +80,16 @@ def test_every_curve_is_drawn(monkeypatch, tmp_path):
     assert len(drawn[0][1].get_legend().get_texts()) == 9
 
 
+def test_of_marks_that_would_cover_one_another_the_round_ones_stay(tmp_path):
+    figure, axes = plots.plot("network calls", "FID")
+    axes.plot([5, 100], [1, 2])
+    plots.logarithmic(axes, "x")
+    plots.mark(axes, [5, 6, 7, 8, 9, 10, 11, 19, 20, 21, 50, 51, 99, 100])
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["5", "6", "7", "10", "20", "50", "100"]
+    assert axes.get_xticks().tolist() == [5, 6, 7, 10, 20, 50, 100]
+    plots.save(figure, tmp_path / "a.png")
+
+
 def test_a_place_that_cannot_be_written_is_one_line_and_leaves_nothing(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(FileError, match="file.*can't be made"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -205,6 +206,14 @@ def test_the_curves_are_of_their_rows(drawn: list[Any], tmp_path: Path) -> None:
     assert [list(axes.get_xticks()) for axes in (of_metric, of_seconds)] == [[10, 50]] * 2
     sizes = [line.get_markersize() for line in of_seconds.lines]
     assert sizes[0] > sizes[1]  # both are seen where they lie on one another
+
+
+def test_what_was_not_measured_has_no_picture_and_no_warning(tmp_path: Path) -> None:
+    """As with --metric none, where a legend without entries said so on stderr."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        made = figures.curves([sample("torch", S, [2.0 * S]) for S in (10, 50)], tmp_path)
+        assert [path.name for path, _ in made] == ["seconds.png"] and figures.curves([], tmp_path) == []
 
 
 def test_the_pictures_of_a_cell_stand_in_the_column_of_its_backend(drawn: list[Any], tmp_path: Path) -> None:

@@ -41,12 +41,14 @@ def curves(rows: list[AnyRow], folder: Path) -> list[tuple[Path, str]]:
     series = sorted(sorted({line(r) for r in samples}, reverse=True), key=lambda which: order(which[0]))
     made = []
     for file, xlabel, ylabel, x, ys in wanted:
+        points = {which: sorted((x(r), y) for r in samples if line(r) == which for y in ys(r)) for which in series}
+        if not any(points.values()):
+            continue  # nothing was measured, as with --metric none
         figure, axes = plots.plot(xlabel, ylabel)
         for i, which in enumerate(series):
-            points = sorted((x(r), y) for r in samples if line(r) == which for y in ys(r))
             # Backends that agree lie on one another: the later one is drawn smaller, on top.
-            axes.plot(*zip(*points, strict=True), marker="os^Dvx"[i % 6], markersize=max(9 - 3 * i, 3), lw=max(4 - 2 * i, 1),
-                      color=COLOURS[i % 6], label=f"{label(which[0])}, {which[1]}eta {which[2]}") if points else None
+            axes.plot(*zip(*points[which], strict=True), marker="os^Dvx"[i % 6], markersize=max(9 - 3 * i, 3), lw=max(4 - 2 * i, 1),
+                      color=COLOURS[i % 6], label=f"{label(which[0])}, {which[1]}eta {which[2]}") if points[which] else None
         if ys is fids:
             for bound, style in (("real", ":"), ("noise", "--")):
                 for limit in (limit for limit in of(rows, Metric) if limit.backend == bound):
@@ -55,9 +57,7 @@ def curves(rows: list[AnyRow], folder: Path) -> list[tuple[Path, str]]:
         for axis in "xy":
             plots.logarithmic(axes, axis)
         if x in (calls, _steps):
-            ticks = sorted({x(r) for r in samples})
-            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-            axes.minorticks_off()
+            plots.mark(axes, {x(r) for r in samples})
         axes.legend()
         plots.save(figure, folder / file)
         made.append((folder / file, f"{ylabel} against {xlabel.removeprefix('sampling steps ')}"))

@@ -50,10 +50,6 @@ def draw(tables: list[list[AnyRow]], path: Path) -> Path:
     for panels, rows in zip(axes, tables, strict=True):
         stats = frames.statistics(frames.measurements(rows))
         backend = first(stats)
-        ticks: list[int] = []
-        for calls in sorted(stats["calls"].unique()):  # numbers that are closer on the axis would cover one another
-            if not ticks or calls > 1.15 * ticks[-1]:
-                ticks.append(calls)
         for panel, x, words in zip(panels, ("calls", "seconds"), ("network calls for an image", "seconds for an image"),
                                    strict=True):
             for k, (solver, line) in enumerate(stats[stats["backend"] == backend].groupby("solver", sort=False)):
@@ -68,8 +64,7 @@ def draw(tables: list[list[AnyRow]], path: Path) -> Path:
             for axis in "xy":
                 plots.logarithmic(panel, axis)
             if x == "calls":
-                panel.set_xticks(ticks, [str(tick) for tick in ticks])
-                panel.minorticks_off()
+                plots.mark(panel, stats["calls"])
             panel.grid(alpha=0.3)
         panels[0].legend(fontsize="small", ncols=2)
     return plots.save(picture, path)
