@@ -61,7 +61,7 @@ def about(name: str) -> About:
     if BORROWS in name:
         from backends import borrowing
 
-        return borrowing.about(*map(about, name.split(BORROWS)))
+        return borrowing.about(*map(about, name.split(BORROWS, 1)))
     package = _package(name)
     try:
         found = getattr(importlib.import_module(package), "ABOUT", None) if package else None
@@ -124,7 +124,7 @@ def load(name: str) -> ModuleType:
     if BORROWS in name:
         from backends import borrowing
 
-        return borrowing.module(name, *map(load, name.split(BORROWS)))
+        return borrowing.module(name, *map(load, name.split(BORROWS, 1)))
     take(name)
     require(name in names(), "backend", name, f"must be one of {', '.join(names())}")
     try:
@@ -148,14 +148,21 @@ def weight_files(name: str) -> ModuleType:
 
 
 def installed(name: str) -> bool:
-    """Whether Python finds the backend's framework, which is not loaded; True where `About.module` does not name it."""
-    module = about(name).module
-    return module is None or importlib.util.find_spec(module) is not None
+    """Whether Python finds the backend's framework, of SAMPLER+NETWORK both; it is not loaded. True where `About.module` does not
+    name it."""
+    modules = [about(part).module for part in name.split(BORROWS)]
+    return all(module is None or importlib.util.find_spec(module) is not None for module in modules)
+
+
+def trains(name: str) -> bool:
+    """Whether a training by this backend is its own: that of SAMPLER+NETWORK is the network's, and shows nothing of the sampler."""
+    return BORROWS not in name
 
 
 def choose(asked: str | None, network: str | None = None) -> tuple[tuple[str, ...], list[str]]:
     """(backends to run, lines about those that are left out) for names separated by commas, by default all that are installed
-    and have a network. A sampler without one takes that of the backend `network` and is then called SAMPLER+NETWORK.
+    and have a network. A sampler without one takes that of the backend `network` and is then called SAMPLER+NETWORK; it may also
+    be asked for by this name.
 
     Raises `ConfigError` for an unknown name, one that is given twice, one that is asked for but not installed, and a sampler that
     is asked for and has neither a network nor `network`.
@@ -163,13 +170,12 @@ def choose(asked: str | None, network: str | None = None) -> tuple[tuple[str, ..
     chosen, absent = [], [f"missing: all cells of {name!r}: {why}" for name, why in refused().items() if asked is None]
     for name in names() if asked is None else asked.split(","):
         take(name)
-        require(name in names(), "--backends", name, refused().get(name, f"must be one of {', '.join(names())}"))
+        require(name.partition(BORROWS)[0] in names(), "--backends", name,
+                refused().get(name, f"must be one of {', '.join(names())}"))
         if installed(name):
-            if about(name).network:
-                chosen.append(name)
-            elif asked is None:
-                absent.append(f"{name} has no network and was left out; --backends {name} --network {DEFAULT} samples with that "
-                              f"of {DEFAULT}")
+            if asked is None and not about(name).network:
+                absent.append(f"{name} has no network and was left out; --backends {name}{BORROWS}{DEFAULT} draws with that of "
+                              f"{DEFAULT}")
             else:
                 chosen.append(borrowed(name, network))
             continue
@@ -182,14 +188,19 @@ def choose(asked: str | None, network: str | None = None) -> tuple[tuple[str, ..
 
 
 def borrowed(name: str, network: str | None) -> str:
-    """The name of this backend with the network of another one where it has none. Raises `ConfigError` where it needs one."""
+    """The name of this backend with the network of another one where it has none; SAMPLER+NETWORK has said it. Raises `ConfigError`
+    where it needs one, or the other one has none."""
     take(name)
-    if about(name).network:
+    sampler, plus, own = name.partition(BORROWS)
+    if not plus and about(name).network:
         return name
+    require(plus != "" or network is not None, "backend", name, "is a sampler without a network, says its ABOUT: name it "
+            f"{name}{BORROWS}{DEFAULT} to draw with the network of {DEFAULT}")
     take(network or "")
     able = [other for other in names() if about(other).network]
-    require(network is not None, "--network", network, f"backend {name} is a sampler without a network, says its ABOUT: name that "
-            f"of another one, {', '.join(able)}")
+    if plus:
+        require(own in able, "backend", name, f"the network after {sampler}{BORROWS} must be one of {', '.join(able)}")
+        return name
     require(network in able, "--network", network, f"must be one of {', '.join(able)}")
     return f"{name}{BORROWS}{network}"
 

@@ -26,6 +26,7 @@ def about(sampler: About, network: About) -> About:
             for kind in claims.NAMES if kind != "losses"}  # of which the sampler has none
     both["samplers"] = tuple(name for name in both["samplers"] if name in claims.EXACT)
     return replace(network, **both, label=f"{sampler.label} with the network of {network.label}", order=sampler.order,
+                   install=f"{sampler.install}; {network.install}",
                    packages=(*sampler.packages, *network.packages), solvers=False, likelihood=False, roofline=False,
                    weight_files=(), launcher=None)
 

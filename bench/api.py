@@ -69,9 +69,7 @@ def new(model: ModelConfig, process: DiffusionConfig | None = None, optim: Optim
 
 
 def _make(name: str, spec: Spec, weights: names.Weights, scheduler: Scheduler = SILENT) -> Model:
-    backends.take(name)
-    require(backends.about(name).network, "backend", name, f"is a sampler without a network, says its ABOUT: name it {name}+"
-            f"{backends.DEFAULT} to sample with the network of {backends.DEFAULT}")
+    name = backends.borrowed(name, None)
     claims.require_claimed(backends.about(name), spec)
     backend = backends.load(name).create(spec)
     backend.load_weights(weights)

@@ -37,6 +37,14 @@ def whole(asked: str | None, chosen: Sequence[str], needed: dict[str, Any]) -> t
     return able, [f"{name} was left out: {line}" for name, line in lines.items()]
 
 
+def to_time(asked: str | None, preset: Preset, device: str) -> tuple[str, ...]:
+    """The backends to time, of those asked for or installed; prints a line for each that is left out. Raises as `whole`."""
+    chosen, absent = backends.choose(asked)
+    able, left = whole(asked, chosen, timed(preset, device, "float32"))
+    print("\n".join([*absent, *left, ""]), end="")
+    return able
+
+
 def cells(args: argparse.Namespace, asked: str | None, job: Job) -> tuple[Job, list[str]]:
     """The job with what its backends claim to draw, and lines about the rest. Raises `ConfigError` where a backend that was asked
     for by name does not claim what an option names, or claims none of its cells."""
@@ -55,6 +63,9 @@ def cells(args: argparse.Namespace, asked: str | None, job: Job) -> tuple[Job, l
         drawn |= {name: kept} if kept else {}
     if not drawn:
         raise ConfigError(f"--backends={asked!r}: no backend claims any of what is asked for: {lines[0]}")
+    lines += [f"{name}: the short training and the time of a training step were left out, which are those of "
+              f"{name.partition(backends.BORROWS)[2]}" for name in drawn
+              if not backends.trains(name) and (job.preset.train_steps or job.preset.blocks)]
     return replace(job, cells=drawn), lines
 
 

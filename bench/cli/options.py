@@ -118,7 +118,8 @@ def _parent(*options: tuple[str, dict[str, Any]]) -> Parser:
     return p
 
 
-BACKENDS = _parent(("--backends", {"metavar": "A,B", "help": f"of {', '.join(backends.names())}; default: all that are installed"}))
+BACKENDS = _parent(("--backends", {"metavar": "A,B", "help": f"of {', '.join(backends.names())}; of a sampler without a network, "
+                                   "SAMPLER+NETWORK; default: all that are installed"}))
 NETWORK = _parent(("--network", {"metavar": "NAME", "help": "whose network a backend without one samples with; default: none, and "
                                  "such a backend is left out or refused"}))
 BACKEND = _parent(("--backend", {"metavar": "NAME", "default": backends.DEFAULT, "help": f"of {', '.join(backends.names())}"}))

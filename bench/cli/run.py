@@ -21,7 +21,7 @@ from bench.cli.launch import launched, serve_as_scheduler
 from bench.cli.options import at_least, data_choice, sampling_choices, unsaid, unused
 from bench.job import forecast
 from bench.job import run as stages
-from bench.job.job import Images, Job
+from bench.job.job import WORKLOADS, Images, Job
 from bench.metric import inception
 from bench.paths import ROOT, printable, require_clone
 from bench.presets import Preset
@@ -123,8 +123,8 @@ def describe(job: Job, absent: list[str]) -> str:
               "extractor_sha256": job.extractor.sha256 if job.measured else None}
     cells = [f"{job.backends[0]}: train the network to sample from for {job.fit} steps"] if job.fit else []
     for b in job.backends:
-        cells += [f"{b}: oracle"] + [f"{b}: train {job.preset.train_steps} steps"] * (job.preset.train_steps > 0)
-        cells += [f"{b}: time training and sampling"] * (job.preset.blocks > 0)
+        cells += [f"{b}: oracle"] + [f"{b}: train {job.preset.train_steps} steps"] * job.trains(b)
+        cells += [f"{b}: time the {name}" for name in WORKLOADS if job.times(b, name)]
         cells += [f"{b}: sample {'and measure ' * job.measured}{cell} n={job.preset.samples}" for cell in job.cells[b]]
     return "\n".join([json.dumps(config, indent=2), *cells, *forecast.call_lines(job), *absent])
 

@@ -31,9 +31,8 @@ def run(args: argparse.Namespace, command: str) -> int:
             at_least(args, least, name)
     if args.study == "scaling":
         preset = get_preset(args.preset)
-        chosen = claimed.whole(args.backends, backends.choose(args.backends)[0], claimed.timed(preset, args.device, "float32"))
-        print("\n".join(chosen[1]), end="\n" * bool(chosen[1]))
-        return scaling.run(args.axes.split(","), preset, chosen[0], device=args.device,
+        chosen = claimed.to_time(args.backends, preset, args.device)
+        return scaling.run(args.axes.split(","), preset, chosen, device=args.device,
                            threads=args.threads or launched().threads, out=args.out, fresh=args.fresh, command=command)
     if args.study == "noise":
         noise.run(args.images, data_choice(args), args.seed, args.out, command)

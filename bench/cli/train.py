@@ -97,6 +97,7 @@ def run(args: argparse.Namespace, command: str) -> None:
 def _require_trainer(name: str, spec: Spec) -> None:
     backends.take(name)
     require(backends.about(name).network, "--backend", name, "is a sampler without a network, says its ABOUT: name one that trains")
+    require(backends.trains(name), "--backend", name, "has no training but that of its network: name this one")
     claims.require_claimed(backends.about(name), spec, trains=True)
 
 

@@ -41,7 +41,7 @@ def oracle(job: Job, crew: Crew, book: Notebook, backend: str) -> None:
     cells_key = [[value for name, value in cell.config.items() if name != "seed"] for cell in cells]
     key = job.key(backend, stage="oracle", weights=job.trained_hash, cells=cells_key,
                   dataset=job.dataset.sha256, flip=job.dataset.flip, images=job.draw(cells[0]).batch, batch_size=p.batch_size,
-                  optim=p.optim.to_dict(), trains=p.train_steps > 0, **job.choices_key(*cells))
+                  optim=p.optim.to_dict(), trains=job.trains(backend), **job.choices_key(*cells))
 
     def compute(folder: Path) -> AnyRow:
         scratch, size = folder / SCRATCH, job.draw(cells[0]).batch
@@ -54,7 +54,7 @@ def oracle(job: Job, crew: Crew, book: Notebook, backend: str) -> None:
         loss = crew.loss(backend, batch)[0]
         found = reference_check.Answers(tables, x[some], t[some], output, batch, loss)
         errors = reference_check.errors(found, spec, job.trained, job.trained)
-        if p.train_steps and job.processes == 1:  # several processes train together or not at all
+        if job.trains(backend) and job.processes == 1:  # several processes train together or not at all
             errors |= _steps(job, crew, backend, batch)
         ungated = {"loss", "gradient"} if p.model.dropout else set()  # what is dropped is the framework's own
         return book.row("check", f"{backend} oracle", key, {

@@ -23,7 +23,7 @@ import pandas as pd
 
 from bench.data import datasets
 from bench.job import checks
-from bench.job.job import Job
+from bench.job.job import WORKLOADS, Job
 from bench.messages import Describe, Sample, TimeSample, TimeTrain, Timing, Train
 from bench.metric import fid
 from bench.records.cells import SCRATCH, Cells
@@ -125,7 +125,7 @@ def _backend(job: Job, crew: Crew, trial: Notebook, cells: Cells, backend: str) 
         out.append(Prediction(backend, stage, cell, 0.0 if done else seconds, crew.call(backend, Describe()).peak_rss_bytes))
 
     add("start", "", _seconds(lambda: crew.start(backend)))
-    if fitted := {job.fit if backend == job.backends[0] else 0, p.train_steps} - {0}:
+    if fitted := {job.fit if backend == job.backends[0] else 0, p.train_steps if job.trains(backend) else 0} - {0}:
         loading = _seconds(lambda: np.save(images, job.dataset.images)) + _seconds(lambda: crew.load(backend, job.initial))
         steps = min(TRAIN_STEPS, max(fitted))
         asked = Train(str(images), job.seed, steps, p.batch_size, job.dataset.flip)
@@ -134,13 +134,13 @@ def _backend(job: Job, crew: Crew, trial: Notebook, cells: Cells, backend: str) 
         for n in sorted(fitted, reverse=True):
             add("train", f"{n} steps", loading + found.first_seconds + (n - 1) * train_step,
                 n == p.train_steps and cells.done("train", job.train_key(backend)))
-        if p.blocks:
+        if job.times(backend, WORKLOADS[0]):
             add("time", "the training step", timed(TimeTrain(1, str(images), job.seed, p.batch_size)))
     add("oracle", "", _seconds(lambda: checks.oracle(job, crew, trial, backend)))
 
     crew.load(backend, job.trained)
     paths = {eta: _sampling(job, crew, backend, eta) for eta in dict.fromkeys(c.eta for c in job.cells[backend])}
-    if p.blocks:
+    if job.times(backend, WORKLOADS[1]):
         add("time", "the sampling step", timed(TimeSample(1, p.sample_batch, job.seed)))
     for cell in job.cells[backend]:
         (first, step, overhead), wanted = paths[cell.eta], job.draw(cell)

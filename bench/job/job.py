@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import backends
 from backends.protocol import Spec
 from bench import oracle
 from bench.data.datasets import Dataset
@@ -71,6 +72,14 @@ class Job:
         """The first one is what the others are compared with."""
         return tuple(self.cells)
 
+    def trains(self, backend: str) -> bool:
+        """Whether the training by which backends are compared is this one's, too."""
+        return self.preset.train_steps > 0 and backends.trains(backend)
+
+    def times(self, backend: str, workload: str) -> bool:
+        """Whether this backend is timed on it: a training step has to be its own."""
+        return self.preset.blocks > 0 and (workload != WORKLOADS[0] or backends.trains(backend))
+
     @property
     def all_cells(self) -> tuple[Cell, ...]:
         """Of any backend, once each."""
@@ -119,12 +128,12 @@ class Job:
             out.append(Ahead("train", first, f"{first}: train the network to sample from", passes * self.fit, {"stage": "fit"}))
         if table:
             out.append(Ahead("budget", " ".join(self.backends), "predict what the table costs"))
-        if p.train_steps:
-            out += [Ahead("train", b, f"{b}: train {p.train_steps} steps", passes * p.train_steps, {"stage": "train"},
-                          cells.done("train", self.train_key(b))) for b in self.backends]
+        out += [Ahead("train", b, f"{b}: train {p.train_steps} steps", passes * p.train_steps, {"stage": "train"},
+                      cells.done("train", self.train_key(b))) for b in self.backends if self.trains(b)]
         out += [Ahead("oracle", b, f"{b}: hold one step to the oracle") for b in self.backends]
         if p.blocks and self.processes == 1:
-            out += [Ahead("timing", "", f"time the {name}", 0, {"workload": name}) for name in WORKLOADS]
+            out += [Ahead("timing", "", f"time the {name}", 0, {"workload": name}) for name in WORKLOADS
+                    if any(self.times(b, name) for b in self.backends)]
             out += [Ahead("timed", b, f"{b}: check what was timed") for b in self.backends]
         who = [(b, cell) for cell in self.all_cells for b in self.backends if cell in self.cells[b]]
         out += [Ahead("sample", b, f"{b}: sample {cell}", p.samples * self.plan(cell).steps, cell.config,

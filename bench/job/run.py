@@ -40,7 +40,7 @@ def run(job: Job, crew: Crew, book: Notebook, cluster: Ray | None = None,
         begin(job, book)
     # All trainings come first: other processes of a launcher must not wait long for their share.
     with book.stage("training"):
-        trained = [training.compare(job, crew, book, backend) for backend in crew if job.preset.train_steps]
+        trained = [training.compare(job, crew, book, backend) for backend in crew if job.trains(backend)]
     with book.stage("checks"):
         for backend in crew:
             checks.oracle(job, crew, book, backend)
@@ -69,6 +69,7 @@ def run(job: Job, crew: Crew, book: Notebook, cluster: Ray | None = None,
 def share(job: Job, crew: Crew, book: Notebook) -> None:
     """What a process of a launcher does that is not the first one: its share of the trainings and of the images."""
     for backend in crew:
-        training.share(job, crew, book, backend)
+        if job.trains(backend):
+            training.share(job, crew, book, backend)
         for cell in job.cells[backend]:
             sampling.share(job, crew, book, backend, cell)

@@ -40,7 +40,7 @@ def spent(values: Mapping[str, Any]) -> float:
 
 
 def _race(job: Job, crew: Crew, book: Notebook, workload: str, batch: int) -> None:
-    p, who = job.preset, list(crew)
+    p, who = job.preset, [backend for backend in crew if job.times(backend, workload)]
     while who:
         keys = {b: job.key(b, stage="timing", workload=workload, batch_size=batch, blocks=p.blocks, beside=who,
                            optim=p.optim.to_dict()) for b in who}

@@ -48,7 +48,7 @@ def compare(job: Job, crew: Crew, book: Notebook, backend: str) -> AnyRow | None
 def share(job: Job, crew: Crew, book: Notebook, backend: str) -> None:
     """What a process does that is not the first one: its part of the same training."""
     key = job.train_key(backend)
-    if key["train_steps"] and not book.cells.done("train", key):
+    if not book.cells.done("train", key):
         _fit(job, crew, backend, book.cells.folder("train", key) / SCRATCH, key["train_steps"])
 
 

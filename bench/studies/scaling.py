@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from backends import trains
 from backends.protocol import Spec
 from bench import files
 from bench.messages import Describe, TimeForward, TimePath, TimeTrain, Timing
@@ -71,7 +72,8 @@ def points(axes: Sequence[str], chosen: Sequence[str], preset: Preset, device: s
                     if value == 1:
                         yield replace(point, workload="network call")
                 else:
-                    yield point
+                    if trains(backend):
+                        yield point
                     yield replace(point, workload="network call")
 
 

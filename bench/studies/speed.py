@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from backends import NotInstalled, about
+from backends import NotInstalled, about, trains
 from backends.protocol import Spec
 from bench import files, streams
 from bench.messages import Block, Describe, TimeRoof, TimeSample, TimeTrain, Timing
@@ -61,7 +61,7 @@ class Workload:
 
     def racing(self, wanted: Sequence[Contender]) -> list[Contender]:
         """Those that can do this work, and race in it."""
-        who = [c for c in wanted if self.command is not TimeTrain or c.backend not in peers.ENGINES]
+        who = [c for c in wanted if self.command is not TimeTrain or c.backend not in peers.ENGINES and trains(c.backend)]
         others = {c.backend for c in who if c.mode != "stock"}
         return [c for c in who if self.stock or c.mode != "stock" or c.backend in peers.PEERS or c.backend not in others]
 

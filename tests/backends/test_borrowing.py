@@ -11,7 +11,9 @@ import pytest
 import backends
 from bench import api
 from bench.cli.main import main
+from bench.presets import PRESETS
 from bench.records import rows
+from bench.studies import scaling, speed
 from reference.config import DiffusionConfig
 from tests.helpers.tiny import TINY
 
@@ -46,19 +48,56 @@ def test_it_is_left_out_with_one_line(port):
     chosen, absent = backends.choose(None)
     assert "np_sampler" not in chosen and "torch" in chosen
     assert [line for line in absent if "np_sampler" in line] == [
-        "np_sampler has no network and was left out; --backends np_sampler --network torch samples with that of torch"]
+        "np_sampler has no network and was left out; --backends np_sampler+torch draws with that of torch"]
 
 
 def test_by_name_it_needs_a_network(port, net, tmp_path, capsys):
-    for words in (["run", "--backends", "np_sampler", "--dry-run=plan"],
+    for words in (["run", "--backends", "np_sampler", "--dry-run=plan"], ["speed", "--backends", "np_sampler"],
+                  ["run", "--speed", "--backends", "np_sampler"], ["study", "scaling", "--backends", "np_sampler"],
+                  ["likelihood", "--backends", "np_sampler", "--weights", net],
                   ["sample", "--backend", "np_sampler", "--weights", net, "--save", str(tmp_path / "a.npy")]):
         assert main(words) == 2
-        error = capsys.readouterr().err
-        assert "backend np_sampler is a sampler without a network, says its ABOUT: name that of another one, torch" in error
+        assert capsys.readouterr().err == ("error: backend='np_sampler': is a sampler without a network, says its ABOUT: name it "
+                                           "np_sampler+torch to draw with the network of torch\n")
     assert main(["run", "--backends", "np_sampler", "--network", "np_sampler", "--dry-run=plan"]) == 2
     assert "--network='np_sampler': must be one of torch" in capsys.readouterr().err
     assert main(["train", "--backend", "np_sampler", "--train-steps", "2", "--save", str(tmp_path / "x")]) == 2
     assert "is a sampler without a network, says its ABOUT: name one that trains" in capsys.readouterr().err
+    assert main(["train", "--backend", PAIR, "--train-steps", "2", "--save", str(tmp_path / "x")]) == 2
+    assert "has no training but that of its network" in capsys.readouterr().err
+
+
+def test_the_remedy_that_is_named_works(port, net, tmp_path, monkeypatch, capsys):
+    """The name with the network is taken by each command that asks for it; one without the terms of the bound says so."""
+    assert main(["run", "--backends", PAIR, "--dry-run=plan"]) == main(["speed", "--backends", PAIR, "--dry-run=plan"]) == 0
+    assert f"{PAIR} tuned float32" in capsys.readouterr().out
+    asked = []
+    monkeypatch.setattr(scaling, "run", lambda axes, preset, chosen, **more: asked.append(chosen) or 0)
+    assert main(["study", "scaling", "--backends", f"torch,{PAIR}"]) == 0 and asked == [("torch", PAIR)]
+    assert main(["sample", "--backend", PAIR, "--weights", net, "--steps", "2", "--save", str(tmp_path / "a.npy")]) == 0
+    capsys.readouterr()
+    for name, says in (("np_sampler+np_sampler", "the network after np_sampler+ must be one of torch"),
+                       ("nowhere+torch", "must be one of torch"), (f"{PAIR}+torch", "after np_sampler+ must be one of torch")):
+        assert main(["speed", "--backends", name]) == 2
+        error = capsys.readouterr().err
+        assert says in error and error.count("\n") == 1
+
+
+def test_a_pair_is_not_trained_nor_timed_in_training(port, capsys, tmp_path):
+    """By the plan, the list of what is ahead, and the workloads of the speed table and of scaling."""
+    assert main(["run", "--backends", f"torch,{PAIR}", "--steps", "5", "--dry-run=plan"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    planned = {name: [line.partition(": ")[2].partition(" S=")[0] for line in lines if line.startswith(f"{name}: ")]
+               for name in ("torch", PAIR)}
+    timed = "time the sampling step"
+    assert planned["torch"][:4] == ["oracle", "train 60 steps", "time the training step", timed]
+    assert planned[PAIR][:3] == ["oracle", timed, "sample and measure"]
+    assert f"{PAIR}: the short training and the time of a training step were left out, which are those of torch" in lines
+    contenders = [speed.Contender(name, "tuned", "float32") for name in ("torch", PAIR)]
+    train, sample, *_ = speed.workloads(PRESETS["quick"])
+    assert train.racing(contenders) == contenders[:1] and sample.racing(contenders) == contenders
+    points = scaling.points(("batch",), ("torch", PAIR), PRESETS["quick"], "cpu", 1)
+    assert {p.backend for p in points if p.workload == "training step"} == {"torch"}
 
 
 @pytest.mark.parametrize("options", [["--eta", "1"], ["--sampler", "ddpm"], ["--convention", "diffusers", "--eta", "0.5"]])
