@@ -11,7 +11,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Generic, TypeVar, cast
@@ -75,14 +75,14 @@ class Row(Generic[Values]):
         except ValueError:
             stamp = datetime.min
         _require(stamp.tzinfo is not None, "created", self.created, "must be an ISO 8601 time with its offset from UTC")
-        _require(json.loads(self.line()) == asdict(self), "config, values, environment", "...",
+        _require(json.loads(self.line()) == vars(self), "config, values, environment", "...",
                  "must hold plain JSON types with string keys: no tuple, no array")
 
     def line(self) -> str:
         """One line of JSON, without the line end. Raises `RowError` for a NaN, an infinity or another type than JSON's."""
         try:
-            text = json.dumps(asdict(self), allow_nan=False, sort_keys=True)
-            json.dumps(asdict(self), ensure_ascii=False).encode()  # half a surrogate pair could not be printed
+            text = json.dumps(vars(self), allow_nan=False, sort_keys=True)
+            json.dumps(vars(self), ensure_ascii=False).encode()  # half a surrogate pair could not be printed
             return text
         except (TypeError, ValueError, RecursionError) as error:
             raise RowError(f"row of kind {self.kind!r}: {error}: values must be finite plain JSON types") from None

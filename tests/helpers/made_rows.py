@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from bench.paths import ROOT
@@ -44,8 +45,9 @@ def interpolation(largest: Mapping[str, Sequence[float]], ends: float = 4.0, **c
     return latents("interpolation", {"n": len(largest["0.0"]), "parts": 10, "distance": ways}, **config)
 
 
+@cache
 def committed() -> list[rows.AnyRow]:
-    """The rows of results/rows, and one that is made up of each kind and study that they lack."""
+    """The rows of results/rows, and one that is made up of each kind and study that they lack. Read once: it takes seconds."""
     found = rows.read(ROOT / "results" / "rows")
     there = {(row.kind, row.config.get("study")) for row in found}
     three = {"0.0": [1.0, 1.1, 1.2], "1.0": [3.0, 3.1, 3.2]}

@@ -36,7 +36,7 @@ def test_missing_and_unknown_fields_are_named():
 
 
 def test_sizes_of_a_study_of_noise_that_do_not_belong_together_are_named():
-    row = next(row for row in rows.read(ROOT / "results" / "rows") if row.config.get("study") == "noise")
+    row = next(row for row in committed() if row.config.get("study") == "noise")
     whole = row.values["points"]
     strange = ["1"] * len(whole[0]["fid"])
     for change in ({"n": 1}, {"n": row.config["samples"] + 1}, {"fid_half": [1.0] * 99}, {"fid_half": strange}):
@@ -46,7 +46,7 @@ def test_sizes_of_a_study_of_noise_that_do_not_belong_together_are_named():
 
 
 def test_what_only_some_timings_have_is_wanted_where_a_page_reads_it():
-    found = rows.read(ROOT / "results" / "rows")
+    found = committed()
     for stage in ("timing", "scaling", "speed"):
         row = next(row for row in found if row.kind == "timing" and row.config["stage"] == stage
                    and row.config["workload"] not in values.KERNELS)
@@ -61,11 +61,11 @@ def test_what_only_some_timings_have_is_wanted_where_a_page_reads_it():
 def test_fields_of_config_are_of_their_type_where_they_are_there():
     assert validity.problems("check", {"seed": [0]}, {}) == ["config: seed=[0] is not int"]
     assert validity.problems("check", {"steps": None}, {}) == []
-    scaling = next(row for row in rows.read(ROOT / "results" / "rows") if row.config.get("stage") == "scaling")
+    scaling = next(row for row in committed() if row.config.get("stage") == "scaling")
     assert validity.problems("timing", scaling.config | {"axis": "colour"}, scaling.values) == [
         "config: axis='colour' is not one of batch, steps, size, width, threads"]
     assert set(get_args(values.AXES)) == set(scaling_page.UNITS)
-    train = next(row for row in rows.read(ROOT / "results" / "rows") if row.kind == "train")
+    train = next(row for row in committed() if row.kind == "train")
     assert validity.problems("train", train.config | {"train_steps": 61}, train.values) == [
         "values: losses: 60 numbers: must be train_steps=61"]
 
