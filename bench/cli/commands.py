@@ -153,7 +153,8 @@ def _train(commands: Parser) -> None:
     p.add_argument("--sample-at", metavar="N[,N]", help="optimiser steps after which samples are drawn, such as 100,500: into the "
                    "logs, and SAVE.logs/step-N.png; default: none")
     p.add_argument("--validate", type=int, metavar="N", help="every N steps, print and log the loss and the gradient's norm of at "
-                   "most 128 held-out images; default: never")
+                   "most 128 held-out images, which takes as long as training on them: the norm is logged at no other step; "
+                   "default: never")
     p.add_argument("--weights", metavar="SOURCE", help=f"start from these, with their network and process: {WEIGHTS}; default: the "
                    "preset's network, seeded")
     p.add_argument("--backend", metavar="NAME", help="default: torch, or that of the launcher")
@@ -173,7 +174,8 @@ def _train(commands: Parser) -> None:
     p.add_argument("--allow-cancelled-time", action="store_true", help="also train a network with as many groups as channels, "
                    "whose GroupNorm cancels the time embedding")
     p.add_argument("--save-every", type=float, default=SAVE_EVERY, help="seconds between states")
-    p.add_argument("--log", metavar="A[,B]", default="tensorboard", help="tensorboard, wandb, mlflow or none; in SAVE.logs")
+    p.add_argument("--log", metavar="A[,B]", default="tensorboard", help="where to log loss and learning rate of every step and "
+                   "images a second: tensorboard, wandb, mlflow or none; in SAVE.logs")
 
 
 def _sample(commands: Parser) -> None:
