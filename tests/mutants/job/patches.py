@@ -76,7 +76,7 @@ PATCHES = [Patch(*p) for p in (
      "\"loss_after\": crew.loss(backend, few)[0]", f"{JOB}right_alone"),
     ("losses: a backend compared with itself", "bench.job.checks:losses", "for r in (found[0], other)", "for r in (other, other)",
      f"{JOB}losses_differ"),
-    ("images: a backend compared with itself", "bench.job.checks:_images", "for backend in backends", "for backend in backends[:1] * 2",
+    ("images: a backend compared with itself", "bench.job.checks:_images", "*both.values()", "*[both[who[0]]] * 2",
      f"{CHECKS}test_two_backends_are_compared_with_the_first"),
     ("images: reported without a verdict", "bench.job.checks:_images", "cell.steps <= GATED_STEPS", "False",
      f"{CHECKS}test_two_backends_are_compared_with_the_first"),
