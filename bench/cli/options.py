@@ -141,11 +141,11 @@ OUT = _parent(("--out", {"type": Path, "metavar": "FOLDER", "default": RESULTS,
 FRESH = _parent(("--fresh", {"action": "store_true", "help": "do finished work again"}))
 METRICS = ("fmnist-cnn, the network that ships, for grey 28 x 28 images; inception, that of papers; or a file that ddim-bench "
            "metric wrote, of a network trained on images of your own")
+INCEPTION: dict[str, Any] = {"type": Path, "metavar": "FILE", "help": "a file in torch-fidelity's format; default: "
+                             "torch-fidelity's own, which --download fetches"}
 METRIC = _parent(
     ("--metric", {"metavar": "NAME", "default": "fmnist-cnn", "help": f"what the features of FID come from: {METRICS}; none does "
-                  "not measure"}),
-    ("--inception-weights", {"type": Path, "metavar": "FILE", "help": "a file in torch-fidelity's format; default: "
-                             "torch-fidelity's own, which --download fetches"}))
+                  "not measure"}), ("--inception-weights", INCEPTION))
 SPACING = _parent(("--spacing", {"metavar": "NAME", "help": "how timesteps are chosen: leading (uniform), linspace, trailing or "
                                  "quad; default: the convention's; for plain that of the fast solvers heun, dpmpp_2s, dpmpp_3m and "
                                  "unipc_3 is trailing"}))

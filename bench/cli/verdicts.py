@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.cli.options import DATA, IGNORE, METRICS, NAMED, OUT, SAYING, SEED, SIZE, SPACING, WEIGHTS, Parser
+from bench.cli.options import DATA, IGNORE, INCEPTION, METRICS, NAMED, OUT, SAYING, SEED, SIZE, SPACING, WEIGHTS, Parser
 from bench.cli.values import place_to_read
 
 
@@ -33,8 +33,7 @@ def _fid(commands: Parser) -> None:
     p.add_argument("one", metavar="A", type=place_to_read, help="images to measure")
     p.add_argument("two", metavar="B", type=place_to_read, help="what to measure them against")
     p.add_argument("--metric", metavar="NAME", default="fmnist-cnn", help=f"what the features come from: {METRICS}")
-    p.add_argument("--inception-weights", type=Path, metavar="FILE", help="a file in torch-fidelity's format; default: "
-                   "torch-fidelity's own, which --download fetches")
+    p.add_argument("--inception-weights", **INCEPTION)
     p.add_argument("--download", action="store_true", help="fetch the weights of --metric inception where they are missing")
     p.add_argument("--seed", type=int, default=0, help="of the bootstrap and of KID's subsets")
 

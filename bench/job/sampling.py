@@ -25,7 +25,7 @@ from bench.workers import ray_cluster
 from bench.workers.crew import Crew
 
 ROUNDING = 10  # times float32's tolerance: what its rounding is believed to reach
-ALIKE = 6  # times one backend's rounding: what another one's may be on the same images, the worst of hundreds; 4.5 was seen
+ALIKE = 6  # times one backend's rounding: what another one's may be on the same images, which are the worst of hundreds
 WORST = 4  # images of a cell that are drawn in float64, those of the largest errors
 
 

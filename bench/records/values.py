@@ -72,8 +72,8 @@ class Verdict(TypedDict):
     ok: Annotated[bool, "whether the error is finite and within the tolerance, or `float64` or `rounding` says so"]
     quantiles: NotRequired[Annotated[dict[str, float], "of the pixels' differences, for images"]]
     float64: NotRequired[Annotated[float, "largest error of the same images, drawn in float64: `ok` where within 1e-8"]]
-    rounding: NotRequired[Annotated[dict[str, float], "by backend, how far its images are from the first one's in float64, which "
-                                    "the other has not: `ok` where the other's is at most six times the first's"]]
+    rounding: NotRequired[Annotated[dict[str, float], "by backend, how far its images are from those in float64 of the one that "
+                                    "has it: `ok` where the other's is at most six times that one's"]]
     bit_equal: NotRequired[Annotated[bool, "whether a second run gave the same bits"]]
 
 

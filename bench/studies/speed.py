@@ -80,6 +80,7 @@ class Race:
     def __init__(self, preset: Preset, crew: Crew, book: Notebook) -> None:
         self.preset, self.crew, self.book = preset, crew, book
         self.weights = weights.initialise(replace(preset.model, zero_init=False), 0)  # an engine could leave out layers of zeros
+        self.left: set[tuple[Workload, Contender]] = set()  # who failed in what
         self.pool = ThreadPoolExecutor(MOST_AT_ONCE)  # kept: a worker ends with the thread that started it
 
     def start(self, c: Contender) -> None:
@@ -125,8 +126,9 @@ class Race:
                 "diffusion": p.diffusion.to_dict(), "optim": p.optim.to_dict(), "blocks": p.blocks, **more}
 
     def race(self, workload: Workload, wanted: Sequence[Contender], process: int) -> None:
-        """Time a workload, all in turn, each in a fresh process. One that fails is left out, and the others start again."""
-        who = workload.racing(wanted)
+        """Time a workload, all in turn, each in a fresh process. One that fails is left out, and the others start again; the next
+        processes go without it."""
+        who = [c for c in workload.racing(wanted) if (workload, c) not in self.left]
         while who:
             beside = {"beside": [other.name for other in who], "process": process}
             keys = {c: self.key(c, workload.name, workload.batch_size, **beside) for c in who}
@@ -137,6 +139,7 @@ class Race:
             except Left as left:
                 self.book.missing.append(f"missing: {workload.name}, batch {workload.batch_size}: {left.who.name}: {left}")
                 who.remove(left.who)
+                self.left.add((workload, left.who))
                 continue
             for c, key in keys.items():
                 self.book.keep("speed", "timing", key, raw.get(c.name, {}))

@@ -16,7 +16,6 @@ from backends import about, names
 
 ROOT = Path(__file__).resolve().parents[2]
 FRAMEWORKS = {*(about(name).module for name in names()), "torchvision", "torch_fidelity", "diffusers", "tensorflow"}
-PROGRAMS = {"bench.workers.peers.flax"}  # written in a framework, and imported where it is asked for alone
 BENCH_EXTRA = {"filelock", "matplotlib", "pandas", "PIL", "pooch", "safetensors", "tqdm"}
 FILES = sorted(p for room in ("reference", "backends", "bench") for p in (ROOT / room).rglob("*.py"))
 BACKENDS = sorted(p.parent.name for p in (ROOT / "backends").glob("*/__init__.py"))
@@ -79,8 +78,7 @@ def test_direction(path):
             assert room(target) not in FRAMEWORKS or own == [room(target)], f"{name} imports {target}"
 
 
-@pytest.mark.parametrize("path", [p for p in FILES if p.parent.parent.name != "backends" and module_name(p) not in PROGRAMS],
-                         ids=module_name)
+@pytest.mark.parametrize("path", [p for p in FILES if p.parent.parent.name != "backends"], ids=module_name)
 def test_no_framework_at_the_top_of_a_module(path):
     assert not {room(target) for target in imports(path, top_level=True)} & FRAMEWORKS
 
@@ -135,7 +133,7 @@ def test_bench_loads_no_framework():
     absent = [m for m in sorted(BENCH_EXTRA) if importlib.util.find_spec(m) is None]
     if absent:
         pytest.skip(f"needs the bench extra, of which {', '.join(absent)} are not installed; the backends' environments run this")
-    modules = [name for p in (ROOT / "bench").rglob("*.py") if (name := module_name(p)) not in PROGRAMS]
+    modules = [module_name(p) for p in (ROOT / "bench").rglob("*.py")]
     assert len(modules) >= 50
     loaded = loaded_by(modules)
     assert "bench" in loaded and not loaded & FRAMEWORKS

@@ -107,7 +107,8 @@ def test_a_contender_that_dies_is_left_out_and_named(backend, tmp_path, capsys, 
     few = [speed.Contender("sleep", "tuned", dtype) for dtype in ("float32", "bfloat16")]
     monkeypatch.setattr(speed, "contenders", lambda *_: few)
     assert speed.run(PRESET, [backend], **options(tmp_path / "out")) == 3
-    assert "missing: training step, batch 4: sleep tuned bfloat16: worker sleep ended" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert told.count("missing: training step, batch 4: sleep tuned bfloat16: worker sleep ended") == 1  # not in each process
     for n, left in enumerate(rows.read(tmp_path / "out" / "rows")):
         assert left.config["contender"] == "sleep tuned float32" == left.config["beside"][0] and len(left.config["beside"]) == 1
         assert left.config["process"] == n < 2
@@ -120,8 +121,8 @@ def test_a_dry_run_names_all_and_writes_nothing(tmp_path, capsys):
                         "sampling step, batch 8, without the backends' stock modes", "sampling step, batch 1"]
     assert {"diffusers eager float32", "diffusers tuned float32", "diffusers tuned bfloat16", "lucidrains eager float32",
             "torch stock float32", "torch tuned bfloat16", "torch tuned float32 (again)", "onnxruntime tuned float32",
-            "openvino tuned float32", "flax tuned float32", "aotinductor tuned bfloat16"} <= set(told)
-    assert not {"onnxruntime tuned bfloat16", "openvino tuned bfloat16"} & set(told)
+            "openvino tuned bfloat16", "aotinductor tuned float32", "flax tuned float32"} <= set(told)
+    assert "onnxruntime tuned bfloat16" not in told
     assert not (tmp_path / "out").exists()
 
 

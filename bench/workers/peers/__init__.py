@@ -22,9 +22,8 @@ PEERS = LIBRARIES | ENGINES
 
 def dtypes(name: str) -> tuple[str, ...]:
     """Those that this peer is timed in."""
-    # ONNX Runtime's kernels for CPUs have no bfloat16. OpenVINO's hint rounds norms and softmax, too: its output is 0.14 of the
-    # largest value off. The port to Flax is a plain one.
-    return ("float32",) if name in ("onnxruntime", "openvino", "flax") else DTYPES
+    # ONNX Runtime's kernels for CPUs have no bfloat16, and the port to Flax is a plain one.
+    return ("float32",) if name in ("onnxruntime", "flax") else DTYPES
 
 
 def create(name: str, spec: Spec) -> Peer:

@@ -20,6 +20,14 @@ from reference.config import require
 DTYPES = ("float32", "bfloat16")
 
 
+def require_plain(spec: Spec) -> None:
+    """Raise `ConfigError` for a device or process that no peer is timed on."""
+    require(spec.device.partition(":")[0] in ("cpu", "cuda"), "device", spec.device, "peers run on cpu and cuda")
+    d = spec.diffusion
+    require((d.schedule, d.objective, d.loss, d.loss_weight) == ("linear", "eps", "l2", "none") and not d.learned_variance
+            and not d.self_conditioning, "diffusion", d, "peers are timed on the plain process: linear betas, eps, l2")
+
+
 class Peer:
     """A library's network and training step in torch."""
 
@@ -28,10 +36,7 @@ class Peer:
     def __init__(self, spec: Spec) -> None:
         import torch
 
-        require(spec.device.partition(":")[0] in ("cpu", "cuda"), "device", spec.device, "peers run on cpu and cuda")
-        d = spec.diffusion
-        require((d.schedule, d.objective, d.loss, d.loss_weight) == ("linear", "eps", "l2", "none") and not d.learned_variance
-                and not d.self_conditioning, "diffusion", d, "peers are timed on the plain process: linear betas, eps, l2")
+        require_plain(spec)
         self.spec, self.tuned, self.device = spec, spec.mode == "tuned", torch.device(spec.device)
         self.network = self.build().to(self.device)
         if self.tuned:
