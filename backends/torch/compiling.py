@@ -20,14 +20,15 @@ def compiled(function: Callable[..., Tensor], failed: Callable[[str], None], fro
     """`function` compiled; as it is from the first failure on, of which `failed` is told: no C++ compiler or no Triton, say.
 
     `frozen`: it is a module's method, and the module's parameters are constants from now on, in the order that the convolutions
-    want; it is called from C++. For inference on the CPU alone.
+    want; its kernels are called from C++, and no call asks whether the module is still the same. For inference on the CPU alone.
     """
     if isinstance(function, MethodType):
         # torch.compile keeps what it compiles by the code object. With its own a module doesn't count the shapes of others, and
         # what is compiled goes with the module.
         known = function.__func__
         function = MethodType(FunctionType(known.__code__.replace(), known.__globals__, known.__name__), function.__self__)
-    fast, works = torch.compile(function, dynamic=False), True
+    unguarded: Any = {"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe} if frozen else None
+    fast, works = torch.compile(function, dynamic=False, options=unguarded), True
     options = {"freezing": True, "cpp_wrapper": True} if frozen else {}
 
     def call(*args: Any) -> Tensor:

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from reference.config import ModelConfig
 
+FEW_SCORES = 2**20  # of attention: 4 MB in float32, which caches hold
+
 
 def time_proj(t: Tensor, config: ModelConfig) -> Tensor:
     """Sinusoidal embedding of t (N,), float64 (N, first width): frequencies 10000^(-k / (half - freq_shift)).
@@ -49,7 +51,7 @@ class GroupNorm(nn.GroupNorm):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to the same. In channels_last torch's kernel on CPU takes the variance for a difference of squares, 1% off
         where the mean is 100 deviations. The norm does not see what is added to a group: there it gets x without its mean."""
-        if x.is_cuda and torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() and (x.is_cuda or not torch.is_grad_enabled()):
             return _compiled_norm(x, self.weight, self.bias, self.num_groups, self.eps)
         if _channels_last_on_cpu(x):
             x = x - _group_mean(x.detach().mean((2, 3)), self.num_groups)
@@ -100,13 +102,23 @@ def _channels_last_norm(x: Tensor, weight: Tensor, bias: Tensor, groups: int, ep
 
 def _compiled_norm(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
     """GroupNorm of x (N, C, H, W) in x's layout and dtype, of float32 moments of its channels. torch's own on CUDA gives another
-    layout than channels_last, which every convolution, forward and backward, would then copy back."""
+    layout than channels_last, which every convolution, forward and backward, would then copy back; on CPU a single image loses
+    a tenth to it."""
     wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
-    variance, mean = torch.var_mean(wide, (2, 3), correction=0)
+    variance, mean = torch.var_mean(wide, (2, 3), correction=0) if x.is_cuda else _moments(wide)
     of_group = _group_mean(mean, groups)
     spread = _group_mean(variance + (mean - of_group.flatten(1)).square(), groups)
     scale = torch.rsqrt(spread + eps) * weight[:, None, None]
     return ((wide - of_group) * scale + bias[:, None, None]).to(x.dtype)
+
+
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Variance and mean (N, C) of each channel of x (N, C, H, W) in one pass over it. The squares are of differences from the first
+    pixel: those of x itself would leave nothing of the variance beside a large mean."""
+    first = x[:, :, :1, :1]
+    apart = x - first
+    mean = apart.mean((2, 3))
+    return apart.square().mean((2, 3)) - mean.square(), mean + first[:, :, 0, 0]
 
 
 def _group_mean(x: Tensor, groups: int) -> Tensor:
@@ -143,9 +155,11 @@ class ChannelsLastNormSiLU(torch.autograd.Function):
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Scaled dot-product attention over (N, heads, positions, head_dim)."""
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16:  # the fused kernel's gradient takes twice as long there
+    # On CPU the fused kernel's gradient takes twice as long in bfloat16, and of a single image the compiler makes a faster one.
+    few = torch.compiler.is_compiling() and q.shape[0] * q.shape[1] * q.shape[2] ** 2 <= FEW_SCORES
+    if q.device.type == "cpu" and (few or q.dtype == torch.bfloat16):
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
-        return scores.float().softmax(-1).to(v.dtype) @ v
+        return scores.to(torch.promote_types(q.dtype, torch.float32)).softmax(-1).to(v.dtype) @ v
     return F.scaled_dot_product_attention(q, k, v)
 
 

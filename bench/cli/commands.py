@@ -123,6 +123,10 @@ def _speed(commands: Parser) -> None:
                          body="speed", goes_on_from="the finished cells")
     p.add_argument("--peers", action="store_true",
                    help="also time diffusers, lucidrains, a plain port to Flax, and engines that run an exported network")
+    p.add_argument("--workloads", metavar="A,B", help="training-BATCH and sampling-BATCH, of those that --dry-run lists for the "
+                                                      "preset, such as sampling-1; default: all")
+    p.add_argument("--processes", type=int, default=4, help="of each contender, one after the other; of one the interval says "
+                                                            "nothing of another")  # t over 4 is a third narrower than over 3
     p.add_argument("--preset", metavar="NAME", default="quick", help=f"whose network is timed; {NAMED}")
     p.add_argument("--batch-size", type=int, help="of training; default: the preset's")
     p.add_argument("--timeout", type=float, default=TIMEOUT, help="seconds without heartbeat or progress, then a worker is ended")

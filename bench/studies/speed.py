@@ -39,7 +39,6 @@ from reference import weights
 from reference.config import ConfigError, require
 
 R = TypeVar("R")
-PROCESSES = 4  # of a contender, one after the other; Student's t over 4 is a third narrower than over 3
 MOST_AT_ONCE = 16  # contenders that start at once, beside an accelerator
 IMAGES = 512  # random ones: what is timed does not depend on what they show
 ROOFS = {"cpu": {"gemm": 2048, "convolution": 128}} | dict.fromkeys(("cuda", "ascend"), {"gemm": 8192, "convolution": 512})
@@ -55,6 +54,11 @@ class Workload:
     stock: bool = True  # whether stock modes of backends that have another race, too
 
     @property
+    def word(self) -> str:
+        """What --workloads calls it."""
+        return f"{self.name.split()[0]}-{self.batch_size}"
+
+    @property
     def title(self) -> str:
         """What --dry-run calls it."""
         return f"{self.name}, batch {self.batch_size}" + ("" if self.stock else ", without the backends' stock modes")
@@ -66,12 +70,17 @@ class Workload:
         return [c for c in who if self.stock or c.mode != "stock" or c.backend in peers.PEERS or c.backend not in others]
 
 
-def workloads(preset: Preset) -> list[Workload]:
-    """Training, and sampling at the preset's batch, four times it, and one image (latency). All contenders of a race are in memory
-    at once, so that stock modes stay out of the largest batch; the other batches show their ratio."""
+def workloads(preset: Preset, words: Sequence[str] = ()) -> list[Workload]:
+    """Training, and sampling at the preset's batch, four times it, and one image (latency); of these the ones of `words`, where
+    there are any. All contenders of a race are in memory at once, so that stock modes stay out of the largest batch; the other
+    batches show their ratio."""
     n = preset.sample_batch
-    return [Workload("training step", TimeTrain, preset.batch_size), Workload("sampling step", TimeSample, n),
-            Workload("sampling step", TimeSample, 4 * n, stock=False), Workload("sampling step", TimeSample, 1)]
+    every = [Workload("training step", TimeTrain, preset.batch_size), Workload("sampling step", TimeSample, n),
+             Workload("sampling step", TimeSample, 4 * n, stock=False), Workload("sampling step", TimeSample, 1)]
+    known = [w.word for w in every]
+    for word in words:
+        require(word in known, "--workloads", word, f"must be of {', '.join(known)}")
+    return [w for w in every if not words or w.word in words]
 
 
 class Race:
@@ -207,16 +216,18 @@ class Race:
             self.crew.stop(c.name)
 
 
-def run(preset: Preset, backends: Sequence[str], *, device: str, threads: int, peers: bool, out: Path, fresh: bool, timeout: float,
-        dry_run: bool) -> int:
-    """The whole table, into the results folder `out`; `timeout` as `Crew`'s.
+def run(preset: Preset, backends: Sequence[str], *, device: str, threads: int, peers: bool, words: Sequence[str], processes: int,
+        out: Path, fresh: bool, timeout: float, dry_run: bool) -> int:
+    """The table of the workloads of `words`, as `workloads`, into the results folder `out`; `processes` of each contender, one
+    after the other; `timeout` as `Crew`'s.
 
     Returns the exit code: 0, or 3 where a contender failed on the way.
     """
     require(preset.blocks >= blocks.LEAST_BLOCKS, "blocks", preset.blocks, f"must be at least {blocks.LEAST_BLOCKS}")
+    races = workloads(preset, words)
     wanted, left = contenders(backends, peers, device), unclaimed(backends, device)
     if dry_run:
-        print("\n".join([*(w.title for w in workloads(preset)), *(c.name for c in wanted), *left]))
+        print("\n".join([*(w.title for w in races), *(c.name for c in wanted), *left]))
         return 0
     book = Notebook(Cells(out, fresh), preset.name)
     book.missing += left
@@ -224,8 +235,8 @@ def run(preset: Preset, backends: Sequence[str], *, device: str, threads: int, p
     with files.temporary_folder() as logs, Crew(spec, threads, logs, timeout) as crew:
         this = Race(preset, crew, book)
         who = this.able(wanted)
-        for process in range(PROCESSES):  # the outer loop: a run that ends early has all workloads of some
-            for workload in workloads(preset):
+        for process in range(processes):  # the outer loop: a run that ends early has all workloads of some
+            for workload in races:
                 this.race(workload, who, process)
         for c in {(c.backend, c.dtype): replace(c, again=False) for c in who}.values():
             if about(c.backend).roofline:

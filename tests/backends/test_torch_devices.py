@@ -180,6 +180,9 @@ def test_the_compiled_norm_and_upsampling_are_torchs_own():
         found = layers._compiled_norm(wide, weight.to(wide.dtype), bias.to(wide.dtype), 4, 1e-6)
         assert found.is_contiguous(memory_format=torch.channels_last) and found.dtype == wide.dtype
         torch.testing.assert_close(found.double(), expected, rtol=0, atol=tolerance)
+        variance, mean = layers._moments(wide)  # what CPU's compiled network takes them by
+        torch.testing.assert_close(mean.double(), x.double().mean((2, 3)), rtol=0, atol=tolerance)
+        torch.testing.assert_close(variance.double(), x.double().var((2, 3), correction=0), rtol=tolerance, atol=0)
     doubled = layers._doubled(x)
     assert doubled.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(doubled, torch.nn.functional.interpolate(x, scale_factor=2.0, mode="nearest"))

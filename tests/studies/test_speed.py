@@ -69,13 +69,13 @@ def backend(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
     monkeypatch.setattr(blocks, "time_blocks", functools.partial(blocks.time_blocks, least=0.02, cap_seconds=0.3))
     monkeypatch.setattr(contenders, "about", lambda name: About(name, dtypes=("float32", "bfloat16", "float16")))
-    monkeypatch.setattr(speed, "PROCESSES", 2)
-    monkeypatch.setattr(speed, "workloads", lambda preset: [speed.Workload("training step", TimeTrain, 4)])
+    monkeypatch.setattr(speed, "workloads", lambda preset, words: [speed.Workload("training step", TimeTrain, 4)])
     return "sleep"
 
 
 def options(out: Path, **more) -> dict:
-    return {"device": "cpu", "threads": 1, "out": out, "fresh": False, "peers": False, "timeout": 60.0, "dry_run": False, **more}
+    return {"device": "cpu", "threads": 1, "out": out, "fresh": False, "peers": False, "words": (), "processes": 2, "timeout": 60.0,
+            "dry_run": False, **more}
 
 
 def test_the_table_end_to_end(backend, tmp_path, capsys, monkeypatch):
@@ -124,6 +124,14 @@ def test_a_dry_run_names_all_and_writes_nothing(tmp_path, capsys):
             "openvino tuned bfloat16", "aotinductor tuned float32", "flax tuned float32"} <= set(told)
     assert "onnxruntime tuned bfloat16" not in told
     assert not (tmp_path / "out").exists()
+
+
+def test_workloads_are_chosen_by_name():
+    assert [w.word for w in speed.workloads(PRESET)] == ["training-4", "sampling-2", "sampling-8", "sampling-1"]
+    assert [w.title for w in speed.workloads(PRESET, ("sampling-1", "training-4"))] == [
+        "training step, batch 4", "sampling step, batch 1"]
+    with pytest.raises(ConfigError, match="--workloads='sampling-3': must be of training-4, sampling-2, sampling-8, sampling-1"):
+        speed.workloads(PRESET, ("sampling-3",))
 
 
 def test_engines_do_not_train_and_stock_modes_stay_out_of_the_largest_batch():
