@@ -236,7 +236,7 @@ def test_the_compiled_network_is_the_eager_one(dtype: str, tolerance: float) -> 
 def test_every_shape_and_every_network_is_compiled(monkeypatch):
     """torch.compile is eager from the ninth on, if it is not told otherwise."""
     found, compiles = [], torch.compile
-    monkeypatch.setattr(torch, "compile", lambda function, dynamic: compiles(
+    monkeypatch.setattr(torch, "compile", lambda function, dynamic, options: compiles(
         function, dynamic=dynamic, backend=lambda graph, inputs: found.append(len(inputs)) or graph.forward))
 
     class Scale(torch.nn.Module):
