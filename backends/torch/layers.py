@@ -102,8 +102,8 @@ def _channels_last_norm(x: Tensor, weight: Tensor, bias: Tensor, groups: int, ep
 
 def _compiled_norm(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
     """GroupNorm of x (N, C, H, W) in x's layout and dtype, of float32 moments of its channels. torch's own on CUDA gives another
-    layout than channels_last, which every convolution, forward and backward, would then copy back; on CPU a single image loses
-    a tenth to it."""
+    layout than channels_last, which every convolution, forward and backward, would then copy back; on CPU it is
+    slower for a single image."""
     wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
     variance, mean = torch.var_mean(wide, (2, 3), correction=0) if x.is_cuda else _moments(wide)
     of_group = _group_mean(mean, groups)
