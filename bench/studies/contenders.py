@@ -1,12 +1,15 @@
-"""Who races in the speed table: the backends as they claim to run, and peers."""
+"""Who races in the speed table, and in what: the backends as they claim to run, and peers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from backends import about, claims
+from backends import about, claims, trains
+from bench.messages import TimeSample, TimeTrain, Timing
+from bench.presets import Preset
 from bench.workers import peers
+from reference.config import require
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,45 @@ class Contender:
         """What the report calls it."""
         mode = "eager" if self.backend in peers.PEERS and self.mode == "stock" else self.mode
         return f"{self.backend} {mode} {self.dtype}" + (" (again)" if self.again else "")
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One cell: a kind of work, at one batch size."""
+
+    name: str
+    command: Callable[..., Timing]
+    batch_size: int
+    stock: bool = True  # whether stock modes of backends that have another race, too
+
+    @property
+    def word(self) -> str:
+        """What --workloads calls it."""
+        return f"{self.name.split()[0]}-{self.batch_size}"
+
+    @property
+    def title(self) -> str:
+        """What --dry-run calls it."""
+        return f"{self.name}, batch {self.batch_size}" + ("" if self.stock else ", without the backends' stock modes")
+
+    def racing(self, wanted: Sequence[Contender]) -> list[Contender]:
+        """Those that can do this work, and race in it."""
+        who = [c for c in wanted if self.command is not TimeTrain or c.backend not in peers.ENGINES and trains(c.backend)]
+        others = {c.backend for c in who if c.mode != "stock"}
+        return [c for c in who if self.stock or c.mode != "stock" or c.backend in peers.PEERS or c.backend not in others]
+
+
+def workloads(preset: Preset, words: Sequence[str] = ()) -> list[Workload]:
+    """Training, and sampling at the preset's batch, four times it, and one image (latency); of these the ones of `words`, where
+    there are any. All contenders of a race are in memory at once, so that stock modes stay out of the largest batch; the other
+    batches show their ratio."""
+    n = preset.sample_batch
+    every = [Workload("training step", TimeTrain, preset.batch_size), Workload("sampling step", TimeSample, n),
+             Workload("sampling step", TimeSample, 4 * n, stock=False), Workload("sampling step", TimeSample, 1)]
+    known = [w.word for w in every]
+    for word in words:
+        require(word in known, "--workloads", word, f"must be of {', '.join(known)}")
+    return [w for w in every if not words or w.word in words]
 
 
 def contenders(backends: Sequence[str], with_peers: bool, device: str = "cpu") -> list[Contender]:

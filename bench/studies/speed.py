@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -19,10 +19,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from backends import NotInstalled, about, trains
+from backends import NotInstalled, about
 from backends.protocol import Spec
 from bench import files, streams
-from bench.messages import Block, Describe, TimeRoof, TimeSample, TimeTrain, Timing
+from bench.messages import Block, Describe, TimeRoof, TimeTrain, Timing
 from bench.paths import printable
 from bench.presets import Preset
 from bench.progress import tracked
@@ -30,7 +30,7 @@ from bench.records import environment, rows
 from bench.records.cells import Cells
 from bench.records.notebook import Notebook
 from bench.report import speed_page
-from bench.studies.contenders import Contender, contenders, unclaimed
+from bench.studies.contenders import Contender, Workload, contenders, unclaimed, workloads
 from bench.timing import blocks
 from bench.workers import peers
 from bench.workers.crew import Crew
@@ -42,45 +42,6 @@ R = TypeVar("R")
 MOST_AT_ONCE = 16  # contenders that start at once, beside an accelerator
 IMAGES = 512  # random ones: what is timed does not depend on what they show
 ROOFS = {"cpu": {"gemm": 2048, "convolution": 128}} | dict.fromkeys(("cuda", "ascend"), {"gemm": 8192, "convolution": 512})
-
-
-@dataclass(frozen=True)
-class Workload:
-    """One cell: a kind of work, at one batch size."""
-
-    name: str
-    command: Callable[..., Timing]
-    batch_size: int
-    stock: bool = True  # whether stock modes of backends that have another race, too
-
-    @property
-    def word(self) -> str:
-        """What --workloads calls it."""
-        return f"{self.name.split()[0]}-{self.batch_size}"
-
-    @property
-    def title(self) -> str:
-        """What --dry-run calls it."""
-        return f"{self.name}, batch {self.batch_size}" + ("" if self.stock else ", without the backends' stock modes")
-
-    def racing(self, wanted: Sequence[Contender]) -> list[Contender]:
-        """Those that can do this work, and race in it."""
-        who = [c for c in wanted if self.command is not TimeTrain or c.backend not in peers.ENGINES and trains(c.backend)]
-        others = {c.backend for c in who if c.mode != "stock"}
-        return [c for c in who if self.stock or c.mode != "stock" or c.backend in peers.PEERS or c.backend not in others]
-
-
-def workloads(preset: Preset, words: Sequence[str] = ()) -> list[Workload]:
-    """Training, and sampling at the preset's batch, four times it, and one image (latency); of these the ones of `words`, where
-    there are any. All contenders of a race are in memory at once, so that stock modes stay out of the largest batch; the other
-    batches show their ratio."""
-    n = preset.sample_batch
-    every = [Workload("training step", TimeTrain, preset.batch_size), Workload("sampling step", TimeSample, n),
-             Workload("sampling step", TimeSample, 4 * n, stock=False), Workload("sampling step", TimeSample, 1)]
-    known = [w.word for w in every]
-    for word in words:
-        require(word in known, "--workloads", word, f"must be of {', '.join(known)}")
-    return [w for w in every if not words or w.word in words]
 
 
 class Race:
@@ -135,36 +96,47 @@ class Race:
                 "diffusion": p.diffusion.to_dict(), "optim": p.optim.to_dict(), "blocks": p.blocks, **more}
 
     def race(self, workload: Workload, wanted: Sequence[Contender], process: int) -> None:
-        """Time a workload, all in turn, each in a fresh process. One that fails is left out, and the others start again; the next
-        processes go without it."""
+        """Time a workload, all in turn, each in a fresh process. One that fails is left out, also of the next processes; the others
+        start again where blocks of them were timed beside it."""
         who = [c for c in workload.racing(wanted) if (workload, c) not in self.left]
+
+        def key(c: Contender) -> dict[str, Any]:
+            return self.key(c, workload.name, workload.batch_size, beside=[other.name for other in who], process=process)
+
         while who:
-            beside = {"beside": [other.name for other in who], "process": process}
-            keys = {c: self.key(c, workload.name, workload.batch_size, **beside) for c in who}
             raw: dict[str, dict[str, Any]] = {}
             try:
-                if not all(self.book.cells.done("speed", key) for key in keys.values()):
+                if not all(self.book.cells.done("speed", key(c)) for c in who):
                     raw = self._time(workload, who)
             except Left as left:
-                self.book.missing.append(f"missing: {workload.name}, batch {workload.batch_size}: {left.who.name}: {left}")
-                who.remove(left.who)
-                self.left.add((workload, left.who))
+                self._leave(workload, who, left.who, left)
                 continue
-            for c, key in keys.items():
-                self.book.keep("speed", "timing", key, raw.get(c.name, {}))
+            for c in who:
+                self.book.keep("speed", "timing", key(c), raw.get(c.name, {}))
             return
 
-    def _time(self, workload: Workload, who: Sequence[Contender]) -> dict[str, dict[str, Any]]:
+    def _leave(self, workload: Workload, who: list[Contender], c: Contender, error: Exception) -> None:
+        """Go on without this one, and say so."""
+        self.book.missing.append(f"missing: {workload.name}, batch {workload.batch_size}: {c.name}: {error}")
+        who.remove(c)
+        self.left.add((workload, c))
+
+    def _time(self, workload: Workload, who: list[Contender]) -> dict[str, dict[str, Any]]:
+        """The rows' values by contender. `who` loses those whose first call fails; raises `Left` for one that fails later."""
         state = {"began": datetime.now(UTC).isoformat(timespec="seconds"), "load_before": [round(x, 2) for x in os.getloadavg()]}
         more = {"images": str(self.images())} if workload.command is TimeTrain else {}
         asked = workload.command(units=1, batch_size=workload.batch_size, seed=0, **more)
         timed: dict[str, blocks.Block] = {}
         try:
             first: dict[str, float] = {}
-            for c, found in zip(who, self.each(who, partial(self._first, asked), "compile"), strict=True):
-                if not isinstance(found, float):
-                    raise Left(c, found)
-                first[c.name], timed[c.name] = found, partial(self._block, c, asked)
+            for c, found in zip(tuple(who), self.each(who, partial(self._first, asked), "compile"), strict=True):
+                if isinstance(found, float):
+                    first[c.name], timed[c.name] = found, partial(self._block, c, asked)
+                else:
+                    self.crew.stop(c.name)
+                    self._leave(workload, who, c, found)
+            if not who:
+                return {}
             with tracked(desc=f"{workload.name}, batch {workload.batch_size}", leave=False, mininterval=1) as bar:
                 def progress(done: int, total: int) -> None:
                     bar.total = total
