@@ -103,11 +103,12 @@ class Race:
         def key(c: Contender) -> dict[str, Any]:
             return self.key(c, workload.name, workload.batch_size, beside=[other.name for other in who], process=process)
 
+        def done() -> bool:
+            return all(self.book.cells.done("speed", key(c)) for c in who)
+
         while who:
-            raw: dict[str, dict[str, Any]] = {}
             try:
-                if not all(self.book.cells.done("speed", key(c)) for c in who):
-                    raw = self._time(workload, who)
+                raw = {} if done() else self._time(workload, who, done)
             except Left as left:
                 self._leave(workload, who, left.who, left)
                 continue
@@ -121,8 +122,9 @@ class Race:
         who.remove(c)
         self.left.add((workload, c))
 
-    def _time(self, workload: Workload, who: list[Contender]) -> dict[str, dict[str, Any]]:
-        """The rows' values by contender. `who` loses those whose first call fails; raises `Left` for one that fails later."""
+    def _time(self, workload: Workload, who: list[Contender], done: Callable[[], bool]) -> dict[str, dict[str, Any]]:
+        """The rows' values by contender, none where all that are left are done. `who` loses those whose first call fails; raises
+        `Left` for one that fails later."""
         state = {"began": datetime.now(UTC).isoformat(timespec="seconds"), "load_before": [round(x, 2) for x in os.getloadavg()]}
         more = {"images": str(self.images())} if workload.command is TimeTrain else {}
         asked = workload.command(units=1, batch_size=workload.batch_size, seed=0, **more)
@@ -135,7 +137,7 @@ class Race:
                 else:
                     self.crew.stop(c.name)
                     self._leave(workload, who, c, found)
-            if not who:
+            if done():
                 return {}
             with tracked(desc=f"{workload.name}, batch {workload.batch_size}", leave=False, mininterval=1) as bar:
                 def progress(done: int, total: int) -> None:

@@ -23,6 +23,7 @@ from tests.helpers.tiny import install_backend
 TINY = ModelConfig(sample_size=8, block_out_channels=(8, 16), norm_num_groups=4,
                    down_block_types=("DownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D"))
 PRESET = Preset("tiny", TINY, None, DiffusionConfig(timesteps=20), batch_size=4, sample_batch=2)
+TUNED = contenders.Contender("sleep", "tuned", "float32")
 
 BACKEND = '''
 import os, time
@@ -52,6 +53,8 @@ class Sleeper:
         pass
     def train_step(self, batch):
         self.steps += 1
+        if self.spec.dtype == "bfloat16" and os.environ.get("SLEEP_HARM") == "first":
+            raise DeviceError("dtype='bfloat16': not this network")
         if self.spec.dtype == "bfloat16" and self.steps > 5 and os.environ.get("SLEEP_HARM"):
             os._exit(9)
         time.sleep(self.unit)
@@ -112,6 +115,26 @@ def test_a_contender_that_dies_is_left_out_and_named(backend, tmp_path, capsys, 
     for n, left in enumerate(rows.read(tmp_path / "out" / "rows")):
         assert left.config["contender"] == "sleep tuned float32" == left.config["beside"][0] and len(left.config["beside"]) == 1
         assert left.config["process"] == n < 2
+
+
+def test_a_contender_whose_first_call_fails_leaves_the_others_at_work(backend, tmp_path, capsys, monkeypatch):
+    """They compiled for minutes by then. The same command goes on from the cells of those that were left."""
+    started = []
+    monkeypatch.setenv("SLEEP_HARM", "first")
+    monkeypatch.setattr(speed, "contenders", lambda *_: [speed.Contender("sleep", "tuned", "bfloat16"), TUNED])
+    monkeypatch.setattr(speed.Race, "able", lambda self, wanted: wanted)
+    start = speed.Race.start
+    monkeypatch.setattr(speed.Race, "start", lambda self, c: (started.append(c.dtype), start(self, c)))
+    for blocks_timed in (True, False):
+        if not blocks_timed:
+            monkeypatch.setattr(blocks, "time_blocks", None)
+        started.clear()
+        assert speed.run(PRESET, [backend], **options(tmp_path / "out", processes=1)) == 3
+        assert started == ["bfloat16", "float32"]
+        told = capsys.readouterr().out
+        assert "missing: training step, batch 4: sleep tuned bfloat16: " in told and "not this network" in told
+        [left] = rows.read(tmp_path / "out" / "rows")
+        assert left.config["beside"] == [TUNED.name]
 
 
 def test_a_dry_run_names_all_and_writes_nothing(tmp_path, capsys):
