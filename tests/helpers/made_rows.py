@@ -16,7 +16,7 @@ def likelihood(totals: Mapping[str, Sequence[float]], steps: int = 10, backend: 
     n = len(next(iter(totals.values())))
     bounds = {name: {"total": list(map(float, total)), "terms": [1.0] * steps} for name, total in totals.items()}
     base = {"name": "net", "weights": "w", "images_sha256": "i", "samples": n, "seed": 0, "clip": True, "dtype": "float32",
-            "device": "cpu", "steps": steps, "images": "held out", "diffusion": DiffusionConfig().to_dict()}
+            "device": "cpu", "steps": steps, "images": "held out", "diffusion": DiffusionConfig().to_dict(), "model": {}}
     return rows.Row("likelihood", backend, "likelihood of net", base | config, {
         "n": n, "timesteps": list(range(steps)), "prior": [0.0] * n, "bounds": bounds, "seconds": 1.0}, {}, "c")
 

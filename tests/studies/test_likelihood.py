@@ -162,6 +162,32 @@ def test_the_claim_has_a_verdict_from_paired_differences(learned, verdict):
     assert f"**{verdict}**" in likelihood_page.render(networks, "c")
 
 
+@pytest.mark.parametrize("cosine, verdict", [([1, 2, 3, 4], "reproduced"), ([3, 4, 5, 6], "contradicted"),
+                                             ([1, 4, 3, 6], "cannot tell")])
+def test_the_schedules_claim_has_a_verdict_from_two_networks(cosine, verdict):
+    """The bits of their own variance, image by image, over the longest path that both have; the large variance says the reverse."""
+    jitter, large = np.array([0.1, -0.1, 0.05, 0]), 10 - np.array(cosine)
+    linear = made_rows.likelihood({"large": [5, 5, 5, 5], "learned": [2, 3, 4, 5]}, name="linear", weights="l", **process("linear"))
+    found = [linear, made_rows.likelihood({"large": large, "learned": cosine + jitter}, name="cosine", weights="c", **process("cosine")),
+             made_rows.likelihood({"large": large, "learned": [2, 3, 4, 5]}, 5, name="cosine", weights="c", **process("cosine"))]
+    [claim] = likelihood_page.schedule_claims(likelihood_page.newest(found))
+    mean = np.mean(np.array(cosine) - [2, 3, 4, 5]) + jitter.mean()
+    assert f"**{verdict}** (cosine less linear: {mean:+.3g} ± " in claim and "at S = 10 with the variance learned" in claim
+    assert claim in likelihood_page.render(likelihood_page.newest(found), "c")
+
+
+@pytest.mark.parametrize("other", [{}, {"images_sha256": "j"}, {"seed": 1}, {"model": {"n": 2}}, {"steps": 5}])
+def test_networks_that_differ_in_more_have_no_verdict(other):
+    found = [made_rows.likelihood({"large": [2, 3]}, name="a", **process("linear")),
+             made_rows.likelihood({"large": [1, 2]}, name="b", **process("cosine") | other)]
+    [claim] = likelihood_page.schedule_claims(likelihood_page.newest(found))
+    assert ("no verdict" in claim) == bool(other)
+
+
+def process(schedule: str) -> dict[str, object]:
+    return {"diffusion": DiffusionConfig(schedule=schedule).to_dict(), "model": {"n": 1}}
+
+
 def test_seconds_are_those_of_one_image():
     row = made_rows.likelihood({"large": [1, 2, 3, 4]})
     assert likelihood_page.table([row])["seconds"].tolist() == [row.values["seconds"] / 4] != [row.values["seconds"]]

@@ -15,7 +15,8 @@ from bench.report.studies import image_claims, likelihood_page, round_trip_page,
 def likelihoods(every: list[AnyRow]) -> Section:
     """The variational bound of every network: a table, bits per dimension against S, and the KL terms of its longest path."""
     s, command = Section("Likelihoods", folded=True), command_line("likelihood", "--weights", "SOURCE")
-    for name, rows in likelihood_page.newest(every).items():
+    networks = likelihood_page.newest(every)
+    for name, rows in networks.items():
         first, c = [row for row in rows if row.backend == rows[0].backend], rows[0].config
         frame, longest = likelihood_page.table(first), rows[0]
         about = (f"n = {longest.values['n']:,} held-out images, 1 seed ({c['seed']}) of the noise; bars and ±: half of the 95% "
@@ -32,7 +33,9 @@ def likelihoods(every: list[AnyRow]) -> Section:
                      for k, (variance, bits) in enumerate(likelihood_page.by_variance(longest))]
             s.figures.append(Figure(f"KL terms against t, S = {c['steps']}: {name}",
                                     [("", svg.curves(terms, "timestep t", "bits per dimension"))], about, command))
-    if not s.tables:
+    if s.tables:
+        s.text += likelihood_page.schedule_claims(networks)
+    else:
         s.missing.append(("Likelihoods have no rows yet.", command))
     return s
 
