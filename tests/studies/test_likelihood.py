@@ -167,9 +167,9 @@ def test_the_claim_has_a_verdict_from_paired_differences(learned, verdict):
 def test_the_schedules_claim_has_a_verdict_from_two_networks(cosine, verdict):
     """The bits of their own variance, image by image, over the longest path that both have; the large variance says the reverse."""
     jitter, large = np.array([0.1, -0.1, 0.05, 0]), 10 - np.array(cosine)
-    linear = made_rows.likelihood({"large": [5, 5, 5, 5], "learned": [2, 3, 4, 5]}, name="linear", weights="l", **process("linear"))
-    found = [linear, made_rows.likelihood({"large": large, "learned": cosine + jitter}, name="cosine", weights="c", **process("cosine")),
-             made_rows.likelihood({"large": large, "learned": [2, 3, 4, 5]}, 5, name="cosine", weights="c", **process("cosine"))]
+    bits = {"linear": {"large": [5, 5, 5, 5], "learned": [2, 3, 4, 5]}, "cosine": {"large": large, "learned": cosine + jitter}}
+    found = [made_rows.likelihood(bits[name], name=name, weights=name, **process(name)) for name in bits]
+    found.append(made_rows.likelihood(bits["linear"], 5, name="cosine", weights="cosine", **process("cosine")))
     [claim] = likelihood_page.schedule_claims(likelihood_page.newest(found))
     mean = np.mean(np.array(cosine) - [2, 3, 4, 5]) + jitter.mean()
     assert f"**{verdict}** (cosine less linear: {mean:+.3g} ± " in claim and "at S = 10 with the variance learned" in claim

@@ -110,14 +110,15 @@ def schedule_claims(networks: dict[str, Rows]) -> list[str]:
         both = [(r, s) for r in linear for s in cosine if (r.backend, r.config["steps"]) == (s.backend, s.config["steps"])]
         if not (apart and both and all(x[key] == y[key] for key in ("model", *SAME) if key != "weights")):
             continue
-        r, s = both[0]
-        variance = next((name for name in LEARNED if name in r.values["bounds"]), "large")
-        if not all(variance in row.values["bounds"] for row in (r, s)):
+        (r, s), S = (row.values["bounds"] for row in both[0]), both[0][0].config["steps"]
+        variance = next((name for name in LEARNED if name in r), "large")
+        if not (variance in r and variance in s):
             continue
-        mean, half = interval(np.array(s.values["bounds"][variance]["total"]) - np.array(r.values["bounds"][variance]["total"]))
-        out.append(f"IDDPM (section 3.2): the cosine schedule gives fewer bits than the linear one: **{_verdict({word(mean, half)})}** "
-                   f"({b} less {a}: {mean:+.3g} ± {half:.2g} at S = {r.config['steps']} with the variance {variance}, image by "
-                   "image). One training of each: what another seed of the training would change is not in the interval.")
+        mean, half = interval(np.array(s[variance]["total"]) - np.array(r[variance]["total"]))
+        out.append(f"IDDPM (section 3.2): the cosine schedule gives fewer bits than the linear one: "
+                   f"**{_verdict({word(mean, half)})}** ({b} less {a}: {mean:+.3g} ± {half:.2g} at S = {S} "
+                   f"with the variance {variance}, image by image). One training of each: what another seed of the training would "
+                   "change is not in the interval.")
     return out or ["IDDPM's claim about the cosine schedule has no verdict: no two networks here differ in the schedule alone."]
 
 
