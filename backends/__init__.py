@@ -165,7 +165,7 @@ def choose(asked: str | None, network: str | None = None) -> tuple[tuple[str, ..
     be asked for by this name.
 
     Raises `ConfigError` for an unknown name, one that is given twice, one that is asked for but not installed, and a sampler that
-    is asked for and has neither a network nor `network`.
+    is asked for and has neither a network nor `network`, and a `network` that none takes.
     """
     chosen, absent = [], [f"missing: all cells of {name!r}: {why}" for name, why in refused().items() if asked is None]
     for name in names() if asked is None else asked.split(","):
@@ -177,32 +177,33 @@ def choose(asked: str | None, network: str | None = None) -> tuple[tuple[str, ..
                 absent.append(f"{name} has no network and was left out; --backends {name}{BORROWS}{DEFAULT} draws with that of "
                               f"{DEFAULT}")
             else:
-                chosen.append(borrowed(name, network))
+                chosen.append(borrowed(name, None if BORROWS in name or about(name).network else network))
             continue
         line = f"{name} is not installed and was not run; to install it: {about(name).install}"
         require(asked is None, "--backends", name, line)
         absent.append(line)
     require(len(chosen) > 0, "--backends", asked, "no backend is installed: " + "; ".join(absent))
     require(len(set(chosen)) == len(chosen), "--backends", asked, "every backend must appear once")
+    require(network is None or asked is not None and set(chosen) != set(asked.split(",")), "--network", network,
+            f"has no use, for {', '.join(chosen)} samples with its own: name a sampler without a network by --backends")
     return tuple(chosen), absent
 
 
 def borrowed(name: str, network: str | None) -> str:
     """The name of this backend with the network of another one where it has none; SAMPLER+NETWORK has said it. Raises `ConfigError`
-    where it needs one, or the other one has none."""
+    where it needs one, the other one has none, or `network` has no use."""
     take(name)
     sampler, plus, own = name.partition(BORROWS)
-    if not plus and about(name).network:
-        return name
-    require(plus != "" or network is not None, "backend", name, "is a sampler without a network, says its ABOUT: name it "
-            f"{name}{BORROWS}{DEFAULT} to draw with the network of {DEFAULT}")
-    take(network or "")
+    if plus or about(name).network:
+        require(network is None, "--network", network, f"has no use, for {name} samples with {own or 'its own'}: leave it out")
+    else:
+        require(network is not None, "backend", name, "is a sampler without a network, says its ABOUT: name it "
+                f"{name}{BORROWS}{DEFAULT} to draw with the network of {DEFAULT}")
+        take(network or "")
     able = [other for other in names() if about(other).network]
-    if plus:
-        require(own in able, "backend", name, f"the network after {sampler}{BORROWS} must be one of {', '.join(able)}")
-        return name
-    require(network in able, "--network", network, f"must be one of {', '.join(able)}")
-    return f"{name}{BORROWS}{network}"
+    require(not plus or own in able, "backend", name, f"the network after {sampler}{BORROWS} must be one of {', '.join(able)}")
+    require(network is None or network in able, "--network", network, f"must be one of {', '.join(able)}")
+    return name if network is None else f"{name}{BORROWS}{network}"
 
 
 def outside_files(name: str) -> list[Path]:

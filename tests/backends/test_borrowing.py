@@ -67,6 +67,20 @@ def test_by_name_it_needs_a_network(port, net, tmp_path, capsys):
     assert "has no training but that of its network" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name, with_what", [("torch", "its own"), (PAIR, "torch")])
+def test_a_network_that_nobody_takes_is_refused(port, net, tmp_path, capsys, name, with_what):
+    for words in (["run", "--backends", name, "--dry-run=plan"], ["run", "--dry-run=plan"],
+                  ["sample", "--backend", name, "--weights", net, "--save", str(tmp_path / "a.npy")]):
+        assert main([*words, "--network", "torch"]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: --network='torch': has no use, for ") and error.count("\n") == 1
+        if words[0] == "sample":
+            assert f"for {name} samples with {with_what}: leave it out" in error
+    assert main(["run", "--backends", f"{name},np_sampler", "--network", "torch", "--dry-run=plan"]) == (name == PAIR) * 2
+    assert capsys.readouterr().err == (
+        "error: --backends='np_sampler+torch,np_sampler': every backend must appear once\n" if name == PAIR else "")
+
+
 def test_the_remedy_that_is_named_works(port, net, tmp_path, monkeypatch, capsys):
     """The name with the network is taken by each command that asks for it; one without the terms of the bound says so."""
     assert main(["run", "--backends", PAIR, "--dry-run=plan"]) == main(["speed", "--backends", PAIR, "--dry-run=plan"]) == 0

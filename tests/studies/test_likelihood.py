@@ -110,7 +110,7 @@ def test_the_whole_study_and_again(folder, capsys):
         assert np.mean(row.values["prior"]) + np.sum(bits["terms"]) == pytest.approx(np.mean(bits["total"]), rel=1e-12)
     assert set(row.values["bounds"]) == {"small", "large", "learned_range"}
     page = (folder / "out" / "likelihood.md").read_text()
-    assert "## learned" in page and "learned_range" in page and "few steps, S up to 100" in page
+    assert "## learned" in page and "learned_range" in page and "few steps, here S up to 100" in page
     assert (folder / "out" / "figures" / "likelihood.png").stat().st_size > 10_000
     assert give(folder, "--steps", "4,2", "--backends", "torch") == 0
     assert len(rows.read(folder / "out" / "rows")) == len(found)
