@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import numpy as np
 import pytest
 
 from backends import about
+from bench import messages
 from bench.job import checks, measuring, sampling
 from bench.job.job import GATED_STEPS
 from bench.metric import fid
@@ -159,6 +161,34 @@ def test_a_disagreement_outweighs_what_is_missing(tmp_path: Path) -> None:
         assert run(job(etas=(1.0,), train_steps=0), tmp_path / "both", "images too dark").code == 4
     ended = run(job(etas=(1.0,), train_steps=0), tmp_path / "none", "one image not finite")
     assert ended.code == 4 and "missing: sample wrong" in ended.stdout and "sample wrong: worker wrong" in ended.stderr
+
+
+class Forgetful:
+    """A crew whose backend gives other numbers in each process, and the same ones within one."""
+
+    processes = 0
+
+    def start(self, backend: str) -> None:
+        self.processes += 1
+
+    def load(self, *_: object) -> None:
+        pass
+
+    def call(self, backend: str, asked: object, stage: str = "") -> SimpleNamespace:
+        if isinstance(asked, messages.Weights):
+            np.savez(asked.out, weights=np.zeros(2))
+        return SimpleNamespace(losses=[0.5 + self.processes])
+
+    def draw(self, *_: object) -> np.ndarray:
+        return np.zeros(3)
+
+
+def test_the_second_run_of_the_determinism_check_is_in_a_process_of_its_own(tmp_path: Path) -> None:
+    book = Notebook(Cells(tmp_path, False), "tiny")
+    checks.determinism(job(("torch",)), Forgetful(), book, "torch")  # type: ignore[arg-type]
+    [row] = of(book.rows, Checks)
+    assert {name.split()[0]: value["bit_equal"] for name, value in row.values.items()} == {
+        "losses": False, "weights": True, "images": True}
 
 
 def test_only_long_paths_are_checked_beyond_their_first_steps(tmp_path: Path) -> None:

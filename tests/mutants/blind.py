@@ -16,7 +16,7 @@ from pathlib import Path
 from bench.paths import ROOT
 
 from . import catalogue, mirror
-from .generator import ALL, BLIND, LISTS, How, Mutant, ask, keep, outcomes
+from .generator import BLIND, LISTS, How, Mutant, ask, keep, outcomes
 
 KITS = ("mindspore", "jax")  # rooms that are asked of the kit's levels
 PLACES = {"reference": "reference/", "torch": "backends/torch/", **{room: f"backends/{room}/" for room in KITS},
@@ -58,12 +58,13 @@ if __name__ == "__main__":
     parser.add_argument("--room", choices=(*PLACES, "harness"), action="append", help="may be repeated; default: all")
     parser.add_argument("--again", action="store_true", help="ask those that survived again")
     parser.add_argument("--leave-out", action="store_true", help="the tests that fail without a mistake, instead of ending there")
+    parser.add_argument("--slow", action="store_true", help="ask CI's slow tests in place of the others; with --again, of what survived these")
     asked = parser.parse_args()
     for name in asked.room or (*PLACES, "harness"):
         known = {mutant for mutant, killed_by in outcomes(BLIND)[name].items() if killed_by or not asked.again}
         left = [m for m in mistakes(name) if m.name not in known]
         if name not in KITS:
-            ask(name, left, 0, BLIND, How(leave_out=True) if asked.leave_out else ALL)
+            ask(name, left, 0, BLIND, How(leave_out=asked.leave_out, slow=asked.slow))
             continue
         for mistake in left:
             keep(BLIND, name, mistake.name, by_level(name, mistake), 0)

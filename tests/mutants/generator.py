@@ -63,7 +63,8 @@ ROOMS = {
                                             "tests/weights/test_solver_folders.py", "tests/weights/test_schedulers.py",
                                             "tests/conformance/test_l2_network.py", "--backend=torch", "--mode=tuned")),
     "torch": Room(tuple(f"backends/torch/{name}.py" for name in ("schedules", "samplers", "solvers", "training", "layers", "unet")),
-                  ("tests/conformance", "tests/backends/test_mirrors.py", "tests/backends/test_torch_devices.py", "--backend=torch")),
+                  ("tests/conformance", "tests/backends/test_mirrors.py", "tests/backends/test_torch_devices.py",
+                   "tests/backends/test_torch.py", "--backend=torch")),
     "mindspore": Room(tuple(f"backends/mindspore/{name}.py" for name in ("schedules", "samplers", "solvers", "training", "layers", "unet")),
                       ("tests/conformance", "tests/backends/test_mirrors.py", "--backend=mindspore")),
     "metric": Room(("bench/metric/*.py",), ("tests/metric",)),
@@ -84,11 +85,13 @@ FURTHER = {
 
 class How(NamedTuple):
     """How a room is asked: in how many processes, with how many seconds of tests at most for each mistake, and whether tests that fail
-    without a mistake are left out, as those of other versions or without a framework do, or end it."""
+    without a mistake are left out, as those of other versions or without a framework do, or end it; and whether CI's slow tests are
+    asked in place of the others."""
 
     processes: int = 1
     most: float = math.inf
     leave_out: bool = False
+    slow: bool = False
 
 
 ALL = How()
@@ -215,19 +218,19 @@ def ask(name: str, asked: list[Mutant], seed: int, out: Path, how: How = ALL) ->
         trees = [Path(folder) / f"tree{i}" for i in range(how.processes)]
         for tree in trees:
             shutil.copytree(ROOT, tree, symlinks=True, ignore=shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build"))
-        start = functools.partial(planted_in, name=name, out=out, seed=seed, how=how, known=map_of(name))
+        start = functools.partial(planted_in, name=name, out=out, seed=seed, how=how, known=map_of(name, how.slow))
         if how.processes > 1:  # the map is made once
             ended([start(trees[0], [], Value("i"))])
         following = Value("i")
         ended([start(tree, asked, following) for tree in trees])
 
 
-def map_of(room: str) -> Path:
-    """Where the map of a room's tests is kept, by the text of the program and of the tests and by what runs them."""
+def map_of(room: str, slow: bool = False) -> Path:
+    """Where the map of a room's tests, or of its slow ones, is kept, by the text of the program and of the tests and by what runs them."""
     python = [path for of in ("reference", "backends", "bench", "tests") for path in sorted((ROOT / of).rglob("*.py"))
               if not path.is_relative_to(HERE)]
     text = hashlib.sha256(b"".join(path.read_bytes() for path in python) + environment().encode()).hexdigest()
-    return MAPS / f"{room}-{text[:16]}.json"
+    return MAPS / f"{room}{'-slow' * slow}-{text[:16]}.json"
 
 
 def planted_in(tree: Path, asked: list[Mutant], following: Synchronized[int], *, name: str, out: Path, seed: int, how: How,
@@ -253,7 +256,7 @@ def planted_in(tree: Path, asked: list[Mutant], following: Synchronized[int], *,
         return process
     code = 1
     try:
-        code = plant(tree, (ROOMS | FURTHER)[name].tests, known, Orders(changes(), found, finds, how.most, how.leave_out))
+        code = plant(tree, (ROOMS | FURTHER)[name].tests, known, Orders(changes(), found, finds, how.most, how.leave_out, how.slow))
     finally:
         sys.stdout.flush()
         os._exit(code)
@@ -326,7 +329,7 @@ def answered(out: Path) -> list[str]:
     """What the answers of each room rest on: versions, how much of the tests was run, and what has changed since."""
     text = ["", "## What was asked, and where", "",
             "Where a mistake's tests had a limit, those ran that come first: the likeliest, then the quickest. One that survived them may "
-            "fail another test of its room. So may one that only a process runs which a test starts: the test is not known to call it. A "
+            "fail another test of its room. So may one that only a process runs which a test starts: the first answers did not ask such tests. A "
             "survivor that was asked again has an answer more, in metric, timing and report of some test files alone.", ""]
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     for (room, where, most), number in Counter((row["room"], row.get("environment"), row.get("seconds")) for row in rows).items():

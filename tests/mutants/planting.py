@@ -3,7 +3,7 @@ mistakes of the file for their time, which at the beginning are the quickest.
 
 One process collects the room's tests. A fork of it runs them all once and notes which functions each calls, and how long it takes.
 Then each mistake gets a fork of its own, in which the functions that it changes have their new code, and in which the tests run that
-call them. What a module does when it is imported can't be changed afterwards: such a mistake, and every mistake in a framework that
+call them, and last those that start processes, of which nobody knows what they call. What a module does when it is imported can't be changed afterwards: such a mistake, and every mistake in a framework that
 reads its functions' text, gets a process that imports all of this project anew, and there the tests of every function in its file.
 """
 
@@ -34,6 +34,7 @@ IMPORT_SECONDS = 20  # as many more where everything is imported anew
 WALL = 20  # times as long by the clock: a run that waits for ever uses no CPU
 DOUBT = 0.1  # mistakes of a file that a test counts as having found before it found any
 KEPT = 50  # tests, after which the map is written
+SLOW = ["--slow", "-mslow and not mutants and not recorded and not routes and not browser"]
 COMPILED = ("backends/mindspore",)  # whose framework reads the text of functions
 
 
@@ -50,19 +51,22 @@ Chosen = list[str]  # ids of tests, in order
 
 
 class Map(NamedTuple):
-    """What each test took, seconds of CPU, and which functions of which files it called; and the tests that fail as they are."""
+    """What each test took, seconds of CPU, and which functions of which files it called; the tests that fail as they are; and those
+    that start processes, which may call anything."""
 
     seconds: dict[str, float]
     called: dict[str, dict[str, list[Called]]]  # by test and file
     left_out: list[str]
+    starts: list[str]
 
     def tests(self, file: str, functions: Sequence[Called] | None, finds: Mapping[str, int], most: float) -> Chosen:
-        """The tests that call one of these functions, or any of the file, by what they found for their time, until they take `most`
-        seconds. All of them, where nobody calls any of the file: what it does then is done when it is imported."""
+        """The tests that call one of these functions, or any of the file, and those that start processes, by what they found for
+        their time, until they take `most` seconds. All of them, where nobody calls any of the file: what it does then is done when it
+        is imported."""
         of = {test: {tuple(one) for one in files.get(file, ())} for test, files in self.called.items()}
         found = [test for test, called in of.items() if (called if functions is None else called & set(functions))]
         everything = functions is None and not found
-        inorder = sorted(self.seconds if everything else found, key=lambda test: self.seconds[test] / (finds.get(test, 0) + DOUBT))
+        inorder = sorted(self.seconds if everything else {*found, *self.starts}, key=lambda test: self.seconds[test] / (finds.get(test, 0) + DOUBT))
         before = itertools.accumulate((self.seconds[test] for test in inorder), initial=0.0)
         return [test for test, spent in zip(inorder, before, strict=False) if spent < most]
 
@@ -116,13 +120,14 @@ def patch(living: Sequence[FunctionType], file: Path, pairs: Sequence[tuple[Code
 class Orders(NamedTuple):
     """What to plant, and how: `found` is told of each what test failed first, or ""; `finds` says how many mistakes of a file each test
     has found so far; the tests of a mistake take at most `most` seconds, those that come first; `leave_out` leaves out the tests that
-    fail without a mistake, which otherwise end it."""
+    fail without a mistake, which otherwise end it; `slow` asks CI's slow tests in place of the others."""
 
     changes: Iterator[Change]
     found: Callable[[Change, str], None]
     finds: Callable[[str], Mapping[str, int]] = lambda _: {}
     most: float = math.inf
     leave_out: bool = False
+    slow: bool = False
 
 
 class Plants:
@@ -176,7 +181,7 @@ def run_items(session: pytest.Session, items: list[pytest.Item]) -> int:
 def mapped(session: pytest.Session, tree: Path, out: Path, leave_out: bool) -> int:
     """Run all tests that `out` does not know and add what each calls. Caches are emptied before each, so that it calls all that it
     needs itself."""
-    known = Map(**json.loads(out.read_text())) if out.exists() else Map({}, {}, [])
+    known = Map(**json.loads(out.read_text())) if out.exists() else Map({}, {}, [], [])
     for item in session.items:
         if item.nodeid in known.seconds or item.nodeid in known.left_out:
             continue
@@ -188,7 +193,7 @@ def mapped(session: pytest.Session, tree: Path, out: Path, leave_out: bool) -> i
         def note(frame: FrameType, event: str, _: Any, codes: dict[int, CodeType] = codes) -> None:
             codes[id(frame.f_code)] = frame.f_code
 
-        began = spent()
+        began, children = spent(), resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
         threading.settrace(note)
         sys.settrace(note)
         failed = run_items(session, [item])
@@ -201,6 +206,8 @@ def mapped(session: pytest.Session, tree: Path, out: Path, leave_out: bool) -> i
             session.testsfailed = 0
             continue
         known.seconds[item.nodeid] = spent() - began
+        if resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime > children:
+            known.starts.append(item.nodeid)
         for code in codes.values():
             file = Path(code.co_filename)
             if file.is_relative_to(tree):
@@ -286,5 +293,5 @@ def plant(tree: Path, tests: Sequence[str], known: Path, orders: Orders) -> int:
     sys.dont_write_bytecode = True
     for name in [name for name in sys.modules if name.partition(".")[0] in OURS]:
         del sys.modules[name]
-    options = ["-q", "-s", "-n0", "-pno:cacheprovider", f"--basetemp={tree}.tmp"]
+    options = ["-q", "-s", "-n0", "-pno:cacheprovider", f"--basetemp={tree}.tmp", *(SLOW if orders.slow else [])]
     return int(pytest.main([*options, *tests], [Plants(tree, known, orders)]))

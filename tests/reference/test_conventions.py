@@ -12,6 +12,7 @@ from reference import schedules, timesteps
 from reference.config import ConfigError, DiffusionConfig, ModelConfig
 from reference.conventions import CLEAN, CONVENTIONS, PURE_NOISE, adopt, adopt_network, get_convention, make_encode_plan, make_plan
 from reference.samplers import coefficients, step
+from reference.scheduler import Scheduler
 
 LINEAR = DiffusionConfig()
 NAMES = ("plain", "ho2020", "song2021", "nichol2021", "diffusers", "lucidrains")
@@ -30,6 +31,12 @@ def test_names():
     assert tuple(CONVENTIONS) == NAMES and all(c.source for c in CONVENTIONS.values())
     with pytest.raises(ConfigError, match=f"convention='song': must be one of {', '.join(NAMES)}"):
         get_convention("song")
+
+
+def test_encoding_has_no_thresholding():
+    """diffusers' DDIMInverseScheduler has none: it clips as clip_sample says."""
+    plans = [make_encode_plan(LINEAR, 10, convention="diffusers", scheduler=Scheduler(thresholding=on)) for on in (None, True)]
+    assert plans[0] == plans[1] and plans[0].clip == "clip"
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -17,6 +17,7 @@ from reference.conventions import make_plan
 from reference.grids import on_schedule, position
 from reference.rows import MORE_LAGS
 from reference.samplers import sample
+from reference.scheduler import Scheduler
 from reference.solver_plans import CODES, FROM_ZERO, SOURCES, base, make_solver_plan
 from reference.solvers import SOLVERS
 from reference.solving import solve
@@ -231,6 +232,14 @@ def test_diffusers_puts_a_number_for_zero_snr():
 
 
 ZERO = replace(LINEAR, objective="v", zero_terminal_snr=True)
+
+
+@pytest.mark.parametrize("spacing, moved", [("leading", True), ("linspace", False), ("trailing", False)])
+def test_a_files_offset_moves_the_leading_spacing_alone(spacing, moved):
+    """Where the caller wants another spacing, nothing is said of its offset."""
+    plans = [make_solver_plan(LINEAR, 10, sampler="dpmpp_2m", convention="diffusers", spacing=spacing, scheduler=Scheduler(
+        "DPMSolverMultistepScheduler", solver={"timestep_spacing": "leading", "steps_offset": offset})) for offset in (0, 1)]
+    assert np.subtract(plans[1].t, plans[0].t)[:-1].tolist() == [float(moved)] * 10
 
 
 @pytest.mark.parametrize("diffusion, options, message", [

@@ -75,6 +75,11 @@ def test_a_difference_is_said_with_its_interval_and_what_of_the_machines_differs
     assert [line["verdict"] for line in found["agreement"]] == ["agrees", "agrees"]
 
 
+@pytest.mark.parametrize("device, compared", [("cuda:0", 1), ("cuda:1", 1), ("cpu", 0)])
+def test_times_of_one_kind_of_device_are_compared_whatever_its_number(device, compared):
+    assert len(versus.times({"a": [timing([1.0] * 4, device="cuda")], "b": [timing([1.0] * 4, device=device)]})) == compared
+
+
 def test_the_worst_comparison_is_that_of_the_largest_share_of_its_tolerance():
     several = replace(check(2e-6), values={
         "tables": {"error": 1e-11, "tolerance": 1e-10, "ok": True}, "forward": {"error": 2e-6, "tolerance": 4e-6, "ok": True},
