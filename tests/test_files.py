@@ -9,6 +9,7 @@ import tempfile
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bench import files
@@ -124,3 +125,26 @@ def test_a_folder_that_was_taken_for_a_dead_ones_is_made_again(tmp_path, monkeyp
     monkeypatch.setattr(files, "FileLock", Late)
     with files.temporary_folder() as own:
         assert own != swept[0] and own.exists() and not swept[0].exists()
+
+
+def test_rows_that_several_write_are_one_file_whatever_their_order(tmp_path):
+    whole = np.arange(30, dtype=np.float32).reshape(10, 3)
+    files.write_rows(tmp_path / "a.npy", whole[6:], 6, 10)
+    size = (tmp_path / "a.npy").stat().st_size  # its last one from the start
+    files.write_rows(tmp_path / "a.npy", whole[:6], 0, 10)
+    assert np.array_equal(np.load(tmp_path / "a.npy"), whole) and (tmp_path / "a.npy").stat().st_size == size
+    files.write_rows(tmp_path / "a.npy", -whole[2:4], 2, 10)
+    assert np.array_equal(np.load(tmp_path / "a.npy")[:, 0], [0, 3, -6, -9, 12, 15, 18, 21, 24, 27])
+
+
+def test_a_text_has_a_limit_and_is_utf_8(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "MAX_TEXT", 1 << 20)
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"a" * (1 << 20))
+    assert len(files.read_text(path)) == 1 << 20
+    path.write_bytes(b"a" * (1 << 20) + b"a")
+    with pytest.raises(files.FileError, match="a.txt: is larger than 1 MiB"):
+        files.read_text(path)
+    path.write_bytes(b"\xff")
+    with pytest.raises(files.FileError, match="a.txt: is no UTF-8 text"):
+        files.read_text(path)

@@ -205,3 +205,21 @@ def test_a_batch_of_different_samples_is_taken_whole() -> None:
 
     oracle.loss_error(1.0, SPEC, network, batch)
     assert sizes == [4]
+
+
+def test_terms_of_a_bound_are_held_by_their_share_and_small_ones_by_a_thousandth_of_a_bit() -> None:
+    """So that a KL of nearly 0 is no division by it."""
+    expected = np.array([2.0, 1e-5])
+    assert oracle.bound_error(np.array([2.2, 1e-5]), expected) == pytest.approx(0.1)
+    assert oracle.bound_error(np.array([2.0, 2e-5]), expected) == pytest.approx(0.01)
+    assert oracle.bound_error(np.ones(1), np.ones(2)) == math.inf
+
+
+@pytest.mark.parametrize("size, runs", [(1, 1), (6, 6), (7, 7), (16, 8), (9, 3), (24, 8), (22, 2)])
+def test_a_batch_that_is_compared_repeats_few_samples_in_runs(size: int, runs: int) -> None:
+    """At most eight of them, each as often, and those of one half are not those of the other."""
+    images = np.random.default_rng(1).integers(0, 256, (40, 1, 8, 8), np.uint8)
+    batch, first = batches.comparable(SPEC, images, 0, size), batches.training_batch(0, images, 0, runs, 20)
+    for name in ("x0", "t", "noise"):
+        np.testing.assert_array_equal(getattr(batch, name), np.repeat(getattr(first, name), size // runs, axis=0))
+    assert len(oracle._few(batch).t) == runs and np.array_equal(oracle._few(batch).noise, first.noise)

@@ -34,6 +34,13 @@ def test_purposes_have_streams_of_their_own():
     assert 0 not in PURPOSES.values()  # the initial weights' key
 
 
+def test_the_number_of_a_purpose_is_never_another_one():
+    """Old results are those of these numbers; a new purpose has a new one."""
+    old = {"order": 1, "flip": 2, "t": 3, "noise": 4, "self_conditioning": 5, "x_T": 6, "z": 7, "bootstrap": 8, "check": 9,
+           "split": 10, "extractor": 11, "subset": 12, "bound": 13, "ceiling": 14}
+    assert old.items() <= PURPOSES.items()
+
+
 def test_golden_words():
     """Philox4x64-10 of counter 0, key 0 is the known-answer vector of Random123 (kat_vectors, philox4x64 10)."""
     zero = [np.zeros(1, np.uint64)] * 4
@@ -145,6 +152,8 @@ def test_training_batch_scales_and_flips():
     (lambda: words(-1, "z", [0], 1), "seed=-1"), (lambda: words(2**64, "z", [0], 1), "seed"),
     (lambda: words(0, "nose", [0], 1), "purpose='nose'"), (lambda: words(0, "z", [-1], 1), "ids"),
     (lambda: words(0, "z", [0], 1, -1), "step=-1"), (lambda: uniform_int(0, "t", [0], 0), "high=0"),
+    (lambda: uniform_int(0, "t", [0], 2**63 + 1), "high="),  # beyond int64
+    (lambda: training_batch(0, IMAGES, 0, 4, 10, processes=3), "batch_size=4: must be a multiple of the 3 processes"),
     (lambda: training_batch(0, IMAGES[0], 0, 4, 10), "images"), (lambda: training_batch(0, IMAGES, 0, 0, 10), "batch_size=0"),
     (lambda: training_batch(0, IMAGES.astype(np.float32), 0, 4, 10), "images"),
 ])

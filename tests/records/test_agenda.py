@@ -57,3 +57,15 @@ def test_what_is_finished_or_left_missing_takes_no_time():
     assert it.seconds_left() == 100
     it.begin("metric", {"backend": "a", "steps": 10})
     assert it.seconds_left() == 0
+
+
+def test_a_cell_of_two_backends_goes_with_either_and_one_that_was_left_missing_says_nothing_of_times():
+    both = Agenda([Ahead("images", "a b", "a beside b", 0), Ahead("sample", "a", "a: S=10", 100, {"steps": 10})])
+    both.end(both.begin("sample", {"backend": "a", "steps": 10}), None)
+    both.took("sample", "a", 1, 1.0)
+    assert both.seconds_left() == 0  # what stood before it was passed over
+    two = Agenda([Ahead("images", "a b", "a beside b", 0)])
+    two.took("images", "a c", 0, 5.0)
+    assert two.seconds_left() == 5
+    two.drop("b")
+    assert two.seconds_left() == 0

@@ -184,3 +184,21 @@ def test_the_name_of_a_cell_covers_an_outside_backends_files(tmp_path, monkeypat
     assert len(names) == 3
     cells_module.outside_hash.cache_clear()
     assert key_hash({"backend": "torch"}) == key_hash({"backend": "torch"}) and cells_module.outside_hash("torch") == ""
+
+
+def test_the_hash_of_the_code_covers_what_decides_a_result_and_not_what_reads_it(tmp_path, monkeypatch):
+    """A page that is worded anew leaves finished cells as they are."""
+    places = ("reference/unet.py", "backends/torch/backend.py", "bench/streams.py", "bench/metric/fid.py", "bench/job/job.py",
+              "bench/sampling/loop.py", "bench/run.py", "bench/cli/run.py", "bench/report/measures.py", "bench/report/html/page.py")
+    for place in places:
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).write_text("old")
+    monkeypatch.setattr(cells_module, "ROOT", tmp_path)
+    before, covered = cells_module.code_hash.__wrapped__(), []
+    for place in places:
+        (tmp_path / place).write_text("new")
+        covered += [place] if cells_module.code_hash.__wrapped__() != before else []
+        (tmp_path / place).write_text("old")
+    assert tuple(covered) == places[:6]
+    (tmp_path / "bench/streams.py").rename(tmp_path / "bench/other.py")
+    assert cells_module.code_hash.__wrapped__() != before

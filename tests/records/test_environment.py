@@ -107,11 +107,41 @@ def test_the_commit_is_that_of_this_project_or_unknown(tmp_path, monkeypatch):
     (file := ours / "bench" / "b.py").touch()
     git(ours, "commit", "-qm", "of someone who unpacked the sources here", "--allow-empty")
     assert environment.commit() == "unknown"  # it does not have them
+    (ours / "results").mkdir()
+    (page := ours / "results" / "page.md").touch()
     git(ours, "add", ".")
     git(ours, "commit", "-qm", "ours")
     head = git(ours, "rev-parse", "HEAD")
     monkeypatch.setenv("GIT_DIR", str(theirs / ".git"))
     monkeypatch.setenv("GIT_WORK_TREE", str(theirs))
     assert environment.commit() == head
+    page.write_text("what a run writes is no change of the code")
+    assert environment.commit() == head
     file.write_text("changed")
     assert environment.commit() == f"{head}+dirty"
+
+
+@pytest.mark.parametrize("info, flags", [
+    ("flags\t\t: fpu sse4_2 avx avx2\nmodel name : A\n", ["sse4_2", "avx", "avx2"]),
+    ("Features : fp asimd sve\n", ["asimd", "sve"])])
+def test_the_flags_of_intel_and_arm_are_read(monkeypatch, info, flags):
+    text = environment._text
+    monkeypatch.setattr(environment, "_text", lambda path: info if path == "/proc/cpuinfo" else text(path))
+    assert environment.describe()["cpu_flags"] == flags
+
+
+def test_the_limit_of_memory_is_that_of_cgroup_v2_or_else_v1(cgroup):
+    cgroup("memory/memory.limit_in_bytes", "1000\n")
+    assert environment._quota()["memory"] == "1000"
+    cgroup("memory.max", "2000\n")
+    assert environment._quota()["memory"] == "2000"
+
+
+def test_a_cards_clock_and_memory_name_no_other_machine(monkeypatch):
+    """Its clock now is another number with every look."""
+    found = environment.describe()
+    names = []
+    for clock in ("1980 MHz", "345 MHz"):
+        monkeypatch.setattr(environment, "describe", lambda clock=clock: found | {"gpu": [f"H100, 550.1, {clock}, 1980 MHz"]})
+        names.append(environment.identity.__wrapped__())
+    assert names[0] == names[1] and names[0]["gpu"] == [["H100", " 550.1"]]

@@ -28,3 +28,26 @@ def test_a_row_says_the_load_of_its_machine(monkeypatch):
     config = {"train_steps": 1, "batch_size": 8, "seed": 0, "device": "cpu"}
     row = stamped("train", "torch", "quick", config, {"losses": [1.0], "seconds": 1.0, "first_seconds": 1.0}, {"commit": "abc"})
     assert row.environment == {"commit": "abc", "load": [1.5, 2.0, 3.0]}
+
+
+def test_what_is_missing_is_a_line_and_a_wrong_answer_is_one_of_both(tmp_path):
+    book = Notebook(Cells(tmp_path, fresh=False), "tiny", survives=(ValueError, ArithmeticError), wrong_answers=(ArithmeticError,))
+    for error in (ValueError("died"), ArithmeticError("is off")):
+        def fails(folder, error=error):
+            raise error
+        assert book.cell("sample", {"backend": "torch", "error": str(error)}, fails) is None
+    assert book.missing == ["missing: sample torch: died", "missing: sample torch: is off"]
+    assert book.wrong == ["sample torch: is off"]
+    config = {"train_steps": 1, "batch_size": 8, "seed": 0, "device": "cpu"}
+    book.keep("train", "train", {"backend": "torch", **config}, {"losses": [1.0], "seconds": 1.0, "first_seconds": 1.0})
+    assert [row.kind for row in book.rows] == ["train"] and book.rows[0].environment["cell_seconds"] < 60
+
+
+def test_what_a_cell_says_of_itself_is_among_what_is_missing(tmp_path):
+    """Such as a batch that memory could not hold: the images are there, and the user reads the line."""
+    key = {"backend": "torch", "steps": 5, "eta": "0.0", "samples": 8, "seed": 0, "batch_size": 8, "device": "cpu"}
+    sample = {"images": 8, "batch_seconds": [0.5], "first_seconds": 0.1, "calls": 10, "notes": ["a smaller batch"]}
+    for again in range(2):  # found again, it says so again
+        book = Notebook(Cells(tmp_path, fresh=False), "tiny")
+        book.keep("sample", "sample", key, sample)
+        assert (book.missing, book.wrong, book.cells.reused) == (["a smaller batch"], [], again)

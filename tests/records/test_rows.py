@@ -122,8 +122,13 @@ def test_a_last_row_that_is_later_than_now_is_said(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         append(tmp_path, make(backend="jax"))
+        append(tmp_path, make(created=(datetime.now(UTC) + timedelta(seconds=30)).isoformat(timespec="seconds")))
+        append(tmp_path, make(backend="jax"))  # two clocks are never quite the same
         path.write_bytes(path.read_bytes() + b"{}\n")  # for `read` to name
         append(tmp_path, make())
+    append(tmp_path / "more", make(created=(datetime.now(UTC) + timedelta(minutes=3)).isoformat(timespec="seconds")))
+    with pytest.warns(UserWarning, match="which is later than now"):
+        append(tmp_path / "more", make())
 
 
 def test_append_mends_a_torn_line_first(tmp_path):
