@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -145,3 +146,35 @@ def test_mistakes_are_config_errors(tmp_path):
                          (lambda: model.train(np.zeros((1, 1, 28, 28), np.uint8), 1), r"images=.*made for images of shape")):
         with pytest.raises(ConfigError, match=match):
             wrong()
+
+
+def test_what_a_training_is_told_reaches_the_loop(monkeypatch):
+    told = {}
+    monkeypatch.setattr(api.loop, "fit", lambda *_, **options: told.update(options))
+    tiny().train(np.zeros((4, 1, 8, 8), np.uint8), 7, batch_size=2, seed=5, flip=True, save_every=3.0)
+    assert told == {"seed": 5, "steps": 7, "batch_size": 2, "flip": True, "save_every": 3.0}
+    tiny().train(np.zeros((4, 1, 8, 8), np.uint8), 7)
+    assert (told["seed"], told["batch_size"], told["flip"]) == (0, 64, False)
+
+
+def test_a_batch_is_no_larger_than_its_rows_and_what_was_noted_is_said(monkeypatch):
+    """A batch that is filled up would cost as much as a full one."""
+    told = {}
+    monkeypatch.setattr(api, "draw", lambda *_, **options: told.update(options) or SimpleNamespace(images=0, notes=["halved"]))
+    model = tiny()
+    with pytest.warns(UserWarning, match="^halved$"):
+        model.follow(model.noise(3), model.plan(2), seed=4)
+    assert (told["batch_size"], told["seed"]) == (3, 4)
+
+
+def test_a_path_has_the_noise_of_its_seed_at_every_step():
+    model = tiny()
+    x, plan = model.noise(2, 5), model.plan(6, eta=1.0)
+    states, _ = model.path(x, plan, 3, seed=5)
+    assert np.abs(states[-1] - model.follow(x, plan, seed=5)).max() < 1e-4
+    assert np.abs(states[-1] - model.follow(x, plan, seed=6)).max() > 0.1
+
+
+def test_a_process_of_few_timesteps_is_checked_too():
+    model = tiny(timesteps=4)
+    assert all(v["ok"] for v in model.check().values())

@@ -129,9 +129,10 @@ def test_a_folder_that_was_taken_for_a_dead_ones_is_made_again(tmp_path, monkeyp
 
 def test_rows_that_several_write_are_one_file_whatever_their_order(tmp_path):
     whole = np.arange(30, dtype=np.float32).reshape(10, 3)
-    files.write_rows(tmp_path / "a.npy", whole[6:], 6, 10)
+    files.write_rows(tmp_path / "a.npy", whole[2:6], 2, 10)
     size = (tmp_path / "a.npy").stat().st_size  # its last one from the start
-    files.write_rows(tmp_path / "a.npy", whole[:6], 0, 10)
+    files.write_rows(tmp_path / "a.npy", whole[6:], 6, 10)
+    files.write_rows(tmp_path / "a.npy", whole[:2], 0, 10)
     assert np.array_equal(np.load(tmp_path / "a.npy"), whole) and (tmp_path / "a.npy").stat().st_size == size
     files.write_rows(tmp_path / "a.npy", -whole[2:4], 2, 10)
     assert np.array_equal(np.load(tmp_path / "a.npy")[:, 0], [0, 3, -6, -9, 12, 15, 18, 21, 24, 27])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from PIL import Image
 from bench.cli.main import main
 from bench.data.own_images import shape_of
 from bench.data.readers import DataError
-from bench.presets import get_preset
+from bench.presets import fitting, get_preset
 from bench.weights import pipeline
 
 
@@ -108,3 +109,25 @@ def test_few_images_can_be_drawn_without_the_metric(tmp_path, capsys):
     assert main(["run", "--data", data, "--dry-run=plan"]) == 2
     assert "there are 8; draw fewer, or --metric none goes without" in capsys.readouterr().err
     assert main(["run", "--data", data, "--dry-run=plan", "--metric", "none"]) == 0
+
+
+def test_a_preset_follows_the_images_and_its_weights_do_not():
+    small, half = get_preset("quick"), get_preset("cosine-selfcond")
+    assert small.of_shape(1, 28) is small
+    own = small.of_shape(3, 20)
+    assert (own.shape, own.weights, own.model.in_channels, own.model.out_channels) == ((3, 20, 20), None, 3, 3)
+    told = half.changed(diffusion=replace(half.diffusion, self_conditioning=True), model=replace(half.model, in_channels=2))
+    assert told.shape == (1, 28, 28)
+    assert (told.of_shape(3, 28).model.in_channels, told.of_shape(3, 28).model.out_channels) == (6, 3)  # x0_hat beside x
+
+
+def test_a_side_of_32_has_the_small_network_and_a_larger_one_the_other():
+    assert [fitting(size).name for size in (8, 32, 33, 64)] == ["own-32", "own-32", "own-64", "own-64"]
+
+
+def test_an_option_of_0_is_one_and_a_place_of_the_users_is_named_without_its_folders(tmp_path):
+    preset = get_preset("quick")
+    assert preset.changed(blocks=0, samples=None) == replace(preset, blocks=0) != preset
+    assert preset.to_dict()["weights"] == "results/checkpoints/fmnist-small"
+    assert preset.changed(weights=tmp_path / "mine").to_dict()["weights"] == "mine"
+    json.dumps(preset.to_dict())

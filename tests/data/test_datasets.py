@@ -416,3 +416,19 @@ def test_to_uint8_is_the_nearest_grey(x):
 def test_to_uint8_refuses_what_is_no_picture(bad):
     with pytest.raises(readers.DataError, match="1 of 2 values are not finite"):
         pixels.to_uint8(np.array([0, bad]))
+
+
+def test_a_folder_that_is_given_comes_before_that_of_the_environment(small, monkeypatch, tmp_path):
+    _, folder = small
+    monkeypatch.setenv(datasets.ENVIRONMENT, str(tmp_path / "absent"))
+    assert len(datasets.load("fashion-mnist", "train", folder)) == 3
+    with pytest.raises(ConfigError, match="absent"):
+        datasets.load("fashion-mnist", "train")
+
+
+def test_files_at_the_top_come_before_those_of_other_programs_below(small):
+    """Both may be there; what lies where it was asked for is meant."""
+    _, folder = small
+    (folder / "raw").mkdir()
+    (folder / "raw" / "train-images-idx3-ubyte.gz").write_bytes(b"damaged")
+    np.testing.assert_array_equal(datasets.load("fashion-mnist", "train", folder).images[:, 0], some_pixels())

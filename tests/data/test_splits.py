@@ -164,3 +164,21 @@ def test_a_source_with_copies_is_refused_before_anything_is_trained(tmp_path):
                                str(tmp_path / "set")], cwd=ROOT, capture_output=True, text=True, timeout=120)
         assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
         assert "40 of its 40 held-out images are training images too" in done.stderr and not (tmp_path / "out").exists()
+
+
+def test_of_many_files_that_were_not_read_five_are_named(tmp_path):
+    for extra in (5, 7):
+        fill(tmp_path / str(extra), pictures(40))
+        for n in range(extra):
+            (tmp_path / str(extra) / f"{n}.txt").touch()
+        named = ", ".join(f"{n}.txt" for n in range(5))
+        assert both(tmp_path / str(extra))[0].notes == (f"{extra}: not read: {named}{' and 2 more' if extra == 7 else ''}",)
+
+
+def test_images_are_in_the_order_of_their_folders_and_then_of_their_names(tmp_path):
+    images = pictures(4)
+    for n, place in enumerate(("b/1.png", "a/2.png", "a/10.png", "0.png")):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        Image.fromarray(images[n]).save(tmp_path / place)
+    found = own_images.in_order(tmp_path, (1, *images.shape[1:]))
+    np.testing.assert_array_equal(found[:, 0], images[[3, 2, 1, 0]])

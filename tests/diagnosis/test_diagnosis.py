@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -15,9 +16,10 @@ from bench.cli.main import main
 from bench.diagnosis import case as cases
 from bench.diagnosis.noises import MISTAKES
 from bench.diagnosis.trial import right
-from bench.diagnosis.verdict import RIGHT, UNKNOWN, check_sampler, diagnose
+from bench.diagnosis.verdict import RIGHT, UNKNOWN, Verdict, check_sampler, diagnose
 from bench.paths import RESULTS
-from reference import samplers
+from bench.weights import pipeline
+from reference import samplers, schedules
 from reference.config import ConfigError, DiffusionConfig
 from reference.plan import CLEAN
 from tests.diagnosis import planted, table
@@ -147,3 +149,66 @@ def test_a_case_that_is_none_and_a_folder_in_use_are_one_line(tmp_path, capsys):
     assert "is no case that export-case wrote" in capsys.readouterr().err
     assert main(["export-case", "--out", str(tmp_path)]) == 2
     assert "holds something already; name a new folder" in capsys.readouterr().err
+
+
+def about(case, folder):
+    """What case.json and plan.npz say of a case."""
+    cases.write(case, folder)
+    with np.load(folder / "plan.npz") as plan:
+        return json.loads((folder / "case.json").read_text()), dict(plan)
+
+
+def test_a_case_says_all_that_its_sampler_needs(tmp_path):
+    """In words of the paper, beside the tables of each step in the order of sampling."""
+    plain, plan = about(cases.make(5, eta=0.4, clip=3.5, diffusion=DiffusionConfig(timesteps=50, schedule="cosine", objective="v"),
+                                   images=3, shape=(1, 4, 4), sampler=None), tmp_path / "a")
+    said = {name: plain[name] for name in ("sampler", "steps", "eta", "images", "shape", "schedule", "T", "predicts", "clip",
+                                           "variance", "last_alpha_bar")}
+    assert said == {"sampler": "ddim", "steps": 5, "eta": 0.4, "images": 3, "shape": [1, 4, 4], "schedule": "cosine", "T": 50,
+                    "predicts": "v", "clip": 3.5, "variance": None, "last_alpha_bar": "one"}
+    assert plan["timesteps"].tolist() == sorted(plan["timesteps"], reverse=True) and plan["previous"][-1] == CLEAN
+    assert plan["previous"][:-1].tolist() == plan["timesteps"][1:].tolist() and plan["noise_gate"].tolist() == [1, 1, 1, 1, 0]
+    np.testing.assert_array_equal(plan["betas"], schedules.betas(DiffusionConfig(timesteps=50, schedule="cosine")))
+    hat, _ = about(cases.make(5, eta="sigma_hat", clip="none"), tmp_path / "b")
+    assert (hat["eta"], hat["clip"]) == ("sigma_hat", "none")
+    ddpm, _ = about(cases.make(1000, sampler="ddpm", variance="large", images=1, shape=(1, 1, 1)), tmp_path / "c")
+    assert (ddpm["sampler"], ddpm["variance"]) == ("ddpm", "large")
+
+
+@pytest.mark.parametrize("convention", ["plain", "diffusers"])
+def test_a_case_says_whether_eps_is_derived_again(tmp_path, convention):
+    case = cases.make(5, convention=convention, clip=1)
+    assert about(case, tmp_path / "a")[0]["eps_from_clipped_x0"] is case.plan.rederive_eps
+    back = cases.read(tmp_path / "a")
+    assert back.plan == case.plan and np.array_equal(back.x_T, case.x_T) and back.noise is None
+
+
+def test_what_is_not_diagnosed_is_refused():
+    for change, said in (({"images": 0}, "images=0: must be at least 1"),
+                         ({"diffusion": DiffusionConfig(variance="learned_range")}, "a learned variance is not diagnosed")):
+        with pytest.raises(ConfigError, match=said):
+            cases.make(4, **change)
+    loaded = pipeline.Loaded({}, replace(TINY, in_channels=2), DiffusionConfig(self_conditioning=True))
+    with pytest.raises(ConfigError, match="self_conditioning=True: is not diagnosed; take other weights"):
+        cases.make(4, network=loaded)
+
+
+@pytest.mark.parametrize("dtype, off, tolerance, is_right", [
+    (np.float64, 5e-10, 1e-9, True), (np.float64, 5e-5, 1e-4, True),  # of a float32 program
+    (np.float64, 5e-4, 1e-9, False), (np.float32, 5e-5, 1e-4, True), (np.float32, 5e-4, 1e-4, False)])
+def test_images_are_right_to_the_rounding_of_their_dtype(dtype, off, tolerance, is_right):
+    case = cases.make(4)
+    images = right(case).states(case.network)[-1]
+    moved = images.copy()
+    moved.flat[5] += off * max(1, np.abs(images).max())
+    found = diagnose(case, moved.astype(dtype))
+    assert (found.answer, found.tolerance) == (RIGHT if is_right else UNKNOWN, tolerance)
+    assert found.error == pytest.approx(off, rel=0.01, abs=1e-7 if dtype == np.float32 else 0)
+
+
+def test_lines_say_where_and_by_what():
+    assert Verdict(RIGHT, (), 1e-12, 1e-9).lines() == ["right: the images are off by 1.0e-12, tolerance 1e-09"]
+    wrong = "wrong: the images are off by 5.0e-01, tolerance 1e-09"
+    assert Verdict(UNKNOWN, (), 0.5, 1e-9, 0, 90).lines() == [wrong, "departs at step 0 (t = 90), the first being 0",
+                                                             "by no known mistake alone: unknown"]
+    assert Verdict("a; b", ("a", "b"), 0.5, 1e-9).lines() == [wrong, "by one of these mistakes, which draw the same here: a; b"]

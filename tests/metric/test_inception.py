@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 from dataclasses import replace
+from unittest.mock import MagicMock
 from urllib.error import URLError
 
 import numpy as np
@@ -17,6 +18,7 @@ import pytest
 from bench.cli import commands, run
 from bench.data import datasets
 from bench.metric import fid, fmnist_cnn, inception
+from bench.metric.extractor import Extractor
 from bench.metric.torchvision_shim import import_torchvision
 from bench.paths import ROOT
 from bench.records import rows
@@ -314,3 +316,14 @@ def test_main_job_measures_by_it(weights, tmp_path):
         assert row.values["extractor_sha256"] == row.config["extractor_sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
     assert found["torch"].config["spacing"] == "quad" and found["real"].values["fid"] < found["noise"].values["fid"]
     assert "FID[inception-v3-compat]" in (tmp_path / "README.md").read_text() and "does not publish" in done.stdout
+
+
+@pytest.mark.parametrize("samples, held_out, said", [
+    (50_000, 50_000, []), (50_000, 49_999, ["its floor is that of 49,999 images"]), (10_000, 10_000, ["of n = 10,000 images"]),
+    (10_000, 5_000, ["of n = 10,000 images", "its floor is that of 5,000 images"])])
+def test_what_would_not_compare_with_a_papers_value_is_a_line(monkeypatch, samples, held_out, said):
+    monkeypatch.setattr(inception, "published", lambda extractor: True)
+    train, test = (MagicMock(provenance="x", __len__=lambda _, n=n: n) for n in (60_000, held_out))
+    by = Extractor("net", 2048, "", (3, None, None), 50, None, None)
+    found = inception.check(by, samples, train, test)
+    assert len(found) == len(said) and all(part in line for part, line in zip(said, found, strict=True))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from io import BytesIO
+
 import numpy as np
 import pytest
+from matplotlib import pyplot
 from PIL import Image
 
 from bench.files import FileError
-from bench.pictures import grids, plots
+from bench.pictures import grids, plots, svg
 from reference.config import ConfigError
 
 
@@ -95,3 +98,80 @@ def test_a_place_that_cannot_be_written_is_one_line_and_leaves_nothing(tmp_path)
     with pytest.raises(FileError, match="file.*can't be made"):
         grids.save_grid(tmp_path / "file" / "a.png", images(1), 1)
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_each_image_is_a_file_of_its_number_upright_and_in_its_colours(tmp_path):
+    colour = np.arange(2 * 3 * 2 * 4, dtype=np.uint8).reshape(2, 3, 2, 4)
+    grids.save_each(tmp_path / "new", colour)
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["00000.png", "00001.png"]
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "new" / "00001.png")), colour[1].transpose(1, 2, 0))
+    grids.save_each(tmp_path, colour[:1, :1])
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "00000.png")), colour[0, 0])
+
+
+def test_a_running_mean_stands_at_the_last_of_its_steps(monkeypatch, tmp_path):
+    drawn, plot = [], plots.plot
+    monkeypatch.setattr(plots, "plot", lambda *args: drawn.append(plot(*args)) or drawn[0])
+    plots.save_losses(tmp_path / "a.png", {"torch": np.arange(1.0, 9.0)}, "loss")
+    each, mean = drawn[0][1].get_lines()
+    assert each.get_xdata().tolist() == each.get_ydata().tolist() == list(range(1, 9))
+    assert mean.get_xdata().tolist() == [2, 3, 4, 5, 6, 7, 8] and mean.get_ydata().tolist() == [1.5, 2.5, 3.5, 4.5, 5.5, 6.5, 7.5]
+    assert mean.get_label() == "torch, mean of 2"  # a quarter of the steps, at most
+
+
+def figure_of(monkeypatch, draw):
+    """The axes of an SVG that `draw` makes."""
+    found = []
+    monkeypatch.setattr(svg, "_svg", lambda figure: found.extend(figure.axes) or "")
+    draw()
+    return found
+
+
+def test_the_running_mean_of_an_svg_stands_in_the_middle_of_its_steps(monkeypatch):
+    axes, = figure_of(monkeypatch, lambda: svg.losses({"torch": np.arange(1.0, 9.0)}))
+    mean = axes.get_lines()[1]
+    assert mean.get_xdata().tolist() == mean.get_ydata().tolist() == [1.5, 2.5, 3.5, 4.5, 5.5, 6.5, 7.5]
+
+
+def test_panels_have_the_same_axes_and_say_what_they_show_at_the_edges(monkeypatch):
+    def one(name, x, y):
+        return name, [svg.Series(name, x, y)]
+
+    def draw():
+        svg.multiples([one("a", [1, 10], [2, 3]), one("b", [5, 100], [1, 2]), one("c", [2, 3], [4, 50])], "steps", "FID",
+                      bounds={"floor": 0.5})
+
+    shown = figure_of(monkeypatch, draw)
+    axes, spare = shown[:3], shown[3]
+    assert len({(a.get_xlim(), a.get_ylim()) for a in axes}) == 1 and not spare.axison
+    (left, right), (low, high) = axes[0].get_xlim(), axes[0].get_ylim()
+    assert left < 1 < 100 < right and low < 0.5 < 50 < high
+    assert [(a.get_title(), a.get_xlabel(), a.get_ylabel()) for a in axes] == [("a", "", "FID"), ("b", "steps", ""),
+                                                                             ("c", "steps", "FID")]
+    assert [len(a.get_lines()) for a in axes] == [3 + 1 + 1] * 3  # pale ones of all, its own, the bound
+
+
+def test_a_point_has_its_spread_in_y_and_in_x(monkeypatch):
+    series = svg.Series("a", [10.0, 20.0], [4.0, 3.0], error=[1.0, 0.5], x_error=[2.0, 5.0], colour=2)
+    axes, = figure_of(monkeypatch, lambda: svg.curves([series], "steps", "FID"))
+    (line, _, (across, upright)), = axes.containers
+    assert [tuple(map(tuple, s)) for s in upright.get_segments()] == [((10, 3), (10, 5)), ((20, 2.5), (20, 3.5))]
+    assert [tuple(map(tuple, s)) for s in across.get_segments()] == [((8, 4), (12, 4)), ((15, 3), (25, 3))]
+    assert (line.get_color(), line.get_marker()) == (plots.COLOURS[2], svg.MARKERS[2])
+    assert axes.get_xscale() == axes.get_yscale() == "log"
+
+
+@pytest.mark.parametrize("y, marked", [((2, 4), [2, 3, 4]), ((1, 99), [1, 2, 5, 10, 20, 50]),
+                                       ((1, 1e6), [1, 10, 100, 1e3, 1e4, 1e5])])
+def test_a_logarithmic_axis_is_marked_as_densely_as_it_can_be_read(y, marked):
+    figure, axes = plots.plot()
+    axes.set_ylim(*y)
+    plots.logarithmic(axes, "y")
+    ticks = [tick for tick in axes.get_yticks() if y[0] <= tick < y[1] + (y[1] == 4)]
+    assert [round(tick, 9) for tick in ticks] == marked
+    pyplot.close(figure)
+
+
+def test_a_strip_has_pixels_of_its_scale():
+    with Image.open(BytesIO(svg.strip(images(3), 3, scale=2))) as picture:
+        assert picture.size == (2 * 14, 2 * 4) and picture.getpixel((2 * 5, 0)) == 20

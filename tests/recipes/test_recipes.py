@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from unittest.mock import ANY
+from types import SimpleNamespace
+from unittest.mock import ANY, MagicMock
 
 import numpy as np
 import pytest
@@ -18,11 +19,12 @@ from bench import api, presets
 from bench.cli.main import main
 from bench.data import datasets
 from bench.metric import own_cnn
-from bench.recipes import RECIPES, cosine_selfcond, ddim_respaced, ddpm_cifar10, experiment
+from bench.recipes import RECIPES, cosine_selfcond, ddim_respaced, ddpm_cifar10, experiment, mnist_scratch
 from bench.recipes.recipe import shortened
 from bench.records import rows
 from reference import diffusion, samplers, schedules, unet, weights
-from reference.config import ConfigError, ModelConfig
+from reference.config import ConfigError, DiffusionConfig, ModelConfig
+from tests.helpers.tiny import TINY
 
 SIZE, T = 8, 24
 DOWN, UP = "DownBlock2D", "UpBlock2D"
@@ -276,3 +278,60 @@ def test_a_recipe_trains_as_on_torch(images, name, backend):
     for training, other in zip(another.values["training"].values(), torch.values["training"].values(), strict=True):
         assert training["losses"] == pytest.approx(other["losses"], rel=1e-4)
     assert [words for _, words in another.values["pictures"]] == [words for _, words in torch.values["pictures"]]
+
+
+def test_the_round_trip_is_measured_as_the_paper_does(monkeypatch):
+    """Squared, per dimension, of pixels in [0, 1], where a network's are in [-1, 1]."""
+    monkeypatch.setattr(ddim_respaced.plots, "plot", lambda *_: (MagicMock(), MagicMock()))
+    e = MagicMock(values={}, held_out=MagicMock(images=np.full((9, 1, 2, 2), 51, np.uint8)))
+    e.model.spec.diffusion = DiffusionConfig(timesteps=20)
+    e.follow = lambda x, plan, what: x + np.float32(0.1)
+    ddim_respaced.round_trip(e)
+    assert {S: len(errors) for S, errors in e.values["round_trip_error"].items()} == {"10": 8, "20": 8}  # no S beyond T
+    assert np.allclose(e.values["round_trip_error"]["10"], 0.2**2 / 4)
+    assert dict(zip(ddim_respaced.ROUND_TRIP_STEPS, ddim_respaced.DDIM_TABLE_2, strict=True)) == {
+        10: 0.014, 20: 0.0065, 50: 0.0023, 100: 0.0009, 200: 0.0004, 500: 0.0001, 1000: 0.0001}  # the paper's
+
+
+def test_the_tutorials_variances_are_beta_above_and_beta_tilde_below():
+    e = MagicMock(values={}, samples=3, shape=(1, 2, 2))
+    e.model.spec.diffusion = presets.PRESETS["mnist-scratch"].diffusion
+    e.plan = lambda **choices: MagicMock(choices=choices, steps=4)
+    e.follow = lambda x, plan, what: np.full((3, 1, 2, 2), {"large": 1.0, "small": -0.5}[plan.choices["variance"]], np.float32)
+    mnist_scratch.run(e)
+    (_, picture, columns), options = e.save_grid.call_args
+    assert options["rows"] == ["beta_t", "beta_tilde"] and columns == 8 and len(picture) == 16
+    assert [int(image.max()) for image in picture] == [255] * 3 + [0] * 5 + [64] * 3 + [0] * 5  # each on lines of its own
+    assert set(e.values["variance"]) == {"beta_t", "beta_tilde"}
+
+
+def an_experiment(**options):
+    given = dict.fromkeys(("weights", "train_steps", "epochs", "batch_size", "samples", "steps", "lr", "extractor")) | options
+    return experiment.Experiment(RECIPES["ddim-respaced"], SimpleNamespace(**given), "")
+
+
+def test_what_a_user_says_comes_before_the_recipe_and_a_call_before_both():
+    model = api.new(TINY, DiffusionConfig(timesteps=20))
+    assert an_experiment().plan(model).steps == 20  # its 50 are more than there are
+    assert an_experiment(steps=7).plan(model).steps == 7 and an_experiment(steps=7).plan(model, steps=3).steps == 3
+    assert an_experiment().batch_size == 32 and an_experiment(batch_size=5).batch_size == 5
+    assert an_experiment().samples == 128 and an_experiment(samples=5).samples == 5
+    e = an_experiment(epochs=1.5)
+    e.dataset = range(64)
+    assert e.steps == 3
+
+
+def test_images_are_measured_from_twice_the_features_on():
+    by = SimpleNamespace(width=8)
+    assert [an_experiment(extractor=by, samples=n).measures for n in (15, 16)] == [False, True]
+    assert not an_experiment(samples=16).measures and an_experiment(samples=16).measure(np.zeros((16, 1, 2, 2))) is None
+
+
+def test_the_choices_that_are_compared_are_the_papers_one_at_a_time():
+    base = presets.PRESETS["cosine-selfcond"].diffusion
+    changed = {name: {k for k, v in replace(base, **change).to_dict().items() if v != base.to_dict()[k]}
+               for name, change in cosine_selfcond.CHOICES.items()}
+    assert base.beta_scaling and (base.schedule, base.objective, base.loss) == ("linear", "eps", DiffusionConfig().loss)
+    assert list(map(len, changed.values())) == [0, 1, 1, 1, 1, 1, 1, 3]
+    assert RECIPES["cosine-selfcond"].sampling == {"steps": 50, "convention": "lucidrains"}
+    assert RECIPES["ddpm-cifar10"].sampling == {"steps": 1000, "sampler": "ddpm", "variance": "large"}

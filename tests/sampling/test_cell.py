@@ -61,6 +61,6 @@ def test_a_bound_is_refused_where_the_network_has_none():
     with pytest.raises(ConfigError, match="objective='eps': has no bound where alpha_bar ends at 0"):
         bound.path(zero, 20, ["small"])
     v = DiffusionConfig(timesteps=20, schedule="jsd", objective="v")
-    assert list(bound.path(v, 20, ["small"]).timesteps) == list(range(20))
+    assert list(bound.path(v, 20, ["small"]).timesteps) == list(range(20)) and bound.path(v, 5, ["small"]).steps == 5
     with pytest.raises(ConfigError, match="variance='learned_range': this network has small, large"):
         bound.path(PROCESS, 20, ["learned_range"])

@@ -53,7 +53,7 @@ def test_every_image_has_the_noise_of_its_id_in_batches_of_one_size(room, sizes,
     done = loop.draw(backend, PLAN, ids, SHAPE, seed=7, batch_size=4, on_progress=lambda *both: seen.append(both))
     np.testing.assert_allclose(done.images, expected(ids), rtol=1e-6)
     assert backend.sizes == sizes and done.batch_size == ends_with and len(done.batch_seconds) == -(-6 // ends_with)
-    assert done.notes == [] if room > 4 else ["out of memory with a sampling batch of 4; going on with 2"]
+    assert done.notes == (["out of memory with a sampling batch of 4; going on with 2"] if room < 4 else [])
     assert [n for n, _ in seen] == sorted({n for n, _ in seen}) and seen[-1] == (18, 18) and seen[0][0] == min(room, 4)
 
 

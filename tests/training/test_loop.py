@@ -235,3 +235,63 @@ def test_batches_made_ahead_for_an_accelerator_are_the_same_in_order_and_few(mon
     assert next(feed).step == 0 and next(feed).step == 1
     feed.close()
     assert len(made) <= 2 + batches.AHEAD
+
+
+class Counts:
+    """A backend whose first step takes ten seconds of a clock, and any other one."""
+
+    def __init__(self, clock):
+        self.clock, self.done = clock, 0
+
+    def train_step(self, batch):
+        self.clock[0] += 1 if self.done else 10
+        self.done += 1
+        return np.float64(batch.step)
+
+    def to_host(self, tensor):
+        return tensor
+
+    def state(self):
+        return {"w": np.zeros(1)}
+
+    def load_state(self, state):
+        pass
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds, and a writer of states that takes a hundred of them."""
+    now, save = [0.0], loop.save_state
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: now[0])
+
+    def slow(*args):
+        now[0] += 100
+        return save(*args)
+
+    monkeypatch.setattr(loop, "save_state", slow)
+    return now
+
+
+def test_losses_are_read_at_the_first_step_at_every_fiftieth_and_at_the_last(clock):
+    """Each look waits for the device."""
+    seen, steps = [], loop.COLLECT_EVERY + 3
+    loop.fit(Counts(clock), SPEC, IMAGES, steps=steps, on_losses=lambda n, losses: seen.append((n, losses.tolist())), **HOW)
+    assert seen == [(0, [0]), (1, list(range(1, 51))), (51, [51, 52])] and steps == 53
+
+
+def test_seconds_are_those_of_the_steps_without_each_first_one_and_without_the_saving(clock, tmp_path):
+    """Of every process that took part."""
+    with pytest.raises(Interrupt):
+        loop.fit(Counts(clock), SPEC, IMAGES, steps=9, states=tmp_path, save_every=2, on_step=interrupt_at(4), **HOW)
+    assert [path.name for path in tmp_path.glob("state-*")] == ["state-00000001.safetensors", "state-00000003.safetensors"]
+    done = loop.fit(Counts(clock), SPEC, IMAGES, steps=9, states=tmp_path, save_every=1000, **HOW)
+    assert (done.seconds, done.first_seconds, done.starts) == (2 + 5, 10, 2)
+    assert done.losses.tolist() == list(range(9))
+
+
+def test_what_a_killed_writer_of_states_left_is_removed(tmp_path):
+    loop.fit(backend(), SPEC, IMAGES, steps=1, states=tmp_path, **HOW)
+    (part := tmp_path / "state-00000007.safetensors.1a2b3c4d-1.part").touch()
+    (other := tmp_path / "mine.part").touch()
+    loop.fit(backend(), SPEC, IMAGES, steps=2, states=tmp_path, **HOW)
+    assert not part.exists() and other.exists()

@@ -66,10 +66,11 @@ def test_wandb_and_mlflow_get_the_same_values(tmp_path, monkeypatch):
         log_image=lambda image, *, key, step: seen.append(("mlflow", key, image.shape, step)))
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     monkeypatch.setitem(sys.modules, "mlflow", mlflow)
-    with Log(tmp_path, "try", {"lr": 0.5}, ("wandb", "mlflow")) as log:
+    with Log(tmp_path, "try", {"lr": 0.5, "model": "x" * 600}, ("wandb", "mlflow")) as log:
         log.scalar("train/loss", 1, 3)
         log.image("train/samples", np.zeros((2, 3), np.uint8), 4)
-    assert seen == [("mlflow", {"lr": "0.5"}), ("wandb", {"train/loss": 1.0}, 3), ("mlflow", "train/loss", 1.0, 3),
+    assert seen == [("mlflow", {"lr": "0.5", "model": "x" * 500}), ("wandb", {"train/loss": 1.0}, 3),
+                    ("mlflow", "train/loss", 1.0, 3),
                     ("wandb", {"train/samples": (2, 3)}, 4), ("mlflow", "train_samples", (2, 3), 4), "finished", "ended"]
 
 

@@ -12,6 +12,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from bench.weights import sources, tensor_files
+from bench.weights.diffusers_config import read_unet, unet_json
 from bench.weights.errors import CheckpointError, Note
 from bench.weights.pipeline import save_pipeline
 from reference.config import DiffusionConfig
@@ -265,3 +266,22 @@ def test_files_of_a_run_keep_their_own_places(run):
                                                             | {"num_train_timesteps": 77}))
     assert sources.load(flat)[2].timesteps == 77 and isinstance(flat, Path)
     assert load_file(flat / SAFE).keys() == NETWORK.keys()
+
+
+def test_the_last_checkpoint_is_that_of_the_largest_number(training):
+    """Not of the last name: checkpoint-1000 is one of after checkpoint-500."""
+    shutil.rmtree(training / "unet")
+    shutil.copytree(training / "checkpoint-500", training / "checkpoint-1000")
+    assert "checkpoint-1000 is read, the last of its checkpoints" in said(training)[1][0]
+
+
+@pytest.mark.parametrize("change, read", [({"layers_per_block": 256}, True), ({"layers_per_block": 257}, False)])
+def test_a_depth_that_would_fill_the_memory_is_refused_before_anything_is_made(tmp_path, change, read):
+    values = unet_json(TINY)
+    del values["ddim_bench"]
+    (tmp_path / "config.json").write_text(json.dumps(values | {"attention_head_dim": None} | change))
+    if read:
+        assert read_unet(tmp_path / "config.json", legacy=False).layers_per_block == 256
+    else:
+        with pytest.raises(CheckpointError, match="more than 256 layers or 65536 channels are not read"):
+            read_unet(tmp_path / "config.json", legacy=False)
