@@ -27,7 +27,7 @@ from reference.config import ConfigError, DiffusionConfig, ModelConfig
 from tests.helpers.tiny import TINY
 
 SIZE, T = 8, 24
-TABLE_2 = ddim_respaced.DDIM_TABLE_2  # as it stands there, before the fixture below cuts it
+TABLE_2, CHOICES = ddim_respaced.DDIM_TABLE_2, cosine_selfcond.CHOICES  # as they stand there: the fixture below cuts them
 DOWN, UP = "DownBlock2D", "UpBlock2D"
 
 
@@ -331,7 +331,7 @@ def test_images_are_measured_from_twice_the_features_on():
 def test_the_choices_that_are_compared_are_the_papers_one_at_a_time():
     base = presets.PRESETS["cosine-selfcond"].diffusion
     changed = {name: {k for k, v in replace(base, **change).to_dict().items() if v != base.to_dict()[k]}
-               for name, change in cosine_selfcond.CHOICES.items()}
+               for name, change in CHOICES.items()}
     assert base.beta_scaling and (base.schedule, base.objective, base.loss) == ("linear", "eps", DiffusionConfig().loss)
     assert list(map(len, changed.values())) == [0, 1, 1, 1, 1, 1, 1, 3]
     assert RECIPES["cosine-selfcond"].sampling == {"steps": 50, "convention": "lucidrains"}
