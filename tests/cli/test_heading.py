@@ -11,9 +11,12 @@ from bench.cli import heading
 from bench.cli import run as command
 from bench.cli.commands import parser
 from bench.paths import ROOT
-from bench.records import rows
+from bench.records import environment, rows
+from bench.records.agenda import Ahead
 from bench.records.cells import Cells
 from bench.records.notebook import stamped
+from bench.records.rows import Row
+from bench.sampling.cell import Cell
 
 # In place of a worker, whose process would import a framework: what this process has loaded.
 WATCHED = """
@@ -68,3 +71,34 @@ def test_the_agenda_is_what_the_job_does(tmp_path):
     found = job(tmp_path, "--eta", "0,1")
     names = [ahead.name for ahead in found.agenda(Cells(tmp_path, fresh=False), table=False)]
     assert names == ["train", "oracle", "timing", "timing", "timed", *["sample"] * 4, *["path"] * 2, *["metric"] * 6]
+
+
+def test_of_many_step_counts_the_ends_are_said_and_finished_cells_cost_no_passes(tmp_path):
+    cells = Cells(tmp_path, fresh=False)
+    found = job(tmp_path)
+    six, seven = (replace(found, cells={"torch": tuple(Cell(10 * (k + 1), 0.0, None, 0) for k in range(n))}) for n in (6, 7))
+    said = [heading.lines(one, heading.agenda(one, cells, table=False), tmp_path, None)[0] for one in (six, seven)]
+    assert said[0].endswith("S = 10, 20, 30, 40, 50, 60") and said[1].endswith("S = 10 .. 70")
+    ahead = heading.Agenda([Ahead("sample", "torch", "x", 1000, done=True), Ahead("sample", "torch", "y", 234)])
+    lines = heading.lines(six, ahead, tmp_path, "ddim")
+    assert lines[3] == "cells: 2, of which 1 were finished before" and "; 234 network passes" in lines[4]
+    assert lines[0].startswith("job:   table ddim, preset smoke") and "the table's page" in lines[2]
+
+
+def test_a_race_takes_as_much_longer_as_more_backends_run_in_it(tmp_path):
+    """31 s of one contender; of the checks, a path's is known by both names. Rows of a machine with other cores say nothing."""
+    found = job(tmp_path)
+    here = environment.describe() | {"cell_seconds": 5.0}
+    timed = {"first_seconds": 1.0, "warmup_seconds": [10.0], "block_seconds": [20.0], "units_per_block": 1, "steady": True,
+             "parameters": 1, "flops_per_image": 1, "peak_rss_bytes": 1, "device": {}, "load_before": [0.0], "late": 0.0}
+    checked = {"x": {"error": 0.0, "tolerance": 1.0, "ok": True}}
+    race = found.key("torch", stage="timing", workload="training step", batch_size=1)
+    for row in (Row("timing", "torch", "smoke", race, timed, here, "c"),
+                Row("check", "torch oracle", "smoke", found.key("torch oracle", stage="path"), checked, here, "c"),
+                Row("check", "torch oracle", "smoke", found.key("torch oracle", stage="oracle"), checked, here, "c"),
+                Row("check", "torch oracle", "smoke", found.key("torch oracle", stage="timed"), checked,
+                    here | {"usable_cores": 99}, "c")):
+        rows.append(tmp_path / "rows", row)
+    both = replace(found, cells={"torch": found.cells["torch"], "jax": found.cells["torch"]})
+    ahead = heading.agenda(both, Cells(tmp_path, fresh=False), table=False)
+    assert sorted(ahead._took) == [("oracle", "torch", 0, 5.0), ("path", "torch oracle", 0, 5.0), ("timing", "", 0, 62.0)]

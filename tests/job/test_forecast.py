@@ -2,15 +2,21 @@
 
 import shutil
 import subprocess
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from bench import messages
 from bench.job import forecast
 from bench.paths import CHECKPOINTS
 from bench.records import rows
+from bench.sampling.cell import Cell
+from bench.workers.errors import WorkerError
 from tests.helpers import tree
 from tests.helpers.tiny import HELPERS, install_backend
+from tests.job.test_keys import job as job_of
 
 TOLERANCE, TRIES = 0.25, 5
 STEADY_TOLERANCE = 0.15
@@ -104,3 +110,80 @@ def test_a_real_job_is_foretold_within_a_quarter(tmp_path):
     again = predicted(job(code, "bench/run.py", *REAL, "--dry-run", "--out", out))
     assert {cell for cell, (predicted_seconds, _) in again.items() if predicted_seconds == 0.0} >= {
         cell for cell in seconds if "time" not in cell[1] and "oracle" not in cell[1]}
+
+
+class Clockwork:
+    """A crew whose commands take: a training step 2 s, its first 10 s; a block 0.3 s a unit, its first 9 s; drawing 1 s and 0.25 s
+    a step."""
+
+    def __init__(self, logs):
+        self.logs, self.asked, self.blocks = logs, [], {}
+
+    def start(self, backend):
+        pass
+
+    def load(self, backend, weights):
+        self.asked.append(weights)
+
+    def call(self, backend, asked, stage=""):
+        self.asked.append(asked)
+        seen = self.blocks[type(asked)] = self.blocks.get(type(asked), 0) + 1
+        if isinstance(asked, messages.Train):
+            return SimpleNamespace(first_seconds=10.0, seconds=2.0 * (asked.steps - 1))
+        if isinstance(asked, messages.Sample):
+            return SimpleNamespace(seconds=1 + 0.25 * asked.plan["steps"])
+        return SimpleNamespace(peak_rss_bytes=7, seconds=9.0 if seen == 2 else 0.3 * getattr(asked, "units", 0))
+
+
+def counted(do):
+    """In place of a clock: whatever is done takes half a second."""
+    do()
+    return 0.5
+
+
+def test_each_cell_costs_what_the_calibration_says(tmp_path, monkeypatch):
+    """11 images in batches of 4; a network trained for 30 steps, and 12 to compare. What is finished costs nothing, and of the
+    blocks the one that took long counts no more than the others."""
+    monkeypatch.setattr(forecast, "_seconds", counted)
+    monkeypatch.setattr(forecast.checks, "oracle", lambda *_: None)
+    cells = {"torch": (Cell(5, 0.0, None, 0), Cell(20, 0.0, None, 0), Cell(10, 0.0, None, 1))}
+    asked = job_of(samples=11, sample_batch=4, batch_size=4, train_steps=12, blocks=10, fit=30, cells=cells)
+    done = SimpleNamespace(done=lambda name, key: name == "train" or key.get("steps") == 10)
+    crew = Clockwork(tmp_path)
+    found = forecast._backend(asked, crew, None, done, "torch")
+    assert [(p.stage, p.cell, p.seconds) for p in found] == [
+        ("start", "", 0.5), ("train", "30 steps", 1 + 10 + 29 * 2.0), ("train", "12 steps", 0.0),
+        ("time", "the training step", pytest.approx(5.4)), ("oracle", "", 0.5), ("time", "the sampling step", pytest.approx(5.4)),
+        *(("sample", f"{cell} n=11", 0.0 if cell.steps == 10 else 1.5 + 3 * (cell.steps * 0.25 + 1.0)) for cell in cells["torch"])]
+    assert {p.memory for p in found} == {7}
+    trained, = [one for one in crew.asked if isinstance(one, messages.Train)]
+    drawn = [one for one in crew.asked if isinstance(one, messages.Sample)]
+    assert trained.steps == 8 and {(one.ids, one.batch_size, one.total) for one in drawn} == {((0, 4), 4, 4)}
+    assert [len(one) for one in crew.asked if isinstance(one, dict)] == [len(asked.initial), len(asked.trained)]
+
+
+def test_the_metric_costs_its_features_and_distances(monkeypatch):
+    """Half a second each: loading 1 s, features of the 10 held-out images 0.05 s each; the first cell takes the reference's too."""
+    monkeypatch.setattr(forecast, "_seconds", counted)
+    monkeypatch.setattr(forecast.fid, "statistics_ship", lambda *_: False)
+    seen = []
+    monkeypatch.setattr(forecast.fid, "features", lambda images, *_: seen.append(len(images)))
+    monkeypatch.setattr(forecast.fid, "statistics", lambda features: None)
+    monkeypatch.setattr(forecast.fid, "compare", lambda *_: None)
+    by = SimpleNamespace(name="own", sha256="x", width=3, batch=10, convert=lambda images: (images, None))
+    asked = job_of(samples=20, extractor=by)
+    done = SimpleNamespace(done=lambda name, key: key["backend"] == "noise")
+    found = forecast._metric(asked, done)
+    assert [(p.backend, p.stage, p.cell) for p in found] == [
+        ("real", "metric", ""), ("noise", "metric", ""), ("torch", "metric", str(asked.all_cells[0]))]
+    assert [p.seconds for p in found] == [pytest.approx(1 + 0.05 * 1 + 1.5), 0.0, pytest.approx(1.5)] and set(seen) == {10}
+    assert forecast._metric(replace(asked, measured=False), done) == []
+
+
+def test_a_backend_that_cannot_be_calibrated_is_unknown_and_the_sum_goes_without(monkeypatch, tmp_path):
+    def fails(job, crew, trial, cells, backend):
+        raise WorkerError("no")
+
+    monkeypatch.setattr(forecast, "_backend", fails)
+    monkeypatch.setattr(forecast, "_metric", lambda *_: [])
+    assert forecast.predict(job_of(), SimpleNamespace(), tmp_path) == [forecast.Prediction("torch", "all", "", None, None)]

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from bench import oracle
 from bench.data.datasets import load_subset
 from bench.job import checks, measuring, sampling, timing, training
 from bench.job.job import Job
@@ -157,3 +158,38 @@ def test_a_choice_of_variance_is_no_solvers():
     chosen = job(choices={"variance": "small", "clip": "none"})
     told = [chosen.draw(replace(CELL, sampler=sampler)).plan.get("variance") for sampler in (None, "dpmpp_2m")]
     assert told == ["small", None] and chosen.draw(replace(CELL, sampler="dpmpp_2m")).plan["clip"] == "none"
+
+
+def test_the_agenda_of_a_table_of_a_network_that_is_fitted_first():
+    """Two backends of which the second draws one of two cells; done twice. A step of training counts as three passes an image."""
+    long = replace(CELL, steps=10)
+    asked = job(cells={"torch": (CELL, long), "jax": (CELL,)}, twice=True, train_steps=4, batch_size=4, samples=32, blocks=10)
+    cells = SimpleNamespace(done=lambda name, key: name == "sample" and key["backend"] == "jax")
+    ahead = asked.agenda(cells, table=True)
+    assert [(one.name, one.backend, one.passes) for one in ahead] == [
+        ("train", "torch", 3 * 4 * 3), ("budget", "torch jax", 0), ("train", "torch", 3 * 4 * 4), ("train", "jax", 3 * 4 * 4),
+        ("oracle", "torch", 0), ("oracle", "jax", 0), ("timing", "", 0), ("timing", "", 0),
+        ("timed", "torch", 0), ("timed", "jax", 0),
+        ("sample", "torch", 32 * 5), ("sample", "jax", 32 * 5), ("sample", "torch", 32 * 10),
+        ("path", "torch oracle", 0), ("path", "jax oracle", 0), ("determinism", "torch", 0), ("determinism", "jax", 0),
+        ("metric", "real", 0), ("metric", "noise", 0), ("metric", "torch", 0), ("metric", "jax", 0), ("metric", "torch", 0)]
+    assert [one.backend for one in ahead if one.done] == ["jax"]
+
+
+def test_several_processes_time_nothing_and_without_a_metric_nothing_is_measured():
+    cells = SimpleNamespace(done=lambda name, key: False)
+    names = [one.name for one in job(processes=2, measured=False, fit=0).agenda(cells, table=False)]
+    assert names == ["train", "oracle", "sample", "path"]
+
+
+def test_a_long_path_is_held_to_the_oracle_by_a_shorter_one_where_there_is_one():
+    """Beyond 100 steps; a convention that visits all timesteps has no shorter path."""
+    assert [job().compared(replace(CELL, steps=steps)).steps for steps in (100, 101)] == [100, oracle.STEPS]
+    assert job(convention="ho2020").compared(replace(CELL, steps=1000)).steps == 1000
+
+
+def test_a_choice_that_changes_no_path_is_in_no_key():
+    same, other = ({"clip": rule} for rule in ("none", "1"))
+    own = job().plan(CELL).clip
+    assert job(choices={"clip": own}).choices_key(CELL) == {} == job().choices_key(CELL)
+    assert [job(choices=choices).choices_key(CELL) for choices in (same, other)].count({}) == 1

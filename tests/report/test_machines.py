@@ -193,6 +193,10 @@ def test_hosts_and_users_are_known_by_their_names(monkeypatch):
     monkeypatch.setattr(getpass, "getuser", lambda: "annabel")
     assert private('{"a": "on anns-laptop"}') == "anns-laptop" and private('{"a": "annabel"}') == "annabel"
     assert private('{"a": "annabella, C:\\\\temp"}') is None
+    assert private('{"a": "in /root/x"}') == "/root/x"
+    monkeypatch.setattr(socket, "gethostname", lambda: "cpu")  # three letters are a word, and root is every container's user
+    monkeypatch.setattr(socket, "getfqdn", lambda: "root")
+    assert private('{"a": "cpu of root"}') is None
 
 
 def test_rows_of_two_machines_are_not_one(two, tmp_path, capsys):

@@ -208,3 +208,33 @@ def test_the_roofs_kernels_do_their_flops(framework):
 def test_an_unknown_kernel_is_refused(session):
     with pytest.raises(ConfigError, match="kernel='fft'"):
         timed.time_roof(session, TimeRoof(1, kernel="fft", n=8, dtype="float32"))
+
+
+def test_timed_training_goes_round_eight_batches_and_another_size_has_its_own(monkeypatch, tmp_path):
+    seen = []
+    device = Device()
+    device.train_step = lambda batch: seen.append((len(batch.ids), int(batch.ids[0]))) or np.zeros(())
+    np.save(tmp_path / "images.npy", np.zeros((20, 1, 8, 8), np.uint8))
+    worker = Session("torch", Spec(TINY, DiffusionConfig(timesteps=20)), device, lambda *_: None, print)
+    timed.time_train(worker, TimeTrain(9, str(tmp_path / "images.npy"), 0, 4))
+    assert len(set(seen)) == 8 and seen[8] == seen[0]
+    timed.time_train(worker, TimeTrain(1, str(tmp_path / "images.npy"), 0, 2))
+    assert seen[-1][0] == 2
+
+
+def test_away_from_the_cpu_the_kernel_is_the_frameworks_product(session, monkeypatch):
+    """And a roof's block says the FLOPs that it did."""
+    asked = []
+    roof = type("Roof", (), {"gemm": staticmethod(lambda *words: asked.append(words) or ((lambda: 0), 77))})
+    monkeypatch.setattr(timed.backends, "roofline", lambda name: roof)
+    session.spec = Spec(TINY, DiffusionConfig(timesteps=20), device="cuda:1", dtype="bfloat16")
+    assert timed.time_kernel(session, TimeKernel(3)).flops == 77 and asked == [(2048, "cuda:1", "bfloat16")]
+
+
+def test_the_metric_is_timed_on_as_many_pictures_as_were_asked_for(session, monkeypatch):
+    from bench.metric import fid
+
+    seen = []
+    monkeypatch.setattr(fid, "evaluate", seen.append)
+    timed.time_metric(session, TimeMetric(2, 5))
+    assert [(images.shape, images.dtype) for images in seen] == [((5, 1, 28, 28), np.uint8)] * 2 and seen[0].std() > 30
