@@ -9,12 +9,16 @@ import numpy as np
 import pytest
 
 import backends
+from backends import borrowing
+from backends.facts import About
+from backends.protocol import Spec
 from bench import api
 from bench.cli.main import main
 from bench.presets import PRESETS
 from bench.records import rows
 from bench.studies import scaling, speed
-from reference.config import DiffusionConfig
+from reference.config import ConfigError, DiffusionConfig
+from reference.conventions import make_plan
 from tests.helpers.tiny import TINY
 
 HERE = Path(__file__).parents[1] / "numpy_backend"
@@ -145,3 +149,63 @@ def test_it_appears_in_the_main_jobs_tables(port, tmp_path, capsys):
     checks = [row for row in found if row.kind == "check" and row.backend == f"torch {PAIR}" and "images" in row.values]
     assert checks and all(row.values["images"]["ok"] for row in checks)
     assert "My port with the network of PyTorch" in (out / "README.md").read_text()
+
+
+def test_the_facts_of_a_pair_are_what_both_have():
+    sampler = About("S", install="get s", packages=("s",), order=3, levels=("L0", "L1", "L5"), schedules=("cosine", "linear"),
+                    dtypes=("float64", "float32"), devices=("cpu",))
+    network = About("N", install="get n", packages=("n",), order=7, module="n", dtypes=("float32", "bfloat16"), losses=("l2",),
+                    schedules=("linear", "cosine", "quad"), solvers=True, likelihood=True, roofline=True, weight_files=(b"PK",),
+                    launcher="torchrun")
+    pair = borrowing.about(sampler, network)
+    assert (pair.label, pair.order, pair.install, pair.packages) == ("S with the network of N", 3, "get s; get n", ("s", "n"))
+    assert (pair.schedules, pair.dtypes, pair.devices) == (("cosine", "linear"), ("float32",), ("cpu",))
+    assert pair.samplers == ("ddim", "ddpm") and pair.losses == ("l2",) and pair.network
+    assert not (pair.solvers or pair.likelihood or pair.roofline or pair.weight_files or pair.launcher)
+
+
+def test_a_pair_is_installed_where_both_are(monkeypatch):
+    modules = {"here": "json", "gone": "a_module_that_is_absent"}
+    monkeypatch.setattr(backends, "about", lambda name: About(name, module=modules[name]))
+    assert [backends.installed(name) for name in ("here+here", "here+gone", "gone+here")] == [True, False, False]
+
+
+class Part:
+    """A sampler or a network whose tensors are (its name, array), and which notes what it is asked."""
+
+    def __init__(self, name):
+        self.name, self.asked = name, []
+
+    def to_device(self, array):
+        return self.name, array
+
+    def to_host(self, tensor):
+        assert tensor[0] == self.name, "a tensor of the other framework"
+        return tensor[1]
+
+    def device_info(self):
+        return {"framework": self.name}
+
+    def forward(self, x, t, *, ema):
+        self.asked.append((self.to_host(t).tolist(), ema))
+        return self.to_device(0 * self.to_host(x))
+
+    def step(self, x, output, i, plan, z):
+        self.asked.append((i, None if z is None else self.to_host(z)))
+        return self.to_device(self.to_host(x) + 1)
+
+
+def test_the_path_of_a_pair_is_walked_step_by_step():
+    """With the averaged weights, each step's own t and, where the plan has a gate, noise; the last step has none."""
+    process, steps = DiffusionConfig(timesteps=20), []
+    pair = borrowing.Borrowing(Spec(TINY, process), sampler := Part("s"), network := Part("n"))
+    plan = make_plan(process, 3, sampler="ddpm")
+    end = pair.sample(("n", np.zeros((2, 1))), plan, lambda i: np.array(10 * i), on_step=steps.append)
+    assert network.to_host(end).tolist() == [[3], [3]] and steps == [0, 1, 2]
+    assert network.asked == [([float(t)] * 2, True) for t in plan.network_t]
+    assert sampler.asked == [(0, 0), (1, 10), (2, None)]
+    pair.sample(("n", np.zeros((2, 1))), make_plan(process, 3), lambda i: np.array(10 * i), ema=False)
+    assert [z for _, z in sampler.asked[3:]] == [None] * 3 and not any(ema for _, ema in network.asked[3:])
+    assert pair.device_info() == {"framework": "n", "sampler": "s"}
+    with pytest.raises(ConfigError, match="self_conditioning=True"):
+        pair.sample(("n", np.zeros((2, 1))), make_plan(DiffusionConfig(self_conditioning=True), 3))

@@ -25,3 +25,23 @@ def test_a_spec_survives_json():
 def test_a_spec_that_cannot_be_is_refused(values, says):
     with pytest.raises(ConfigError, match=says):
         Spec.from_dict(values)
+
+
+@pytest.mark.parametrize(("rank", "processes", "fits"), [(0, 1, True), (1, 2, True), (1, 1, False), (2, 2, False), (-1, 2, False)])
+def test_a_rank_is_one_of_the_processes(rank, processes, fits):
+    if fits:
+        assert Spec(ModelConfig(), rank=rank, processes=processes).rank == rank
+    else:
+        with pytest.raises(ConfigError, match=f"rank={rank}: must be one of 0 .. processes - 1, of {processes}"):
+            Spec(ModelConfig(), rank=rank, processes=processes)
+
+
+def test_the_networks_channels_are_those_of_image_condition_and_variance():
+    """An image beside its last x0_hat goes in; mean and variance come out."""
+    learned, told = DiffusionConfig(variance="learned"), DiffusionConfig(self_conditioning=True)
+    assert Spec(ModelConfig(in_channels=3, out_channels=6, sample_size=16), learned).image_shape == (3, 16, 16)
+    assert Spec(ModelConfig(in_channels=6, out_channels=3, sample_size=16), told).image_shape == (3, 16, 16)
+    with pytest.raises(ConfigError, match="out_channels=3: variance learned on 3 image channels needs 6"):
+        Spec(ModelConfig(in_channels=3, out_channels=3), learned)
+    with pytest.raises(ConfigError, match="in_channels=3: .*must be even"):
+        Spec(ModelConfig(in_channels=3, out_channels=1), told)

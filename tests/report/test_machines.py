@@ -158,6 +158,11 @@ def test_the_ratio_of_blocks_that_were_not_taken_in_turn():
     a, b = np.random.default_rng(0).normal(2, 0.1, (2, 30))
     value, low, high = ratio(a, b)
     assert low < value < high and abs(value - np.median(a) / np.median(b)) < 1e-12 and (low, high) == ratio(a, b)[1:]
+    again = ratio(a, a)
+    assert again[0] == 1 and again[1] < 0.999 < 1.001 < again[2], "each is resampled on its own"
+    drawn = np.random.default_rng(3)
+    medians = [np.median(drawn.choice(a, 30)) / np.median(drawn.choice(b, 30)) for _ in range(4000)]
+    assert [low, high] == pytest.approx(np.quantile(medians, (0.025, 0.975)), abs=0.1 * (high - low))
     wide = ratio(np.random.default_rng(1).normal(2, 0.5, 30), b)
     assert wide[2] - wide[1] > 2 * (high - low)
 
