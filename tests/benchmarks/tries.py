@@ -2,9 +2,9 @@
 
 `torch`, `mindspore`: one float32 call of the tuned network at batch 64, its time shifts made beforehand as in sampling, beside
 variants of it: other settings of the framework, and parts left out, whose output is wrong and whose time says what the part
-costs. `training`: the same of a whole training step of the torch backend. `layout`: whole steps of the tuned torch backend, beside
-the same with the other memory layout. Blocks of all variants are timed in turn (A B B A) in one process. `results/tries.md` shows
-the last run of each, from its row.
+costs. `latency`: the same of the compiled torch network for one image, also in bfloat16. `training`: the same of a whole training
+step of the torch backend. `layout`: whole steps of the tuned torch backend, beside the same with the other memory layout. Blocks of
+all variants are timed in turn (A B B A) in one process. `results/tries.md` shows the last run of each, from its row.
 """
 
 from __future__ import annotations
@@ -97,6 +97,52 @@ def torch_variants() -> dict[str, Call]:
         "compiled, C++ wrapper": variant(network(last), last, {"cpp_wrapper": True}),
         "without norm and SiLU": variant(network(last, (NormSiLU,)), last),
         "without norm, SiLU and attention": variant(network(last, norm_and_attention), last),
+    }
+
+
+def latency_variants(dtype: str) -> dict[str, Call]:
+    """Every variant of the compiled network for one image, warm. The first is `--mode compiled`."""
+    from contextlib import ExitStack
+    from unittest.mock import patch
+
+    import torch
+    from torch import Tensor, nn
+
+    from backends.torch import compiling, layers, unet
+
+    x, values = inputs()
+    one = torch.from_numpy(x[:1]).to(getattr(torch, dtype), memory_format=torch.channels_last)
+
+    def variant(*patches: Any, left_out: tuple[type[nn.Module], ...] = ()) -> Call:
+        made = unet.UNet(SPEED).eval().requires_grad_(False)
+        made.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in values.items()})
+        strip(made, left_out).to(one.dtype).to(memory_format=torch.channels_last)
+        shifts = [s.to(one.dtype) for s in made.time_shifts(torch.tensor([T], dtype=torch.float64))]
+        function = compiling.compiled(made.denoise, sys.exit, frozen=True)
+
+        def call() -> Tensor:
+            with ExitStack() as stack, torch.inference_mode():  # at every call, since what is compiled holds for these alone
+                for each in patches:
+                    stack.enter_context(each)
+                return function(one, shifts)
+
+        call()
+        return call
+
+    def one_bias(self: unet.Resnet, x: Tensor, shift: Tensor) -> Tensor:
+        h = nn.functional.conv2d(self.norm1(x), self.conv1.weight, self.conv1.bias + shift[0], padding=1)
+        return self.conv_shortcut(x) + self.conv2(self.norm2(h))
+
+    def torchs_norm(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
+        return nn.functional.group_norm(x, groups, weight, bias, eps)
+
+    return {
+        "tuned": variant(),
+        "all guards": variant(patch.object(torch.compiler, "skip_guard_on_all_nn_modules_unsafe", lambda all: [True] * len(all))),
+        "torch's norm": variant(patch.object(layers, "_compiled_norm", torchs_norm)),
+        "torch's fused attention": variant(patch.object(layers, "FEW_SCORES", 0)),
+        "time shift in the bias of the convolution": variant(patch.object(unet.Resnet, "forward", one_bias)),
+        "without norm, SiLU and attention": variant(left_out=(layers.NormSiLU, layers.Attention)),
     }
 
 
@@ -245,6 +291,7 @@ class Try:
     aim: str
     variants: Callable[[], dict[str, Call]]
     dtype: str = "float32"
+    batch: int = BATCH
 
 
 LAYOUT = "Aimed at: what the choice of the memory layout is worth. The tuned backend has channels_last, but NCHW in bfloat16."
@@ -256,6 +303,10 @@ TRIES = {
     "mindspore": [Try("mindspore", "network call",
                       "Aimed at: 4 times as fast as stock. A variant would have to come near the last line, which has nothing but "
                       "convolutions, sums and the upsampling.", mindspore_variants)],
+    "latency": [Try("torch", "network call of the compiled backend, one image",
+                    "Aimed at: one image as fast as the fastest engine draws it (results/speed.md). \"Tuned\" is `--mode compiled` "
+                    "here. The last line has nothing but convolutions, sums and a few products.",
+                    partial(latency_variants, dtype), dtype, 1) for dtype in ("float32", "bfloat16")],
     "training": [Try("torch", "training step and its parts",
                      "Aimed at: float32 training 1.1 times as fast as diffusers' compiled network, which calls the same "
                      "convolutions. A variant would have to come near the last line, which has nothing but convolutions and sums, "
@@ -279,8 +330,8 @@ def measure(tried: Try, threads: int, count: int) -> Row:
         return run
 
     raw = blocks.time_blocks({name: block(call) for name, call in calls.items()}, blocks=count, cap_seconds=20)
-    config = {"study": "tries", "framework": tried.framework, "workload": tried.workload, "dtype": tried.dtype, "batch_size": BATCH,
-              "threads": threads, "network": SPEED.to_dict()}
+    config = {"study": "tries", "framework": tried.framework, "workload": tried.workload, "dtype": tried.dtype,
+              "batch_size": tried.batch, "threads": threads, "network": SPEED.to_dict()}
     return Row("study", tried.framework, "tries", config, {"variants": raw}, about, about["commit"])
 
 
@@ -288,11 +339,11 @@ def render(every: list[Row]) -> str:
     """`tries.md`: the last row of each try."""
     newest = {_key(row.config): row for row in every}
     text = ["# A step, tried otherwise", "",
-            "Made by `python -m tests.benchmarks.tries torch`, `mindspore`, `training` and `layout`; raw block times: "
+            "Made by `python -m tests.benchmarks.tries torch`, `mindspore`, `latency`, `training` and `layout`; raw block times: "
             "[rows/study.jsonl](rows/study.jsonl). The network of preset `speed` at batch "
-            f"{BATCH}, milliseconds, median of blocks that were timed in turn; *against tuned*: median of the ratios of "
-            "neighbouring blocks, with its 95% interval, above 1 where the variant is faster. *Without* a part the output is "
-            "wrong: such a line says what would be left if the part cost nothing."]
+            f"{BATCH} unless it says one image, milliseconds, median of blocks that were timed in turn; *against tuned*: median of "
+            "the ratios of neighbouring blocks, with its 95% interval, above 1 where the variant is faster. *Without* a part the "
+            "output is wrong: such a line says what would be left if the part cost nothing."]
     for tried in (tried for group in TRIES.values() for tried in group):
         if (row := newest.get((tried.framework, tried.workload, tried.dtype))) is None:
             continue
@@ -301,7 +352,7 @@ def render(every: list[Row]) -> str:
         lines = []
         for name, each in sorted(seconds.items(), key=lambda item: item[0] != "tuned"):
             ratio, low, high = paired_ratio(seconds["tuned"], each)
-            line = {"variant": name, "ms": f"{1e3 * np.median(each):.0f}",
+            line = {"variant": name, "ms": f"{1e3 * np.median(each):.{0 if c['batch_size'] > 1 else 2}f}",
                     "against tuned": "" if name == "tuned" else f"{ratio:.2f} ({low:.2f} to {high:.2f})"}
             if "stock" in seconds:
                 line["against stock"] = "{:.2f} ({:.2f} to {:.2f})".format(*paired_ratio(seconds["stock"], each))
