@@ -33,6 +33,15 @@ def test_two_processes_that_write_one_file_do_not_disturb_each_other(tmp_path):
     assert path.read_bytes() in (b"a" * 5000, b"b" * 5000) and list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("ends", [KeyboardInterrupt, SystemExit, ValueError])
+def test_a_writer_that_is_interrupted_leaves_the_old_file_alone(tmp_path, ends):
+    (tmp_path / "page.md").write_text("old")
+    with pytest.raises(ends), files.replacing(tmp_path / "page.md") as file:
+        file.write(b"half")
+        raise ends
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"page.md": "old"}
+
+
 def replace_folder(path, n):
     with files.replacing_folder(path) as part:
         (part / "number").write_text(str(n))

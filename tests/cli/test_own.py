@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 from dataclasses import replace
@@ -10,11 +11,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bench.cli import train
 from bench.cli.main import main
 from bench.data.own_images import shape_of
 from bench.data.readers import DataError
 from bench.presets import fitting, get_preset
 from bench.weights import pipeline
+
+
+@pytest.mark.parametrize("said, expected", [(None, 100), (0, 0), (3, 3)])
+def test_a_warm_up_of_nothing_is_one_too(said, expected):
+    """A tenth of a length that is shorter than the preset's, where it is not said."""
+    asked = argparse.Namespace(train_steps=1000, lr=None, warmup=said)
+    assert get_preset("own-32").optim.warmup_steps >= 100 and train._optim(asked, get_preset("own-32")).warmup_steps == expected
 
 
 def pictures(folder, n=16, size=(36, 40), mode="RGB"):

@@ -14,6 +14,7 @@ import pytest
 from bench import api
 from bench.cli.main import main
 from bench.diagnosis import case as cases
+from bench.diagnosis import verdict
 from bench.diagnosis.noises import MISTAKES
 from bench.diagnosis.trial import right
 from bench.diagnosis.verdict import RIGHT, UNKNOWN, Verdict, check_sampler, diagnose
@@ -39,6 +40,16 @@ def test_mistakes_of_a_plain_loop_are_named(eta):
         wrong += [] if expected else [(name, found)]
     assert not wrong
     assert diagnose(case, planted.plain(case)).answer == diagnose(case, planted.plain(case, np.float32)).answer == RIGHT
+
+
+@pytest.mark.parametrize("share, named", [(0.96, True), (0.94, False), (0.92, False)])
+def test_a_mistake_that_is_hardly_nearer_than_the_right_sampler_is_not_named(monkeypatch, share, named):
+    """Images that are off by a few times the tolerance, beside a mistake that is off by this share of it."""
+    case = table.case_of(FORM, 5, 0.0, "plain")
+    states = right(case).states(case.network)
+    monkeypatch.setattr(verdict, "paths", lambda case: {"a mistake": states + share * 1e-8})
+    monkeypatch.setattr(verdict, "ROUNDED", 0.0)
+    assert diagnose(case, states[-1] + 1e-8).names == ("a mistake",) * named
 
 
 def test_a_stride_past_the_first_timestep_ends_at_the_clean_image():

@@ -78,9 +78,15 @@ def test_losses_of_any_length_make_a_picture(tmp_path):
 def test_every_curve_is_drawn(monkeypatch, tmp_path):
     drawn = []
     plot = plots.plot
-    monkeypatch.setattr(plots, "plot", lambda *args: drawn.append(plot(*args)) or drawn[0])
+    monkeypatch.setattr(plots, "plot", lambda *args: drawn.append(plot(*args)) or drawn[-1])
     plots.save_losses(tmp_path / "a.png", {str(n): [1.0, 0.5] for n in range(9)}, "loss")
-    assert len(drawn[0][1].get_legend().get_texts()) == 9
+    assert len(drawn.pop()[1].get_legend().get_texts()) == 9
+
+    plots.save_losses(tmp_path / "a.png", {"torch": np.arange(12.0)}, "loss")
+    steps, means = drawn[0][1].lines
+    assert steps.get_xdata().tolist() == list(range(1, 13)) and steps.get_ydata().tolist() == list(range(12))
+    assert means.get_xdata().tolist() == list(range(3, 13)), "a mean of 3 stands at the last of its steps"
+    np.testing.assert_allclose(means.get_ydata(), np.arange(1, 11), rtol=1e-12)
 
 
 def test_of_marks_that_would_cover_one_another_the_round_ones_stay(tmp_path):

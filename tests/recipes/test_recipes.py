@@ -262,6 +262,8 @@ def test_half_precision_trains_and_counts_the_steps_that_its_loss_scale_left_out
 def test_epochs_are_passes_over_the_data(images):
     row, = run(images, "mnist-scratch", "--epochs", "0.06", "--batch-size", "4", "--samples", "4")
     assert row.config["steps"] == round(0.06 * 200 / 4)
+    of = SimpleNamespace(dataset=range(10), batch_size=4, options=SimpleNamespace(train_steps=None, epochs=4))
+    assert experiment.Experiment.steps.func(of) == 10, "four passes over two batches and a half"
 
 
 @pytest.mark.sampled

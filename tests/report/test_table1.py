@@ -29,6 +29,12 @@ from tests.helpers.tiny import HELPERS, install_backend
 WHOLE = table1.grid(list(table1.STEPS), table1.ETAS, 0, (3, 1))
 
 
+def test_the_long_path_has_a_number_of_seeds_of_its_own():
+    cells = table1.grid([10, table1.FULL], (0.0, 0.2), 5, (3, 2))
+    assert {S: sorted({c.seed for c in cells if c.steps == S}) for S in (10, table1.FULL)} == {10: [5, 6, 7], table1.FULL: [5, 6]}
+    assert [c.eta for c in cells if c.steps == table1.FULL] == [0.0, 0.0] and len(cells) == 3 * 2 * 2 + 2
+
+
 def test_the_grid_is_the_papers_by_both_spacings_and_cheap_cells_come_first():
     assert len(WHOLE) == len(set(WHOLE)) == 4 * 5 * 2 * 3 + 3
     assert {c for c in WHOLE if c.steps == 1000} == {Cell(1000, eta, "leading", 0) for eta in (0.0, 1.0, "sigma_hat")}
