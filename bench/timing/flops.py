@@ -15,7 +15,7 @@ TRAINING = 3  # a training step's passes of the forward's size: forward, gradien
 
 def forward(model: ModelConfig) -> int:
     """FLOPs of one image's forward pass."""
-    temb = 4 * model.block_out_channels[0]
+    temb, shifts = model.time_width, 2 if model.scale_shift else 1
     total = linear(model.block_out_channels[0], temb) + linear(temb, temb)
     for kind, cin, cout, size in layers(model):
         if kind == "attention":
@@ -24,7 +24,7 @@ def forward(model: ModelConfig) -> int:
             total += conv(cin, cout, size)
         else:
             shortcut = conv(cin, cout, size, kernel=1) if cin != cout else 0
-            total += conv(cin, cout, size) + linear(temb, cout) + conv(cout, cout, size) + shortcut
+            total += conv(cin, cout, size) + linear(temb, shifts * cout) + conv(cout, cout, size) + shortcut
     return total
 
 
@@ -55,7 +55,7 @@ def layers(model: ModelConfig) -> Iterator[tuple[str, int, int, int]]:
             cin = width
         if i != last:
             size //= 2
-            yield "conv", width, width, size
+            yield "resnet" if model.by_resnet(kind) else "conv", width, width, size
             skips.append(width)
     if model.mid_block_type:
         yield from (("resnet", cin, cin, size), ("resnet", cin, cin, size))
@@ -69,7 +69,7 @@ def layers(model: ModelConfig) -> Iterator[tuple[str, int, int, int]]:
             cin = width
         if i != last:
             size *= 2
-            yield "conv", width, width, size
+            yield "resnet" if model.by_resnet(kind) else "conv", width, width, size
     yield "conv", widths[0], model.out_channels, size
 
 

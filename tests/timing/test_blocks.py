@@ -184,6 +184,27 @@ def test_what_a_pass_computes_by_hand():
     assert flops.forward(model) == embedding + ends + 3 * same + 2 * attention + 2 * (wide + 2 * 16 * 8 * 64)
 
 
+@pytest.mark.parametrize("more", [
+    {}, {"time_embedding_dim": 24}, {"resnet_time_scale_shift": "scale_shift"}, {"add_attention": False}, {"mid_block_type": None},
+    {"downsample_type": "resnet", "upsample_type": "resnet"},
+    {"down_block_types": ("ResnetDownsampleBlock2D", "AttnDownBlock2D"),
+     "up_block_types": ("AttnUpBlock2D", "ResnetUpsampleBlock2D")}],
+    ids=lambda more: " ".join(more) or "plain")
+def test_a_pass_computes_what_torch_counts(more):
+    """By torch's own counter, on the network itself, with attention in plain products: it does not know CPU's fused kernel."""
+    torch = pytest.importorskip("torch")
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from backends.torch.unet import UNet
+
+    usual = {"down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D")}
+    model = ModelConfig(sample_size=8, in_channels=3, out_channels=6, block_out_channels=(8, 16), norm_num_groups=4, **usual | more)
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        UNet(model)(torch.zeros(1, 3, 8, 8), torch.zeros(1))
+    assert flops.forward(model) == counter.get_total_flops()
+
+
 def test_what_a_training_step_keeps_by_hand():
     """Numbers of one image: 3 channels in and 6 out at 8 x 8, 8 channels there and 16 at 4 x 4, where attention is."""
     model = ModelConfig(sample_size=8, in_channels=3, out_channels=6, block_out_channels=(8, 16), layers_per_block=1,
