@@ -45,7 +45,7 @@ MAPS = ROOT / "build" / "mutants"  # which functions each test calls, by room an
 # Rooms of bench that have few numbers of their own, and where the tests of all of them are.
 OTHERS = ("cli", "data", "diagnosis", "pictures", "recipes", "records", "sampling", "studies", "training", "weights", "workers",
           "workers/peers")
-TESTS = ("data", "weights", "records", "pictures", "training", "timing", "metric", "diagnosis", "recipes", "studies", "report", "job",
+TESTS = ("data", "weights", "records", "pictures", "sampling", "training", "timing", "metric", "diagnosis", "recipes", "studies", "report", "job",
          "workers", "cli")
 FILES = ("api", "oracle", "streams", "progress", "terminal", "routes", "fuzz", "examples")
 INTERFACE = ("about", "borrowing", "claims", "devices", "protocol", "kit")
@@ -71,7 +71,7 @@ ROOMS = {
     "timing": Room(("bench/timing/*.py",), ("tests/timing", "tests/workers", "tests/studies")),
     "report": Room(("bench/report/*.py", "bench/report/*/*.py"), ("tests/report", "tests/studies", "tests/cli/test_report.py")),
     "job": Room(("bench/job/*.py",), ("tests/job/test_checks.py", "tests/job/test_keys.py", "tests/job/test_forecast.py",
-                                      "tests/test_oracle.py")),
+                                      "tests/job/test_timing.py", "tests/test_oracle.py")),
 }
 # Rooms whose mistakes are written by hand alone.
 FURTHER = {
