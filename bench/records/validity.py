@@ -47,6 +47,13 @@ def problems(kind: str, config: dict[str, Any], found: dict[str, Any]) -> list[s
         out += [f"values: {name} is missing" for name in values.NEEDED.get(use, ()) if name not in found]
     if record is values.Train and not out and len(found["losses"]) != config["train_steps"]:
         out.append(f"values: losses: {len(found['losses'])} numbers: must be train_steps={config['train_steps']}")
+    if record is values.Likelihood and not out:
+        images, steps = config["samples"], config["steps"]
+        lengths = [("prior", found["prior"], images), ("timesteps", found["timesteps"], steps)]
+        for name, bits in found["bounds"].items():
+            lengths += [(f"bounds: {name}: total", bits["total"], images), (f"bounds: {name}: terms", bits["terms"], steps)]
+        out = [f"values: {name}: {len(numbers)} numbers: must be {n}" for name, numbers, n in lengths if len(numbers) != n]
+        out += ["values: bounds={}: must be one or more"] * (not found["bounds"])
     if record is values.Noise and not out:
         rule = f"must be from 2 to samples={config['samples']}, and fid_half of as many numbers as fid, or empty"
         out = [f"values: points: n={p['n']}: {rule}" for p in found["points"]

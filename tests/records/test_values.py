@@ -11,7 +11,7 @@ import pytest
 from bench.paths import ROOT
 from bench.records import rows, validity, values
 from bench.report import scaling_page
-from tests.helpers import rows_page
+from tests.helpers import made_rows, rows_page
 from tests.helpers.made_rows import committed
 
 CONFIG = {"steps": 5, "eta": "0.0", "samples": 8, "seed": 0, "batch_size": 8, "device": "cpu"}
@@ -43,6 +43,17 @@ def test_sizes_of_a_study_of_noise_that_do_not_belong_together_are_named():
         found = validity.problems("study", row.config, row.values | {"points": [whole[0] | change, *whole[1:]]})
         assert len(found) == 1 and f"points: n={(whole[0] | change)['n']}: must be from 2 to samples" in found[0]
     assert validity.problems("study", row.config, row.values | {"points": []}) == ["values: points=[]: must be one or more"]
+
+
+@pytest.mark.parametrize("change, said", [
+    ({"prior": [1.0]}, "prior: 1 numbers: must be 2"), ({"timesteps": [0]}, "timesteps: 1 numbers: must be 3"),
+    ({"bounds": {"large": {"total": [1.0, 2.0], "terms": [1.0]}}}, "bounds: large: terms: 1 numbers: must be 3"),
+    ({"bounds": {"large": {"total": [1.0], "terms": [1.0] * 3}}}, "bounds: large: total: 1 numbers: must be 2"),
+    ({"bounds": {}}, "bounds={}: must be one or more")])
+def test_numbers_of_a_likelihood_that_do_not_belong_together_are_named(change, said):
+    row = made_rows.likelihood({"large": [1, 2]}, 3)
+    assert validity.problems("likelihood", row.config, row.values) == []
+    assert validity.problems("likelihood", row.config, row.values | change) == [f"values: {said}"]
 
 
 def test_what_only_some_timings_have_is_wanted_where_a_page_reads_it():
