@@ -80,7 +80,7 @@ def folder():
 def command():
     with folder():
         print("at work", flush=True)
-        time.sleep(60)
+        time.sleep(600)
 
 raise SystemExit(exit_code(command, "the last state"))
 """
@@ -95,16 +95,16 @@ def test_a_signal_ends_the_work_in_order(number, code, line):
                           preexec_fn=tree.default_signals, cwd=tree.ROOT) as process:
         assert process.stdout.readline() == "at work\n"
         process.send_signal(number)
-        assert process.wait(20) == code
+        assert process.wait(300) == code
         assert process.stdout.read() == "cleaned up\n" and process.stderr.read() == line
 
 
 def test_under_nohup_a_hangup_is_ignored():
-    ignore = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)" + ENDED.replace("60", "1")
+    ignore = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)" + ENDED.replace("600", "1")
     with subprocess.Popen([sys.executable, "-c", ignore], stdout=subprocess.PIPE, text=True, cwd=tree.ROOT) as process:
         assert process.stdout.readline() == "at work\n"
         process.send_signal(signal.SIGHUP)
-        assert process.wait(20) == 0
+        assert process.wait(300) == 0
 
 
 EARLY = """
@@ -183,7 +183,7 @@ class Slow:
 
 def command():
     Slow()
-    time.sleep(60)
+    time.sleep(600)
 
 raise SystemExit(exit_code(command))
 """
@@ -195,7 +195,7 @@ def test_ctrl_c_in_a_finaliser_is_not_lost():
                           preexec_fn=tree.default_signals, cwd=tree.ROOT) as process:
         assert process.stdout.readline() == "in the finaliser\n"
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 130
+        assert process.wait(300) == 130
         assert process.stderr.read().endswith("\ninterrupted\n")
 
 
