@@ -161,8 +161,7 @@ def trains(name: str) -> bool:
 
 def choose(asked: str | None, network: str | None = None) -> tuple[tuple[str, ...], list[str]]:
     """(backends to run, lines about those that are left out) for names separated by commas, by default all that are installed
-    and have a network. A sampler without one takes that of the backend `network` and is then called SAMPLER+NETWORK; it may also
-    be asked for by this name.
+    and have a network. A sampler without one takes that of the backend `network`: SAMPLER+NETWORK, which may be asked for, too.
 
     Raises `ConfigError` for an unknown name, one that is given twice, one that is asked for but not installed, and a sampler that
     is asked for and has neither a network nor `network`, and a `network` that none takes.
@@ -194,16 +193,17 @@ def borrowed(name: str, network: str | None) -> str:
     where it needs one, the other one has none, or `network` has no use."""
     take(name)
     sampler, plus, own = name.partition(BORROWS)
-    if plus or about(name).network:
-        require(network is None, "--network", network, f"has no use, for {name} samples with {own or 'its own'}: leave it out")
-    else:
-        require(network is not None, "backend", name, "is a sampler without a network, says its ABOUT: name it "
-                f"{name}{BORROWS}{DEFAULT} to draw with the network of {DEFAULT}")
-        take(network or "")
+    if not plus and about(name).network:  # nobody asks other packages
+        require(network is None, "--network", network, f"has no use, for {name} samples with its own: leave it out")
+        return name
+    require(plus == "" or network is None, "--network", network, f"has no use, for {name} samples with {own}: leave it out")
+    require(plus != "" or network is not None, "backend", name, "is a sampler without a network, says its ABOUT: name it "
+            f"{name}{BORROWS}{DEFAULT} to draw with the network of {DEFAULT}")
+    take(network or "")
     able = [other for other in names() if about(other).network]
     require(not plus or own in able, "backend", name, f"the network after {sampler}{BORROWS} must be one of {', '.join(able)}")
-    require(network is None or network in able, "--network", network, f"must be one of {', '.join(able)}")
-    return name if network is None else f"{name}{BORROWS}{network}"
+    require(plus != "" or network in able, "--network", network, f"must be one of {', '.join(able)}")
+    return name if plus else f"{name}{BORROWS}{network}"
 
 
 def outside_files(name: str) -> list[Path]:

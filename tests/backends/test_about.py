@@ -100,6 +100,7 @@ def test_facts_of_another_type_are_refused(outside):
     outside('ABOUT = {"label": "A port"}\n')
     with pytest.raises(ConfigError, match="backend='a_port': ABOUT of a_port must be a `backends.protocol.About`"):
         backends.about("a_port")
+    assert backends.borrowed("torch", None) == "torch", "who asks for another backend is not stopped by it"
 
 
 @pytest.mark.parametrize(("field", "rule"), [
