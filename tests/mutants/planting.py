@@ -3,8 +3,9 @@ mistakes of the file for their time, which at the beginning are the quickest.
 
 One process collects the room's tests. A fork of it runs them all once and notes which functions each calls, and how long it takes.
 Then each mistake gets a fork of its own, in which the functions that it changes have their new code, and in which the tests run that
-call them, and last those that start processes, of which nobody knows what they call. What a module does when it is imported can't be changed afterwards: such a mistake, and every mistake in a framework that
-reads its functions' text, gets a process that imports all of this project anew, and there the tests of every function in its file.
+call them, and those that start processes, of which nobody knows what they call. What a module does when it is imported can't be
+changed afterwards: such a mistake, and every mistake in a framework that reads its functions' text, gets a process that imports all of
+this project anew, and there the tests of every function in its file.
 """
 
 from __future__ import annotations
@@ -66,7 +67,8 @@ class Map(NamedTuple):
         of = {test: {tuple(one) for one in files.get(file, ())} for test, files in self.called.items()}
         found = [test for test, called in of.items() if (called if functions is None else called & set(functions))]
         everything = functions is None and not found
-        inorder = sorted(self.seconds if everything else {*found, *self.starts}, key=lambda test: self.seconds[test] / (finds.get(test, 0) + DOUBT))
+        asked = self.seconds if everything else {*found, *self.starts}
+        inorder = sorted(asked, key=lambda test: self.seconds[test] / (finds.get(test, 0) + DOUBT))
         before = itertools.accumulate((self.seconds[test] for test in inorder), initial=0.0)
         return [test for test, spent in zip(inorder, before, strict=False) if spent < most]
 

@@ -87,6 +87,7 @@ def test_every_curve_is_drawn(monkeypatch, tmp_path):
     assert steps.get_xdata().tolist() == list(range(1, 13)) and steps.get_ydata().tolist() == list(range(12))
     assert means.get_xdata().tolist() == list(range(3, 13)), "a mean of 3 stands at the last of its steps"
     np.testing.assert_allclose(means.get_ydata(), np.arange(1, 11), rtol=1e-12)
+    assert means.get_label() == "torch, mean of 3"  # a quarter of the steps, at most
 
 
 def test_of_marks_that_would_cover_one_another_the_round_ones_stay(tmp_path):
@@ -113,16 +114,6 @@ def test_each_image_is_a_file_of_its_number_upright_and_in_its_colours(tmp_path)
     assert np.array_equal(np.asarray(Image.open(tmp_path / "new" / "00001.png")), colour[1].transpose(1, 2, 0))
     grids.save_each(tmp_path, colour[:1, :1])
     assert np.array_equal(np.asarray(Image.open(tmp_path / "00000.png")), colour[0, 0])
-
-
-def test_a_running_mean_stands_at_the_last_of_its_steps(monkeypatch, tmp_path):
-    drawn, plot = [], plots.plot
-    monkeypatch.setattr(plots, "plot", lambda *args: drawn.append(plot(*args)) or drawn[0])
-    plots.save_losses(tmp_path / "a.png", {"torch": np.arange(1.0, 9.0)}, "loss")
-    each, mean = drawn[0][1].get_lines()
-    assert each.get_xdata().tolist() == each.get_ydata().tolist() == list(range(1, 9))
-    assert mean.get_xdata().tolist() == [2, 3, 4, 5, 6, 7, 8] and mean.get_ydata().tolist() == [1.5, 2.5, 3.5, 4.5, 5.5, 6.5, 7.5]
-    assert mean.get_label() == "torch, mean of 2"  # a quarter of the steps, at most
 
 
 def figure_of(monkeypatch, draw):
