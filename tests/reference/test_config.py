@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 
 import pytest
@@ -57,6 +58,13 @@ def says(message: str) -> str:
                                                           "num_attention_heads, not both"),
     ({"attention_head_dim": 7}, "attention_head_dim=7: must divide the block's width 32"),
     ({"num_attention_heads": 5}, "num_attention_heads=5: must divide the block's width 32"),
+    ({"num_attention_heads": 0}, "num_attention_heads=0: must divide the block's width 32"),
+    ({"attention_head_dim": -8}, "attention_head_dim=-8: must divide the block's width 32"),
+    ({"attn_norm_num_groups": 7}, "attn_norm_num_groups=7: must divide the last width 64"),
+    ({"dropout": -0.1}, "dropout=-0.1: must be in [0, 1)"),
+    ({"act_fn": "tanh"}, "act_fn='tanh': must be one of silu, swish, relu, gelu, mish"),
+    ({"upsample_type": "kernel"}, "upsample_type='kernel': must be one of conv, resnet"),
+    ({"norm_num_groups": 1, "block_out_channels": (16, True, 64)}, "block_out_channels=(16, True, 64): must be of type tuple[int"),
 ])
 def test_a_network_that_cannot_be(change, message):
     with pytest.raises(ConfigError, match=says(message)):
@@ -83,6 +91,9 @@ def test_a_network_that_cannot_be(change, message):
     ({"loss": "rescaled_kl", "loss_sum": True}, "loss_sum=True: must be False with loss rescaled_kl"),
     ({"timesteps": 2, "told_timesteps": (0.0,)}, "told_timesteps='1 numbers': must be as many as timesteps=2"),
     ({"timesteps": 2, "told_timesteps": (0.0, 5.0), "rescale_timesteps": True}, "rescale_timesteps=True: goes without told"),
+    ({"timesteps": 2, "told_timesteps": (0, 5)}, "told_timesteps=(0, 5): must be of type tuple[float, ...]"),
+    ({"timesteps": 3, "trained_betas": (0.1, 0.2)}, "trained_betas='2 numbers': must be as many as timesteps=3"),
+    ({"timesteps": 100, "trained_betas": (0.01,) * 100, "beta_scaling": True}, "beta_scaling=True: goes without trained_betas"),
     ({"timesteps": 2, "trained_betas": (1.0, 0.5)}, "trained_betas='2 numbers': must be as many as timesteps=2, each between 0"),
     ({"schedule": "jsd", "timesteps": 1}, "timesteps=1: the schedule needs a step before the one that ends at alpha_bar = 0"),
     ({"schedule": "jsd", "variance": "learned_range"}, "objective='eps': the schedule has alpha_bar = 0 at the last step"),
@@ -118,6 +129,8 @@ def test_scaled_and_closed_schedules_serve_any_T(T):
     ({"warmup_steps": -1}, "warmup_steps=-1: must be finite and not negative"),
     ({"max_grad_norm": float("inf")}, "max_grad_norm=inf: must be finite and not negative"),
     ({"min_lr": 1.0}, "min_lr=1.0: must be between 0 and lr"),
+    ({"min_lr": -1e-9}, "min_lr=-1e-09: must be between 0 and lr"),
+    ({"decay_every": 0}, "decay_every=0: must be at least 1"),
     ({"warmup_steps": 10, "total_steps": 10}, "total_steps=10: must exceed warmup_steps=10"),
 ])
 def test_an_optimiser_that_cannot_be(change, message):
@@ -166,6 +179,18 @@ def test_heads_are_checked_where_attention_is():
         ModelConfig(attention_head_dim=32, down_block_types=("AttnDownBlock2D",) * 3, up_block_types=("AttnUpBlock2D",) * 3)
 
 
+def test_attention_on_the_way_up_counts_from_the_other_end():
+    """The first block up has the last width."""
+    none, up = ("DownBlock2D",) * 3, ("AttnUpBlock2D", "UpBlock2D", "UpBlock2D")
+    assert ModelConfig(down_block_types=none, up_block_types=up).attention_widths == (64,)
+    assert ModelConfig(down_block_types=none, up_block_types=up[::-1]).attention_widths == (16, 64)
+
+
+def test_weights_of_power_0_need_no_k():
+    """(0 + SNR)^0 is 1 also where SNR is 0."""
+    assert DiffusionConfig(schedule="jsd", loss_weight="p2", p2_k=0.0, p2_gamma=0.0).p2_gamma == 0
+
+
 def test_learned_variance():
     assert [v for v in VARIANCES if DiffusionConfig(variance=v).learned_variance] == ["learned", "learned_range"]
 
@@ -177,9 +202,15 @@ def test_learned_variance():
     (lambda: parse_clip("dynamic:1.5"), "clip='dynamic:1.5'"),
     (lambda: parse_clip("none:1"), "clip='none:1'"), (lambda: parse_clip("clip:2"), "clip='clip:2'"),
     (lambda: ModelConfig(resnet_time_scale_shift="spatial"), "resnet_time_scale_shift='spatial'"),
+    (lambda: parse_clip("inf"), "clip='inf'"), (lambda: Scheduler(clip_sample_range=math.inf), "clip_sample_range=inf"),
+    (lambda: Scheduler(sample_max_value=math.inf), "sample_max_value=inf"),
+    (lambda: Scheduler(dynamic_thresholding_ratio=0.0), "dynamic_thresholding_ratio=0.0"),
+    (lambda: Scheduler("DDIMScheduler", solver={"solver_order": 2}), "solver={'solver_order': 2}: is of DPMSolverMultistep"),
+    (lambda: Scheduler("PNDMScheduler", clip_sample=True), "PNDMScheduler=['clip_sample']: are keys of solver for this class"),
 ])
 def test_the_end_of_each_range_is_its_own(make, word):
-    """A beta above 1, a norm of no groups, an embedding of no width, a quantile above 1, a number after words that take none."""
+    """A beta above 1, a norm of no groups, an embedding of no width, a quantile above 1, a number after words that take none,
+    ranges without an end, settings of another class."""
     with pytest.raises(ConfigError, match=says(word)):
         make()
 

@@ -426,6 +426,14 @@ def test_ddpm_of_nichol2021_takes_the_output_for_the_mean():
         make_encode_plan(previous, 10)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_given_betas_stay_what_they_are(name):
+    """1000/T and float32 variants are of the schedule, whose place they take."""
+    given = DiffusionConfig(timesteps=50, trained_betas=tuple(np.linspace(1e-3, 0.2, 50).tolist()))
+    adopted = adopt(given, name)
+    assert (adopted.schedule, adopted.beta_scaling, adopted.trained_betas) == ("linear", False, given.trained_betas)
+
+
 def test_song2021_trains_on_the_sum_over_pixels():
     assert [name for name in NAMES if adopt(LINEAR, name).loss_sum] == ["song2021"]
     assert not adopt(DiffusionConfig(loss="kl"), "song2021").loss_sum
@@ -459,7 +467,7 @@ def test_a_plan_is_cut_by_steps():
     """Two parts are the whole path; a part without steps is refused."""
     plan = make_plan(DiffusionConfig(timesteps=100), 10, eta=1.0)
     first, second = plan.cut(0, 4), plan.cut(4, 10)
-    for name in ("timesteps", "previous", "network_t", "noise_gate"):
+    for name in ("timesteps", "previous", "network_t", "noise_gate", "predicts"):
         assert getattr(first, name) + getattr(second, name) == getattr(plan, name)
     assert first.steps == 4 and plan.cut(0, 10) == plan
     for start, stop in ((3, 3), (-1, 2), (0, 11)):

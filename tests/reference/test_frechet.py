@@ -57,6 +57,8 @@ def test_distance_is_symmetric_scales_squared_and_ignores_rotations():
     (0, lambda mu: mu + np.inf, "mu_1, mu_2=.*finite"),
     (3, lambda s: s + np.triu(np.ones_like(s), 1) * 1e-3, "sigma_2=.*sigma.T"),
     (1, lambda s: -s, "sigma_1=.*eigenvalue"),
+    (3, lambda s: s + np.triu(np.ones_like(s), 1) * 1e-8 * s.max(), "sigma_2=.*sigma.T"),  # hundreds of times its rounding
+    (1, lambda s: s - (np.linalg.eigvalsh(s)[0] + 1e-7 * s.max()) * np.eye(len(s)), "sigma_1=.*eigenvalue"),
 ])
 def test_frechet_refuses_what_is_no_gaussian(argument, change, message):
     arguments = [*gaussian(5), *gaussian(6)]
@@ -71,8 +73,11 @@ def test_statistics_are_unbiased_float64():
     assert mu.dtype == sigma.dtype == np.float64
     np.testing.assert_allclose(mu, [2, 3])
     np.testing.assert_allclose(sigma, [[4, 6], [6, 12]])
-    with pytest.raises(ConfigError, match="n >= 2"):
-        statistics(x[:1])
+    for wrong, rule in ((x[:1], "n >= 2"), (x[:, 0], "shape"), (x * np.nan, "must be finite")):
+        with pytest.raises(ConfigError, match=rule):
+            statistics(wrong)
+    mu, sigma = statistics(x[:, 1:])  # of one feature
+    assert mu.shape == (1,) and sigma.tolist() == [[12]]
 
 
 # Degenerate covariances

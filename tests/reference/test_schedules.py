@@ -118,6 +118,8 @@ def test_the_tutorials_product_begins_at_point_0():
     np.testing.assert_allclose(schedules.alpha_bars(schedules.betas(three)), [0.72, 0.504], rtol=1e-14)
     assert three.start_alpha_bar == 0.9
     assert DiffusionConfig(schedule="tutorial", timesteps=500, beta_start=1e-3, beta_scaling=True).start_alpha_bar == 1 - 2e-3
+    rescaled = DiffusionConfig(schedule="tutorial", zero_terminal_snr=True, objective="v")  # point 0 is gone
+    assert rescaled.start_alpha_bar == DiffusionConfig(schedule="tutorial", timesteps=1, trained_betas=(0.5,)).start_alpha_bar == 1
     first, textbook = (1 - schedules.alpha_bars(schedules.betas(DiffusionConfig(schedule=name)))[0]
                        for name in ("tutorial", "tutorial_textbook"))
     assert first / textbook == pytest.approx(1 + 1e-4 / 1.199e-4, rel=1e-4)
@@ -147,6 +149,8 @@ def test_zero_terminal_snr_on_four_steps():
     expected = [((x - r[3]) * r[0] / (r[0] - r[3])) ** 2 for x in r]
     rescaled = schedules.alpha_bars(schedules.zero_terminal_snr(np.array([1 / 5, 1 / 4, 1 / 3, 1 / 2])))
     np.testing.assert_allclose(rescaled, expected, rtol=1e-14, atol=0)
+    given = DiffusionConfig(timesteps=4, trained_betas=(1 / 5, 1 / 4, 1 / 3, 1 / 2), zero_terminal_snr=True, objective="v")
+    np.testing.assert_allclose(schedules.alpha_bars(schedules.betas(given)), expected, rtol=1e-14, atol=0)
 
 
 @LAW
@@ -186,6 +190,7 @@ def test_posterior_is_bayes_rule(config):
 def test_log_variance_of_the_first_step_is_the_second_ones():
     s = Schedule.from_config(DiffusionConfig())
     assert s.posterior_log_variance[0] == s.posterior_log_variance[1] == pytest.approx(math.log(s.posterior_variance[1]))
+    assert Schedule.from_betas(np.array([0.25])).posterior_log_variance.tolist() == [math.log(0.25)]  # of one step its beta's
 
 
 def test_float32_tables_are_rounded_once():

@@ -15,9 +15,10 @@ from reference import grids, schedules, solving
 from reference.config import ConfigError, DiffusionConfig
 from reference.conventions import make_plan
 from reference.grids import on_schedule, position
-from reference.rows import MORE_LAGS
+from reference.rows import MORE_LAGS, Variant
 from reference.samplers import sample
 from reference.scheduler import Scheduler
+from reference.solver_config import from_scheduler
 from reference.solver_plans import CODES, FROM_ZERO, SOURCES, base, make_solver_plan
 from reference.solvers import SOLVERS
 from reference.solving import solve
@@ -74,6 +75,30 @@ def test_positions_are_found_again(between):
     assert position(nodes.sigma / nodes.alpha, ALPHA_BARS, between) == pytest.approx(t, abs=1e-9)
     whole = on_schedule(np.array([999.0, 300, 0]), ALPHA_BARS, between)
     assert whole.alpha == pytest.approx(np.sqrt(ALPHA_BARS[[999, 300, 0]]), rel=1e-13)
+
+
+@pytest.mark.parametrize("convention, sampler", [("unipc", "unipc_2"), ("dpm_solver", "dpmpp_2m")])
+def test_grids_of_the_authors_codes_are_even_in_what_their_names_say(convention, sampler):
+    """S + 1 states, the end among them: in time (t + 1) / T from 1 to 1 / T, in its root, and in the log-SNR."""
+    plans = {rule: make_solver_plan(LINEAR, 10, sampler=sampler, convention=convention, spacing=rule)
+             for rule in ("time_uniform", "time_quadratic", "log_snr")}
+    time = {rule: (np.array(plan.t) + 1) / 1000 for rule, plan in plans.items()}
+    assert time["time_uniform"] == pytest.approx(np.linspace(1, 1e-3, 11), rel=1e-12)
+    assert np.sqrt(time["time_quadratic"]) == pytest.approx(np.linspace(1, 1e-3**0.5, 11), rel=1e-12)
+    lam = np.log(plans["log_snr"].alpha) - np.log(plans["log_snr"].sigma)
+    ends = np.log(ALPHA_BARS[[999, 0]] / (1 - ALPHA_BARS[[999, 0]])) / 2
+    assert lam == pytest.approx(np.linspace(*ends, 11), rel=1e-9)
+
+
+@pytest.mark.parametrize("schedule, of_dpm", [("linear", np.round), ("cosine", np.floor)])
+def test_levels_between_timesteps_are_told_as_whole_ones(schedule, of_dpm):
+    """By DPMSolverMultistepScheduler rounded, but cut with squaredcos_cap_v2, as its `set_timesteps` has it; by UniPC's rounded."""
+    process = replace(LINEAR, schedule=schedule)
+    real = make_solver_plan(process, 10, sampler="dpmpp_2m", spacing="karras").t[1:-2]
+    for sampler, whole in (("dpmpp_2m", of_dpm), ("unipc_2", np.round)):
+        told_ = make_solver_plan(process, 10, sampler=sampler, convention="diffusers", spacing="karras").t[1:-2]
+        assert told_ == tuple(whole(real)), sampler
+    assert tuple(np.floor(real)) != tuple(np.round(real))
 
 
 def test_levels_are_even_in_what_they_say():
@@ -353,6 +378,55 @@ def test_default_spacing_of_ours(sampler):
     plan, T = make_solver_plan(LINEAR, 10, sampler=sampler), LINEAR.timesteps
     assert plan.t[0] == (T - 1 if sampler in ("heun", "dpmpp_2s", "dpmpp_3m", "unipc_3") else T - T // 10)
     assert plan == make_solver_plan(LINEAR, 10, sampler=sampler, spacing="trailing" if plan.t[0] == T - 1 else "leading")
+
+
+@pytest.mark.parametrize("sampler, fewest", [("ddim", 1), ("ddpm", 1), ("heun", 1), ("plms", 2), ("pndm", 4), ("dpmpp_2s", 2),
+                                             ("dpmpp_2m", 2), ("dpmpp_3m", 3), ("dpmpp_2m_sde", 2), ("unipc_2", 2), ("unipc_3", 3)])
+def test_a_path_has_as_many_steps_as_the_solver_has_orders(sampler, fewest):
+    """PNDM's has its three Runge-Kutta steps and one more."""
+    assert len(make_solver_plan(LINEAR, fewest, sampler=sampler).t) > fewest
+    with pytest.raises(ConfigError, match=f"steps={fewest - 1}: {sampler} needs {fewest} <= S"):
+        make_solver_plan(LINEAR, fewest - 1, sampler=sampler)
+
+
+OF_CODES = {  # what their readmes and sources say of each solver where it is not our default; whether a path ends at alpha_bar = 1
+    ("dpm_solver", "dpmpp_2s"): ({}, False), ("dpm_solver", "dpmpp_2m"): ({"lower_below": 10}, False),
+    ("dpm_solver", "dpmpp_3m"): ({"lower_below": 10, "third": "public"}, False),
+    ("unipc", "unipc_2"): ({"basis": "bh1", "lower_below": math.inf}, False),
+    ("unipc", "unipc_3"): ({"basis": "bh1", "lower_below": math.inf}, False),
+    ("k_diffusion", "heun"): ({}, True), ("k_diffusion", "dpmpp_2m"): ({}, True),
+    ("k_diffusion", "dpmpp_2m_sde"): ({"eta": 1.0}, True),
+}
+
+
+@pytest.mark.parametrize("convention, sampler", OF_CODES)
+def test_what_the_authors_codes_choose(convention, sampler):
+    """k-diffusion starts from x_T times the first sigma."""
+    plan, (variant, clean) = make_solver_plan(LINEAR, 12, sampler=sampler, convention=convention), OF_CODES[convention, sampler]
+    assert plan.variant == Variant(**variant) and (plan.sigma[-1] == 0) == clean
+    assert plan.start == (plan.sigma[0] if convention == "k_diffusion" else 1)
+    assert {pair for pair in ALL if pair[0] == convention} <= set(OF_CODES)
+
+
+def test_what_the_caller_says_comes_before_the_file():
+    file = Scheduler("DPMSolverMultistepScheduler", solver={
+        "solver_type": "heun", "final_sigmas_type": "sigma_min", "use_karras_sigmas": True, "euler_at_final": True})
+    caller = {"variant": {"second": "midpoint"}, "final_alpha_bar": "one", "spacing": "linspace"}
+    said, asked = (make_solver_plan(LINEAR, 20, sampler="dpmpp_2m", convention="diffusers", scheduler=file, **choices)
+                   for choices in ({}, caller))
+    assert (said.variant.second, said.spacing, said.sigma[-1] > 0) == ("taylor", "karras", True)
+    assert (asked.variant.second, asked.spacing, asked.sigma[-1] > 0) == ("midpoint", "linspace", False)
+    assert said.variant.lower_last and asked.variant.lower_last  # of which nothing else was said
+
+
+def test_a_null_switches_nothing_on_and_a_setting_has_its_own_type():
+    """As in the JSON of many a folder."""
+    dpm = {"_class_name": "DPMSolverMultistepScheduler"}
+    assert from_scheduler(dpm | {"use_karras_sigmas": None, "thresholding": None}) == from_scheduler(dpm)
+    for key, value, rule in (("solver_order", True, "must be of type int"), ("euler_at_final", 1, "must be of type bool"),
+                             ("sample_max_value", "inf", "must be above 0 and finite")):
+        with pytest.raises(ConfigError, match=f"^{key}=.*: {rule}$"):
+            from_scheduler(dpm | {key: value})
 
 
 def test_every_code_names_its_source():

@@ -197,3 +197,11 @@ def test_an_offset_moves_no_sections():
     """Whatever the spacing's name."""
     with pytest.raises(ConfigError, match="steps_offset=1: .* not sections"):
         timesteps.path(100, (5, 5), "leading", offset=1)
+
+
+@pytest.mark.parametrize("S", [0, T + 1, 10.0])
+@pytest.mark.parametrize("convention", timesteps.LITERAL)
+def test_no_code_has_a_path_of_no_step_of_more_than_T_or_of_parts(convention, S):
+    rule = next(iter(timesteps.LITERAL[convention]))
+    with pytest.raises(ConfigError, match=f"^steps={S}: spacing '{rule}' needs 1 <= S <= T=1000$"):
+        timesteps.path(T, S, rule, convention)
