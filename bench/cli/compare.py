@@ -23,7 +23,8 @@ def run(args: argparse.Namespace, command: str) -> None:
     for path in args.runs:
         name = printable(path.parent.name if path.name in ("rows", "") else path.stem) or str(path)
         found[name if name not in found else printable(str(path))] = read(path)
-    require(len(found) == len(args.runs), "A B", [str(path) for path in args.runs], "every run must appear once")
+    require(len(found) == len(args.runs) == len({path.resolve() for path in args.runs}), "A B", [str(path) for path in args.runs],
+            "every run must appear once")
     tables = versus.tables(found)
     print(shown(tables, args.format))
     if args.format == "text" and not {"agreement", "distances", "times"} & set(tables):

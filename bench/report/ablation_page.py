@@ -35,7 +35,7 @@ def variant(row: Row[Ablation]) -> str:
 def studied(every: list[AnyRow]) -> list[Row[Ablation]]:
     """The rows of the page, oldest first: of those that compare with the newest, the last of each variant in `ORDER` and seed."""
     found = [row for row in rows.studies(every, Ablation) if variant(row) in ORDER]
-    alike = [row for row in found if row.preset == found[-1].preset
+    alike = [row for row in found if (row.backend, row.preset) == (found[-1].backend, found[-1].preset)
              and all(row.config.get(name) == found[-1].config.get(name) for name in SAME)]
     last = {(variant(row), row.config["seed"]): row for row in alike}
     return sorted(last.values(), key=lambda row: row.created)

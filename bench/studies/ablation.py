@@ -104,10 +104,10 @@ def measure(name: str, k: int, asked: Settings, dataset: datasets.Dataset, out: 
         "eta": "0.0", "sample_seed": asked.seed, "reference": fid.DEFAULT_REFERENCE, "extractor": by.name,
         "extractor_sha256": by.sha256,
     }
-    if any(row.config == config for row in rows.studies(rows.read(out / "rows"), Ablation)):
+    if any(row.backend == asked.backend and row.config == config for row in rows.studies(rows.read(out / "rows"), Ablation)):
         return None
     model = api.new(preset.model, preset.diffusion, preset.optim, asked.backend, seed=seed, device=asked.device, dtype=asked.dtype)
-    folder = out / "work" / f"ablation-{asked.preset}-{name.replace(' ', '-')}-seed-{seed}"
+    folder = out / "work" / f"ablation-{asked.backend}-{asked.preset}-{name.replace(' ', '-')}-seed-{seed}"
     with tracked(total=steps, desc=f"train {name}, seed {seed}", mininterval=2) as bar:
         fit = model.train(dataset.images, steps, batch_size=preset.batch_size, seed=seed, flip=variant.flip, states=folder,
                           config={"dataset": dataset.sha256}, on_step=lambda n, _: bar.update(n - bar.n))
@@ -134,7 +134,7 @@ def run(asked: Settings, only: Sequence[str], data: datasets.Choice, out: Path, 
     shape = Spec(preset.model, preset.diffusion).image_shape
     require_room("--samples", asked.samples, shape)
     for variant in (VARIANTS[name] for name in only or VARIANTS):
-        steps = asked.images * variant.longer / preset.batch_size
+        steps = asked.images * variant.longer / variant.change(preset).batch_size
         require(steps <= MOST_STEPS, "--images", asked.images, f"make {steps:g} steps; at most {MOST_STEPS:,} are done")
     dataset = data.load("fashion-mnist", shape, "train")
     for k in range(max(asked.seeds)):

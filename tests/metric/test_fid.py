@@ -99,7 +99,9 @@ def test_a_nearly_singular_covariance_gives_the_same_number():
     mu, sigma = statistics(fid.features(few))
     assert np.linalg.matrix_rank(sigma) == 2
     stored = fmnist_cnn.stored_statistics(fid.DEFAULT_REFERENCE)
-    assert fid.evaluate(few)["fid"] == pytest.approx(frechet_distance(mu, sigma, stored["mu"], stored["sigma"]), rel=1e-6)
+    found = fid.evaluate(few)
+    assert found["fid"] == pytest.approx(frechet_distance(mu, sigma, stored["mu"], stored["sigma"]), rel=1e-6)
+    assert np.isfinite(found["fid_sd"])
 
 
 # Precision and recall
@@ -196,6 +198,21 @@ def test_the_seed_chooses_kids_subsets():
     assert one == same != other
 
 
+def test_kid_is_the_papers_estimator_over_torch_fidelitys_hundred_subsets():
+    """By hand (arXiv:1801.01401, equation 4): the kernel (x y / d + 1)^3, without the diagonals of one side with itself."""
+    rng = np.random.default_rng(0)
+    found, target = rng.normal(size=(40, 3)), rng.normal(size=(60, 3)) + 0.3
+    draw, values = np.random.RandomState(7), []
+    for _ in range(100):
+        x, y = (side[draw.choice(len(side), 40, replace=False)] for side in (found, target))
+        xx, yy, xy = ((a @ b.T / 3 + 1) ** 3 for a, b in ((x, x), (y, y), (x, y)))
+        values.append((xx.sum() - np.trace(xx) + yy.sum() - np.trace(yy)) / (40 * 39) - 2 * xy.mean())
+    got = fid.compare(found, fid.statistics(target), target, 7)
+    assert (got["kid"], got["kid_subset_std"]) == pytest.approx((np.mean(values), np.std(values)), rel=1e-9)
+    from torch_fidelity.defaults import DEFAULTS
+    assert got["kid_subset_size"] == 40 and DEFAULTS["kid_subset_size"] == fid.KID_SUBSET_SIZE
+
+
 def test_every_seed_chooses_subsets_of_its_own():
     """torch-fidelity's NumPy takes seeds below 2**32, and a job's may be larger."""
     rng = np.random.default_rng(0)
@@ -212,7 +229,7 @@ def test_both_halves_of_an_odd_number_of_images_count():
     halves = [frechet_distance(*statistics(found[i:32:2]), target["mu"], target["sigma"]) for i in (0, 1)]
     assert got["fid_half"] == pytest.approx(np.mean(halves), rel=1e-6)
     assert got["fid_inf"] == pytest.approx((33 * got["fid"] - 16 * got["fid_half"]) / 17)
-    assert fid.compare(found[:31], target, found, 0)["fid_half"] is None
+    assert [fid.compare(found[:n], target, found, 0)["fid_half"] is None for n in (31, 32)] == [True, False]
 
 
 def test_references_are_as_long_as_their_rows_say():
@@ -295,7 +312,9 @@ def test_fashion_mnist_as_a_data_set_has_its_shipped_statistics():
 def test_own_images_are_the_reference_and_the_row_says_what_was_converted():
     images = datasets.load_subset("fashion-mnist", "train").images[:700]
     grey = fid.evaluate(held_out()[:200], own(images))
-    assert grey["fid"] == pytest.approx(fid.evaluate(held_out()[:200], images)["fid"], rel=1e-9)
+    given = fid.evaluate(held_out()[:200], images)
+    assert grey["fid"] == pytest.approx(given["fid"], rel=1e-9) and grey["reference_n"] == given["reference_n"] == 700
+    assert given["reference"] == given["kid_reference"] == "700 images given"
     assert grey["reference"] == grey["kid_reference"] == "images of mine, train (700 of 900)"
     colour = fid.evaluate(rgb(held_out()[:200], 32), own(rgb(images, 32)))
     assert colour["reference"].endswith("; RGB 32 x 32 converted to grey 28 x 28 for the extractor")
@@ -304,6 +323,36 @@ def test_own_images_are_the_reference_and_the_row_says_what_was_converted():
     assert floor["fid"] == colour["fid"] < ceiling["fid"] / 5 and "RGB" in ceiling["reference"]
     with pytest.raises(ConfigError, match="number of reference=100"):
         fid.evaluate(held_out(), own(images[:100]))
+
+
+def test_features_of_both_sides_are_taken_on_the_device_that_was_asked_for(monkeypatch):
+    """Of images and their reference, of the shipped images that KID needs, of floor and ceiling; a reference's once."""
+    asked = []
+
+    def features(images, metric_device="cpu", extractor=None):
+        asked.append(metric_device)
+        return np.random.default_rng(len(asked)).normal(size=(len(images), 64))
+
+    monkeypatch.setattr(fid, "features", features)
+    for name in ("subset_features", "_dataset_features"):
+        monkeypatch.setattr(fid, name, functools.cache(getattr(fid, name).__wrapped__))
+    data, images = own(held_out()[:130]), held_out()[:128]
+    for reference in ("train", data, images):
+        fid.evaluate(images, reference, "cuda")
+    fid.floor(128, data, "cuda", test=data)
+    fid.ceiling(128, data, "cuda")
+    fid.target(own(images), "cuda")
+    assert asked == ["cuda"] * 9
+
+
+def test_the_deviation_of_two_features_by_hand():
+    """Each adds (m - mu)^2 + (s - sigma)^2, which an image x moves by 2 (x - m)(m - mu) + (1 - sigma / s)(x - m)^2. Both standard
+    deviations have n - 1 in their divisor. Four values of one feature beside two of the other do not correlate."""
+    x = np.array([(a, b) for a in (0.0, 1.0, 3.0, 8.0) for b in (0.0, 5.0)])
+    m, s, mu, sigma = x.mean(0), x.std(0, ddof=1), np.array([1.0, 2.0]), np.array([2.0, 3.0])
+    moved = (2 * (x - m) * (m - mu) + (1 - sigma / s) * (x - m) ** 2).sum(1)
+    found = deviation(x, {"mu": mu, "sigma": np.diag(sigma**2)})
+    assert found == pytest.approx(moved.std(ddof=1) / 8**0.5, rel=1e-9)
 
 
 def test_the_deviation_is_that_of_the_bootstrap_and_of_other_sets_of_images():

@@ -318,6 +318,15 @@ def test_main_job_measures_by_it(weights, tmp_path):
     assert "FID[inception-v3-compat]" in (tmp_path / "README.md").read_text() and "does not publish" in done.stdout
 
 
+@pytest.mark.parametrize("sizes", [(4095, 4096), (4096, 4095)])
+def test_either_split_may_be_too_small_for_a_covariance(sizes):
+    by = Extractor("net", 2048, "6726825d" + "0" * 56, (3, None, None), 50, None, None)
+    splits = [MagicMock(provenance=f"{n} of them", __len__=lambda _, n=n: n) for n in sizes]
+    with pytest.raises(ConfigError, match="at least 4096 images of each split, and there are 4095: 4095 of them"):
+        inception.check(by, 50_000, *splits)
+    assert inception.published(by) and not inception.published(replace(by, sha256="0" * 56 + "6726825d"))
+
+
 @pytest.mark.parametrize("samples, held_out, said", [
     (50_000, 50_000, []), (50_000, 49_999, ["its floor is that of 49,999 images"]), (10_000, 10_000, ["of n = 10,000 images"]),
     (10_000, 5_000, ["of n = 10,000 images", "its floor is that of 5,000 images"])])

@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 
 from bench import streams
-from bench.cli import metrics
+from bench.cli import commands, metrics
 from bench.cli.main import main
 from bench.data import datasets
 from bench.data.own_images import shape_of
 from bench.data.pixels import to_uint8
-from bench.metric import fid, own_cnn
+from bench.metric import fid, fmnist_cnn, own_cnn
 from bench.paths import CHECKPOINTS
 from reference.config import ConfigError
 
@@ -89,6 +89,65 @@ def test_the_weights_are_those_of_the_seed():
     assert not bool((one == other).any())
 
 
+def test_initial_weights_are_hes_of_a_stream_each():
+    """Normal of variance 2 / fan-in, with biases of 0; stream 0 is that of the order."""
+    for number, (name, values) in enumerate(own_cnn._seeded(SHAPE, 64, 5).named_parameters(), start=1):
+        found = values.detach().numpy()
+        expected = name.endswith("weight") * np.ones(found.shape)  # of a batch norm, or a bias
+        if found.ndim > 1:
+            expected = streams.normal(5, "extractor", [number], found.shape)[0] * np.sqrt(2 / found[0].size)
+        np.testing.assert_allclose(found, expected, rtol=1e-6, err_msg=name)
+
+
+def test_an_epoch_shows_an_image_once_in_all_rotations_and_the_next_one_in_another_order(monkeypatch):
+    """Of 33 images in one thread: two batches of 16 an epoch, and the last of each order waits for another epoch."""
+    import torch
+
+    seen, threads, before = [], [], torch.get_num_threads()
+    monkeypatch.setattr(own_cnn, "fit", lambda net, batches, steps: (seen.extend(batches), threads.append(
+        torch.get_num_threads()), seen.append(steps)))
+    torch.set_num_threads(3)
+    try:
+        own_cnn.train(scenes(33, 0), 4, 0, 5)
+    finally:
+        torch.set_num_threads(before)
+    assert threads == [1] and seen.pop() == 5 == len(seen)
+    upright = [[image.tobytes() for image in images[:16].numpy()] for images, _ in seen]
+    assert all(turns.tolist() == [0] * 16 + [1] * 16 + [2] * 16 + [3] * 16 for _, turns in seen)
+    first, second = ([*upright[k], *upright[k + 1]] for k in (0, 2))
+    assert len(set(first)) == len(set(second)) == 32 and first != second and upright[4] not in (upright[0], upright[2])
+
+
+def test_the_share_that_is_told_is_that_of_the_first_held_out_images(tmp_path, monkeypatch):
+    seen, held_out = [], scenes(12, 1)
+    monkeypatch.setattr(own_cnn, "TOLD_ON", 9)
+    monkeypatch.setattr(own_cnn, "accuracy", lambda net, images, turns: seen.append((images, turns)) or 0.625)
+    assert own_cnn.write(tmp_path / "x", dataset(scenes(8, 0)), dataset(held_out, "test"), 0, 1) == 0.625
+    [(images, turns)] = seen
+    np.testing.assert_array_equal(images[:9].numpy(), held_out[:9])
+    assert turns.tolist() == [0] * 9 + [1] * 9 + [2] * 9 + [3] * 9 and len(images) == 36
+
+
+@pytest.mark.parametrize(("shape", "fits"), [((1, 8, 8), True), ((3, 64, 64), True), ((3, 7, 7), False), ((3, 65, 65), False),
+                                             ((2, 8, 8), False), ((3, 8, 9), False)])
+def test_squares_of_8_to_64_grey_or_rgb_have_a_network(shape, fits):
+    data = dataset(np.zeros((8, *shape), np.uint8))
+    if fits:
+        assert own_cnn.width_of(data, data) == 4
+    else:
+        with pytest.raises(ConfigError, match="must be squares of 8 to 64 pixels a side, grey or RGB"):
+            own_cnn.width_of(data, data)
+
+
+def test_a_file_as_large_as_the_largest_is_refused_unread(trained, monkeypatch):
+    size = trained[0].stat().st_size
+    monkeypatch.setattr(own_cnn, "LARGEST", size + 1)
+    own_cnn.load(trained[0])
+    monkeypatch.setattr(own_cnn, "LARGEST", size)
+    with pytest.raises(ConfigError, match=f"size={size}: must be below {size}"):
+        own_cnn.load(trained[0])
+
+
 @pytest.mark.parametrize("side", [8, 13, 64])
 def test_any_side_has_a_network(side):
     net = own_cnn.train(scenes(2, 0, side)[:, :1], 5, 0, 1)
@@ -122,6 +181,11 @@ def test_it_learned_to_tell_the_turns_of_images_that_it_never_saw(trained):
 
 def test_a_set_is_at_no_distance_from_itself(by):
     assert abs(distance(scenes(64, 0), by)) < 1e-3 * distance(scenes(64, 1), by)
+
+
+def test_the_features_of_an_image_do_not_depend_on_those_beside_it(by):
+    images = scenes(5, 1)
+    np.testing.assert_allclose(fid.features(images[:1], extractor=by), fid.features(images, extractor=by)[:1], rtol=1e-4, atol=1e-4)
 
 
 def test_worse_images_are_further_off(by):
@@ -178,6 +242,54 @@ def test_enough_pictures_need_no_caution(tmp_path, capsys, monkeypatch):
     assert "too few" not in (said := capsys.readouterr().out) and "random filters" not in said
 
 
+@pytest.mark.parametrize(("told", "cautious"), [(0.49, True), (0.5, False)])
+def test_the_command_sets_held_out_images_and_noise_beside_the_training_images(told, cautious, tmp_path, by, monkeypatch, capsys):
+    calls = {}
+    monkeypatch.setattr(own_cnn, "write", lambda *given: calls.update(write=given) or told)
+    monkeypatch.setattr(own_cnn, "load", lambda path: by)
+    for name, value in (("floor", 1.25), ("ceiling", 80.5)):
+        monkeypatch.setattr(fid, name, lambda *given, _as=(name, value), **more: calls.update({_as[0]: (given, more)}) or {
+            "fid": _as[1]})
+    np.save(tmp_path / "a.npy", scenes(41, 0))
+    assert main(["metric", "--data", str(tmp_path / "a.npy"), "--save", str(tmp_path / "x.safetensors"), "--train-steps", "7",
+                 "--seed", "5"]) == 0
+    path, train, held_out, *how = calls["write"]
+    assert (train.split, held_out.split, how) == ("train", "test", [5, 7])
+    n, m = len(held_out), len(train)
+    assert n < m and n + m == 41
+    assert calls["floor"] == ((n, train), {"test": held_out, "extractor": by})
+    assert calls["ceiling"] == ((n, train), {"seed": 5, "extractor": by})
+    said = capsys.readouterr().out
+    assert (f"held-out images told: {told:.0%}" in said, "random filters" in said) == (True, cautious)
+    assert f"floor: held-out real images, n = {n} against {m} training images: 1.250\n" in said
+    assert f"ceiling: standard normal noise, n = {n} against {m} training images: 80.500\n" in said
+    assert (f"too few images for a meaningful number: {n} of a split allow {n // 2} features in place of 64, for which 128 of each "
+            "are needed, as 256 without splits give") in said
+
+
+@pytest.mark.parametrize(("samples", "training", "held_out", "said"), [
+    (10, 128, 10, ""), (11, 128, 10, "--samples=11: the metric's floor is that of as many held-out images, and there are 10"),
+    (10, 127, 10, "--metric='fmnist-cnn': needs at least 128 training images to compare with, and there are 127")])
+def test_a_metric_needs_as_many_held_out_images_and_training_images_of_two_a_feature(samples, training, held_out, said):
+    train, test = (dataset(np.zeros((n, 1, 28, 28), np.uint8)) for n in (training, held_out))
+    if not said:
+        assert metrics.notes("fmnist-cnn", fmnist_cnn.extractor(), samples, train, test) == []
+    else:
+        with pytest.raises(ConfigError, match=said):
+            metrics.notes("fmnist-cnn", fmnist_cnn.extractor(), samples, train, test)
+
+
+@pytest.mark.parametrize(("words", "shape"), [
+    (["--data", "rgb"], (3, 12, 12)), (["--data", "rgb", "--channels", "1"], (1, 12, 12)),
+    (["--data", "rgb", "--image-size", "8"], (3, 8, 8)), (["--data", "rgb", "--image-size", "64"], (3, 64, 64)),
+    (["--data", "rgb", "--image-size", "20", "--channels", "1"], (1, 20, 20)),
+    (["--dataset", "cifar10"], (3, 32, 32)), (["--dataset", "mnist"], (1, 28, 28)), ([], (1, 28, 28))])
+def test_a_network_has_the_shape_of_its_images_or_the_one_that_is_asked_for(words, shape, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder(tmp_path / "rgb", scenes(2, 0, 13))
+    assert metrics._shape(commands.parser().parse(["metric", "--save", "x.safetensors", *words])) == shape
+
+
 def test_a_folder_of_larger_files_is_read_as_the_network_was_trained(tmp_path, by, trained, capsys):
     """A network's size for files of 13 x 13 is 12 x 12; an array has the network's own size or is refused."""
     big = folder(tmp_path / "big", scenes(64, 1, 13))
@@ -198,7 +310,10 @@ def files(tmp_path, trained, monkeypatch):
     (tmp_path / "half").write_bytes(trained[0].read_bytes()[:-100])
     net = {name: part.numpy() for name, part in own_cnn.train(scenes(2, 0), 4, 0, 1).state_dict().items()}
     about = {"shape": SHAPE, "width": 4}
+    wide = {name: part.numpy() for name, part in own_cnn._network(SHAPE, own_cnn.WIDTH + 1).state_dict().items()}
     for name, parts, said in (("narrow", net, about | {"width": 5}), ("large", net, about | {"shape": [3, 512, 512]}),
+                              ("wide", wide, about | {"width": own_cnn.WIDTH + 1}),
+                              ("inf", net | {"head.1.bias": np.full(own_cnn.HIDDEN, np.inf, np.float32)}, about),
                               ("list", net, []), ("less", {"x": np.zeros(2)}, about),
                               ("nan", net | {"head.1.bias": np.full(own_cnn.HIDDEN, np.nan, np.float32)}, about)):
         save_file(parts, tmp_path / name, {own_cnn.KEY: json.dumps(said)})
@@ -208,7 +323,7 @@ def files(tmp_path, trained, monkeypatch):
     np.save("few.npy", scenes(63, 0))
 
 
-@pytest.mark.parametrize("name", ["words", "half", "narrow", "large", "list", "less", "nan",
+@pytest.mark.parametrize("name", ["words", "half", "narrow", "large", "wide", "list", "less", "nan", "inf",
                                   str(CHECKPOINTS.parents[1] / "bench" / "assets" / "fmnist-cnn.safetensors")])
 def test_other_files_are_refused_in_one_line(name, files, capsys):
     assert main(["fid", "a.npy", "a.npy", "--metric", name]) == 2

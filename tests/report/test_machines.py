@@ -14,7 +14,7 @@ import pytest
 from bench.cli.main import main
 from bench.cli.submit import private
 from bench.records import rows
-from bench.report.machines import versus
+from bench.report.machines import page, versus
 from bench.report.measures import ratio
 from reference.config import DiffusionConfig
 
@@ -154,6 +154,71 @@ def test_cells_that_differ_in_their_network_do_not_compare(tmp_path):
     assert versus.times({"a": [timing([1.0] * 4)], "b": [timing([1.0] * 4, batch_size=16)]}).empty
 
 
+@pytest.mark.parametrize("name", ["backend", "model", "diffusion", "dtype", "convention", "steps", "eta", "spacing", "sampler",
+                                  "samples", "weights", "choices", "seed", "extractor_sha256", "reference", "table"])
+def test_a_cell_that_differs_in_this_does_not_compare(name):
+    one, other = pooled(20.0, SPREAD), pooled(19.0, SPREAD)
+    changed = replace(other, backend="jax") if name == "backend" else replace(other, config=other.config | {name: "other"})
+    assert versus.distances({"a": [one], "b": [changed]}).empty and len(versus.distances({"a": [one], "b": [other]})) == 1
+
+
+@pytest.mark.parametrize("name", ["backend", "workload", "batch_size", "dtype", "threads", "stage", "contender", "mode", "axis",
+                                  "value", "model"])
+def test_a_time_that_differs_in_this_does_not_compare(name):
+    one = other = timing([1.0] * 4)
+    changed = replace(other, backend="jax") if name == "backend" else replace(other, config=other.config | {name: "other"})
+    assert versus.times({"a": [one], "b": [changed]}).empty and len(versus.times({"a": [one], "b": [other]})) == 1
+
+
+def test_of_a_cell_that_was_measured_again_the_newest_row_compares_wherever_it_stands():
+    """And the newest row says what a machine is."""
+    old, new = (replace(row, created="2026-01-01T00:00:00+00:00", environment=ENVIRONMENT | {"cpu": "an old CPU"})
+                for row in (timing([9.0] * 5), pooled(99.0, SPREAD))), (timing([2.0] * 5), pooled(20.0, 20 + SPREAD))
+    old = list(old)
+    for found in ([*old, *new], [*new, *old]):
+        tables = versus.tables({"a": found, "b": [timing([2.0] * 5), pooled(20.0, 20 + SPREAD)]})
+        assert [line["ratio"] for line in tables["times"].to_dict("records")] == [1.0] and "machines" not in tables
+        assert tables["distances"]["difference"].tolist() == [0.0] and tables["times"]["hardware"].tolist() == ["the same"]
+
+
+def test_a_ratio_within_what_a_contender_differs_from_itself_is_no_difference():
+    """Every odd block takes 1 s, of the even ones 12 in 20 1.1 s: A/A reaches from 0.909 to 1, and the median is 1 s for sure."""
+    blocks = np.ones(40)
+    blocks[1::2][:12] = 1.1
+    def line(factor):
+        [found] = versus.times({"a": [timing(blocks)], "b": [timing(factor * blocks)]}).to_dict("records")
+        return found["ratio"], found["95% interval"], found["verdict"]
+
+    assert line(0.95) == (0.95, "0.950 .. 0.950", "no difference")
+    assert line(0.85) == (0.85, "0.850 .. 0.850", "less")
+
+
+def test_the_page_of_machines_has_the_last_of_each_device():
+    """Three cells, in their order, and one timing of sampling steps, the median of its blocks; checks are of the backend's name."""
+    def at(day, row, **config):
+        return replace(row, created=f"2026-01-{day:02}T00:00:00+00:00", config=row.config | config)
+
+    drawn = rows.Row("sample", "torch", "quick", CELL, {"batch_seconds": [3.0, 1.0], "images": 8, "first_seconds": 1.0, "calls": 1},
+                     ENVIRONMENT, "c" * 40)
+    found = [at(9, drawn, steps=5), *(at(day, drawn, steps=S) for day, S in ((2, 10), (3, 20), (4, 50))),
+             at(5, timing([9.0] * 3)), at(6, timing([0.1, 0.2, 0.9])), at(7, timing([5.0] * 3, workload="training step")),
+             check(1e-6), check(1.0, ok=False), replace(check(1.0, ok=False), backend="torch2 oracle"),
+             at(8, replace(timing([0.004] * 3), environment=ENVIRONMENT | {"gpu": ["a card"]}), device="cuda:0")]
+    here, card = page.table({"mine": found}).to_dict("records")
+    assert here == {"machine": "mine", "hardware": "a CPU, 2 cores", "backend": "PyTorch", "rows": 7,
+                    "s/image, S": "0.5, 10; 0.5, 20; 0.5, 50", "ms a sampling step": "200", "checks that agree": "1 of 2",
+                    "newest": "2026-01-09"}
+    assert (card["hardware"], card["rows"], card["ms a sampling step"], card["s/image, S"]) == ("a card", 1, "4", "")
+
+
+def test_runs_are_named_by_their_folders_and_one_of_the_same_name_by_its_path(two, tmp_path, capsys):
+    a, b = two
+    assert {"a", "b"} <= set(compared(capsys, a / "rows", b / "rows")["times"][0])
+    (tmp_path / "other").mkdir()
+    a.rename(tmp_path / "other" / "b")
+    assert {"b", str(tmp_path / "other" / "b")} <= set(compared(capsys, b, tmp_path / "other" / "b")["times"][0])
+
+
 def test_the_ratio_of_blocks_that_were_not_taken_in_turn():
     a, b = np.random.default_rng(0).normal(2, 0.1, (2, 30))
     value, low, high = ratio(a, b)
@@ -213,6 +278,7 @@ def test_rows_of_two_machines_are_not_one(two, tmp_path, capsys):
 @pytest.mark.parametrize("words, said", [
     (["compare", "{out}"], "must be two or more folders or files of rows"),
     (["compare", "{out}", "{out}/none"], "no such folder or file"),
+    (["compare", "{out}", "{out}/empty/.."], "every run must appear once"),
     (["compare", "{out}", "{out}/empty"], "holds no rows; name a results folder"),
     (["submit", "--out", "{out}/empty", "--name", "mine"], "holds no rows; ddim-bench run writes them"),
     (["submit", "--out", "{out}", "--name", "My Machine"], "must be small letters, digits and -")])

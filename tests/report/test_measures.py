@@ -23,6 +23,7 @@ from bench.report.measures import (
     steady,
     time_ratio,
     unfit,
+    verdict,
     verdict_on_all,
 )
 from reference.config import ConfigError
@@ -160,6 +161,19 @@ def test_a_machine_that_is_not_fit_is_told_by_its_load_and_by_a_contender_that_d
         "a contender differs from itself by up to 1.56 times")
     assert unfit([timing([1.0], busy)], [Ratio(1.3, 1.2, 1.7)]) == (
         "load average 3.1 on 2 cores and a contender differs from itself by up to 1.70 times")
+
+
+def test_the_busiest_machine_is_that_of_the_highest_load_a_core():
+    """And not of the highest load; a machine whose cores nobody wrote down has one, and a container's are those it may use."""
+    large, small, unknown = ({"usable_cores": 16, "affinity": 2, "load": [4.0]}, {"affinity": 2, "load": [3.5]}, {"load": [1.6]})
+    assert unfit([timing([1.0], large)]) == ""
+    assert unfit([timing([1.0], large), timing([1.0], small)]) == "load average 3.5 on 2 cores"
+    assert unfit([timing([1.0], unknown)]) == "load average 1.6 on 1 cores"
+
+
+def test_a_difference_of_nothing_is_not_below_nothing():
+    assert [verdict(*given) for given in ((0.0, 0.0), (-1.0, 1.0), (1.0, 1.0))] == [UNKNOWN] * 3
+    assert verdict_on_all([(0.0, 0.0, math.inf)] * 2) == UNKNOWN
 
 
 def test_no_difference_is_what_lies_inside_of_the_floor():

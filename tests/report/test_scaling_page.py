@@ -78,7 +78,20 @@ def test_hours_are_rounds_of_batches(monkeypatch):
     assert eight == pytest.approx(one * 13 / 100) and many == pytest.approx(one * 2 / 100)
 
 
+def test_a_point_that_was_measured_again_counts_once_and_axes_come_in_their_order():
+    def point(axis, value=1, workload="network call", **more):
+        return replace(row("timing", {}, stage="scaling", axis=axis, value=value, workload=workload), **more)
+
+    old, new = point("threads"), point("threads")
+    others = [point("batch"), point("threads", 2), point("threads", workload="sampling"), point("threads", backend="jax")]
+    found = scaling_page.newest([old, *others, new, row("timing", {}, stage="speed")])
+    assert found[0] is others[0] and found[1] is new and len(found) == 5 and not any(r is old for r in found)
+
+
 def test_a_measured_rate_becomes_hours():
-    text = "\n".join(scaling_page.extrapolation([sample(1, [1.0] * 4)]))
+    """Of paths of 50 steps and more, on machines that were fit for times."""
+    short, busy = sample(1, [9.0] * 4), replace(sample(1, [9.0] * 4), environment={"usable_cores": 1, "load": [9.0]})
+    short = replace(short, config=short.config | {"steps": 49})
+    text = "\n".join(scaling_page.extrapolation([busy, sample(1, [1.0] * 4), short]))
     assert "20 ms for an image and a step" in text and "278 hours for all" in text
     assert "On paper, not measured" in text and "| 64 GPUs" in text.replace("|   64", "| 64")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import subprocess
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -152,7 +153,22 @@ def test_a_table_is_its_networks_newest_and_takes_no_other_rows():
     assert stats.loc[("heun", 10), "seconds"] == pytest.approx(0.019)
     assert frames.bounds(ours) == {"floor: real images": 4.0, "ceiling: noise": 400.0}
     again = of_cell("ddim", 10, 30.0)
-    assert frames.measurements(frames.of_table([*found, *again], begun))["fid"].max() == 30, "the later row counts"
+    for order in ([*found, *again], [*found, *again][::-1]):  # the time of a row counts, and not its place in a file
+        assert frames.measurements(frames.of_table(order, begun))["fid"].max() == 30, "the later row counts"
+        assert frames.begun(order) == [begun]
+
+
+@pytest.mark.parametrize("other", [
+    {"model": {"block_out_channels": [16]}}, {"diffusion": {"schedule": "cosine"}}, {"convention": "diffusers"}, {"device": "cuda"},
+    {"batch_size": 64}, {"table": "ddim"}], ids=lambda other: next(iter(other)))
+def test_cells_and_bounds_that_differ_are_not_of_the_table(other):
+    """Of the bounds those of as many images, of the same reference and held-out ones."""
+    begun = budget()
+    later = [replace(r, config=r.config | change, values=r.values | {"fid": 9.5}) for r in bounds()
+             for change in ({"samples": 128}, {"held_out": "others"}, {"reference": "others"}, {"extractor_sha256": "f" * 64})]
+    found = frames.of_table([begun, *of_cell("ddim", 10, 20.0), *bounds(), *of_cell("ddim", 20, 30.0, **other), *later], begun)
+    assert frames.measurements(found)["fid"].tolist() == [20.0]
+    assert frames.bounds(found) == {"floor: real images": 4.0, "ceiling: noise": 400.0}
 
 
 def test_the_tables_of_ddim_and_of_solvers_do_not_mix():

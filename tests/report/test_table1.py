@@ -155,8 +155,33 @@ def test_a_tables_rows_are_those_of_its_weights_and_extractor_and_the_later_of_t
     assert table1_frames.bounds(table1_frames.latest(found))["bound"].tolist() == ["floor", "ceiling"]
 
 
+    for order in (found[::-1], found[1:] + found[:1]):  # the time of a row counts, and not its place in a file
+        measured = table1_frames.measurements(table1_frames.of_table(order, begun))
+        assert dict(zip(measured["backend"], measured["fid"], strict=True)) == {"torch": 4.0, "mindspore": 5.0}
+        assert table1_frames.measurements(table1_frames.latest(order))["fid"].tolist() == [2.0]
+
+
+@pytest.mark.parametrize("other", [
+    {"model": {"block_out_channels": [16]}}, {"diffusion": {"schedule": "cosine"}}, {"convention": "ho2020"}, {"dtype": "float64"},
+    {"choices": {"clip": "dynamic"}}, {"table": "solvers"}, {"sampler": "heun"}], ids=lambda other: next(iter(other)))
+def test_cells_that_were_drawn_otherwise_are_not_of_the_table(other):
+    begun, mine = budget_row(), cell_rows("torch", 1.0, 10, "0.0", "quad", 0)
+    later = cell_rows("torch", 2.0, 20, "0.0", "quad", 0, **other)
+    assert table1_frames.measurements(table1_frames.of_table([begun, *mine, *later], begun))["fid"].tolist() == [1.0]
+
+
+def test_floor_and_ceiling_are_of_the_same_held_out_images():
+    begun, mine = budget_row(), cell_rows("torch", 1.0, 10, "0.0", "quad", 0)
+    later = [replace(r, config=r.config | {"held_out": "others"}, values=r.values | {"fid": 9.5}) for r in bound_rows()]
+    found = table1_frames.of_table([begun, *mine, *bound_rows(), *later], begun)
+    assert table1_frames.bounds(found)["fid"].tolist() == [8.0, 400.0]
+
+
 def test_the_budget_stands_beside_what_was_measured():
-    found = [budget_row(), *cell_rows("torch", 1.0, 10, "0.0", "quad", 0)]
+    """Of its own n and device."""
+    cell = cell_rows("torch", 1.0, 10, "0.0", "quad", 0)
+    others = [replace(r, config=r.config | other) for r in cell for other in ({"samples": 128}, {"device": "cuda"})]
+    found = [budget_row(), *cell, *others, *cell_rows("jax", 1.0, 10, "0.0", "quad", 0)]
     sample, measure = table1_frames.budget(found).to_dict("records")
     assert sample == {"backend": "torch", "device": "cpu", "n": 256, "what": "sample", "cells": 2, "finished": 1,
                       "calls": "4,800 (seed 0), 1,800 (seed 1)", "predicted": 7.0, "measured": 2.0}
@@ -291,6 +316,15 @@ def test_equivalence_has_three_verdicts(shift, expected):
         assert (line["low"], line["high"]) == pytest.approx((np.mean(shift) - half, np.mean(shift) + half), abs=1e-6)
 
 
+def test_a_backend_on_another_device_is_held_against_the_first():
+    place = (10, "0.0", "leading")
+    both = pd.concat([frame({place: (9.0, 10.0, 11.0), (50, *place[1:]): (1.0, 2.0)}),
+                      frame({place: (9.03, 10.031, 11.029)}).assign(device="cuda")])
+    [line] = table1_claims.equivalence(both).to_dict("records")
+    assert (line["one"], line["other"], line["verdict"]) == ("torch cpu", "torch cuda", "different")
+    assert line["difference"] == pytest.approx(0.03)
+
+
 def pooled(fid, spread, *place, seeds=(0, 1, 2)):
     """A row of the images of all seeds; `spread` moves every resample of the cell."""
     S, eta, spacing = place
@@ -381,6 +415,7 @@ def test_the_page_shows_figures_bounds_verdicts_and_what_is_missing(tmp_path):
     statistics = table1_frames.statistics(table1_frames.measurements(found))
     one = statistics[(statistics["S"] == 20) & (statistics["eta"] == "sigma_hat") & (statistics["spacing"] == "quad")].iloc[0]
     assert f"{one['fid_mean']:.4g} ± {one['fid_sd']:.2g}" in text
+    found.append(replace(found[1], values=found[1].values | {"fid": 77.5, "n": 512}))
     found[1] = replace(found[1], values=found[1].values | {"fid_sd": 1.25})
     text = table1_page.page(found, "python bench/run.py --table ddim", ["missing: something"])
     for words in ("python bench/run.py --table ddim", "floor 8 ± 1.2, ceiling 400", "KID[fmnist-cnn]", "precision[fmnist-cnn]",
@@ -389,6 +424,7 @@ def test_the_page_shows_figures_bounds_verdicts_and_what_is_missing(tmp_path):
                   "**reproduced**", "**equivalent**", "equivalent in 1 of 1 cells", "4,800 (seed 0)", "seconds per image",
                   "- missing: something", "weights w1"):
         assert words in text, words
+    assert "77.5" not in text, "the floor of another n"
     lines = [line for line in text.splitlines() if line.startswith("| 0.5")]
     assert len(lines) == 6 * 2 + 1, "eta = 0.5 in six tables of two spacings, and in the published one"
 

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,12 +12,12 @@ from bench import presets
 from bench.cli.main import main
 from bench.data import datasets, pixels
 from bench.metric import fid, fmnist_cnn
-from bench.paths import ROOT
 from bench.presets import Preset, get_preset
 from bench.records import rows
 from bench.report import ablation_page
 from bench.studies import ablation
 from reference.config import DiffusionConfig, OptimConfig
+from tests.helpers import made_rows
 from tests.helpers.tiny import TINY
 
 PRESET = Preset("tiny", replace(TINY, sample_size=28), None, DiffusionConfig(timesteps=20), OptimConfig(lr=1e-3, warmup_steps=2),
@@ -59,10 +60,52 @@ def test_each_variant_is_trained_once_and_measured(tiny, tmp_path, monkeypatch, 
         ("as it is", 16), ("flips", 16), ("twice as long", 32)))
     monkeypatch.setattr(ablation.api, "new", lambda *_, **__: pytest.fail("a variant that has its row was trained again"))
     assert main(["study", "ablation", *again]) == 0 and len(rows.read(tmp_path / "rows")) == 3
+    file = tmp_path / "rows" / "study.jsonl"
+    file.write_text(file.read_text().replace('"backend": "torch"', '"backend": "jax"'))
+    with pytest.raises(pytest.fail.Exception, match="trained again"):  # a row of another backend is none of this one's
+        main(["study", "ablation", *again])
 
 
-def test_figures_are_those_of_the_trained_network(tiny, tmp_path):
-    """The same training and sampling by the library's own functions."""
+def test_seeds_come_in_rounds_and_the_preset_as_it_is_has_a_number_of_its_own(tiny, tmp_path, monkeypatch):
+    done = []
+
+    def measure(name, k, *_):
+        done.append((name, k))
+        [row] = trainings({name: [1.0]})
+        return replace(row, created="", config=row.config | {"seed": k})  # of now
+
+    monkeypatch.setattr(ablation, "measure", measure)
+    words = [*SHORT, "--seeds", "3,2", "--only", "flips", "--only", "as it is", "--out", str(tmp_path)]
+    assert main(["study", "ablation", *words]) == 0
+    assert done == [("flips", 0), ("as it is", 0), ("flips", 1), ("as it is", 1), ("as it is", 2)]
+    assert len(rows.read(tmp_path / "rows")) == 5
+
+
+def test_the_state_of_a_training_is_its_backends_presets_variants_and_seeds_own(tiny, tmp_path, monkeypatch):
+    """So that none goes on from another's."""
+    folders = []
+
+    class Asked(Exception):
+        pass
+
+    def train(*_, states, **__):
+        folders.append(states)
+        raise Asked
+
+    monkeypatch.setattr(ablation.api, "new", lambda *_, **__: SimpleNamespace(train=train))
+    data = datasets.load("fashion-mnist", "train")
+    asked = ablation.Settings("tiny", 16, 256, 2, "torch", "cpu", "float32", 0, (1, 1))
+    monkeypatch.setitem(presets.PRESETS, "other", replace(PRESET, name="other"))
+    for name, k, settings in (("as it is", 0, asked), ("flips", 0, asked), ("as it is", 1, asked),
+                              ("as it is", 0, replace(asked, preset="other")), ("as it is", 0, replace(asked, backend="jax"))):
+        with pytest.raises(Asked):
+            ablation.measure(name, k, settings, data, tmp_path)
+    assert len(set(folders)) == 5
+
+
+def test_figures_are_those_of_the_trained_network(tiny, tmp_path, monkeypatch):
+    """The same training and sampling by the library's own functions; the loss is that of the last three of four steps."""
+    monkeypatch.setattr(ablation, "LAST", 3)
     assert main(["study", "ablation", *SHORT, "--only", "as it is", "--seed", "3", "--seeds", "2,1", "--out", str(tmp_path)]) == 0
     first, row = rows.read(tmp_path / "rows")
     assert (first.config["seed"], row.config["seed"]) == (3, 4) and first.values["fid"] != row.values["fid"]
@@ -71,13 +114,13 @@ def test_figures_are_those_of_the_trained_network(tiny, tmp_path):
     images = pixels.to_uint8(model.sample(256, steps=2, seed=3))
     expected = fid.compare(fid.features(images), fmnist_cnn.stored_statistics("train"), fid.subset_features(), 3)
     assert {name: row.values[name] for name in expected} == pytest.approx(dict(expected), rel=1e-9)
-    assert (row.values["last"], row.values["starts"], row.config["sample_seed"]) == (4, 1, 3)
-    assert row.values["losses_mean_of_last"] == pytest.approx(np.mean(fit.losses), rel=1e-12)
+    assert (row.values["last"], row.values["starts"], row.config["sample_seed"]) == (3, 1, 3)
+    assert row.values["losses_mean_of_last"] == pytest.approx(np.mean(fit.losses[1:]), rel=1e-12)
 
 
 def trainings(fids, **config):
     """Rows of {variant: FID of seeds 0, 1, ..}."""
-    row = next(row for row in rows.read(ROOT / "results" / "rows") if row.config.get("study") == "ablation")
+    row = next(row for row in made_rows.committed() if row.config.get("study") == "ablation")
     each = [(name, seed, fid) for name, those in fids.items() for seed, fid in enumerate(those)]
     return [replace(row, created=f"2030-01-01T00:00:{k:02d}+00:00", config=row.config | {"variant": name, "seed": seed} | config,
                     values=row.values | {"fid": float(fid)}) for k, (name, seed, fid) in enumerate(each)]
@@ -129,12 +172,31 @@ def test_only_trainings_that_compare_stand_on_the_page():
     assert frame["seeds"].tolist() == [2, 1] and frame["fid"].tolist() == [8.5, 9.0]
 
 
+@pytest.mark.parametrize("field", ["images", "samples", "sampling_steps", "dtype", "dataset", "extractor_sha256", "preset",
+                                   "backend"])
+def test_trainings_that_differ_in_what_all_share_do_not_compare(field):
+    old, [new] = trainings({"as it is": [1, 2], "flips": [3]}), trainings({"flips": [4]})
+    changes = {field: "other"} if field in ("preset", "backend") else {"config": new.config | {field: "other"}}
+    newest = replace(new, created="2031-01-01T00:00:00+00:00", **changes)
+    assert ablation_page.studied([*old, newest]) == [newest] and len(ablation_page.studied(old)) == 3
+
+
+def test_figures_without_spread_are_told_apart_where_they_differ_and_one_seed_of_each_tells_nothing():
+    ones = np.ones(3)
+    assert [ablation_page._compared(x, ones)["p"] for x in (ones, ones + 1)] == [1, 0]
+    assert ablation_page._compared(ones, ones[:0]) == ablation_page._compared(ones[:1], ones[:1]) == {}
+    found = [ablation_page.verdict(*given) for given in ((-1.0, 0.049), (1.0, 0.049), (-1.0, 0.05), (np.nan, np.nan))]
+    assert found == ["better", "worse", "cannot tell", ""]
+
+
 @pytest.mark.parametrize("arguments, message", [
     (["--only", "magic"], "--only='magic': must be one of as it is, "),
     (["--samples", "255"], "--samples=255: must be at least 256"),
     (["--images", "8"], "--images=8: must be above 8, the warm-up of 'as it is'"),
     (["--seeds", "0"], "--seeds='0': must be at least 1"), (["--seeds", "x"], "--seeds='x': must be one or two whole numbers"),
     (["--seeds", "2", "--seed", str(2**64 - 1)], "must leave room for 2 seeds below 2^64"),
+    (["--seeds", "1,2", "--seed", str(2**64 - 1)], "must leave room for 2 seeds below 2^64"),
+    (["--images", str(4 * 10**9), "--only", "v prediction + batch x 0.5"], "make 2e+09 steps; at most 1,000,000,000 are done"),
     (["--preset", "none"], "--preset='none': must be one of"),
 ])
 def test_mistakes_are_one_line(tiny, tmp_path, capsys, arguments, message):

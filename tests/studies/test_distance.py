@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +11,11 @@ from PIL import Image
 
 from bench.cli.main import main
 from bench.data.datasets import load_subset
-from bench.metric import fid, fmnist_cnn
+from bench.metric import fid, fmnist_cnn, inception
+from bench.metric.extractor import Extractor
 from bench.metric.resampling import resampled
 from bench.studies import distance
+from reference.config import ConfigError
 
 SEED = 3  # not the one that is taken where none is given
 
@@ -72,6 +75,44 @@ def test_what_it_can_not_measure_is_one_line(array, line, tmp_path, capsys):
     assert main(["fid", str(tmp_path / "a.npy"), "fashion-mnist"]) == 2
     error = capsys.readouterr().err
     assert line.format(tmp_path / "a.npy") in error and error.count("\n") == 1
+
+
+MEANS = Extractor("means", 2, "ab" * 32, (3, None, None), 50, lambda device: lambda x: x.double().mean((2, 3))[:, :2],
+                  inception.convert)  # the means of two colours
+
+
+def test_a_network_of_any_size_takes_files_as_the_smallest_and_a_folder_goes_before_the_name_of_what_ships(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, sides in (("fashion-mnist", (15, 13, 14, 15)), ("even", (13,) * 4)):
+        (tmp_path / name).mkdir()
+        for n, side in enumerate(sides):
+            Image.fromarray(np.full((side, side, 3), 50 * n, np.uint8)).save(tmp_path / name / f"{n}.png")
+    found = [distance.read(Path(name), MEANS) for name in ("fashion-mnist", "even")]
+    assert [side.what for side in found] == ["4 images of fashion-mnist, RGB 13 x 13, from files of up to 15",
+                                             "4 images of even, RGB 13 x 13"]
+    assert found[0].images.shape == (4, 3, 13, 13) and found[0].images[:, 0, 0, 0].tolist() == [0, 50, 100, 150]
+
+
+def test_the_lines_say_the_bootstraps_interval_and_kids_subsets():
+    """Of features in the hundreds, whose digits show every factor."""
+    rng = np.random.default_rng(0)
+    one, two = rng.integers(0, 256, (40, 3, 2, 2), np.uint8), rng.integers(0, 128, (30, 3, 2, 2), np.uint8)
+    text = distance.lines(distance.Side("a", one), distance.Side("b", two), MEANS, SEED)
+    found, other = (fid.features(images, extractor=MEANS) for images in (one, two))
+    value, target = fid.distance(fid.statistics(found), fid.statistics(other)), fid.statistics(other)
+    low, high = map(float, text[3].rpartition(": ")[2].split(" .. "))
+    spread = 1.959964 * np.std(resampled(found, target, SEED), ddof=1)
+    assert spread > 100 and (low, high) == pytest.approx((value - spread, value + spread), abs=0.01)
+    assert text[5:] == [f"KID[means] = {fid.compare(found, target, other, SEED)['kid']:.5f}, in subsets of 30",
+                        f"extractor means, sha256 {'ab' * 8}"]
+
+
+@pytest.mark.parametrize(("mu", "sigma"), [(np.zeros(3), np.eye(2)), (np.zeros(2), np.eye(3)), (np.zeros((2, 1)), np.eye(2)),
+                                           (np.array([0, np.nan]), np.eye(2)), (np.zeros(2), np.diag([1, np.inf]))])
+def test_statistics_that_are_not_finite_or_of_another_width_are_refused(mu, sigma, tmp_path):
+    np.savez(tmp_path / "s.npz", mu=mu, sigma=sigma)
+    with pytest.raises(ConfigError, match=r"must be finite, \(2,\) and \(2, 2\), of the 2 features of means"):
+        distance.read(tmp_path / "s.npz", MEANS)
 
 
 def test_statistics_of_another_extractor_are_refused(images, tmp_path, capsys):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from backends.protocol import Spec
-from bench import oracle, streams
+from bench import api, oracle, streams
 from bench.cli.main import main
 from bench.data.pixels import to_float, to_uint8
 from bench.metric import fid
@@ -17,6 +19,7 @@ from bench.records import rows
 from bench.records.values import Interpolation, RoundTrip, SameNoise
 from bench.report.studies import image_claims, round_trip_page, same_noise_page
 from bench.report.studies.image_claims import Claim
+from bench.studies import latents
 from bench.weights import pipeline
 from reference import samplers
 from reference.config import DiffusionConfig
@@ -43,8 +46,10 @@ def folder(tmp_path_factory):
 
 
 def give(folder, study, *words, weights="tiny"):
-    return main(["study", study, "--weights", str(folder / weights), "--samples", "6", "--sample-batch", "4", "--seed", str(SEED),
-                 "--out", str(folder / "out"), *words, *(("--data", str(folder / "own.npy")) if study == "round-trip" else ())])
+    samples = "6" if study == "round-trip" else "7"  # the last of which has no partner
+    return main(["study", study, "--weights", str(folder / weights), "--samples", samples, "--sample-batch", "4", "--seed",
+                 str(SEED), "--out", str(folder / "out"), *words,
+                 *(("--data", str(folder / "own.npy")) if study == "round-trip" else ())])
 
 
 def again(folder, study, page, record):
@@ -80,13 +85,21 @@ def test_round_trips_are_those_of_the_oracle(folder, capsys):
     capsys.readouterr()
 
 
-def test_images_of_the_same_noise(folder, capsys):
+def test_images_of_the_same_noise(folder, capsys, monkeypatch):
+    drawn, save = [], latents.grids.save_grid
+    monkeypatch.setattr(latents.grids, "save_grid", lambda *given, **how: drawn.append((given, how)) or save(*given, **how))
     assert give(folder, "same-noise", "--steps", "3,6") == 0
+    [((_, shown, columns), how)] = drawn
+    assert columns == 7 and how["rows"] == [*(f"eta = 0, S = {S}" for S in (3, 6, 12)), "eta = 1, S = 12"]
+    model = api.load(folder / "tiny")
+    for line, (S, eta) in zip(shown.reshape(4, 7, 1, 28, 28), ((3, 0), (6, 0), (12, 0), (12, 1)), strict=True):
+        expected = to_uint8(model.sample(7, steps=S, eta=eta, seed=SEED))
+        assert np.abs(line.astype(int) - expected).max() <= 1, (S, eta)
     every = rows.read(folder / "out" / "rows")
     found = {row.config["steps"]: row.values for row in rows.of(every, SameNoise)}
     assert set(found) == {3, 6, 12} and {v["reference_steps"] for v in found.values()} == {12}
     own = found[12]["distance"]["0.0"]
-    assert own["own"] == [0] * 6 and own["found"] == 1 and min(own["others"]) > 0
+    assert own["own"] == [0] * 7 and own["found"] == 1 and min(own["others"]) > 0
     assert min(found[3]["distance"]["0.0"]["own"]) > 0 < min(found[12]["distance"]["1.0"]["own"])
     [way] = rows.of(every, Interpolation)
     assert way.values["n"] == 3 and len(way.values["distance"]["0.0"]["ends"]) == 3 and way.config["steps"] == 12
@@ -99,7 +112,7 @@ def test_images_of_the_same_noise(folder, capsys):
 
 def by_hand(apart, way):
     """Both studies' figures at eta = 0, of the oracle's images: float32 moves a few of them by one grey."""
-    network, x = oracle.oracle_network(initialise(SIZE, 0), Spec(SIZE, PROCESS)), streams.normal(SEED, "x_T", range(6), (1, 28, 28))
+    network, x = oracle.oracle_network(initialise(SIZE, 0), Spec(SIZE, PROCESS)), streams.normal(SEED, "x_T", range(7), (1, 28, 28))
 
     def features(x, steps):
         return fid.features(to_uint8(samplers.sample(network, np.asarray(x, np.float64), make_plan(PROCESS, steps)))).astype(float)
@@ -107,11 +120,41 @@ def by_hand(apart, way):
     few, whole = features(x, 3), features(x, 12)
     each = np.array([[np.linalg.norm(a - b) for b in whole] for a in few])
     np.testing.assert_allclose(apart["own"], np.diag(each), rtol=0.02)
-    np.testing.assert_allclose(apart["others"], [(line.sum() - line[i]) / 5 for i, line in enumerate(each)], rtol=0.02)
-    assert apart["found"] == np.mean(each.argmin(1) == np.arange(6))
+    np.testing.assert_allclose(apart["others"], [(line.sum() - line[i]) / 6 for i, line in enumerate(each)], rtol=0.02)
+    assert apart["found"] == np.mean(each.argmin(1) == np.arange(7))
     between = features([slerp(x[2], x[3], share / 10) for share in range(11)], 12)  # the second pair
     assert way["ends"][1] == pytest.approx(np.linalg.norm(between[-1] - between[0]), rel=0.02)
     assert way["largest"][1] == pytest.approx(max(np.linalg.norm(b - a) for a, b in pairwise(between)), rel=0.05)
+
+
+def test_a_cell_is_named_by_all_that_decides_its_images():
+    """Another value of any of these is another cell; the weights are the averaged ones, which draw."""
+    def key(steps=3, study="round trip", backend="torch", mean=0.0, spec=Spec(SIZE, PROCESS), **asked):  # noqa: B008
+        network = SimpleNamespace(weights=lambda ema: {"w": np.full(2, mean if ema else 9.0)})
+        model = SimpleNamespace(name=backend, spec=spec, backend=network)
+        settings = latents.Settings(**{"name": "net", "samples": 6, "seed": 0, "batch_size": 4} | asked)
+        return latents.Study(settings, model, None).key(study, steps)
+
+    changes = [{}, {"steps": 4}, {"study": "same noise"}, {"backend": "jax"}, {"mean": 1.0}, {"name": "other"}, {"samples": 7},
+               {"seed": 1}, {"batch_size": 5}, *({"spec": replace(Spec(SIZE, PROCESS), **part)} for part in (
+                   {"model": TINY}, {"diffusion": replace(PROCESS, beta_end=0.4)}, {"device": "cuda"}, {"dtype": "bfloat16"}))]
+    assert len({json.dumps(key(**change), sort_keys=True) for change in changes}) == len(changes)
+
+
+@pytest.mark.parametrize("field", ["weights", "samples", "seed", "dtype", "device", "images_sha256", "extractor_sha256", "backend"])
+def test_rows_that_differ_in_this_do_not_stand_beside_the_newest(field):
+    def newer(row):
+        changes = {"backend": "jax"} if field == "backend" else {"config": row.config | {field: "other"}}
+        return replace(row, created="2100-01-01T00:00:00+00:00", **changes)
+
+    three = {"0.0": [1.0, 1.1, 1.2], "1.0": [3.0, 3.1, 3.2]}
+    if field != "extractor_sha256":  # errors are of pixels
+        [found] = round_trip_page.newest([made_rows.round_trip(three, steps=20), newer(made_rows.round_trip(three))]).values()
+        assert [row.config["steps"] for row in found] == [10]
+    if field != "images_sha256":  # nothing is encoded
+        [(found, way)] = same_noise_page.newest([made_rows.same_noise(three, steps=20), made_rows.interpolation(three),
+                                                 newer(made_rows.same_noise(three))]).values()
+        assert [row.config["steps"] for row in found] == [10] and way is None
 
 
 @pytest.mark.parametrize(("study", "words", "said"), [

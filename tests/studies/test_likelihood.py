@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,10 +14,14 @@ import backends
 from backends.protocol import Spec
 from bench import api, oracle
 from bench.cli.main import main
+from bench.data.datasets import Dataset
 from bench.data.pixels import to_float
 from bench.records import rows
+from bench.records.cells import Cells
+from bench.records.notebook import Notebook
 from bench.report.studies import likelihood_page
 from bench.sampling import bound
+from bench.studies import likelihood as study
 from bench.weights import pipeline
 from reference import likelihood
 from reference.config import ConfigError, DiffusionConfig
@@ -121,6 +127,73 @@ def test_the_whole_study_and_again(folder, capsys):
     capsys.readouterr()
 
 
+FOUR = bound.path(PROCESS, 4, ["large", "learned_range"])
+ASKED = study.Settings("net", 5, 3, 4, 1)
+HELD_OUT = Dataset("images", "test", IMAGES[:5], None, "mine", "0" * 64, False)
+
+
+@functools.cache
+def right():
+    """The oracle's terms of five images, as a worker writes them."""
+    network, x0 = oracle.oracle_network(initialise(LEARNED, 0), Spec(LEARNED, PROCESS)), to_float(IMAGES[:5]).astype(np.float64)
+    out = {}
+    for name, process in FOUR.processes.items():
+        out["prior"], out[f"terms/{name}"] = likelihood.bound(
+            process, network, x0, lambda i: bound.noise(3, np.arange(5), (1, 8, 8), FOUR, i), study.CLIP)
+    return out
+
+
+def measured(out, backend, wrong=None, at=()):
+    """A study and the row of a backend whose term `wrong` is off at that place."""
+    kept = {name: array.copy() for name, array in right().items()}
+    if wrong:
+        kept[wrong][at] += 0.01
+    this = study.Study(ASKED, Spec(LEARNED, PROCESS), initialise(LEARNED, 0), HELD_OUT, None, Notebook(Cells(out, False), "net"))
+    row = SimpleNamespace(backend=backend, created="2030-01-01T00:00:00+00:00")
+    file = this.terms(row, FOUR)
+    file.parent.mkdir(parents=True)
+    np.savez(file, **kept)
+    return this, row
+
+
+@pytest.mark.parametrize(("wrong", "at", "disagrees"), [
+    (None, (), []), ("prior", (1,), ["large", "learned_range"]), ("terms/large", (0, 3), ["large"]),
+    ("terms/learned_range", (1, 0), ["learned_range"]), ("terms/large", (2, 0), [])])
+def test_the_check_sees_a_term_of_the_first_two_images_or_their_prior(wrong, at, disagrees, tmp_path):
+    this, row = measured(tmp_path, "torch", wrong, at)
+    this.check(row, FOUR)
+    [found] = this.book.rows
+    assert [name.split()[-1] for name, told in found.values.items() if not told["ok"]] == disagrees and len(found.values) == 2
+    assert found.backend == "torch oracle"
+
+
+def test_two_backends_are_compared_in_every_image(tmp_path):
+    (this, first), (_, same), (_, other) = (measured(tmp_path, name, *wrong) for name, wrong in (
+        ("torch", ()), ("jax", ()), ("mindspore", ("terms/large", (4, 2)))))
+    this.compare(first, same, FOUR)
+    this.compare(first, other, FOUR)
+    assert [[v["ok"] for v in row.values.values()] for row in this.book.rows] == [[True, True], [False, True]]
+    assert [row.backend for row in this.book.rows] == ["torch jax", "torch mindspore"]
+
+
+def test_a_cell_is_named_by_all_that_decides_its_bound():
+    """Another value of any of these is another cell."""
+    spec = Spec(LEARNED, PROCESS)
+
+    def key(backend="torch", path=FOUR, seed=0, spec=spec, held_out=HELD_OUT, **asked):
+        return study.Study(replace(ASKED, **asked), spec, initialise(LEARNED, seed), held_out, None, None).key(backend, path)
+
+    changes = [{}, {"backend": "jax"}, {"path": bound.path(PROCESS, 5, list(FOUR.processes))}, {"seed": 1}, {"name": "other"},
+               {"path": bound.path(PROCESS, 4, ["large"])}, {"samples": 6}, {"batch_size": 5}, {"threads": 2},
+               {"held_out": replace(HELD_OUT, sha256="1" * 64)}, *({"spec": replace(spec, **part)} for part in (
+                   {"model": replace(LEARNED, norm_eps=1e-3)}, {"diffusion": replace(PROCESS, beta_end=0.4)},
+                   {"device": "cuda"}, {"dtype": "bfloat16"}))]
+    found = {json.dumps(key(**change), sort_keys=True) for change in changes}
+    assert len(found) == len(changes)
+    assert json.dumps(study.Study(replace(ASKED, seed=9), spec, initialise(LEARNED, 0), HELD_OUT, None, None).key("torch", FOUR),
+                      sort_keys=True) not in found
+
+
 def test_a_backend_that_disagrees_ends_with_4(folder, monkeypatch, capsys):
     pytest.importorskip("torch")
     monkeypatch.setitem(oracle.TOLERANCES["float32"], "likelihood", 1e-12)
@@ -198,6 +271,13 @@ def test_rows_of_other_weights_leave_the_page():
     object.__setattr__(old, "created", "2020")
     found = likelihood_page.newest([new, old])
     assert [row.config["steps"] for row in found["net"]] == [5]
+
+
+@pytest.mark.parametrize("field", ["weights", "images_sha256", "samples", "seed", "clip", "dtype", "device"])
+def test_rows_that_differ_in_this_do_not_stand_beside_the_newest(field):
+    old, new = made_rows.likelihood({"large": [1, 2]}, steps=20), made_rows.likelihood({"large": [1, 2]}, **{field: "other"})
+    [found] = likelihood_page.newest([replace(new, created="2100-01-01T00:00:00+00:00"), old]).values()
+    assert [row.config["steps"] for row in found] == [10]
 
 
 def test_a_row_round_trips(folder):

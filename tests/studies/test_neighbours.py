@@ -99,6 +99,29 @@ def test_near_and_copied_by_hand():
     assert neighbours.study(of(99).images, of(0, 10, 20, 98, 102), held_out)[0]["copies"]["samples"] == 1
 
 
+def test_near_is_nearer_than_one_in_a_hundred_held_out_images():
+    """Of held-out images of one pixel at distances 0 to 100 from all training images; of samples at 0, 1 and 2 the first."""
+    def of(*values):
+        return replace(part("test", 1000), images=np.array(values, np.uint8).reshape(-1, 1, 1, 1), labels=None)
+
+    assert neighbours.study(of(0, 1, 2).images, of(*[0] * 5), of(*range(101)))[0]["near"] == pytest.approx(1 / 3)
+
+
+def test_what_is_printed_stands_under_its_own_heading():
+    """Samples at distances 0 to 100 and held-out images at twice that: the quantile q is at 100 q."""
+    squared = {name: [(255 * k * times) ** 2 for k in range(101)] for name, times in (("samples", 1), ("held_out", 2))}
+    found = {"accuracy": 0.875, "class_shares": [0.25, 0.75], "held_out_class_shares": [0.625, 0.375], "squared": squared,
+             "near": 0.125, "copies": {"samples": 0.0625, "held_out": 0.03}}
+    text = " ".join(neighbours.describe(found, 1600).split())
+    quantiles = " ".join(f"{q}% {q}.000 {2 * q}.000" for q in (0, 1, 5, 25, 50, 75, 95, 99))
+    for said in (f"samples held-out images {quantiles}", "12.50% of 1,600 samples are nearer than 1% of the held-out images are",
+                 "3 times nearer to one training image than to the next: 6.25% of the samples, 3.00% of the held-out images",
+                 "class samples held-out images 0 25.00% 62.50% 1 75.00% 37.50%",
+                 "by 5 nearest neighbours, which are right for 87.50% of the held-out images"):
+        assert said in text, text
+    assert "class" not in neighbours.describe(found | {"class_shares": None}, 1600)
+
+
 def test_command_keeps_a_row_and_a_picture(tmp_path, capsys, monkeypatch):
     splits = {"train": part("train", 8), "test": part("test", 8)}
     monkeypatch.setattr(datasets, "load", lambda name, split, *_, **__: splits[split])
@@ -110,6 +133,8 @@ def test_command_keeps_a_row_and_a_picture(tmp_path, capsys, monkeypatch):
     (row,) = rows.read(tmp_path / "rows")
     assert (row.kind, row.backend, row.config["study"], row.config["name"]) == ("study", "images", "neighbours", "mine")
     assert row.config["samples"] == 100 == len(row.values["squared"]["samples"])
+    for name, split in (("train", "train"), ("held_out", "test")):
+        assert (row.config[name], row.config[f"{name}_sha256"]) == (splits[split].provenance, splits[split].sha256)
     squared = neighbours.nearest(part("test", 20).images, splits["train"].images, 1)[1]
     assert row.values["squared"]["samples"] == squared[:, 0].tolist()
     above, below = drawn[0].astype(np.int64).reshape(2, 16, -1)  # those that come nearest, nearest first, and what they come near

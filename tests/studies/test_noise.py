@@ -1,5 +1,6 @@
 """The study of FID's noise: parts are what they are said to be, the spread and the bias are found where they are known."""
 
+import hashlib
 import json
 import re
 from dataclasses import replace
@@ -108,13 +109,16 @@ def test_the_last_study_of_every_name_counts():
 def test_command_keeps_rows_and_renders_them(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets, "load", lambda name, split, *_, **__: datasets.load_subset(name, split))
     test = datasets.load_subset("fashion-mnist", "test").images
-    np.save(tmp_path / "mine.npy", datasets.load_subset("fashion-mnist", "train").images[::16])
-    assert main(["study", "noise", "--images", f"mine={tmp_path / 'mine.npy'}", "--seed", "4", "--out", str(tmp_path)]) == 0
+    given, drew = datasets.load_subset("fashion-mnist", "train").images[::16], weights_hash(initialise(TINY, 0))
+    np.savez(tmp_path / "mine.npz", images=given, weights=np.frombuffer(drew.encode(), np.uint8))
+    assert main(["study", "noise", "--images", f"mine, S = 5={tmp_path / 'mine.npz'}", "--seed", "4", "--out", str(tmp_path)]) == 0
     found = rows.read(tmp_path / "rows")
-    assert [row.config["name"] for row in found] == ["held-out images", "mine"]
-    assert [row.config["images"] for row in found] == ["fashion-mnist shipped subset test (2000)", "mine.npy"]
+    assert [row.config["name"] for row in found] == ["held-out images", "mine, S = 5"]
+    assert [row.config["images"] for row in found] == ["fashion-mnist shipped subset test (2000)", "mine.npz"]
+    assert [row.config["images_sha256"] for row in found] == [hashlib.sha256(x.tobytes()).hexdigest() for x in (test, given)]
+    assert [row.config.get("weights") for row in found] == [None, drew]
     assert [point["n"] for point in found[-1].values["points"]] == [128, 250]
-    mine, target = fid.features(datasets.load_subset("fashion-mnist", "train").images[::16]), fmnist_cnn.stored_statistics("train")
+    mine, target = fid.features(given), fmnist_cnn.stored_statistics("train")
     some, points = noise.parts(250, 128, 4)[0], found[-1].values["points"]
     assert points[0]["fid"][0] == pytest.approx(fid.distance(fid.statistics(mine[some]), target), rel=1e-9)
     assert points[-1]["resampled"][:3] == pytest.approx(resampled(mine, target, 4, 3), rel=1e-9)
@@ -151,7 +155,8 @@ def test_a_page_says_when_the_weights_that_drew_its_images_are_no_more(tmp_path)
 
 
 @pytest.mark.parametrize("images, message", [("mine", "must be NAME=FILE.npy"), ("mine=absent.npy", "can't be read"),
-                                             ("mine=few.npy", "few.npy, 127 images.*must be at least 128")])
+                                             ("mine=few.npy", "few.npy, 127 images.*must be at least 128"),
+                                             ("held-out images=few.npy", "every name once")])
 def test_mistakes_are_one_line(tmp_path, capsys, monkeypatch, images, message):
     monkeypatch.chdir(tmp_path)
     np.save("few.npy", datasets.load_subset("fashion-mnist", "test").images[:127])

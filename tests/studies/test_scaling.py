@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import backends
 from bench.cli.main import main
-from bench.messages import Create, Describe, Load, Sample, TimeSample
+from bench.messages import (
+    Block,
+    Create,
+    Describe,
+    Description,
+    Load,
+    Sample,
+    TimeForward,
+    TimePath,
+    TimeSample,
+    TimeTrain,
+)
 from bench.presets import PRESETS, Preset
 from bench.records import rows
 from bench.report import scaling_page
 from bench.studies import scaling
+from bench.workers.errors import WorkerError
 from bench.workers.process import Worker
 from reference import weights
 from reference.config import DiffusionConfig, ModelConfig
@@ -45,6 +58,63 @@ def test_every_axis_varies_one_quantity_of_a_valid_network():
 def test_widths_grow_in_proportion():
     assert scaling.varied(SMALL, "width", 64).model.block_out_channels == (64, 96, 192)
     assert scaling.varied(SMALL, "width", 8).model.block_out_channels == (8, 12, 24)
+
+
+class Crew:
+    """A crew of workers that answer at once: the first description has 5 bytes, the second 9."""
+
+    def __init__(self, logs, breaks=False):
+        self.spec, self.logs, self.threads, self.breaks = SimpleNamespace(device="cpu"), logs, 1, breaks
+        self.asked, self.closed = [], 0
+
+    def start(self, who, name, **changes):
+        if self.breaks:
+            raise WorkerError("it broke")
+        self.asked.append((who, changes["mode"], changes["dtype"], changes["model"]))
+
+    def load(self, name, given):
+        assert name == "torch tuned float32" and given
+
+    def call(self, name, command):
+        self.asked.append(command)
+        described = sum(isinstance(one, Describe) for one in self.asked)
+        return Description({}, 1 + 4 * described, 10, 20) if isinstance(command, Describe) else Block(0.5)
+
+    def close(self):
+        self.closed += 1
+
+
+@pytest.mark.parametrize(("workload", "command"), [
+    ("training step", lambda out: TimeTrain(3, str(out / "images-1-8.npy"), 0, 16)),
+    ("network call", lambda out: TimeForward(3, 16, 0)), ("sampling", lambda out: TimePath(3, 16, 0, 7))])
+def test_a_point_is_timed_with_its_own_batch_steps_and_threads(workload, command, tmp_path, monkeypatch):
+    monkeypatch.setattr(scaling.blocks, "time_blocks", lambda timed, **_: {"": {"block_seconds": [timed[""](3)]}})
+    kept = []
+    book = SimpleNamespace(preset="", missing=[], cells=SimpleNamespace(done=lambda *_: False),
+                           keep=lambda *given: kept.append(given))
+    crew, preset = Crew(tmp_path), replace(PRESET, name="varied")
+    scaling.measure(scaling.Point("batch", 16, workload, "torch", 16, 2, preset, 7), crew, book)
+    assert crew.asked == [("torch", "tuned", "float32", preset.model), Describe(), command(tmp_path), Describe()]
+    [(_, kind, key, values)] = kept
+    assert (kind, key["stage"], key["axis"], key["value"], key["steps"], key["batch_size"], key["threads"]) == (
+        "timing", "scaling", "batch", 16, 7, 16, 2)
+    assert (values["idle_rss_bytes"], values["peak_rss_bytes"], values["block_seconds"]) == (5, 9, [0.5])
+    assert (crew.threads, crew.closed, book.preset, book.missing) == (2, 1, "varied", [])
+
+
+def test_a_point_that_breaks_is_a_line_and_its_process_ends(tmp_path):
+    book = SimpleNamespace(preset="", missing=[], cells=SimpleNamespace(done=lambda *_: False), keep=None)
+    crew = Crew(tmp_path, breaks=True)
+    scaling.measure(scaling.Point("threads", 4, "network call", "torch", 16, 4, PRESET), crew, book)
+    assert book.missing == ["missing: torch, network call, threads = 4: it broke"] and crew.closed == 1
+
+
+def test_a_backend_that_does_not_train_has_no_training_steps(monkeypatch):
+    monkeypatch.setattr(scaling, "trains", lambda name: name == "torch")
+    found = [(p.backend, p.workload, p.value) for p in scaling.points(["batch"], ["torch", "other"], SMALL, "cpu", 4)]
+    assert {work for name, work, _ in found if name == "other"} == {"network call"}
+    assert {work for name, work, _ in found if name == "torch"} == {"network call", "training step"}
+    assert sorted({value for *_, value in found}) == [1, 4, 16, 64, 256]
 
 
 def measured(axis: str, value: int, workload: str, seconds: float):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from bench.records.rows import Row
 from bench.report import results, speed_page
 from bench.studies import contenders, speed
 from bench.timing import blocks
-from reference.config import ConfigError, DiffusionConfig, ModelConfig
+from reference.config import ConfigError, DiffusionConfig, ModelConfig, OptimConfig
 from tests.helpers.tiny import install_backend
 
 TINY = ModelConfig(sample_size=8, block_out_channels=(8, 16), norm_num_groups=4,
@@ -147,6 +149,32 @@ def test_a_dry_run_names_all_and_writes_nothing(tmp_path, capsys):
             "openvino tuned bfloat16", "aotinductor tuned float32", "flax tuned float32"} <= set(told)
     assert "onnxruntime tuned bfloat16" not in told
     assert not (tmp_path / "out").exists()
+
+
+def test_on_an_accelerator_of_any_number_what_compiles_apart_races_and_no_engine(monkeypatch):
+    """One contender runs twice, the first that is tuned."""
+    monkeypatch.setattr(contenders, "about", lambda name: About(name, reduced=("bfloat16",), compiled_apart=("cuda",)))
+    names = {device: [c.name for c in contenders.contenders(["a", "b"], True, device)] for device in ("cuda", "cuda:1", "cpu")}
+    assert names["cuda"] == names["cuda:1"] == [
+        *(f"{backend} {how}" for backend in "ab" for how in ("stock float32", "tuned float32", "tuned bfloat16", "compiled float32",
+                                                             "compiled bfloat16")),
+        "diffusers eager float32", "diffusers tuned float32", "diffusers tuned bfloat16", "lucidrains eager float32",
+        "flax tuned float32", "a tuned float32 (again)"]
+    assert not any("compiled" in name or name == "a tuned bfloat16" for name in names["cpu"])
+    assert "openvino tuned float32" in names["cpu"] and names["cpu"][-1] == "a tuned float32 (again)"
+
+
+def test_a_cell_of_the_race_is_named_by_all_that_decides_its_times():
+    """Another value of any of these is another cell."""
+    def key(preset=PRESET, device="cpu", threads=1, workload="training step", batch=4, process=0, **of_contender):
+        crew = SimpleNamespace(spec=SimpleNamespace(device=device), threads=threads)
+        return speed.Race(preset, crew, None).key(replace(TUNED, **of_contender), workload, batch, process=process)
+
+    changes = [{}, {"backend": "other"}, {"mode": "stock"}, {"dtype": "bfloat16"}, {"again": True}, {"workload": "sampling step"},
+               {"batch": 5}, {"device": "cuda"}, {"threads": 2}, {"process": 1}, *({"preset": replace(PRESET, **part)} for part in (
+                   {"model": replace(TINY, sample_size=16)}, {"diffusion": DiffusionConfig(timesteps=21)},
+                   {"optim": OptimConfig(lr=0.5)}, {"blocks": PRESET.blocks + 1}))]
+    assert len({json.dumps(key(**change), sort_keys=True) for change in changes}) == len(changes)
 
 
 def test_workloads_are_chosen_by_name():
