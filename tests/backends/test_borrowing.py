@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import backends
-from backends import borrowing
+from backends import borrowing, claims
 from backends.facts import About
 from backends.protocol import Spec
 from bench import api
@@ -162,6 +163,8 @@ def test_the_facts_of_a_pair_are_what_both_have():
     assert (pair.schedules, pair.dtypes, pair.devices) == (("cosine", "linear"), ("float32",), ("cpu",))
     assert pair.samplers == ("ddim", "ddpm") and pair.losses == ("l2",) and pair.network
     assert not (pair.solvers or pair.likelihood or pair.roofline or pair.weight_files or pair.launcher)
+    fast = borrowing.about(replace(sampler, solvers=True), network)  # a pair solves nothing, whatever its parts do
+    assert fast.samplers == ("ddim", "ddpm") and not fast.solvers and claims.problem(fast) is None
 
 
 def test_a_pair_is_installed_where_both_are(monkeypatch):

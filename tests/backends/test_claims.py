@@ -77,6 +77,7 @@ def test_what_of_a_path_is_outside(plan, outside):
 @pytest.mark.parametrize(("changes", "trains", "outside"), [
     ({}, False, {}), ({"mode": "stock"}, False, {"modes": "stock"}),
     ({"device": "cuda:1", "dtype": "float64"}, False, {"devices": "cuda"}),  # dtypes are those on the CPU
+    ({"device": "mps"}, False, {"devices": "mps"}),  # which nobody knows: this backend has said what it has
     ({"dtype": "float64"}, False, {"dtypes": "float64"}),
     ({"diffusion": DiffusionConfig(loss="l1")}, False, {}), ({"diffusion": DiffusionConfig(loss="l1")}, True, {"losses": "l1"}),
     ({"diffusion": DiffusionConfig(variance="small")}, True, {}),
@@ -94,14 +95,19 @@ def test_of_a_spec_and_a_path_both_count():
         found = claims.unclaimed(HALF, Spec(cases.TINY, of_spec, mode="tuned"), make_plan(of_plan, 10))
         assert found == {"schedules": "quad", "objectives": "v"}
     assert claims.unclaimed(HALF, Spec(cases.TINY, good), make_plan(good, 10)) == {}
+    other = DiffusionConfig(schedule="sigmoid", objective="x0")
+    assert claims.unclaimed(HALF, Spec(cases.TINY, other), make_plan(bad, 10)) == found  # the path's are the first
+    assert claims.unclaimed(About("whole"), Spec(cases.TINY, device="mps")) == {}  # for the backend itself to refuse
 
 
 def test_a_refusal_is_one_line_with_what_is_claimed():
     with pytest.raises(ConfigError) as refused:
         claims.require_claimed(HALF, plan=make_plan(DiffusionConfig(schedule="quad"), 10))
     assert str(refused.value) == "schedule='quad': half claims linear, cosine, says its ABOUT: use one of these, or another backend"
-    with pytest.raises(DeviceError, match="^device='cuda': half claims cpu, says"):
-        claims.require_claimed(HALF, Spec(cases.TINY, device="cuda"))
+    for changes, line in (({"device": "cuda"}, "device='cuda': half claims cpu"), ({"dtype": "float64"}, "dtype='float64': half")):
+        with pytest.raises(DeviceError, match=f"^{line}"):
+            claims.require_claimed(HALF, Spec(cases.TINY, **changes))
+    assert claims.line(replace(HALF, losses=("l2",)), "losses", "kl").startswith("loss='kl': half claims l2, says its ABOUT: use")
 
 
 @pytest.mark.parametrize(("changes", "rule"), [

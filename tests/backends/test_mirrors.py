@@ -70,6 +70,18 @@ def test_variational_bound(mirror, convention):
                                    rtol=mirror.tolerance)
 
 
+def test_a_process_of_one_step_is_its_decoder(mirror):
+    """There is no second step whose beta_tilde the first could take: the small variance is beta, as the large one."""
+    x0, noise = np.random.default_rng(0).uniform(-1, 1, (2, 3, 1, 4, 4))
+    for variance in ("small", "learned_range"):
+        config = DiffusionConfig(timesteps=1, beta_start=0.1, beta_end=0.1, variance=variance)
+        given = (x0, diffusion.q_sample(x0, np.zeros(3, int), noise, np.array([0.9])), np.zeros(3, int), 0.9 * noise, noise)
+        expected = diffusion.vlb_terms(config, *given, schedules.Schedule.from_config(config))
+        got = mirror.host(mirror.process(config).vlb_terms(*map(mirror.tensor, given)))
+        np.testing.assert_allclose(got, expected, rtol=mirror.tolerance, err_msg=variance)
+        assert np.isfinite(expected).all()
+
+
 @pytest.mark.parametrize("convention", CONVENTIONS)
 def test_the_likelihood_of_pixels_far_from_the_mean(mirror, convention):
     """Bins 3 to 5.5 standard deviations away, on both sides: there a distribution function is near 0 and near 1."""

@@ -21,6 +21,7 @@ def test_a_spec_survives_json():
     ({"model": {}, "colour": 1}, "Spec=.'colour'.: unknown keys"),
     ({"model": {"colour": 1}}, "ModelConfig=.'colour'.: unknown keys"),
     ({"model": {}, "mode": "fast"}, "mode='fast': must be one of"),
+    ({"model": {}, "dtype": "int8"}, "dtype='int8': must be one of float32, bfloat16, float16, float64"),
 ])
 def test_a_spec_that_cannot_be_is_refused(values, says):
     with pytest.raises(ConfigError, match=says):

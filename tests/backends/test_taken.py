@@ -32,7 +32,7 @@ def modules(tmp_path, monkeypatch):
     backends.about.cache_clear()
     yield tmp_path
     backends.about.cache_clear()
-    for name in ("my_module", "not_one", "half", "empty"):
+    for name in ("my_module", "not_one", "half", "empty", "my_package"):
         sys.modules.pop(name, None)
 
 
@@ -71,6 +71,7 @@ def test_a_wrong_name_is_one_line(modules, monkeypatch, name, says):
     with pytest.raises(ConfigError, match=says) as error:
         backends.load(name)
     assert "\n" not in str(error.value)
+    assert name == "empty" or name not in backends.names()  # nothing is left of one whose ABOUT could not be had
 
 
 def test_the_command_ends_with_2_and_one_line(modules):
@@ -88,6 +89,21 @@ def test_only_what_a_user_names_is_looked_up(modules, monkeypatch):
     assert backends.choose("torch,my_module", "torch") == (("torch", "my_module+torch"), [])
     assert backends.about("my_module").label == "My module" and "my_module" in backends.names()
     assert backends.outside_files("my_module") == [modules / "my_module.py"]
+
+
+def test_a_package_is_its_folder_and_all_of_its_files(modules, monkeypatch):
+    """By which results are told from those of another version: what is in inner folders, too, and nothing that Python compiled."""
+    package = modules / "my_package"
+    files = [package / "__init__.py", package / "backend.py", package / "inner" / "table.npz"]
+    for path in (*files, package / "__pycache__" / "backend.pyc"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    files[0].write_text("from backends.protocol import About\nABOUT = About('My package')\n")
+    monkeypatch.syspath_prepend(modules)
+    backends.take("my_package")
+    assert backends.taken() == [package]
+    assert backends.outside_files("my_package") == backends.outside_files("my_package+torch") == files
+    assert backends.outside_files("torch") == []
 
 
 def test_a_worker_is_told_where_the_module_is(modules, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,8 +14,10 @@ from reference.config import DiffusionConfig, ModelConfig, OptimConfig
 from reference.conventions import make_plan
 
 torch = pytest.importorskip("torch")
-from backends.torch.backend import create  # noqa: E402
+from backends.torch import compiling  # noqa: E402
+from backends.torch.backend import TorchBackend, create  # noqa: E402
 from backends.torch.compiling import compiled  # noqa: E402
+from backends.torch.training import LossScaler  # noqa: E402
 
 DOWN, UP, ADOWN, AUP = "DownBlock2D", "UpBlock2D", "AttnDownBlock2D", "AttnUpBlock2D"
 SMALL = ModelConfig(sample_size=8, block_out_channels=(8, 16), norm_num_groups=4, down_block_types=(DOWN, ADOWN),
@@ -249,3 +252,51 @@ def test_every_shape_and_every_network_is_compiled(monkeypatch):
     for n in range(4, 14):
         call(torch.ones(n))
     assert len(found) == 20
+
+
+def test_what_could_not_be_compiled_once_is_not_tried_again(monkeypatch):
+    tried, told = [], []
+
+    def fails(*args):
+        tried.append(args)
+        raise torch._dynamo.exc.TorchDynamoException("no compiler\nof any kind")
+
+    monkeypatch.setattr(torch, "compile", lambda function, **more: fails)
+    call = compiled(lambda x: 2 * x, told.append)
+    assert [call(3), call(4)] == [6, 8] and len(tried) == 1 and told == ["no compiler"]
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_denoiser_has_the_weights_of_now(monkeypatch, dtype, frozen):
+    """A copy where its dtype is another or its weights are constants; compiled again where constants changed, and only there."""
+    class Scale(torch.nn.Linear):
+        def denoise(self, x):
+            return self(x)
+
+    made, source = [], Scale(2, 2)
+    monkeypatch.setattr(compiling, "compiled", lambda function, failed, frozen: made.append(frozen) or function)
+    denoiser = compiling.Denoiser(source, dtype, frozen, pytest.fail)
+    for value in (1.0, 2.0):
+        torch.nn.init.constant_(source.weight, value)
+        denoiser.changed()
+        for _ in range(2):
+            network = denoiser.current().__self__
+            assert network.weight.dtype == dtype and (network.weight == value).all()
+            assert (network is source) == (dtype == torch.float32 and not frozen)
+    assert made == [frozen] * (1 + frozen)
+
+
+def test_the_step_at_which_the_loss_scale_grows_is_divided_by_that_of_its_loss():
+    scaler, parameter = LossScaler(), torch.nn.Parameter(torch.zeros(2))
+    scaler.scale, scaler.good, parameter.grad = 8.0, 1999, torch.full((2,), 16.0)
+    assert scaler.unscale([parameter]) and parameter.grad.tolist() == [2, 2] and scaler.scale == 16
+
+
+def test_a_process_drops_elements_of_its_own_at_each_step():
+    """Process 1 of 3 at step 2 has the seed 2 x 3 + 1, which no other process and step have."""
+    told = batch(Spec(SMALL), 2)
+    spec = SimpleNamespace(model=replace(SMALL, dropout=0.1), processes=3, rank=1)
+    backend = SimpleNamespace(spec=spec, network=torch.nn.Identity(), to_device=torch.tensor, dtype=torch.float32)
+    TorchBackend._inputs(backend, told)
+    assert torch.initial_seed() == 7

@@ -8,20 +8,21 @@ from __future__ import annotations
 import contextlib
 import copy
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from backends.protocol import Batch, Spec
+from backends.protocol import Batch, DeviceError, Spec
 from reference import weights
-from reference.config import DiffusionConfig, OptimConfig
+from reference.config import ConfigError, DiffusionConfig, OptimConfig
 from reference.conventions import make_plan
 from reference.solver_plans import make_solver_plan
 from tests.helpers.tiny import TINY
 
 torch = pytest.importorskip("torch")
 from backends.torch import backend as module  # noqa: E402
-from backends.torch import layers, replaying  # noqa: E402
+from backends.torch import compiling, devices, distributed, layers, replaying  # noqa: E402
 from backends.torch.training import Optimiser  # noqa: E402
 
 PROCESSES = {
@@ -46,12 +47,12 @@ def elsewhere(monkeypatch):
     return create
 
 
-def batch(spec: Spec) -> Batch:
+def batch(spec: Spec, step: int = 0, size: int = 4) -> Batch:
     """One training step's inputs."""
-    rng = np.random.default_rng(0)
-    x0, noise = rng.standard_normal((2, 4, *spec.image_shape)).astype(np.float32)
-    coin = np.array([True, False, True, False]) if spec.diffusion.self_conditioning else None
-    return Batch(np.arange(4), x0.clip(-1, 1), rng.integers(0, spec.diffusion.timesteps, 4), noise, 0, coin)
+    rng = np.random.default_rng(step)
+    x0, noise = rng.standard_normal((2, size, *spec.image_shape)).astype(np.float32)
+    coin = np.arange(size) % 2 == 0 if spec.diffusion.self_conditioning else None
+    return Batch(np.arange(size), x0.clip(-1, 1), rng.integers(0, spec.diffusion.timesteps, size), noise, step, coin)
 
 
 @pytest.mark.parametrize("mode", ["stock", "tuned"])
@@ -131,6 +132,49 @@ def test_replayed_steps_give_the_same_bits(monkeypatch, process):
     assert 1 < len(replayed.steps) <= replaying.MOST
 
 
+def test_graphs_of_one_rule_of_clipping_or_of_one_network_serve_no_other(monkeypatch):
+    """Limits, quantiles and largest thresholds; the weights and their average."""
+    monkeypatch.setattr(replaying, "Graph", Unrecorded)
+    small = replace(TINY, block_out_channels=(8,), down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",))
+    plain, replayed = (module.create(Spec(small)) for _ in range(2))
+    replayed.replayed = True
+    for backend in (plain, replayed):
+        backend.load_weights(weights.initialise(small, 0))
+        backend.load_state(dict(backend.state()) | {f"ema/{name}": value for name, value in weights.initialise(small, 1).items()})
+    x = torch.from_numpy(np.random.default_rng(0).standard_normal((2, 1, 8, 8)).astype(np.float32))
+    for clip, ema in ((1.0, True), (1.0, False), (0.5, False), ("dynamic:0.9", False), ("dynamic:0.6", False),
+                      ("dynamic:0.6:1.5", False), ("dynamic:0.6:1.1", False)):
+        plan = make_plan(DiffusionConfig(), 2, clip=clip)
+        assert torch.equal(replayed.sample(x, plan, ema=ema), plain.sample(x, plan, ema=ema)), (clip, ema)
+
+
+class Warmed(Unrecorded):
+    """One that ran `WARM_UPS` times before it was recorded, with all its effects."""
+
+    def __init__(self, function, inputs):
+        super().__init__(function, inputs)
+        for _ in range(compiling.WARM_UPS):
+            function(*self.inputs)
+
+
+def test_recorded_training_steps_are_the_plain_ones(monkeypatch):
+    """A graph for each size of a batch, the second recorded when weights, moments and rate are no longer those of the start."""
+    monkeypatch.setattr(module, "Graph", Warmed)
+    spec = Spec(TINY, optim=OptimConfig(lr=1e-2, warmup_steps=3, max_grad_norm=0.5, ema_decay=0.5))
+    plain, recorded = (module.create(spec) for _ in range(2))
+    recorded.recorded = True
+    recorded.optimiser = Optimiser(spec.optim, recorded.network, recorded.ema, True, False, True)
+    for backend in (plain, recorded):
+        backend.load_weights(weights.initialise(TINY, 0))
+    for step, size in enumerate((2, 3, 2, 3)):
+        losses = [float(backend.train_step(batch(spec, step, size))) for backend in (plain, recorded)]
+        assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    end = plain.state()
+    for name, value in recorded.state().items():
+        np.testing.assert_allclose(value, end[name], rtol=1e-4, atol=1e-6, err_msg=name)
+    assert sorted(recorded.graphs) == [2, 3]
+
+
 def test_a_table_that_stays_on_the_host_is_found(elsewhere):
     backend = elsewhere()
     backend.process.tables = {name: table.new_zeros(table.shape, device="cpu") for name, table in backend.process.tables.items()}
@@ -186,3 +230,116 @@ def test_the_compiled_norm_and_upsampling_are_torchs_own():
     doubled = layers._doubled(x)
     assert doubled.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(doubled, torch.nn.functional.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+def test_a_device_is_one_that_is_there(monkeypatch):
+    """Counted from 0."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [devices.find_device(name).index for name in ("cuda", "cuda:0", "cuda:1")] == [None, 0, 1]
+    with pytest.raises(DeviceError, match="device='cuda:2': torch .* finds 2 CUDA devices here"):
+        devices.find_device("cuda:2")
+
+
+@pytest.fixture
+def arithmetic():
+    """Sets whether products and convolutions are in TF32, and these in one order; in the end all is as it was."""
+    places = ((torch.backends.cuda.matmul, "allow_tf32"), (torch.backends.cudnn, "allow_tf32"),
+              (torch.backends.cudnn, "deterministic"))
+
+    def put(*values: bool) -> None:
+        for (of, name), value in zip(places, values, strict=True):
+            setattr(of, name, value)
+
+    before = [getattr(*place) for place in places]
+    yield put
+    put(*before)
+
+
+@pytest.mark.parametrize("products, convolutions", [(False, False), (True, False), (False, True)])
+def test_what_rows_say_of_a_device(monkeypatch, arithmetic, products, convolutions):
+    """Whether anything is computed in TF32; of CUDA its name, and the most memory that was ever taken."""
+    arithmetic(products, convolutions, False)
+    for name, value in (("get_device_name", "H200"), ("max_memory_allocated", 7), ("memory_allocated", 3)):
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    said = devices.describe(torch.device("cuda"))
+    assert (said["device"], said["peak_memory_bytes"], said["tf32"]) == ("H200", "7", str(products or convolutions))
+    assert devices.describe(torch.device("cpu"))["device"] == "cpu"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_float32_is_no_tf32_and_float64_adds_in_a_fixed_order(arithmetic, dtype):
+    arithmetic(True, True, dtype != "float64")
+    module.create(Spec(TINY, dtype=dtype))
+    assert not torch.backends.cuda.matmul.allow_tf32 and not torch.backends.cudnn.allow_tf32
+    assert torch.backends.cudnn.deterministic == (dtype == "float64")
+
+
+@pytest.fixture
+def group(monkeypatch):
+    """torchrun's sixth process of six, the second of its machine, at the third attempt; and what it asks of torch."""
+    dist, asked = torch.distributed, {}
+    for name, value in {"LOCAL_RANK": "1", "RANK": "5", "TORCHELASTIC_RESTART_COUNT": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(dist, "is_initialized", lambda: False)
+    monkeypatch.setattr(dist, "rendezvous", lambda url: iter([("store", 5, 6)]))
+    monkeypatch.setattr(dist, "PrefixStore", lambda prefix, store: (prefix, store))
+    monkeypatch.setattr(dist, "init_process_group", lambda kind, **more: asked.update(kind=kind, **more))
+    monkeypatch.setattr(dist, "get_rank", lambda: 5)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 6)
+    monkeypatch.setattr(dist, "all_reduce", lambda value: value.mul_(6))
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: asked.update(device=str(device)))
+    return asked
+
+
+def test_each_process_of_a_machine_has_a_device_of_its_own(group):
+    many = Spec(TINY, device="cuda", rank=5, processes=6)
+    names = [distributed.own_device(spec) for spec in (many, replace(many, device="cuda:3"), replace(many, device="cpu"),
+                                                       replace(many, rank=0, processes=1))]
+    assert names == ["cuda:1", "cuda:3", "cpu", "cuda"]
+
+
+@pytest.mark.parametrize("device, asked", [("cuda:1", {"kind": "nccl", "device": "cuda:1"}), ("cpu", {"kind": "gloo"})])
+def test_the_group_is_torchruns_of_this_attempt(group, device, asked):
+    """A store of the last attempt has addresses at which nobody listens any more."""
+    distributed.join(Spec(TINY, rank=5, processes=6), torch.device(device))
+    assert group == asked | {"store": ("attempt 2", "store"), "rank": 5, "world_size": 6}
+    with pytest.raises(ConfigError, match=r"rank, processes=\(4, 6\): torchrun says \(5, 6\)"):
+        distributed.join(Spec(TINY, rank=4, processes=6), torch.device(device))
+
+
+def test_means_over_processes_are_no_sums(group):
+    assert float(distributed.mean(torch.tensor(2.0), 6)) == float(distributed.mean(torch.tensor(2.0), 1)) == 2
+    backend = SimpleNamespace(device=torch.device("cpu"), spec=SimpleNamespace(processes=6))
+    assert module.TorchBackend.mean(backend, 0.2) == 6 * 0.2 / 6  # in float64
+
+
+def test_waiting_is_for_the_backends_own_device(monkeypatch):
+    """Which is not torch's current one, where a process was told cuda:1."""
+    waited = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device=None: waited.append(device))
+    for name in ("cuda:1", "cpu"):
+        module.TorchBackend.synchronize(SimpleNamespace(device=torch.device(name)))
+    assert waited == [torch.device("cuda:1")]
+
+
+@pytest.mark.parametrize("mode, dtype, execution, layout", [
+    ("stock", "float32", "eager", "contiguous_format"), ("tuned", "float32", "eager", "channels_last"),
+    ("tuned", "bfloat16", "eager", "contiguous_format"), ("compiled", "bfloat16", "compiled", "channels_last")])
+def test_rows_say_how_the_network_runs(monkeypatch, mode, dtype, execution, layout):
+    """On the CPU: convolutions in channels_last where that is faster, and so lie the weights."""
+    monkeypatch.setattr(module, "compiled", lambda function, failed: function)
+    backend = module.create(Spec(TINY, mode=mode, dtype=dtype))
+    said = backend.device_info()
+    assert (said["execution"], said["layout"]) == (execution, layout)
+    assert backend.network.mid_block.resnets[0].conv1.weight.is_contiguous(memory_format=getattr(torch, layout))
+
+
+def test_watching_activations_leaves_nothing_behind():
+    """Also where the network fails: what it would watch later has no reader."""
+    backend = module.create(Spec(TINY))
+    x = torch.zeros(1, 1, 8, 8)
+    assert backend.activations(x, torch.zeros(1))
+    with pytest.raises(RuntimeError):
+        backend.activations(x[:, :, :3], torch.zeros(1))
+    assert not any(part._forward_hooks for part in backend.network.modules())

@@ -191,6 +191,8 @@ SPECIAL = {
     "tutorial": plan_of("ddpm", DDPM, {"schedule": "tutorial", "timesteps": 20}, 20, clip="none", final_alpha_bar="start"),
     "tutorial_textbook": plan_of("ddim", DDIM, {"schedule": "tutorial_textbook"}),
     "trained_betas": plan_of("ddim", DDIM, {"timesteps": 20, "trained_betas": tuple(1e-3 + 0.0137 * i for i in range(20))}, 5),
+    "trained_betas_zero_snr": plan_of("ddim", DDIM, {"timesteps": 20, "trained_betas": (0.1,) * 20, "zero_terminal_snr": True,
+                                                     "objective": "v"}, 5, spacing="trailing"),
     "previous": plan_of("ddim", DDIM, {"objective": "previous"}, clip="clip"),
     "previous_final_first": plan_of("ddim", DDIM, {"objective": "previous"}, clip="clip", final_alpha_bar="first"),
     "large_variance_cut": plan_of("ddpm", {"variance": "large"}, {"large_variance_first": True}).cut(0, 6),  # not to its end
@@ -205,6 +207,7 @@ SPECIAL = {
     "quad_doubles": plan_of("ddim", {"eta": 0.0}, {}, 50, spacing="quad", convention="song2021"),
     "wrong_previous": plan_of("ddim", DDIM, {}, spacing="linspace", convention="diffusers"),
     "high_quantile": plan_of("ddim", DDIM, {}, clip="dynamic", threshold_ratio=0.97),
+    "whole_quantile": plan_of("ddim", DDIM, {}, clip="dynamic:1"),  # the largest pixel, beside which there is no other
     "clip_range": plan_of("ddim", DDIM, {}, clip=3.5),
     "clip_range_ddpm": plan_of("ddpm", DDPM, {}, clip=0.5, convention="diffusers"),
     "sample_max": plan_of("ddim", DDIM, {}, clip="dynamic:0.9:1.5"),

@@ -30,14 +30,16 @@ def test_declared_levels(subject: Subject) -> None:
 
 
 def test_methods(subject: Subject) -> None:
-    """Every method of the protocol is there and takes the protocol's arguments by their names."""
+    """Every method of the protocol is there and takes the protocol's arguments by their names, with its defaults."""
     backend = subject.backend()
     solver = ("Solver",) if backends.about(subject.name).solvers else ()
     for kind in ("Sampler", *solver, "Backend") if subject.trains else ("Sampler", *solver):
         for name in METHODS[kind]:
-            ours = inspect.signature(getattr(backend, name)).parameters
-            theirs = list(inspect.signature(getattr(getattr(protocol, kind), name)).parameters)[1:]
-            assert list(ours) == theirs, f"{name} takes {list(ours)}, the protocol says {theirs}"
+            ours, theirs = ({n: p.default for n, p in inspect.signature(getattr(of, name)).parameters.items() if n != "self"}
+                            for of in (backend, getattr(protocol, kind)))
+            assert list(ours) == list(theirs), f"{name} takes {list(ours)}, the protocol says {list(theirs)}"
+            wrong = [n for n in theirs if ours[n] is not theirs[n]]
+            assert not wrong, f"{name} has other defaults of {wrong}, the protocol says {[theirs[n] for n in wrong]}"
 
 
 @pytest.mark.parametrize("case", ["real", "int64", "bool"])

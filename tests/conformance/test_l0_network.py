@@ -14,7 +14,7 @@ from reference import unet
 from reference import weights as reference_weights
 from reference.config import ConfigError, DiffusionConfig
 
-from .cases import ONE_LEVEL, TINY, network, plan_of
+from .cases import ONE_LEVEL, TINY, network, plan_of, solved
 from .kit import FULL, Subject, batch, normal, weights
 
 
@@ -72,7 +72,8 @@ def test_network_shapes(subject: Subject) -> None:
 
 @pytest.mark.compiled
 def test_state_names(subject: Subject) -> None:
-    """The flat state holds each parameter four times and the number of steps done; in float16 a loss scaler's numbers, too."""
+    """The flat state holds each parameter four times and the number of steps done; in float16 a loss scaler's numbers, too. It is a
+    copy, which the next step leaves as it is."""
     backend = subject.backend()
     backend.load_weights(weights(TINY))
     for step in range(3):
@@ -85,6 +86,10 @@ def test_state_names(subject: Subject) -> None:
     assert {n: np.shape(v) for n, v in state.items()} == expected | scaler | {"step": ()}
     assert int(state["step"]) == 3
     assert all(type(v) is np.ndarray for v in state.values())
+    copies = {n: v.copy() for n, v in state.items()}
+    backend.train_step(batch(subject.spec(), step=3))
+    backend.synchronize()
+    assert all(np.array_equal(v, copies[n]) for n, v in state.items())
 
 
 @pytest.mark.parametrize("case", [0.0, 0.7])
@@ -108,6 +113,19 @@ def test_sample_asks_for_noise_where_the_plan_adds_it(subject: Subject, case: fl
     assert asked == ([0, 1, 2] if case else [])
     assert done == [0, 1, 2, 3]
     assert np.array_equal(backend.to_host(x), array)
+
+
+@pytest.mark.subjects(dtypes=("float32",), solvers=True)
+def test_a_solver_tells_of_every_call(subject: Subject) -> None:
+    """`noise(k)` is asked where row k adds some, `on_step(k)` follows every call."""
+    plan = solved("dpmpp_2m_sde", 4, diffusion={"timesteps": 100})
+    backend = subject.backend(ONE_LEVEL, plan.diffusion)
+    backend.load_weights(weights(ONE_LEVEL))
+    told: list[str] = []
+    x = backend.to_device(normal(9, 2, 2, 4, 4).astype(subject.real))
+    backend.sample(x, plan, lambda k: told.append(f"noise {k}") or normal(k, 2, 2, 4, 4),  # type: ignore[func-returns-value]
+                   on_step=lambda k: told.append(f"step {k}"))
+    assert told == [line for k, row in enumerate(plan.path.rows) for line in (*[f"noise {k}"] * bool(row.noise), f"step {k}")]
 
 
 @pytest.mark.parametrize("case", [

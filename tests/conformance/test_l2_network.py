@@ -152,7 +152,7 @@ def test_ema_network(subject: Subject) -> None:
 
 
 def test_self_conditioned_network(subject: Subject) -> None:
-    """The image comes first and its last x0_hat second; without one it is zeros."""
+    """The image comes first and its last x0_hat second; without one it is zeros, for `activations`, too."""
     diffusion = subject.process(self_conditioning=True)
     model = cases.network(diffusion)
     backend = subject.backend(model, diffusion)
@@ -163,3 +163,6 @@ def test_self_conditioned_network(subject: Subject) -> None:
         expected = unet.forward(weights(model), model, np.concatenate((x, given), axis=1), T)
         actual = backend.to_host(backend.forward(tensors[0], tensors[1], self_cond))
         subject.close("L2.forward", actual, expected, f"self_cond {'given' if self_cond is not None else 'absent'}")
+    seen: dict[str, np.ndarray] = {}
+    unet.forward(weights(model), model, np.concatenate((x, np.zeros_like(x)), axis=1), T, seen)
+    subject.close("L2.block", backend.activations(*tensors[:2])["conv_in"], seen["conv_in"], "self_cond: conv_in")
