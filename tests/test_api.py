@@ -178,3 +178,30 @@ def test_a_path_has_the_noise_of_its_seed_at_every_step():
 def test_a_process_of_few_timesteps_is_checked_too():
     model = tiny(timesteps=4)
     assert all(v["ok"] for v in model.check().values())
+
+
+def test_a_trained_network_is_checked_by_its_weights_and_by_their_average():
+    """The loss is that of the weights, all else of their average."""
+    model = tiny()
+    model.train(to_uint8(model.noise(16, seed=5)), 3, batch_size=4)
+    assert all(v["ok"] for v in model.check().values()), model.check()
+
+
+def test_what_a_sampling_is_told_reaches_its_plan_and_its_loop(monkeypatch):
+    told = {}
+    monkeypatch.setattr(api, "draw", lambda backend, plan, ids, shape, **options: told.update(options, plan=plan)
+                        or SimpleNamespace(images=0, notes=[]))
+    model = tiny()
+    model.sample(5, 4, 0.5, seed=3, batch_size=2, sampler="dpmpp_2m_sde")
+    assert (told["batch_size"], told["seed"], told["plan"].variant.eta) == (2, 3, 0.5)
+    model.encode(model.noise(5), 4, batch_size=3)
+    assert told["batch_size"] == 3
+    with pytest.raises(ConfigError, match="batch_size=0: must be at least 1"):
+        model.sample(1, 4, batch_size=0)
+    with pytest.raises(ConfigError, match="frames=0: must be from 1 to the plan's 4 steps"):
+        model.path(model.noise(1), model.plan(4), 0)
+
+
+def test_a_folder_is_loaded_into_the_backend_that_is_asked_for(folder):
+    spec = api.load(folder, dtype="float64", mode="stock").spec
+    assert (spec.dtype, spec.mode) == ("float64", "stock") and api.load(folder).spec.mode == "tuned"

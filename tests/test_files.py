@@ -158,3 +158,49 @@ def test_a_text_has_a_limit_and_is_utf_8(tmp_path, monkeypatch):
     path.write_bytes(b"\xff")
     with pytest.raises(files.FileError, match="a.txt: is no UTF-8 text"):
         files.read_text(path)
+
+
+def test_what_is_written_is_synced_before_it_gets_its_name_and_the_folder_of_the_name_after(tmp_path, monkeypatch):
+    """Else a power cut leaves the new name with an empty file."""
+    done, sync, rows = [], files.sync, np.zeros((2, 3), np.float32)
+    monkeypatch.setattr(files, "sync", lambda path: done.append(path.name.partition(".")[0]) or sync(path))
+    for name, real in (("replace", os.replace), ("rename", os.rename)):
+        monkeypatch.setattr(os, name, lambda *paths, real=real: done.append("named") or real(*paths))
+    with files.replacing(tmp_path / "a.md") as file:
+        file.write(b"x")
+    assert done == ["a", "named", tmp_path.name]
+    done.clear()
+    with files.replacing_folder(tmp_path / "net.d") as part:
+        (part / "unet").mkdir()
+        (part / "unet" / "weights").touch()
+    assert sorted(done[:3]) == ["net", "unet", "weights"] and done[3:] == ["named", tmp_path.name]
+    monkeypatch.setattr(os, "fsync", lambda handle: done.append(os.fstat(handle).st_size))
+    files.write_rows(tmp_path / "a.npy", rows, 0, 2)
+    assert done[-1] == (tmp_path / "a.npy").stat().st_size
+
+
+def test_a_part_is_left_to_its_machine_and_to_a_process_that_is_anothers(tmp_path, monkeypatch):
+    """A folder is removed with what is in it, whatever its name."""
+    path, parts = tmp_path / "net[1]", []
+    for machine in ("one", "two"):
+        monkeypatch.setattr(files.platform, "node", lambda machine=machine: machine)
+        parts.append(files._part(path))
+    (left := parts[1].with_name(parts[1].name.replace(f"-{os.getpid()}.", "-4194305."))).mkdir()
+    (left / "half").touch()
+
+    def kill(error):
+        raise error
+
+    for error, stays in ((PermissionError, True), (ProcessLookupError, False)):
+        monkeypatch.setattr(os, "kill", lambda *_, error=error: kill(error))
+        files._part(path)
+        assert left.exists() == stays
+    assert parts[0] != parts[1]
+
+
+def test_a_pipe_is_no_plain_file(tmp_path):
+    """Which whoever opened it would wait for."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(files.FileError, match="pipe: is a pipe, a socket or a device; it must be a plain file"):
+        files.read_text(tmp_path / "pipe")
+    assert files.require_file(tmp_path) == tmp_path and files.require_file(tmp_path / "none") == tmp_path / "none"

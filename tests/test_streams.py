@@ -151,6 +151,7 @@ def test_training_batch_scales_and_flips():
 @pytest.mark.parametrize("call, said", [
     (lambda: words(-1, "z", [0], 1), "seed=-1"), (lambda: words(2**64, "z", [0], 1), "seed"),
     (lambda: words(0, "nose", [0], 1), "purpose='nose'"), (lambda: words(0, "z", [-1], 1), "ids"),
+    (lambda: words(0, "z", [[0]], 1), "ids"),
     (lambda: words(0, "z", [0], 1, -1), "step=-1"), (lambda: uniform_int(0, "t", [0], 0), "high=0"),
     (lambda: uniform_int(0, "t", [0], 2**63 + 1), "high="),  # beyond int64
     (lambda: training_batch(0, IMAGES, 0, 4, 10, processes=3), "batch_size=4: must be a multiple of the 3 processes"),

@@ -36,7 +36,8 @@ def pictures(folder, n=16, size=(36, 40), mode="RGB"):
 
 @pytest.mark.parametrize("size, mode, pad, expected", [
     ((36, 40), "RGB", False, (3, 32)), ((28, 28), "L", False, (1, 28)), ((31, 90), "L", False, (1, 28)),
-    ((90, 70), "RGBA", False, (3, 64)), ((60, 61), "P", False, (3, 56)), ((9, 100), "L", False, (1, 8))])
+    ((90, 70), "RGBA", False, (3, 64)), ((60, 61), "P", False, (3, 56)), ((9, 100), "L", False, (1, 8)),
+    ((28, 28), "LA", False, (1, 28)), ((28, 28), "1", False, (1, 28))])
 def test_size_and_colour_are_those_of_the_files(tmp_path, size, mode, pad, expected):
     assert shape_of(pictures(tmp_path / "a", 2, size, mode), pad=pad) == expected
 

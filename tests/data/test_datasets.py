@@ -7,6 +7,7 @@ import hashlib
 import http.server
 import io
 import os
+import shutil
 import struct
 import tarfile
 import threading
@@ -102,8 +103,7 @@ def test_named_folder_environment_cache_and_package(small, monkeypatch, tmp_path
     monkeypatch.setitem(catalogue.RECORDS, record.name, dataclasses.replace(record, debian_folder=folder))
     assert datasets.load("fashion-mnist", "train").provenance.endswith("Debian package dataset-fashion-mnist")
     cache = tmp_path / "cache" / "ddim-bench" / "fashion-mnist"
-    cache.parent.mkdir(parents=True)
-    folder.rename(cache)
+    shutil.copytree(folder, cache)
     assert datasets.load("fashion-mnist", "train").provenance.endswith("downloaded")
 
 
@@ -182,6 +182,27 @@ def test_failed_download_is_one_line(tmp_path):
     with pytest.raises(readers.DataError, match=r"failed: http://127.0.0.1:9/train-images") as caught:
         datasets.load("fashion-mnist", "train", tmp_path, download=True)
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_there_is_not_fetched_and_an_archive_is_fetched_whole(small, monkeypatch, tmp_path):
+    """All mirrors are down."""
+    assert len(datasets.load("fashion-mnist", "train", small[1], download=True)) == 3
+    record, asked = catalogue.RECORDS["cifar10"], []
+    monkeypatch.setattr("pooch.retrieve", lambda url, *, known_hash, fname, path, progressbar: asked.append(
+        (url, known_hash, fname, path)))
+    catalogue.download(record, record.splits["test"], tmp_path)
+    name = "cifar-10-binary.tar.gz"
+    assert asked == [(f"http://127.0.0.1:9/{name}", f"sha256:{record.archive.sha256}", name, tmp_path)]
+
+
+def test_a_published_sets_own_copies_are_said_and_never_refused(small, monkeypatch):
+    record, folder = small
+    monkeypatch.setitem(catalogue.RECORDS, record.name, dataclasses.replace(record, splits={
+        split: record.splits["train"] for split in ("train", "test")}))
+    line = "fashion-mnist: 3 of its 3 held-out images are training images too"
+    with pytest.warns(UserWarning, match=f"^{line}$"):
+        train, test = datasets.Choice(path=folder).both("fashion-mnist", (1, 28, 28))
+    assert (train.notes, test.notes) == ((), (line,))
 
 
 def test_download_keeps_only_the_published_bytes(small, tmp_path):
@@ -432,3 +453,15 @@ def test_files_at_the_top_come_before_those_of_other_programs_below(small):
     (folder / "raw").mkdir()
     (folder / "raw" / "train-images-idx3-ubyte.gz").write_bytes(b"damaged")
     np.testing.assert_array_equal(datasets.load("fashion-mnist", "train", folder).images[:, 0], some_pixels())
+
+
+def test_colour_and_size_are_said_as_height_by_width():
+    assert [pixels.in_words((c, 3, 5)) for c in (1, 2, 3)] == ["grey 3 x 5", "2 channels 3 x 5", "RGB 3 x 5"]
+
+
+def test_an_archive_may_have_all_that_its_limit_says(tmp_path):
+    (path := tmp_path / "x.tar.gz").write_bytes(tar({"a/x.bin": b"abcd"}))
+    whole = len(gzip.decompress(path.read_bytes()))
+    assert read_tar(path, WANTED, whole) == {"a/x.bin": b"abcd"}
+    with pytest.raises(readers.DataError, match="larger than they should be"):
+        read_tar(path, WANTED, whole - 1)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from bench.data import datasets, own_images, readers, splits
+from bench.data import datasets, image_files, own_images, readers, splits
 from bench.data.image_files import read_image
 from bench.metric import fmnist_cnn
 from bench.paths import ASSETS, ROOT
@@ -37,12 +37,14 @@ def picture(n, shape=(8, 8)):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Twelve grey 8x8 PNGs, some in a subfolder, and a hidden file."""
+    """Twelve grey 8x8 PNGs, some in a subfolder, a hidden file and a hidden folder."""
     where = tmp_path / "pngs"
     (where / "more").mkdir(parents=True)
     for n in range(12):
         Image.fromarray(picture(n)).save(where / ("more" if n % 3 == 0 else ".") / f"{n:02}.png")
-    (where / ".DS_Store").write_bytes(b"hidden")
+    for place in (".DS_Store", ".thumbnails/a.png"):
+        (where / place).parent.mkdir(exist_ok=True)
+        (where / place).write_bytes(b"hidden")
     return where
 
 
@@ -109,6 +111,11 @@ def test_crop_is_central_and_scaling_antialiased(tmp_path):
     same = picture(1)
     Image.fromarray(same).save(tmp_path / "same.png")
     np.testing.assert_array_equal(read_image(tmp_path / "same.png", GREY)[0], same)
+
+
+def test_scaling_is_pillows_bicubic(tmp_path):
+    (image := Image.fromarray(picture(0, (20, 20)))).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png", GREY)[0], image.resize((8, 8), Image.Resampling.BICUBIC))
 
 
 def test_colours_become_the_networks(tmp_path):
@@ -418,6 +425,44 @@ def test_zip_bomb_and_other_compressions_are_refused(tmp_path):
         load(path)
 
 
+def test_of_an_array_that_is_not_square_the_longer_side_counts(tmp_path):
+    """Of the images that are trained on, where an array is called so."""
+    np.savez(tmp_path / "a.npz", arr_0=picture(0, (5, 9, 9)), x_test=picture(1, (5, 12, 20)), x_train=picture(2, (5, 12, 20)))
+    assert own_images.shape_of(tmp_path / "a.npz") == (1, 20)
+    np.save(tmp_path / "a.npy", picture(0, (4, 8, 20)))
+    with pytest.raises(readers.DataError, match=r"images of shape \(1, 8, 20\), and the network takes \(1, 12, 12\)"):
+        load(tmp_path / "a.npy", shape=(1, 12, 12), pad=True)
+    with pytest.raises(readers.DataError, match=r"4 images of shape \(1, 8, 20\), and \(1, 8, 8\) is needed"):
+        own_images.in_order(tmp_path / "a.npy", GREY)
+
+
+def test_no_array_no_image_and_too_many_are_named(folder, monkeypatch, tmp_path):
+    np.savez(tmp_path / "a.npz")
+    with pytest.raises(readers.DataError, match="a.npz: holds no array"):
+        load(tmp_path / "a.npz")
+    np.save(tmp_path / "a.npy", picture(0, (5, 4, 16, 16)))
+    with pytest.raises(readers.DataError, match=r"a.npy: shape \(5, 4, 16, 16\) is not that of images"):
+        own_images.shape_of(tmp_path / "a.npy")
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.png").write_text("none")
+    with pytest.raises(readers.DataError, match="a.png: is no PNG"):
+        own_images.shape_of(tmp_path / "texts")
+    for most, read in ((12 * 64, True), (12 * 64 - 1, False)):
+        monkeypatch.setattr(image_files, "MAX_BYTES", most)
+        if read:
+            assert len(load(folder)) == 6
+        else:
+            with pytest.raises(readers.DataError, match=r"12 images of shape \(1, 8, 8\) take more than 767 bytes"):
+                load(folder)
+
+
+def test_a_folder_that_holds_only_a_link_to_another_is_not_followed(folder, tmp_path):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "link").symlink_to(folder)
+    with pytest.raises(readers.DataError, match="set/link: is no plain file; links to folders are not followed"):
+        load(tmp_path / "set")
+
+
 # The command line
 
 
@@ -432,8 +477,9 @@ def test_data_alone_is_enough(folder, tmp_path):
     assert len(choice(tmp_path / "x.npy").load("cifar10", GREY, "train")) == 2
     with pytest.raises(readers.DataError, match="train-images-idx3-ubyte.gz: header says shape"):  # a part only
         choice(ASSETS / "fashion-mnist").load("fashion-mnist", (1, 28, 28), "train")
-    with pytest.raises(readers.DataError, match="needs --data PATH"):
-        choice(name="images").load("mnist", GREY, "train")
+    for wrong in (choice(name="images"), choice(folder, download=True)):
+        with pytest.raises(readers.DataError, match="needs --data PATH, .* and no --download"):
+            wrong.load("mnist", GREY, "train")
     padded = choice(folder, pad=True).load("mnist", (1, 12, 12), "test")
     assert padded.images.shape[1:] == (1, 12, 12)
 

@@ -67,6 +67,7 @@ REFUSED = {
     "held-out images twice": (("train", "val", "valid"), "both val and valid are called as a val split"),
     "training images twice": (("train", "Train", "test"), "both Train and train are called as a train split"),
     "below other folders": (("cats/train", "cats/test", "dogs/train"), "holds folders that are called as splits below others"),
+    "below other folders, not called test": (("cats/train", "cats/val", "dogs/train"), "called as splits below others"),
     "no images in one": (("train", "test/"), "test: no image in this folder"),
 }
 
@@ -182,3 +183,10 @@ def test_images_are_in_the_order_of_their_folders_and_then_of_their_names(tmp_pa
         Image.fromarray(images[n]).save(tmp_path / place)
     found = own_images.in_order(tmp_path, (1, *images.shape[1:]))
     np.testing.assert_array_equal(found[:, 0], images[[3, 2, 1, 0]])
+
+
+@pytest.mark.parametrize("dark", ["x_train", "x_test"])
+def test_images_of_which_one_split_alone_is_dark_are_not_named(dark, tmp_path):
+    arrays = {"x_train": pictures(40), "x_test": pictures(20, 1)}
+    np.savez(tmp_path / "a.npz", **(arrays | {dark: arrays[dark] // 64}))
+    assert both(tmp_path / "a.npz")[0].notes == ()

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bench import api
+from bench import api, streams
 from bench.cli.main import main
 from bench.diagnosis import case as cases
 from bench.diagnosis import verdict
@@ -223,3 +223,86 @@ def test_lines_say_where_and_by_what():
     assert Verdict(UNKNOWN, (), 0.5, 1e-9, 0, 90).lines() == [wrong, "departs at step 0 (t = 90), the first being 0",
                                                              "by no known mistake alone: unknown"]
     assert Verdict("a; b", ("a", "b"), 0.5, 1e-9).lines() == [wrong, "by one of these mistakes, which draw the same here: a; b"]
+
+
+def base(steps=5, sampler=None, eta=0.0, **process):
+    """What a case is made of: arguments of `cases.make`."""
+    return {"steps": steps, "sampler": sampler, "eta": None if sampler == "ddpm" else eta, "diffusion": DiffusionConfig(**process)}
+
+
+DDPM, NOISY = base(sampler="ddpm"), base(eta=0.6)
+# A case, what else its sampler was given, and what that is called. Each is the reference's own plan of other arguments.
+OTHERS = (
+    (base(), base(schedule="sigmoid"), "betas of the schedule sigmoid"),
+    (base(), base(schedule="sigmoid_alpha_bar"), "betas of the schedule sigmoid_alpha_bar"),
+    (base(schedule="cosine"), base(), "betas of the schedule linear"),
+    (base(schedule="cosine") | {"final_alpha_bar": "first"}, base() | {"final_alpha_bar": "first"}, "betas of the schedule linear"),
+    (base(1000), base(1000, schedule="linear_float32"), "linear betas in float32"),
+    (base(objective="v") | {"spacing": "trailing"}, base(objective="v", zero_terminal_snr=True) | {"spacing": "trailing"},
+     "betas rescaled to a zero terminal SNR"),
+    (base(objective="v"), base(), "the output read as eps"),
+    (base() | {"spacing": "trailing"}, base(), "the spacing leading"), (base(), base() | {"spacing": "quad"}, "the spacing quad"),
+    (base() | {"steps_offset": 1}, base(), "every timestep of the path one lower"),
+    (base() | {"final_alpha_bar": "first"}, base(), "the last alpha_bar is 1, not that of index 0"),
+    (base(250, timesteps=500), base(250, timesteps=500, rescale_timesteps=True), "the network is told t times 1000 / T"),
+    (base(250, timesteps=500, rescale_timesteps=True), base(250, timesteps=500), None),
+    (base() | {"clip": 1}, base() | {"clip": 1, "rederive_eps": False}, "eps not derived again from the clipped x0"),
+    (base() | {"clip": 1, "rederive_eps": False}, base() | {"clip": 1}, "eps derived again from the clipped x0"),
+    (base() | {"clip": 1}, base() | {"clip": "none"}, "x0 not clipped"),
+    (base() | {"clip": "none"}, base() | {"clip": "dynamic:0.995:1000000000"}, "x0 by a dynamic threshold"),
+    (NOISY, base(eta="sigma_hat"), "noise of sigma_hat"), (base(eta="sigma_hat"), base(eta=1.0), "noise of eta = 1 for sigma_hat"),
+    (NOISY, DDPM | {"variance": "large"}, "the sampler ddpm with the variance beta, not ddim"),
+    (DDPM | {"variance": "large"}, base(), "the sampler ddim with eta = 0, not ddpm"),
+    (DDPM | {"variance": "large"}, DDPM | {"variance": "small"}, "the variance beta_tilde, not beta"),
+    (DDPM | {"variance": "small"}, DDPM | {"variance": "large"}, "the variance beta, not beta_tilde"),
+)
+
+
+@pytest.mark.parametrize("case, other, name", OTHERS)
+def test_another_choice_of_the_plan_is_called_by_its_name(case, other, name):
+    said, wrong = (cases.make(**{"images": 1, "shape": (1, 4, 4)} | given) for given in (case, other))
+    noise = None if wrong.noise is None else wrong.noise.__getitem__
+    images = samplers.sample(said.network, said.x_T, wrong.plan, noise)
+    assert name in (diagnose(said, images).names or (None,))
+
+
+def ddpm(case, divide=True, last_noise=False, stops=0, scale=1.0):
+    """DDPM's algorithm 2 along the case's path, with the variance beta between its neighbours."""
+    ab, x, path = np.cumprod(1 - schedules.betas(case.diffusion)), case.x_T, case.plan.timesteps
+    for k, (t, after) in enumerate(zip(path[:len(path) - stops], case.plan.previous, strict=False)):
+        a, b = ab[t], ab[after] if after >= 0 else 1.0
+        alpha = a / b
+        eps = case.network(x * scale, np.full(len(x), float(t)))
+        x0 = np.clip((x - np.sqrt(1 - a) * eps) / np.sqrt(a), -1, 1)
+        mean = np.sqrt(b) * (1 - alpha) / (1 - a) * x0 + np.sqrt(alpha) * (1 - b) / (1 - a) * x
+        x = mean * (1 if divide else np.sqrt(alpha)) + np.sqrt(1 - alpha) * case.noise[k] * (after >= 0 or last_noise)
+    return x
+
+
+@pytest.mark.parametrize("flaw, name", [
+    ({}, None), ({"divide": False}, "the mean not divided by sqrt(alpha)"), ({"last_noise": True}, "noise at the last step, too"),
+    ({"stops": 1}, "the last step is left out"),
+    ({"scale": "first"}, "the network's input scaled by the square root of alpha_bar of the first step")])
+def test_mistakes_of_algorithm_2_are_named(flaw, name):
+    case = cases.make(5, sampler="ddpm", variance="large", steps_offset=7, images=2, shape=(1, 4, 4))
+    if flaw.get("scale"):
+        flaw = {"scale": np.sqrt(np.cumprod(1 - schedules.betas(case.diffusion))[case.plan.timesteps[0]])}
+    found = diagnose(case, ddpm(case, **flaw))
+    assert found.answer == RIGHT if name is None else name in found.names
+
+
+@pytest.mark.parametrize("flaw, name", [
+    ({"root_table": 1}, "the square root of alpha_bar for alpha_bar"),
+    ({"float32_product": 1}, "the product of alphas taken in float32"),
+    ({"unit_images": 1, "end": 1}, "the images clipped to [0, 1]")])
+def test_mistakes_of_tables_and_of_the_end_are_named(flaw, name):
+    case = table.case_of(FORM, 5, 0.6, "plain")
+    images = planted.plain(case, **{key: value for key, value in flaw.items() if key != "end"})
+    found = diagnose(case, np.clip(images, 0, 1) if "end" in flaw else images)
+    assert any(each.startswith(name) for each in found.names), found
+
+
+def test_a_case_has_the_noise_of_its_seed():
+    case, ids = cases.make(3, eta=0.5, seed=5, images=2, shape=(1, 2, 2)), np.arange(2)
+    np.testing.assert_array_equal(case.x_T, streams.normal(5, "x_T", ids, (1, 2, 2)))
+    np.testing.assert_array_equal(case.noise, [streams.normal(5, "z", ids, (1, 2, 2), step=i) for i in range(3)])

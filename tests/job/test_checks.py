@@ -136,10 +136,12 @@ def test_images_of_so_many_steps_are_compared_with_a_verdict(tmp_path: Path, ste
     book, cell, drawn = Notebook(Cells(tmp_path, fresh=False), "tiny"), Cell(steps, 0.0, None, 0), {}
     for backend, value in (("torch", 0.0), ("wrong", 1e-4)):
         drawn[backend, cell] = tmp_path / f"{backend}.npy"
-        np.save(drawn[backend, cell], np.full((8, 1, 8, 8), value, np.float32))
+        np.save(drawn[backend, cell], np.linspace(0, value, 512, dtype=np.float32).reshape(8, 1, 8, 8))
     checks.images(job(("torch", "wrong"), steps=(steps,), etas=(0.0,), diffusion=LONG), None, book, drawn)
     (found,) = book.rows
     assert found.values["images"]["error"] == pytest.approx(1e-4)
+    assert found.values["images"]["quantiles"] == {
+        q: pytest.approx(float(q) * 1e-4) for q in ("0.5", "0.9", "0.99", "0.999", "1.0")}
     assert (found.values["images"]["tolerance"] is not None) == (verdict == "ok")
 
 

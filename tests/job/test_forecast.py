@@ -12,6 +12,8 @@ from bench import messages
 from bench.job import forecast
 from bench.paths import CHECKPOINTS
 from bench.records import rows
+from bench.records.cells import Cells
+from bench.records.notebook import Notebook
 from bench.sampling.cell import Cell
 from bench.workers.errors import WorkerError
 from tests.helpers import tree
@@ -188,3 +190,17 @@ def test_a_backend_that_cannot_be_calibrated_is_unknown_and_the_sum_goes_without
     monkeypatch.setattr(forecast, "_backend", fails)
     monkeypatch.setattr(forecast, "_metric", lambda *_: [])
     assert forecast.predict(job_of(), SimpleNamespace(), tmp_path) == [forecast.Prediction("torch", "all", "", None, None)]
+
+
+def test_a_tables_budget_is_kept_and_said_with_the_calls_of_every_seed(tmp_path, monkeypatch, capsys):
+    """What could not be calibrated counts as nothing; several processes calibrate nothing."""
+    found = [forecast.Prediction("torch", "sample", "", 2.4, None), forecast.Prediction("jax", "all", "", None, None)]
+    monkeypatch.setattr(forecast, "predict", lambda *_: found)
+    cells = {"torch": (Cell(5, 0.0, None, 0), Cell(20, 0.0, None, 0), Cell(5, 0.0, None, 1))}
+    for processes, seconds in ((1, 2), (2, 0)):
+        book = Notebook(Cells(tmp_path, fresh=False), "tiny")
+        forecast.keep_budget(job_of(samples=11, cells=cells, processes=processes), book, table="ddim")
+        assert capsys.readouterr().out.splitlines() == [
+            "torch: network calls for one image of every cell: 25 (seed 0), 5 (seed 1); for 11 images of each: 330",
+            f"predicted for the whole job: {seconds} s"]
+        assert (book.rows[0].config["table"], len(book.rows[0].values["cells"])) == ("ddim", 2 if processes == 1 else 0)

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from bench.job import timing
+from bench.job.job import WORKLOADS
 from bench.messages import Describe, Description, TimeSample, TimeTrain
-from bench.records.agenda import Agenda
+from bench.records.agenda import Agenda, Ahead
 from bench.records.cells import Cells
+from bench.workers.errors import WorkerError
 from tests.job.test_keys import job
 
 
@@ -43,12 +45,13 @@ class Crew(list):
         return SimpleNamespace(seconds=3.0, late=1.0 * len(self.asked) % 2)
 
 
-def raced(tmp_path, monkeypatch, **changes):
-    asked, crew, kept = job(**changes), Crew("torch"), []
+def raced(tmp_path, monkeypatch, crew=None, agenda=None, **changes):
+    asked, crew, kept = job(**changes), crew or Crew("torch"), []
     monkeypatch.setattr(timing.blocks, "time_blocks", lambda contenders, *, blocks, on_progress: {
         name: {"block_seconds": [block(units) for units in (1, 2, 5)], "blocks": blocks} for name, block in contenders.items()})
     monkeypatch.setattr(timing, "spent", lambda values: 0.0)
-    book = SimpleNamespace(cells=Cells(tmp_path, fresh=False), agenda=Agenda(), missing=[],
+    book = SimpleNamespace(cells=Cells(tmp_path, fresh=False), agenda=agenda or Agenda(), missing=[],
+                           leave=lambda what, error: book.missing.append(f"{what}: {error}"),
                            keep=lambda name, kind, key, values: kept.append((key["workload"], key["beside"], values)))
     timing.steps(asked, crew, book)
     return asked, crew, book, kept
@@ -64,6 +67,24 @@ def test_each_workload_has_its_weights_and_its_batch(tmp_path, monkeypatch):
     assert (first["blocks"], first["late"], second["late"], first["peak_rss_bytes"]) == (12, 0.25, 0.0, 7)
     assert len(first["load_before"]) == 3
     assert not list((tmp_path / "work").rglob("images.npy"))
+
+
+class Ill(Crew):
+    """The first one can't hold its weights."""
+
+    def load(self, backend, weights):
+        if backend == self[0]:
+            raise WorkerError("no room")
+        super().load(backend, weights)
+
+
+def test_a_backend_that_cannot_be_timed_is_left_out_and_the_others_are_timed_without_it(tmp_path, monkeypatch):
+    agenda = Agenda([Ahead("timing", "", "", 0, {"workload": name}) for name in WORKLOADS])
+    agenda.took("timing", "", 0, 5.0)
+    _, crew, book, kept = raced(tmp_path, monkeypatch, Ill("jax", "torch"), agenda)
+    assert book.missing == [f"timing of the {name} jax: no room" for name in WORKLOADS]
+    assert [(workload, who) for workload, who, _ in kept] == [(name, ["torch"]) for name in WORKLOADS]
+    assert agenda.seconds_left() == 0
 
 
 def test_several_processes_are_not_timed_and_no_blocks_are_none(tmp_path, monkeypatch):

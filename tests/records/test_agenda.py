@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from bench.records.agenda import Agenda, Ahead
@@ -69,3 +71,28 @@ def test_a_cell_of_two_backends_goes_with_either_and_one_that_was_left_missing_s
     assert two.seconds_left() == 5
     two.drop("b")
     assert two.seconds_left() == 0
+
+
+def test_what_was_left_missing_and_what_has_no_passes_say_nothing_of_a_pass():
+    """Each cell takes what its backend's others do, before what any does."""
+    it = agenda()
+    it.end(it.begin("train", {"backend": "a"}), None)
+    it.took("metric", "c", 0, 5.0)
+    assert it.seconds_left() is None
+    it.took("oracle", "a", 10, 10.0)
+    it.took("oracle", "c", 10, 30.0)
+    it.took("metric", "c", 0, 7.0)
+    assert it.seconds_left() == pytest.approx(100 * 1 + 100 * 2 + 6)
+
+
+def test_what_was_done_before_is_not_ahead_and_the_line_ends_with_the_last_cell(monkeypatch):
+    """A backend whose name is a part of another's is not that one."""
+    closed = []
+    monkeypatch.setattr("bench.records.agenda.Status", lambda: SimpleNamespace(say=lambda text: 0, close=lambda: closed.append(1)))
+    it = Agenda([Ahead("sample", "a", "", 10, done=True), Ahead("sample", "ab", "", 10), Ahead("sample", "b", "", 10)])
+    it.took("sample", "c", 1, 1.0)
+    assert it.seconds_left() == 20
+    it.drop("b")
+    assert it.seconds_left() == 10
+    it.end(it.begin("sample", {"backend": "ab"}), 1.0)
+    assert it.seconds_left() == 0 and closed == [1]

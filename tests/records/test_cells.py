@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from filelock import FileLock, Timeout
 
 import backends
 from bench.records import cells as cells_module
@@ -182,6 +183,9 @@ def test_the_name_of_a_cell_covers_an_outside_backends_files(tmp_path, monkeypat
         cells_module.outside_hash.cache_clear()
         names.add(key_hash({"backend": "torch port"}))
     assert len(names) == 3
+    (package / "kernel.cu").rename(package / "other.cu")
+    cells_module.outside_hash.cache_clear()
+    assert key_hash({"backend": "torch port"}) not in names
     cells_module.outside_hash.cache_clear()
     assert key_hash({"backend": "torch"}) == key_hash({"backend": "torch"}) and cells_module.outside_hash("torch") == ""
 
@@ -202,3 +206,25 @@ def test_the_hash_of_the_code_covers_what_decides_a_result_and_not_what_reads_it
     assert tuple(covered) == places[:6]
     (tmp_path / "bench/streams.py").rename(tmp_path / "bench/other.py")
     assert cells_module.code_hash.__wrapped__() != before
+
+
+def test_what_a_killed_writer_left_beside_a_finished_cell_does_not_damage_it(tmp_path):
+    folder, _ = finished(tmp_path)
+    for left in ("features.npy.1a2b3c4d-1.part", "images.npy.damaged"):
+        (folder / left).touch()
+    assert Cells(tmp_path, False).done("train", {"a": 1})
+
+
+def test_a_cell_that_is_done_afresh_is_not_finished_before_it_ends(tmp_path):
+    def interrupted(folder: Path) -> Row:
+        raise KeyboardInterrupt
+
+    finished(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        Cells(tmp_path, True).run("train", {"a": 1}, interrupted)
+    assert not Cells(tmp_path, False).done("train", {"a": 1})
+
+
+def test_a_folder_that_cells_share_is_for_one_run_at_a_time(tmp_path):
+    with Cells(tmp_path, False).shared("timing") as folder, pytest.raises(Timeout):
+        FileLock(folder / ".lock", timeout=0).acquire()

@@ -116,6 +116,7 @@ def test_the_commit_is_that_of_this_project_or_unknown(tmp_path, monkeypatch):
     monkeypatch.setenv("GIT_WORK_TREE", str(theirs))
     assert environment.commit() == head
     page.write_text("what a run writes is no change of the code")
+    (ours / "bench" / "notes.txt").write_text("nor what is no part of it")
     assert environment.commit() == head
     file.write_text("changed")
     assert environment.commit() == f"{head}+dirty"
@@ -145,3 +146,10 @@ def test_a_cards_clock_and_memory_name_no_other_machine(monkeypatch):
         monkeypatch.setattr(environment, "describe", lambda clock=clock: found | {"gpu": [f"H100, 550.1, {clock}, 1980 MHz"]})
         names.append(environment.identity.__wrapped__())
     assert names[0] == names[1] and names[0]["gpu"] == [["H100", " 550.1"]]
+
+
+def test_a_card_is_asked_for_its_name_and_its_driver_first(monkeypatch):
+    """Which `identity` keeps; each card is a line."""
+    asked = []
+    monkeypatch.setattr(environment, "_output", lambda *command, **_: asked.append(command) or "A, 1\nB, 2")
+    assert environment._gpu() == ["A, 1", "B, 2"] and "--query-gpu=name,driver_version," in asked[0][1]

@@ -42,6 +42,7 @@ def test_sizes_of_a_study_of_noise_that_do_not_belong_together_are_named():
     for change in ({"n": 1}, {"n": row.config["samples"] + 1}, {"fid_half": [1.0] * 99}, {"fid_half": strange}):
         found = validity.problems("study", row.config, row.values | {"points": [whole[0] | change, *whole[1:]]})
         assert len(found) == 1 and f"points: n={(whole[0] | change)['n']}: must be from 2 to samples" in found[0]
+    assert validity.problems("study", row.config, row.values | {"points": [whole[0] | {"n": 2}]}) == []
     assert validity.problems("study", row.config, row.values | {"points": []}) == ["values: points=[]: must be one or more"]
 
 
@@ -84,6 +85,8 @@ def test_fields_of_config_are_of_their_type_where_they_are_there():
 def test_values_of_another_type_are_named():
     assert validity.problems("recipe", {}, {"command": "c", "pictures": [["a.png"]], "notes": []}) == [
         "values: pictures=[['a.png']] is not list[tuple[str, str]]"]
+    assert validity.problems("recipe", {}, {"command": "c", "pictures": [], "notes": []}) == [
+        "values: pictures=[] is not list[tuple[str, str]]"]
     assert validity.problems("sample", {}, {**SAMPLE, "calls": 1.5})[-1:] == ["values: calls=1.5 is not int"]
     assert validity.problems("sample", {}, {**SAMPLE, "calls": True})[-1:] == ["values: calls=True is not int"]
     assert validity.problems("sample", {}, {**SAMPLE, "batch_seconds": []})[-1:] == ["values: batch_seconds=[] is not list[float]"]

@@ -64,3 +64,9 @@ def test_a_bound_is_refused_where_the_network_has_none():
     assert list(bound.path(v, 20, ["small"]).timesteps) == list(range(20)) and bound.path(v, 5, ["small"]).steps == 5
     with pytest.raises(ConfigError, match="variance='learned_range': this network has small, large"):
         bound.path(PROCESS, 20, ["learned_range"])
+
+
+def test_a_cell_is_called_by_all_that_tells_it_from_others():
+    assert str(Cell(5, 0.0, None, 3)) == "S=5 eta=0.0 seed=3"
+    assert [str(Cell(5, 0.0, "quad", 3, sampler)) for sampler in (None, "heun")] == [
+        "S=5 eta=0.0 quad seed=3", "heun S=5 eta=0.0 quad seed=3"]

@@ -13,6 +13,7 @@ from bench import files, streams
 from bench.messages import Load, Sample
 from bench.sampling import loop, parts
 from bench.sampling.cell import Cell, Draw
+from reference.config import ConfigError, DiffusionConfig
 
 SHAPE = (1, 2, 2)
 PLAN = SimpleNamespace(steps=3)
@@ -115,3 +116,23 @@ def test_a_part_whose_images_changed_is_drawn_again(tmp_path):
     (tmp_path / "images-000004.json").write_text(json.dumps(record | {"crc32": 1}))
     with pytest.warns(UserWarning), pytest.raises(files.FileError, match="images-000004.json: damaged; the same command draws"):
         parts.collect(wanted, tmp_path)
+
+
+def test_no_image_and_no_batch_are_refused():
+    for ids, batch_size, said in ((np.arange(0), 4, "ids=0: must be at least one"),
+                                  (np.arange(2), 0, "batch_size=0: must be at least 1")):
+        with pytest.raises(ConfigError, match=said):
+            loop.draw(Adds(), PLAN, ids, SHAPE, seed=0, batch_size=batch_size)
+
+
+def test_a_timed_block_that_is_longer_than_the_path_goes_along_it_again():
+    """From x_T each time, all the images of the batch."""
+    class Follows(Adds):
+        def sample(self, x, plan, z, on_step=None):
+            self.sizes.append((len(x), plan.timesteps, z))
+            return x
+
+    backend = Follows()
+    _, x = loop.time_steps(backend, SimpleNamespace(diffusion=DiffusionConfig(timesteps=3), image_shape=SHAPE), 8, 5, 2)
+    assert backend.sizes == [(5, (2, 1, 0), None), (5, (2, 1, 0), None), (5, (2, 1), None)]
+    np.testing.assert_array_equal(x, streams.normal(2, "x_T", np.arange(5), SHAPE))

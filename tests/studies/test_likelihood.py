@@ -56,7 +56,9 @@ HERE = [name for name in backends.with_likelihood() if backends.installed(name)]
 def test_the_oracle_gives_the_same_in_float64(S, clip, backend):
     model = api.new(LEARNED, PROCESS, backend=backend, dtype="float64", allow_cancelled_time=True)
     path = bound.path(PROCESS, S, bound.variances(PROCESS))
-    found = bound.bound(model.backend, path, IMAGES[:3], seed=5, batch_size=2, clip=clip)
+    seen: list[tuple[int, int]] = []
+    found = bound.bound(model.backend, path, IMAGES[:3], seed=5, batch_size=2, clip=clip, on_progress=lambda *n: seen.append(n))
+    assert seen == [(n, 3 * S) for n in (*range(2, 2 * S + 1, 2), *range(2 * S + 1, 3 * S + 1))]  # of two images, and of one
     network = oracle.oracle_network(initialise(LEARNED, 0), model.spec)
     for name, process in path.processes.items():
         prior, terms = likelihood.bound(process, network, to_float(IMAGES[:3]).astype(np.float64),

@@ -295,3 +295,15 @@ def test_what_a_killed_writer_of_states_left_is_removed(tmp_path):
     (other := tmp_path / "mine.part").touch()
     loop.fit(backend(), SPEC, IMAGES, steps=2, states=tmp_path, **HOW)
     assert not part.exists() and other.exists()
+
+
+def test_of_several_processes_the_first_alone_saves_and_all_must_see_its_state(clock, tmp_path):
+    second, other = replace(SPEC, rank=1, processes=2), Counts(clock)
+    other.mean = lambda value: value
+    loop.fit(other, second, IMAGES, steps=2, states=tmp_path, save_every=0, **HOW)
+    assert list(tmp_path.iterdir()) == []
+    loop.fit(Counts(clock), SPEC, IMAGES, steps=2, states=tmp_path, save_every=0, **HOW)
+    assert loop.fit(other, second, IMAGES, steps=3, states=tmp_path, **HOW).starts == 2
+    other.mean = lambda value: value / 2  # the first one found none
+    with pytest.raises(ConfigError, match=f"step=2: process 1 found this state in {tmp_path} and another one did not"):
+        loop.fit(other, second, IMAGES, steps=3, states=tmp_path, **HOW)

@@ -58,9 +58,9 @@ def test_a_run_that_goes_on_adds_to_the_same_curve(tmp_path, monkeypatch):
 def test_wandb_and_mlflow_get_the_same_values(tmp_path, monkeypatch):
     seen = []
     run = SimpleNamespace(log=lambda values, *, step: seen.append(("wandb", values, step)), finish=lambda: seen.append("finished"))
-    wandb = SimpleNamespace(init=lambda *, project, name, config, dir: run, Image=lambda picture: picture.shape)
+    wandb = SimpleNamespace(init=lambda **asked: seen.append(asked) or run, Image=lambda picture: picture.shape)
     mlflow = SimpleNamespace(
-        set_experiment=lambda name: None, start_run=lambda *, run_name: None, end_run=lambda: seen.append("ended"),
+        set_experiment=seen.append, start_run=lambda *, run_name: seen.append(run_name), end_run=lambda: seen.append("ended"),
         log_params=lambda params: seen.append(("mlflow", params)),
         log_metric=lambda name, value, *, step: seen.append(("mlflow", name, value, step)),
         log_image=lambda image, *, key, step: seen.append(("mlflow", key, image.shape, step)))
@@ -69,7 +69,9 @@ def test_wandb_and_mlflow_get_the_same_values(tmp_path, monkeypatch):
     with Log(tmp_path, "try", {"lr": 0.5, "model": "x" * 600}, ("wandb", "mlflow")) as log:
         log.scalar("train/loss", 1, 3)
         log.image("train/samples", np.zeros((2, 3), np.uint8), 4)
-    assert seen == [("mlflow", {"lr": "0.5", "model": "x" * 500}), ("wandb", {"train/loss": 1.0}, 3),
+    config = {"lr": 0.5, "model": "x" * 600}
+    assert seen == [{"project": "ddim-bench", "name": "try", "config": config, "dir": str(tmp_path)}, "ddim-bench", "try",
+                    ("mlflow", {"lr": "0.5", "model": "x" * 500}), ("wandb", {"train/loss": 1.0}, 3),
                     ("mlflow", "train/loss", 1.0, 3),
                     ("wandb", {"train/samples": (2, 3)}, 4), ("mlflow", "train_samples", (2, 3), 4), "finished", "ended"]
 

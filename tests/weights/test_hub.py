@@ -19,6 +19,7 @@ from tests.helpers.tiny import TINY, same
 from tests.weights.test_pipeline import WEIGHTS, make_legacy
 
 torch = pytest.importorskip("torch")
+from tests.weights.test_tensor_files import split  # noqa: E402
 
 
 @pytest.fixture
@@ -64,7 +65,7 @@ def hub(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", url)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield server
     server.shutdown()
     server.server_close()
@@ -79,6 +80,10 @@ def test_a_name_on_the_hub_loads_and_only_what_is_needed_is_fetched(hub, folder,
     assert hub.served == {"model_index.json", "unet/config.json", "scheduler/scheduler_config.json", WEIGHTS}
 
     blob = (tmp_path / "cache").rglob("*.safetensors").__next__().resolve()
+    is_refused_when_damaged(blob)
+
+
+def is_refused_when_damaged(blob):
     damaged = bytearray(blob.read_bytes())
     damaged[-1] ^= 1
     blob.write_bytes(damaged)
@@ -86,12 +91,19 @@ def test_a_name_on_the_hub_loads_and_only_what_is_needed_is_fetched(hub, folder,
         sources.load("owner/name")
 
 
-def test_a_hub_repository_with_a_pickle_alone_goes_through_weights_only(hub, folder):
+def test_shards_on_the_hub_are_fetched_with_their_index(hub, folder):
+    split(folder)
+    hub.folder = folder
+    assert same(sources.load("owner/name")[0], initialise(TINY, 0))
+
+
+def test_a_hub_repository_with_a_pickle_alone_goes_through_weights_only(hub, folder, tmp_path):
     hub.folder = make_legacy(folder, flat=True)  # google/ddpm-cifar10-32 before it had safetensors
     weights = {name: torch.from_numpy(value) for name, value in load_file(hub.folder / pipeline.WEIGHTS).items()}
     (hub.folder / pipeline.WEIGHTS).unlink()
     torch.save(weights, hub.folder / "diffusion_pytorch_model.bin")
     assert same(sources.load("owner/name@v1.0")[0], initialise(TINY, 0)) and hub.revisions == {"v1.0"}
+    is_refused_when_damaged((tmp_path / "cache").rglob("*.bin").__next__().resolve())
 
 
 def test_no_network_is_one_line_that_says_what_to_do(hub, capsys):

@@ -17,6 +17,7 @@ from bench.weights import scheduler_config, sources
 from bench.weights.errors import CheckpointError, Note
 from bench.weights.pipeline import read_pipeline, save_pipeline
 from bench.weights.scheduler_config import OWN, PROCESS, SAMPLING
+from reference import schedules
 from reference.config import ConfigError, DiffusionConfig
 from reference.conventions import make_plan
 from reference.respacing import respaced
@@ -231,6 +232,7 @@ def test_an_offset_that_leaves_the_process_is_refused():
     (DiffusionConfig(self_conditioning=True), None, "self_conditioning=True"),
     (DiffusionConfig(variance="learned"), None, "variance='learned'"),
     (DiffusionConfig(variance="learned_range"), "DDIMScheduler", "variance='learned_range': can't be written"),
+    (DiffusionConfig(zero_terminal_snr=True, objective="v"), "HeunDiscreteScheduler", "zero_terminal_snr=True: can't be written"),
 ])
 def test_what_diffusers_would_misread_is_not_written(tmp_path, diffusion, name, said):
     with pytest.raises(CheckpointError, match=said):
@@ -283,12 +285,13 @@ def test_what_was_read_is_written(net, tmp_path, scheduler):
         assert (a.diffusion, a.scheduler) == (b.diffusion, b.scheduler)
 
 
-def test_a_schedule_that_the_class_lacks_goes_as_betas(tmp_path):
-    """DDIMScheduler has no sigmoid."""
-    diffusion = DiffusionConfig(schedule="sigmoid", variance="small")
+@pytest.mark.parametrize("diffusion", [DiffusionConfig(schedule="sigmoid", variance="small"),
+                                       DiffusionConfig(beta_scaling=True, timesteps=100, variance="small")])
+def test_a_schedule_that_the_class_lacks_goes_as_betas(tmp_path, diffusion):
+    """DDIMScheduler has no sigmoid, and no class betas that are scaled by 1000 / T."""
     save_pipeline(tmp_path / "a", initialise(TINY, 0), TINY, diffusion, scheduler=Scheduler(name="DDIMScheduler"))
     theirs = DDIMPipeline.from_pretrained(tmp_path / "a").scheduler
-    np.testing.assert_allclose(theirs.betas, DDPMScheduler(beta_schedule="sigmoid").betas, rtol=1e-6)
+    np.testing.assert_allclose(theirs.betas, schedules.betas(diffusion), rtol=1e-6)
     assert read_pipeline(tmp_path / "a").diffusion == diffusion
 
 
@@ -306,3 +309,37 @@ def test_options_of_sample(net, tmp_path):
         expected = np.clip((model.sample(2, 4, **choices) + 1) * 127.5, 0, 255)
         np.testing.assert_allclose(np.load(out), expected, atol=1.01)
     assert main([*asked, "--clip", "much"]) == 2
+
+
+def read(path, values, **how):
+    """Process and scheduler of these values in a scheduler_config.json."""
+    path.write_text(json.dumps(values))
+    return sources.pipeline.read_scheduler(path, **how), scheduler_config.read_sampling(path, **how)
+
+
+def test_a_file_of_the_class_alone_has_its_classs_own_process(tmp_path):
+    path = tmp_path / "scheduler_config.json"
+    assert read(path, {"_class_name": "DDPMScheduler"})[0] == DiffusionConfig(variance="small")
+    assert read(path, {"_class_name": "HeunDiscreteScheduler"})[0] == DiffusionConfig(
+        beta_start=0.00085, beta_end=0.012, variance="small")
+
+
+def test_what_is_ignored_of_a_process_is_what_diffusers_has_by_default(tmp_path):
+    path, strange = tmp_path / "scheduler_config.json", {"_class_name": "Karras", "prediction_type": "flow", "beta_schedule": "exp",
+                                                         "variance_type": "other"}
+    with pytest.warns(Note, match="ignored, and .* is used"):
+        found = read(path, strange | {"num_train_timesteps": 300}, ignore=True)[0]
+    assert found == DiffusionConfig(timesteps=300, variance="small")
+    with pytest.warns(Note, match="ignored, and the process is that of diffusers' DDPMScheduler"):
+        assert read(path, strange | {"num_train_timesteps": "many"}, ignore=True)[0] == DiffusionConfig(variance="small")
+
+
+def test_a_flag_that_is_null_is_off_as_in_diffusers(tmp_path):
+    path = tmp_path / "scheduler_config.json"
+    for key in ("clip_sample", "thresholding", "set_alpha_to_one"):
+        assert getattr(read(path, {"_class_name": "DDIMScheduler", key: None})[1], key) is False
+
+
+def test_the_pipeline_of_a_flat_folder_decides_the_class_too(tmp_path):
+    (tmp_path / "model_index.json").write_text('{"_class_name": "DDIMPipeline"}')
+    assert read(tmp_path / "scheduler_config.json", {"_class_name": "DDPMScheduler"})[1].name == "DDIMScheduler"

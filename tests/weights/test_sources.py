@@ -173,6 +173,7 @@ def test_an_improved_diffusion_checkpoint_gives_its_networks_output(tmp_path, he
 
 
 @pytest.mark.parametrize("forward, options", [(song2021, {"mult": (1, 2), "attends": (0, 1), "layers": 1, "out": 3}),
+                                              (song2021, {"mult": (1, 2, 3), "attends": (0,), "layers": 1, "out": 3}),
                                               (nichol2021, {"mult": (1, 2, 3), "attends": (0, 2), "layers": 1, "out": 3})])
 def test_other_shapes_of_both_codes(tmp_path, forward, options):
     state = Parameters()

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 import backends
 from bench.cli.main import main
-from bench.weights import sources, tensor_files
+from bench.weights import pipeline, sources, tensor_files
 from bench.weights.errors import CheckpointError
 from bench.weights.pipeline import save_pipeline
 from reference.config import DiffusionConfig
@@ -63,6 +63,15 @@ def test_shards_together_are_no_larger_than_the_network(folder):
     shard = folder / "unet/diffusion_pytorch_model-00001-of-00002.safetensors"
     save_file(load_file(shard) | {"more": np.zeros(20 << 20, np.float32)}, shard)
     with pytest.raises(CheckpointError, match="00001.*more than this network"):
+        sources.load(folder)
+
+
+def test_of_shards_that_each_would_fit_the_second_is_refused(folder, monkeypatch):
+    """Room for three quarters of what both have."""
+    split(folder)
+    values = sum(value.size for value in initialise(TINY, 0).values())
+    monkeypatch.setattr(pipeline, "MAX_HEADER", -5 * values)
+    with pytest.raises(CheckpointError, match="00002.*more than this network"):
         sources.load(folder)
 
 

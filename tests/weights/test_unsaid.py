@@ -24,11 +24,13 @@ from bench.weights.pipeline import load_pipeline, save_pipeline
 from bench.weights.unsaid import Unsaid
 from reference import unet
 from reference.config import ConfigError, DiffusionConfig, ModelConfig
+from reference.scheduler import Scheduler
 from reference.weights import initialise
 from tests.helpers.tiny import TINY, same
 
 torch = pytest.importorskip("torch")
 from tests.helpers.other_codes import Parameters, nichol2021, song2021  # noqa: E402
+from tests.weights.test_pipeline import edit  # noqa: E402
 from tests.weights.test_weight_files import said  # noqa: E402
 
 SAFE = "diffusion_pytorch_model.safetensors"
@@ -167,7 +169,7 @@ def test_a_network_without_its_scheduler_is_named_and_takes_the_process(tmp_path
     found, lines = said(tmp_path / "net")
     assert found[2] == DiffusionConfig(variance="small")
     assert len(lines) == 1 and "schedule linear (--schedule), timesteps 1000 (--timesteps), objective eps (--objective)" in lines[0]
-    assert "heads" not in lines[0]
+    assert "heads" not in lines[0] and "(--clip)" in lines[0]
     process = sources.load(tmp_path / "net", Unsaid(schedule="cosine", timesteps=300, objective="v"))[2]
     assert process == DiffusionConfig(schedule="cosine", timesteps=300, objective="v", variance="small")
 
@@ -211,3 +213,36 @@ def test_every_command_that_reads_weights_takes_what_their_files_do_not_say():
     for name in (*UNSAID, "ignore_scheduler"):
         having = set(whole.having(f"--{name.replace('_', '-')}")) - {"ddim-bench metric"}  # which reads images, no weights
         assert having == reading, name
+
+
+@pytest.mark.parametrize("name, value", [("heads", 0), ("image_size", 0), ("timesteps", 0), ("head_channels", 0), ("schedule", "x"),
+                                         ("objective", "x"), ("time_order", "x"), ("qkv_order", "x")])
+def test_a_word_that_cannot_be_is_refused_by_its_name(name, value):
+    with pytest.raises(ConfigError, match=f"^{name}={value!r}: must be "):
+        Unsaid(**{name: value})
+
+
+def test_heads_are_not_assumed_where_their_width_is_said(lsun, recwarn):
+    assert sources.load(lsun[0], Unsaid(head_channels=32))[1].heads(64) == 2
+    assert ["heads" in str(warning.message) for warning in recwarn] == [False]
+
+
+def test_a_plain_state_dict_with_old_names_of_attention_has_one_head(tmp_path):
+    """As UNet2DModel had before diffusers 0.17, where 8 channels a head are the default of today."""
+    weights = initialise(replace(PLAIN, attention_head_dim=None), 0)
+    for new, old in (("to_q", "query"), ("to_k", "key"), ("to_v", "value"), ("to_out.0", "proj_attn")):
+        weights = {name.replace(f".{new}.", f".{old}."): value for name, value in weights.items()}
+    save_file(weights, tmp_path / "a.safetensors")
+    (_, model, _), lines = said(tmp_path / "a.safetensors")
+    assert model.heads(128) == 1 and "heads 1 (--heads)" in lines[0]
+
+
+@pytest.mark.parametrize("way", ["folder", "file", "hub"])
+def test_what_a_user_says_reaches_every_kind_of_source(folder, monkeypatch, way):
+    monkeypatch.setattr(sources, "fetch", lambda name, revision: folder)
+    source = {"folder": folder, "file": folder / "unet" / SAFE, "hub": "owner/name@main"}[way]
+    edit(folder / "scheduler/scheduler_config.json", steps_offset=3)
+    assert sources.read(source).scheduler.steps_offset == 3
+    assert sources.read(source, ignore_scheduler=True).scheduler == Scheduler()
+    with pytest.raises(CheckpointError, match="--heads=2: contradicts the file, which says 1"):
+        sources.read(source, Unsaid(heads=2))

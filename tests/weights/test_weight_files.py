@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from bench.weights import sources, tensor_files
+from bench.weights import errors, sources, tensor_files
 from bench.weights.diffusers_config import read_unet, unet_json
 from bench.weights.errors import CheckpointError, Note
 from bench.weights.pipeline import save_pipeline
@@ -285,3 +286,37 @@ def test_a_depth_that_would_fill_the_memory_is_refused_before_anything_is_made(t
     else:
         with pytest.raises(CheckpointError, match="more than 256 layers or 65536 channels are not read"):
             read_unet(tmp_path / "config.json", legacy=False)
+
+
+@pytest.mark.parametrize("change, read", [({"block_out_channels": [8, 65536]}, True), ({"block_out_channels": [8, 65544]}, False),
+                                          ({"sample_size": [8, 8]}, True)])
+def test_a_width_that_would_fill_the_memory_is_refused_and_a_square_size_is_read(tmp_path, change, read):
+    values = {key: value for key, value in unet_json(TINY).items() if key != "ddim_bench"} | change
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    if read:
+        assert read_unet(tmp_path / "config.json", legacy=False).sample_size == 8
+    else:
+        with pytest.raises(CheckpointError, match="more than 256 layers or 65536 channels are not read"):
+            read_unet(tmp_path / "config.json", legacy=False)
+
+
+def test_our_own_record_of_a_depth_that_would_fill_the_memory_is_refused_too(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(unet_json(replace(TINY, layers_per_block=257))))
+    with pytest.raises(CheckpointError, match="more than 256 layers"):
+        read_unet(tmp_path / "config.json", legacy=False)
+
+
+def test_a_config_that_is_larger_than_any_is_refused(run, monkeypatch):
+    size = (run / "unet/config.json").stat().st_size
+    for most, read in ((size, True), (size - 1, False)):
+        monkeypatch.setattr(errors, "MAX_JSON", most)
+        if read:
+            assert sources.load(run)[1] == TINY
+        else:
+            with pytest.raises(CheckpointError, match=f"config.json: can't be read: larger than {most} bytes"):
+                sources.load(run)
+
+
+def test_of_several_files_of_weights_safetensors_is_read(run):
+    torch.save(tensors(EMA), run / "unet" / BIN)
+    assert same(sources.load(run)[0], NETWORK)
