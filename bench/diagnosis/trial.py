@@ -63,7 +63,8 @@ class Trial:
 
     def with_levels(self, ab: Array, ab_prev: Array) -> Trial:
         """The same with other alpha_bars at the ends of the steps; all that follows from them follows."""
-        ab, ab_prev = np.clip(ab, 1e-12, 1 - 1e-15), np.clip(ab_prev, 1e-12, 1.0)
+        least = 1e-12 if self.plan.diffusion.objective == "eps" else 0.0  # of which eps would be divided by 0
+        ab, ab_prev = np.clip(ab, least, 1 - 1e-15), np.clip(ab_prev, least, 1.0)
         gate = np.array(self.plan.noise_gate, np.float64)
         # No function of the reference that backends mirror takes alpha_bars of no schedule: these two parts of `coefficients` do.
         terms = {**samplers._output_terms(self.plan, ab, ab_prev), **samplers._previous_terms(self.plan, ab, ab_prev, gate)}

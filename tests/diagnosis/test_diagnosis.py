@@ -230,22 +230,21 @@ def base(steps=5, sampler=None, eta=0.0, **process):
     return {"steps": steps, "sampler": sampler, "eta": None if sampler == "ddpm" else eta, "diffusion": DiffusionConfig(**process)}
 
 
-DDPM, NOISY = base(sampler="ddpm"), base(eta=0.6)
+DDPM, NOISY = base(sampler="ddpm") | {"clip": "none"}, base(eta=0.6)
 # A case, what else its sampler was given, and what that is called. Each is the reference's own plan of other arguments.
 OTHERS = (
     (base(), base(schedule="sigmoid"), "betas of the schedule sigmoid"),
     (base(), base(schedule="sigmoid_alpha_bar"), "betas of the schedule sigmoid_alpha_bar"),
     (base(schedule="cosine"), base(), "betas of the schedule linear"),
     (base(schedule="cosine") | {"final_alpha_bar": "first"}, base() | {"final_alpha_bar": "first"}, "betas of the schedule linear"),
-    (base(1000), base(1000, schedule="linear_float32"), "linear betas in float32"),
+    (base(), base(schedule="linear_float32"), "linear betas in float32"),
     (base(objective="v") | {"spacing": "trailing"}, base(objective="v", zero_terminal_snr=True) | {"spacing": "trailing"},
      "betas rescaled to a zero terminal SNR"),
     (base(objective="v"), base(), "the output read as eps"),
     (base() | {"spacing": "trailing"}, base(), "the spacing leading"), (base(), base() | {"spacing": "quad"}, "the spacing quad"),
     (base() | {"steps_offset": 1}, base(), "every timestep of the path one lower"),
     (base() | {"final_alpha_bar": "first"}, base(), "the last alpha_bar is 1, not that of index 0"),
-    (base(250, timesteps=500), base(250, timesteps=500, rescale_timesteps=True), "the network is told t times 1000 / T"),
-    (base(250, timesteps=500, rescale_timesteps=True), base(250, timesteps=500), None),
+    (base(timesteps=500), base(timesteps=500, rescale_timesteps=True), "the network is told t times 1000 / T"),
     (base() | {"clip": 1}, base() | {"clip": 1, "rederive_eps": False}, "eps not derived again from the clipped x0"),
     (base() | {"clip": 1, "rederive_eps": False}, base() | {"clip": 1}, "eps derived again from the clipped x0"),
     (base() | {"clip": 1}, base() | {"clip": "none"}, "x0 not clipped"),
@@ -263,7 +262,7 @@ def test_another_choice_of_the_plan_is_called_by_its_name(case, other, name):
     said, wrong = (cases.make(**{"images": 1, "shape": (1, 4, 4)} | given) for given in (case, other))
     noise = None if wrong.noise is None else wrong.noise.__getitem__
     images = samplers.sample(said.network, said.x_T, wrong.plan, noise)
-    assert name in (diagnose(said, images).names or (None,))
+    assert name in diagnose(said, images).names
 
 
 def ddpm(case, divide=True, last_noise=False, stops=0, scale=1.0):
