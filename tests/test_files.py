@@ -202,5 +202,5 @@ def test_a_pipe_is_no_plain_file(tmp_path):
     """Which whoever opened it would wait for."""
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(files.FileError, match="pipe: is a pipe, a socket or a device; it must be a plain file"):
-        files.read_text(tmp_path / "pipe")
+        files.require_file(tmp_path / "pipe")
     assert files.require_file(tmp_path) == tmp_path and files.require_file(tmp_path / "none") == tmp_path / "none"
