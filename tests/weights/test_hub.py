@@ -94,7 +94,8 @@ def is_refused_when_damaged(blob):
 def test_shards_on_the_hub_are_fetched_with_their_index(hub, folder):
     split(folder)
     hub.folder = folder
-    assert same(sources.load("owner/name")[0], initialise(TINY, 0))
+    torch.save({"a": torch.zeros(1)}, (folder / WEIGHTS).with_suffix(".bin"))
+    assert same(sources.load("owner/name")[0], initialise(TINY, 0)) and not any(file.endswith(".bin") for file in hub.served)
 
 
 def test_a_hub_repository_with_a_pickle_alone_goes_through_weights_only(hub, folder, tmp_path):
