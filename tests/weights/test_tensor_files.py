@@ -67,11 +67,11 @@ def test_shards_together_are_no_larger_than_the_network(folder):
 
 
 def test_of_shards_that_each_would_fit_the_second_is_refused(folder, monkeypatch):
-    """Room for the larger one."""
+    """Room for the larger one and a little more."""
     split(folder)
     second = folder / "unet/diffusion_pytorch_model-00002-of-00002.safetensors"
     values = sum(value.size for value in initialise(TINY, 0).values())
-    monkeypatch.setattr(pipeline, "MAX_HEADER", second.stat().st_size - 8 * values)
+    monkeypatch.setattr(pipeline, "MAX_HEADER", second.stat().st_size + 400 - 8 * values)
     with pytest.raises(CheckpointError, match="00002.*more than this network"):
         sources.load(folder)
 
