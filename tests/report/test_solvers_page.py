@@ -163,10 +163,10 @@ def test_a_table_is_its_networks_newest_and_takes_no_other_rows():
     {"batch_size": 64}, {"table": "ddim"}], ids=lambda other: next(iter(other)))
 def test_cells_and_bounds_that_differ_are_not_of_the_table(other):
     """Of the bounds those of as many images, of the same reference and held-out ones."""
-    begun = budget()
+    begun, ours = budget(), bounds()
     later = [replace(r, config=r.config | change, values=r.values | {"fid": 9.5}) for r in bounds()
              for change in ({"samples": 128}, {"held_out": "others"}, {"reference": "others"}, {"extractor_sha256": "f" * 64})]
-    found = frames.of_table([begun, *of_cell("ddim", 10, 20.0), *bounds(), *of_cell("ddim", 20, 30.0, **other), *later], begun)
+    found = frames.of_table([begun, *of_cell("ddim", 10, 20.0), *ours, *of_cell("ddim", 20, 30.0, **other), *later], begun)
     assert frames.measurements(found)["fid"].tolist() == [20.0]
     assert frames.bounds(found) == {"floor: real images": 4.0, "ceiling: noise": 400.0}
 

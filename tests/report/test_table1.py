@@ -172,8 +172,9 @@ def test_cells_that_were_drawn_otherwise_are_not_of_the_table(other):
 
 def test_floor_and_ceiling_are_of_the_same_held_out_images():
     begun, mine = budget_row(), cell_rows("torch", 1.0, 10, "0.0", "quad", 0)
+    ours = bound_rows()
     later = [replace(r, config=r.config | {"held_out": "others"}, values=r.values | {"fid": 9.5}) for r in bound_rows()]
-    found = table1_frames.of_table([begun, *mine, *bound_rows(), *later], begun)
+    found = table1_frames.of_table([begun, *mine, *ours, *later], begun)
     assert table1_frames.bounds(found)["fid"].tolist() == [8.0, 400.0]
 
 

@@ -87,13 +87,14 @@ def test_round_trips_are_those_of_the_oracle(folder, capsys):
 
 def test_images_of_the_same_noise(folder, capsys, monkeypatch):
     drawn, save = [], latents.grids.save_grid
+    monkeypatch.setattr(latents, "SHOWN", 5)
     monkeypatch.setattr(latents.grids, "save_grid", lambda *given, **how: drawn.append((given, how)) or save(*given, **how))
     assert give(folder, "same-noise", "--steps", "3,6") == 0
     [((_, shown, columns), how)] = drawn
-    assert columns == 7 and how["rows"] == [*(f"eta = 0, S = {S}" for S in (3, 6, 12)), "eta = 1, S = 12"]
+    assert columns == 5 and how["rows"] == [*(f"eta = 0, S = {S}" for S in (3, 6, 12)), "eta = 1, S = 12"]
     model = api.load(folder / "tiny")
-    for line, (S, eta) in zip(shown.reshape(4, 7, 1, 28, 28), ((3, 0), (6, 0), (12, 0), (12, 1)), strict=True):
-        expected = to_uint8(model.sample(7, steps=S, eta=eta, seed=SEED))
+    for line, (S, eta) in zip(shown.reshape(4, 5, 1, 28, 28), ((3, 0), (6, 0), (12, 0), (12, 1)), strict=True):
+        expected = to_uint8(model.sample(7, steps=S, eta=eta, seed=SEED))[:5]
         assert np.abs(line.astype(int) - expected).max() <= 1, (S, eta)
     every = rows.read(folder / "out" / "rows")
     found = {row.config["steps"]: row.values for row in rows.of(every, SameNoise)}
