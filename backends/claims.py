@@ -15,6 +15,7 @@ from reference.solver_plans import CODES, FAST, SolverPlan
 from reference.timesteps import LITERAL
 
 EXACT = ("ddim", "ddpm")  # samplers that need no `Solver`
+EVERYWHERE = ("stock", "tuned", "compiled")  # modes that a backend has which names none
 NAMES: dict[str, tuple[str, ...]] = {  # all that may be claimed, by the field of `About`
     "schedules": (*SCHEDULES, "trained_betas"),
     "objectives": OBJECTIVES,
@@ -36,12 +37,15 @@ def claimed(about: About, kind: str) -> tuple[str, ...]:
     said: tuple[str, ...] | None = getattr(about, kind)
     if said is None and kind == "samplers" and not about.solvers:
         return EXACT
+    if said is None and kind == "modes":
+        return EVERYWHERE
     return NAMES[kind] if said is None else said
 
 
 def missing(about: About, kind: str) -> tuple[str, ...]:
-    """The names of this kind that the backend does not claim. What it has no part for, the losses of a sampler, is none."""
-    if kind == "losses" and not about.network:
+    """The names of this kind that it has to refuse, since it does not claim them. What it has no part for, the losses of a sampler,
+    is none; nor is a mode where it names none, which `require_claimed` refuses before it is built."""
+    if (kind == "losses" and not about.network) or (kind == "modes" and about.modes is None):
         return ()
     return tuple(name for name in NAMES[kind] if name not in claimed(about, kind))
 

@@ -43,7 +43,7 @@ class About:
     samplers: tuple[str, ...] | None = None  # ddim, ddpm, and with `solvers` the fast ones; None: all of these
     spacings: tuple[str, ...] | None = None  # rules that choose timesteps, of all codes, or "sections"
     conventions: tuple[str, ...] | None = None  # names of `reference.conventions.CONVENTIONS` and of solvers' own codes
-    modes: tuple[str, ...] | None = None  # stock, tuned, compiled
+    modes: tuple[str, ...] | None = None  # None: stock, tuned and compiled; exported has to be named
     devices: tuple[str, ...] | None = None  # kinds: cpu, cuda, ascend, tpu
 
     @property

@@ -21,7 +21,7 @@ from reference.solver_plans import SolverPlan
 from reference.weights import Weights
 
 Tensor = Any  # the framework's own
-MODES = ("stock", "tuned", "compiled")
+MODES = ("stock", "tuned", "compiled", "exported")
 RECORDS: dict[str, Any] = {"model": ModelConfig, "diffusion": DiffusionConfig, "optim": OptimConfig}  # fields of `Spec`
 
 
@@ -42,7 +42,9 @@ class Spec:
     optim: OptimConfig = field(default_factory=OptimConfig)
     device: str = "cpu"  # cpu, cuda, cuda:N, ascend, tpu
     dtype: str = "float32"  # of the network: float32, bfloat16, float16, float64. Tables and updates stay float64/float32
-    mode: str = "tuned"  # "stock": the framework's plain layers, nothing tuned; "compiled": tuned, and compiled at any cost
+    # "stock": the framework's plain layers, nothing tuned; "compiled": tuned, and compiled at any cost; "exported": tuned, and
+    # sampling by an engine for inference, of a backend that names this mode.
+    mode: str = "tuned"
     rank: int = 0  # of this process among those that train together, started by the framework's own launcher
     processes: int = 1
 

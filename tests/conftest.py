@@ -28,7 +28,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--backend", action="append", default=[], metavar="NAME",
                     help="check this backend (may be repeated); default: every one that is installed")
     group.addoption("--device", default="cpu", help="of the conformance kit and the speed suite: cpu, cuda, cuda:N, ascend, tpu")
-    group.addoption("--mode", action="append", default=[], choices=("stock", "tuned", "compiled"),
+    group.addoption("--mode", action="append", default=[], choices=("stock", "tuned", "compiled", "exported"),
                     help="of the conformance kit's backends (may be repeated); default: stock and tuned")
     group.addoption("--slow", action="store_true", help="also run tests marked slow")
     group.addoption("--sample", type=int, default=1, metavar="N",

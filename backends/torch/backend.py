@@ -20,11 +20,13 @@ from reference.weights import Weights
 from . import distributed, samplers, solving
 from .compiling import Denoiser, Graph, compiled
 from .devices import describe, find_device
+from .exporting import engine, exported
 from .replaying import Replay
 from .training import Optimiser, Process
 from .unet import UNet, outputs
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+APART = ("compiled", "exported")  # ways to run whose sampling has a network of its own
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor | None]  # of `Process.loss`, after the network
 coefficients = functools.lru_cache(maxsize=32)(samplers.coefficients)
 
@@ -41,11 +43,12 @@ class TorchBackend:
         self.spec, self.device, self.tuned = spec, find_device(distributed.own_device(spec)), spec.mode != "stock"
         if spec.dtype not in DTYPES:
             raise DeviceError(f"dtype={spec.dtype!r}: the torch backend has {', '.join(DTYPES)}")
+        self.framework = f"torch {torch.__version__}" + (f", {engine(spec)}" if spec.mode == "exported" else "")
         distributed.join(spec, self.device)
         self.dtype = torch.float64 if spec.dtype == "float64" else torch.float32
         # CUDA: launch-bound without compiling. CPU: it takes a minute; sampling batches of 64 and more gains up to 6% in
         # float32 and 14% in bfloat16, a single image 46%; training loses 4% and 12% (results/speed.md).
-        self.execution = "compiled" if spec.mode == "compiled" or (self.tuned and self.device.type == "cuda") else "eager"
+        self.execution = (spec.mode if spec.mode in APART else "compiled" if self.tuned and self.device.type == "cuda" else "eager")
         # Convolutions without a change of layout: tensor cores want it on CUDA. On CPU, eager, with `layers.NormSiLU`, a float32
         # training step gains 3%, sampling nothing; a bfloat16 sampling step would lose 7% (results/tries.md).
         channels_last = self.tuned and not (self.device.type == "cpu" and spec.dtype == "bfloat16" and self.execution == "eager")
@@ -59,7 +62,9 @@ class TorchBackend:
         trained = distributed.averaged(self.network, spec)
         self.trained = compiled(trained, self._failed) if self.execution == "compiled" else trained
         # Frozen weights are meant for small batches on the CPU; whenever they change, they cost the compiler's time again.
-        self.denoisers = {ema: Denoiser(network, DTYPES[spec.dtype], self.device.type == "cpu", self._failed)
+        frozen = self.device.type == "cpu"
+        build = exported if spec.mode == "exported" else lambda network: compiled(network.denoise, self._failed, frozen)
+        self.denoisers = {ema: Denoiser(network, DTYPES[spec.dtype], frozen, build)
                           for ema, network in ((False, self.network), (True, self.ema))}
         self.process = Process(spec.diffusion, self.device)
         # A step as one CUDA graph: float16's scaler looks at values, and launches from Python made an H200 wait half of the time.
@@ -86,7 +91,7 @@ class TorchBackend:
 
     def device_info(self) -> dict[str, str]:
         """What runs where."""
-        return {"framework": f"torch {torch.__version__}", "execution": self.execution,
+        return {"framework": self.framework, "execution": self.execution,
                 "layout": str(self.layout).removeprefix("torch."), **describe(self.device)}
 
     def tables(self, plan: Plan | SolverPlan) -> dict[str, np.ndarray]:
@@ -159,20 +164,19 @@ class TorchBackend:
         with torch.inference_mode():
             c = solving.kept(plan) if isinstance(plan, SolverPlan) else coefficients(plan)
             t = c["network_t"].to(self.device)
-            compiles = self.execution == "compiled"
-            denoise, dtype = ((self.denoisers[ema].current(), DTYPES[self.spec.dtype]) if compiles else
-                              (network.denoise, self.dtype))
+            apart = self.execution in APART
+            denoise, dtype = (self.denoisers[ema].current(), DTYPES[self.spec.dtype]) if apart else (network.denoise, self.dtype)
             # Once for all steps and images: the shifts depend on t alone.
             shifts = [s.to(dtype) for s in network.time_shifts(t)] if self.tuned else [t[:, None]]
 
             def output(x: Tensor, x0: Tensor, shift: list[Tensor]) -> Tensor:
                 inputs = self._layout(torch.cat((x, x0), dim=1) if self.spec.diffusion.self_conditioning else x).to(dtype)
-                with self._autocast(not compiles):
+                with self._autocast(not apart):
                     return (denoise(inputs, shift) if self.tuned else network(inputs, shift[0][:, 0].expand(len(x)))).to(self.dtype)
 
             x, z = x.to(self.dtype), None if noise is None else lambda i: self.to_device(noise(i)).to(self.dtype)
             if self.replayed:
-                return Replay(output, shifts, self.steps, (ema, compiles)).path(x, plan, c, z, on_step)
+                return Replay(output, shifts, self.steps, (ema, apart)).path(x, plan, c, z, on_step)
             of_step = lambda x, i, x0: output(x, x0, [s[i:i + 1] for s in shifts])  # noqa: E731
             return (solving.solve(of_step, x, plan, c, z, on_step) if isinstance(plan, SolverPlan) else
                     samplers.sample(of_step, x, plan, c, z, on_step))

@@ -46,10 +46,10 @@ def compiled(function: Callable[..., Tensor], failed: Callable[[str], None], fro
 
 
 class Denoiser:
-    """`denoise` of a network, compiled for sampling in a dtype of its own; `frozen` as `compiled` says."""
+    """`denoise` of a network for sampling in a dtype of its own, as `build` makes it; `frozen`: with the weights as constants."""
 
-    def __init__(self, source: UNet, dtype: torch.dtype, frozen: bool, failed: Callable[[str], None]) -> None:
-        self.source, self.dtype, self.frozen, self.failed = source, dtype, frozen, failed
+    def __init__(self, source: UNet, dtype: torch.dtype, frozen: bool, build: Callable[[UNet], Callable[..., Tensor]]) -> None:
+        self.source, self.dtype, self.frozen, self.build = source, dtype, frozen, build
         self.network, self.function = source, cast("Callable[..., Tensor] | None", None)
 
     def current(self) -> Callable[..., Tensor]:
@@ -58,13 +58,13 @@ class Denoiser:
         same = self.dtype == next(self.source.parameters()).dtype and not self.frozen
         if self.function is None:
             self.network = self.source if same else copy.deepcopy(self.source).to(self.dtype).eval().requires_grad_(False)
-            self.function = compiled(self.network.denoise, self.failed, self.frozen)
+            self.function = self.build(self.network)
         elif not (same or self.frozen):
             torch._foreach_copy_(list(self.network.parameters()), list(self.source.parameters()))
         return self.function
 
     def changed(self) -> None:
-        """The source has other weights: what has them as constants is compiled again at its next use."""
+        """The source has other weights: what has them as constants is made again at its next use."""
         if self.frozen:
             self.function = None
 

@@ -15,6 +15,11 @@ from reference.config import ModelConfig
 FEW_SCORES = 2**20  # of attention: 4 MB in float32, which caches hold
 
 
+def _compiling() -> bool:
+    """Whether torch.compile is at work. What is exported keeps torch's own layers."""
+    return torch.compiler.is_compiling() and not torch.compiler.is_exporting()
+
+
 def time_proj(t: Tensor, config: ModelConfig) -> Tensor:
     """Sinusoidal embedding of t (N,), float64 (N, first width): frequencies 10000^(-k / (half - freq_shift)).
 
@@ -51,7 +56,7 @@ class GroupNorm(nn.GroupNorm):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to the same. In channels_last torch's kernel on CPU takes the variance for a difference of squares, 1% off
         where the mean is 100 deviations. The norm does not see what is added to a group: there it gets x without its mean."""
-        if torch.compiler.is_compiling() and (x.is_cuda or not torch.is_grad_enabled()):
+        if _compiling() and (x.is_cuda or not torch.is_grad_enabled()):
             return _compiled_norm(x, self.weight, self.bias, self.num_groups, self.eps)
         if _channels_last_on_cpu(x):
             x = x - _group_mean(x.detach().mean((2, 3)), self.num_groups)
@@ -90,7 +95,7 @@ class NormActivation(GroupNorm):
 def _channels_last_on_cpu(x: Tensor) -> bool:
     """Whether torch's own kernel for x is not the one to take."""
     channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    return x.device.type == "cpu" and channels_last and not torch.compiler.is_compiling()
+    return x.device.type == "cpu" and channels_last and not _compiling()
 
 
 def _channels_last_norm(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -156,7 +161,7 @@ class ChannelsLastNormSiLU(torch.autograd.Function):
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Scaled dot-product attention over (N, heads, positions, head_dim)."""
     # On CPU the fused kernel's gradient takes twice as long in bfloat16, and of a single image the compiler makes a faster one.
-    few = torch.compiler.is_compiling() and q.shape[0] * q.shape[1] * q.shape[2] ** 2 <= FEW_SCORES
+    few = _compiling() and q.shape[0] * q.shape[1] * q.shape[2] ** 2 <= FEW_SCORES
     if q.device.type == "cpu" and (few or q.dtype == torch.bfloat16):
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
         return scores.to(torch.promote_types(q.dtype, torch.float32)).softmax(-1).to(v.dtype) @ v
@@ -195,7 +200,7 @@ def halve(x: Tensor) -> Tensor:
 
 def double(x: Tensor) -> Tensor:
     """Nearest neighbour."""
-    if x.is_cuda and torch.compiler.is_compiling():
+    if x.is_cuda and _compiling():
         return _doubled(x)
     return F.interpolate(x, scale_factor=2.0, mode="nearest")
 

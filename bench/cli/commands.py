@@ -190,7 +190,7 @@ def _sample(commands: Parser) -> None:
     eta is 0: --encode goes it backwards from images of yours, and --interpolate takes the x_T between two of them.
     """
     p = commands.command("sample", _sample.__doc__, "ddim-bench sample --weights results/checkpoints/fmnist-small --grid a.png",
-                         (BACKEND, NETWORK, DEVICE, DTYPE, SEED, SPACING, SAMPLING, IGNORE, SAYING), body="sample",
+                         (BACKEND, NETWORK, DEVICE, DTYPE, MODE, SEED, SPACING, SAMPLING, IGNORE, SAYING), body="sample",
                          goes_on_from="")
     p.add_argument("--weights", metavar="SOURCE", required=True, help=WEIGHTS)
     p.add_argument("--grid", type=Path, metavar="FILE.png", help="where to draw the grid; default: nowhere")

@@ -125,7 +125,7 @@ NETWORK = _parent(("--network", {"metavar": "NAME", "help": "whose network a bac
 BACKEND = _parent(("--backend", {"metavar": "NAME", "default": backends.DEFAULT, "help": f"of {', '.join(backends.names())}"}))
 DEVICE = _parent(("--device", {"default": "cpu", "help": "cpu, cuda, cuda:N, ascend or tpu"}))
 DTYPE = _parent(("--dtype", {"default": "float32", "help": "of the network: float32, bfloat16, float16 or float64"}))
-MODE = _parent(("--mode", {"default": "tuned", "help": "of the backend: tuned, stock or compiled"}))
+MODE = _parent(("--mode", {"default": "tuned", "help": "of the backend: tuned, stock, compiled, or, where it has it, exported"}))
 DATA = _parent(
     ("--dataset", {"metavar": "NAME", "help": f"{NAMED}; default: the preset's, or images where --data has no file of it"}),
     ("--data", {"type": place_to_read, "metavar": "PATH", "help": "folder of the data set's files; or images of your own: a folder "

@@ -47,7 +47,7 @@ def run(args: argparse.Namespace, command: str) -> None:
     steps = parse_sections(args.sections) if args.sections is not None else args.steps or 50
     choices = sampling_choices(args)
     model = api.load(args.weights, backends.borrowed(args.backend, args.network), device=args.device, dtype=args.dtype,
-                     ignore_scheduler=args.ignore_scheduler, **vars(unsaid(args)))
+                     mode=args.mode, ignore_scheduler=args.ignore_scheduler, **vars(unsaid(args)))
     require_room("--samples", args.samples or 64, model.spec.image_shape)
     require_room("--sample-batch", min(args.sample_batch, args.samples or 64), model.spec.image_shape)
     start, encoded = starting.noise(args, model, steps)

@@ -35,7 +35,8 @@ HEAD = """# Speed
 
 Written by `ddim-bench speed --peers`, from the raw block times in [rows/timing.jsonl](rows/timing.jsonl). Every
 contender is a process of its own with the same threads and allocator; blocks of all contenders alternate A B B A. "stock" is the
-framework's plain layers, "tuned" the backend's default, "compiled" adds `torch.compile` where that is not the default (CPU).
+framework's plain layers, "tuned" the backend's default, "compiled" adds `torch.compile` where that is not the default (CPU),
+"exported" samples by ONNX Runtime.
 diffusers' `UNet2DModel` computes the same function with the same weights, as its examples use it (eager), and compiled in
 channels_last (tuned). ONNX Runtime, OpenVINO and AOTInductor run that network, converted. Flax is a plain port of it with
 those weights, compiled by JAX. lucidrains is the nearest network of another function: see its parameters and GFLOP.

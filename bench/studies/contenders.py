@@ -49,7 +49,8 @@ class Workload:
 
     def racing(self, wanted: Sequence[Contender]) -> list[Contender]:
         """Those that can do this work, and race in it."""
-        who = [c for c in wanted if self.command is not TimeTrain or c.backend not in peers.ENGINES and trains(c.backend)]
+        who = [c for c in wanted if self.command is not TimeTrain
+               or (c.backend not in peers.ENGINES and c.mode != "exported" and trains(c.backend))]
         others = {c.backend for c in who if c.mode != "stock"}
         return [c for c in who if self.stock or c.mode != "stock" or c.backend in peers.PEERS or c.backend not in others]
 
@@ -68,14 +69,16 @@ def workloads(preset: Preset, words: Sequence[str] = ()) -> list[Workload]:
 
 
 def contenders(backends: Sequence[str], with_peers: bool, device: str = "cpu") -> list[Contender]:
-    """All that could race: backends stock, tuned and compiled, also in reduced precision, as far as they claim it, and peers, eager
-    and tuned. The first that is tuned runs twice."""
+    """All that could race: backends stock, tuned and compiled, also in reduced precision, as far as they claim it; and peers, eager
+    and tuned, with backends for which an engine draws. The first that is tuned runs twice."""
     out = [c for c in _possible(backends, device) if not _outside(c, device)]
     if with_peers:
         out += [Contender("diffusers", "stock", "float32"), Contender("diffusers", "tuned", "float32"),
                 Contender("diffusers", "tuned", "bfloat16"), Contender("lucidrains", "stock", "float32"),
                 Contender("flax", "tuned", "float32")]
-        out += [Contender(name, "tuned", dtype) for name in peers.ENGINES if device == "cpu" for dtype in peers.dtypes(name)]
+    if with_peers and device == "cpu":
+        out += [Contender(name, "exported", "float32") for name in backends if "exported" in claims.claimed(about(name), "modes")]
+        out += [Contender(name, "tuned", dtype) for name in peers.ENGINES for dtype in peers.dtypes(name)]
     first = next((c for c in out if c.mode == "tuned"), None)
     return [*out, replace(first, again=True)] if first else out
 

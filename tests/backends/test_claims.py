@@ -88,6 +88,15 @@ def test_what_of_a_spec_is_outside(changes, trains, outside):
     assert claims.unclaimed(about, Spec(cases.TINY, **changes), trains=trains) == outside
 
 
+def test_a_mode_of_one_backend_is_claimed_by_name_alone():
+    """Where none is named the harness refuses it, and the kit does not ask the backend to."""
+    plain, naming = About("plain"), About("naming", modes=("tuned", "exported"))
+    spec = Spec(cases.TINY, mode="exported")
+    assert claims.unclaimed(plain, spec) == {"modes": "exported"} and not claims.unclaimed(naming, spec)
+    assert not claims.missing(plain, "modes") and claims.missing(naming, "modes") == ("stock", "compiled")
+    assert all(not claims.unclaimed(plain, replace(spec, mode=mode)) for mode in ("stock", "tuned", "compiled"))
+
+
 def test_of_a_spec_and_a_path_both_count():
     """Whichever of them is outside."""
     good, bad = DiffusionConfig(), DiffusionConfig(schedule="quad", objective="v")

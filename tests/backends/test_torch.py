@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from collections import Counter
 from dataclasses import replace
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 
+from backends import NotInstalled
 from backends.protocol import Batch, DeviceError, Spec
 from reference import weights as reference_weights
 from reference.config import DiffusionConfig, ModelConfig, OptimConfig
@@ -214,14 +217,25 @@ def test_where_nothing_can_be_compiled_all_is_eager_and_says_so() -> None:
 @pytest.mark.sampled
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-5), ("bfloat16", 0.1)])
 def test_the_compiled_network_is_the_eager_one(dtype: str, tolerance: float) -> None:
+    _is_the_eager_one("compiled", dtype, tolerance)
+
+
+@pytest.mark.slow
+def test_the_exported_network_is_the_eager_one() -> None:
+    pytest.importorskip("onnxscript", reason="extra onnx")
+    _is_the_eager_one("exported", "float32", 2e-5)
+
+
+def _is_the_eager_one(mode: str, dtype: str, tolerance: float) -> None:
+    """It samples with the weights of now and trains alike, as its own mode says."""
     x = torch.from_numpy(noise(2)(99))
     exact = loaded(Spec(ONE_LEVEL, optim=OptimConfig(lr=1e-3), dtype="float64"))
-    backend = loaded(replace(exact.spec, dtype=dtype, mode="compiled"))
+    backend = loaded(replace(exact.spec, dtype=dtype, mode=mode))
     begun, paths = backend.state(), []
     for n in range(2):  # the second path is drawn with the weights of the second step
         out, expected = backend.sample(x, GENTLE, noise(2), ema=False), exact.sample(x, GENTLE, noise(2), ema=False)
         paths.append(out)
-        assert backend.device_info()["execution"] == "compiled"
+        assert backend.device_info()["execution"] == mode
         assert float((out - expected).abs().max() / expected.abs().max()) < tolerance
         loss, expected_loss = (b.train_step(batch(b.spec, n)).item() for b in (backend, exact))
         assert loss == pytest.approx(expected_loss, rel=tolerance)
@@ -234,6 +248,40 @@ def test_the_compiled_network_is_the_eager_one(dtype: str, tolerance: float) -> 
     assert float((after - expected_after).abs().max() / scale) < tolerance < float((after - out).abs().max() / scale) / 2
     backend.load_state(begun)
     assert torch.equal(backend.sample(x, GENTLE, noise(2), ema=False), paths[0]), "the weights of the first path again"
+
+
+@pytest.mark.slow
+def test_the_exported_graph_has_torchs_own_layers(monkeypatch):
+    """Also for one channel in channels_last, a layout that would go on from there: engines know GroupNorm, and not what stands for
+    it in that layout. A session is kept for each shape."""
+    onnx, onnxruntime = (pytest.importorskip(name, reason="extra onnx") for name in ("onnx", "onnxruntime"))
+    opened, opens = [], onnxruntime.InferenceSession
+
+    def session(path, *args, **more):
+        opened.append(Counter(node.op_type for node in onnx.load(path, load_external_data=False).graph.node))
+        return opens(path, *args, **more)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    backend = loaded(Spec(replace(ONE_LEVEL, in_channels=1, out_channels=1), mode="exported"))
+    for n in (2, 1, 2):
+        backend.sample(torch.from_numpy(noise(n)(99)[:, :1]), GENTLE, lambda i, n=n: noise(n)(i)[:, :1])
+    norms = sum(isinstance(layer, torch.nn.GroupNorm) for layer in backend.network.modules())
+    assert len(opened) == 2 and opened[0]["InstanceNormalization"] == opened[1]["InstanceNormalization"] == norms > 0
+    assert not opened[0]["ReduceMean"]
+
+
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16", "float16"])
+def test_what_is_exported_is_float32(dtype):
+    with pytest.raises(DeviceError, match=rf"^mode='exported': runs in float32 on the CPU, not in {dtype} on cpu: [^\n]*$"):
+        create(Spec(ONE_LEVEL, dtype=dtype, mode="exported"))
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "onnxscript"])
+def test_without_its_packages_exported_says_how_to_install_them(name, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", ModuleType("onnxruntime"))
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(NotInstalled, match=rf"^mode='exported': .*{name}.*\[onnx\]\"$"):
+        create(Spec(ONE_LEVEL, mode="exported"))
 
 
 def test_every_shape_and_every_network_is_compiled(monkeypatch):

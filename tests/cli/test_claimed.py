@@ -115,6 +115,12 @@ def test_speed_times_what_it_claims(installed, capsys):
     assert not any(line.startswith("half stock") for line in lines)
 
 
+def test_a_mode_that_a_backend_lacks_is_refused(net, tmp_path, capsys):
+    words = ["sample", "--weights", net, "--backend", "mindspore", "--mode", "exported", "--save", str(tmp_path / "a.npy")]
+    error, = told(words, capsys, code=2)
+    assert error.startswith("error: mode='exported': MindSpore claims stock, tuned, compiled")
+
+
 def test_studies_of_a_backend_are_held_to_its_claims(installed, net, capsys):
     for words in (["study", "scaling"], ["likelihood", "--weights", net, "--samples", "2"]):
         error, = told([*words, "--backends", "half", "--device", "cuda"], capsys, code=2)

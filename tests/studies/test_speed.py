@@ -145,9 +145,9 @@ def test_a_dry_run_names_all_and_writes_nothing(tmp_path, capsys):
     assert told[:4] == ["training step, batch 4", "sampling step, batch 2",
                         "sampling step, batch 8, without the backends' stock modes", "sampling step, batch 1"]
     assert {"diffusers eager float32", "diffusers tuned float32", "diffusers tuned bfloat16", "lucidrains eager float32",
-            "torch stock float32", "torch tuned bfloat16", "torch tuned float32 (again)", "onnxruntime tuned float32",
-            "openvino tuned bfloat16", "aotinductor tuned float32", "flax tuned float32"} <= set(told)
-    assert "onnxruntime tuned bfloat16" not in told
+            "torch stock float32", "torch tuned bfloat16", "torch tuned float32 (again)", "torch exported float32",
+            "onnxruntime tuned float32", "openvino tuned bfloat16", "aotinductor tuned float32", "flax tuned float32"} <= set(told)
+    assert not {"onnxruntime tuned bfloat16", "torch exported bfloat16", "jax exported float32"} & set(told)
     assert not (tmp_path / "out").exists()
 
 
@@ -188,7 +188,8 @@ def test_workloads_are_chosen_by_name():
 def test_engines_do_not_train_and_stock_modes_stay_out_of_the_largest_batch():
     """A backend that has no other mode races in its stock mode everywhere; so does a library as its examples use it."""
     wanted = [speed.Contender(*words.split()) for words in (
-        "torch stock float32", "torch tuned float32", "plain stock float32", "diffusers stock float32", "openvino tuned float32")]
+        "torch stock float32", "torch tuned float32", "plain stock float32", "diffusers stock float32", "openvino tuned float32",
+        "torch exported float32")]
     train, sample, large, one = speed.workloads(PRESET)
     assert train.racing(wanted) == wanted[:4] and sample.racing(wanted) == one.racing(wanted) == wanted
     assert large.batch_size == 4 * sample.batch_size and large.racing(wanted) == wanted[1:]
