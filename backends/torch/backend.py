@@ -47,7 +47,7 @@ class TorchBackend:
         distributed.join(spec, self.device)
         self.dtype = torch.float64 if spec.dtype == "float64" else torch.float32
         # CUDA: launch-bound without compiling. CPU: it takes a minute; sampling batches of 64 and more gains up to 6% in
-        # float32 and 14% in bfloat16, a single image 46%; training loses 4% and 12% (results/speed.md).
+        # float32 and 14% in bfloat16, a single image 44%; training loses 4% and 12% (results/speed.md).
         self.execution = (spec.mode if spec.mode in APART else "compiled" if self.tuned and self.device.type == "cuda" else "eager")
         # Convolutions without a change of layout: tensor cores want it on CUDA. On CPU, eager, with `layers.NormSiLU`, a float32
         # training step gains 3%, sampling nothing; a bfloat16 sampling step would lose 7% (results/tries.md).
