@@ -25,13 +25,13 @@ def _from_alpha_bar(points: np.ndarray) -> np.ndarray:
 
 def betas(c: DiffusionConfig) -> np.ndarray:
     """beta of t = 0..T-1, (T,) float64; formulas in the notes to `reference/schedules.py`."""
-    if c.trained_betas is not None:
-        return np.array(c.trained_betas)
     T, factor = c.timesteps, 1000 / c.timesteps if c.beta_scaling else 1.0
     low, high = factor * c.beta_start, factor * c.beta_end
     share = np.arange(T) / max(T - 1, 1)
     t = np.arange(T + 1) / T
-    if c.schedule == "cosine":
+    if c.trained_betas is not None:
+        out = np.array(c.trained_betas)
+    elif c.schedule == "cosine":
         out = _from_alpha_bar(np.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2)
     elif c.schedule in ("sigmoid_alpha_bar", "sigmoid_alpha_bar_float32"):
         top = 1 / (1 + math.exp(-3))
