@@ -24,6 +24,7 @@ LEVEL, POWER = 0.05, 0.8  # of every test: a false alarm in one of twenty; the p
 REPRODUCED, CONTRADICTED, UNKNOWN, ABSENT = "reproduced", "contradicted", "cannot tell", "not run"  # verdicts on a claim
 LESS, SAME, MORE = "less", "no difference", "more"  # of two values, the second beside the first
 
+NO_TIMES = "None: the machine had other work, and was not fit for times."
 MOST_LOAD = 1.5  # load average by usable core: a quiet machine has up to 1.25 while it times, and up to 1 from before
 MOST_FLOOR = 1.5  # how far from 1 the interval of A/A may reach; within, it says which ratios are no difference
 

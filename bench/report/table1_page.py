@@ -111,7 +111,7 @@ def _setting(rows: list[AnyRow], measured: pd.DataFrame, backend: str, device: s
            "ceiling (standard normal noise) of the same n, and with no paper's values.", ""]
     for measure, name in names.items():
         if measure == "seconds" and statistics["seconds"].isna().all():
-            out += [f"### {name}", "", "None: the machine had other work, and was not fit for times.", ""]
+            out += [f"### {name}", "", measures.NO_TIMES, ""]
             continue
         limits = [f"{line['bound']} {figure(line[measure], line['fid_sd'] if measure == 'fid' else np.nan)}"
                   for line in bounds[bounds["n"] == n].to_dict("records")

@@ -242,6 +242,19 @@ def test_the_pages_show_figures_verdicts_and_what_they_come_from(tmp_path, monke
     assert empty.missing == [("FID of fast solvers against network calls has no rows yet.", "python bench/run.py --table solvers")]
 
 
+def test_times_of_a_machine_with_other_work_are_not_shown(tmp_path, monkeypatch):
+    """A load average of 5 on 2 cores: no times in the figure, the page and the report; FID of the same cells stays."""
+    shown = []
+    monkeypatch.setattr(plots, "save", lambda figure, path: shown.append(figure) or path)
+    busy = [replace(r, environment=r.environment | {"affinity": 2, "cores": 2, "load": [5.0, 0.0, 0.0]}) for r in table()]
+    text = page.write(tmp_path, [*busy, *bounds()], "run", []).read_text()
+    assert measures.NO_TIMES in text and "nan" not in text and "20.5 ± 0.71" in text
+    calls, seconds = shown[0].axes
+    assert calls.containers and not seconds.containers and measures.NO_TIMES in seconds.texts[0].get_text()
+    section = solver_sections.section([*busy, *bounds()])
+    assert len(section.figures) == 1 and any(measures.NO_TIMES in line for line in section.text)
+
+
 def test_a_comparison_beyond_its_tolerance_is_on_the_page():
     """Of this table's cells alone; one within it is no line."""
     def check(error, **config):

@@ -456,9 +456,10 @@ GRID = ["--preset", "tiny-table", "--table", "ddim", "--steps", "10", "--eta", "
 
 
 @pytest.mark.slow
-def test_a_whole_table_goes_on_where_it_was_killed(tmp_path):
+def test_a_whole_table_goes_on_where_it_was_killed(tmp_path, monkeypatch):
     """A second backend that is the first one under another name is equivalent, image by image."""
     pytest.importorskip("torch")
+    monkeypatch.setattr(measures, "MOST_LOAD", math.inf)  # the machine may have other work
     (tmp_path / "code").mkdir()
     code, out = tree.copy_to(tmp_path / "code"), tmp_path / "out"
     install_backend(code, "shaky", (HELPERS / "shaky_backend.py").read_text())

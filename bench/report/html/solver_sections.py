@@ -9,7 +9,7 @@ from bench.pictures import svg
 from bench.pictures.svg import Series
 from bench.records.rows import AnyRow
 from bench.report.html.parts import BARS, STAR, Figure, Section, Table, seeds
-from bench.report.measures import label
+from bench.report.measures import NO_TIMES, label
 from bench.report.solvers import frames, page
 from bench.sampling.solver_table import NAME
 
@@ -37,6 +37,9 @@ def _network(s: Section, rows: list[AnyRow], stats: pd.DataFrame, backend: str, 
               f"{'; '.join(page.caption(rows))}.")
     floor = {key: value for key, value in frames.bounds(rows).items() if key.startswith("floor")}
     for x, words in (("calls", "network calls for an image"), ("seconds", "seconds for an image")):
+        if stats[x].isna().all():
+            s.text.append(f"{page.title(rows)}, {words}: {NO_TIMES}")
+            continue
         by_solver = sorted(stats.sort_values("calls").groupby("solver", sort=False), key=lambda item: frames.rank(str(item[0])))
         panels = [(str(solver), [Series("mean over seeds", line[x].tolist(), line["fid_mean"].tolist(),
                                         line["fid_sd"].fillna(0).tolist())]) for solver, line in by_solver]

@@ -52,6 +52,10 @@ def draw(tables: list[list[AnyRow]], path: Path) -> Path:
         backend = first(stats)
         for panel, x, words in zip(panels, ("calls", "seconds"), ("network calls for an image", "seconds for an image"),
                                    strict=True):
+            if x == "seconds" and stats[x].isna().all():  # an axis without a value can't be logarithmic
+                panel.set_axis_off()
+                panel.text(0.5, 0.5, f"{words}: {measures.NO_TIMES}", ha="center", wrap=True)
+                continue
             for k, (solver, line) in enumerate(stats[stats["backend"] == backend].groupby("solver", sort=False)):
                 ordered = line.sort_values("calls")
                 panel.errorbar(ordered[x], ordered["fid_mean"], yerr=ordered["fid_sd"].fillna(0), label=solver, lw=1.2, ms=4,
@@ -162,7 +166,8 @@ def _network(rows: list[AnyRow]) -> list[str]:
             f"FID depends on n: compare it with the floor of the same n and with no paper's values. S = {LONG} of DDIM and S = "
             f"{', '.join(map(str, EQUAL))} of Heun are for the claims.", ""]
     for measure, words_ in (("fid", name), ("kid", name.replace("FID", "KID")), ("seconds", "seconds per image, medians")):
-        out += [f"### {words_}", "", _markdown(by_steps(ours, measure)), ""]
+        none = measure == "seconds" and ours[measure].isna().all()
+        out += [f"### {words_}", "", measures.NO_TIMES if none else _markdown(by_steps(ours, measure)), ""]
         if measure == "fid":
             out += ["At equal calls, the lowest FID first:", "", _markdown(by_calls(ours)), ""]
     shown, each = verdict_table(rows, backend)
