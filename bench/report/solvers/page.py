@@ -50,13 +50,14 @@ def draw(tables: list[list[AnyRow]], path: Path) -> Path:
     for panels, rows in zip(axes, tables, strict=True):
         stats = frames.statistics(frames.measurements(rows))
         backend = first(stats)
+        ours = stats[stats["backend"] == backend]
         for panel, x, words in zip(panels, ("calls", "seconds"), ("network calls for an image", "seconds for an image"),
                                    strict=True):
-            if x == "seconds" and stats[x].isna().all():  # an axis without a value can't be logarithmic
+            if backend and ours[x].isna().all():  # an axis without a value can't be logarithmic
                 panel.set_axis_off()
                 panel.text(0.5, 0.5, f"{words}: {measures.NO_TIMES}", ha="center", wrap=True)
                 continue
-            for k, (solver, line) in enumerate(stats[stats["backend"] == backend].groupby("solver", sort=False)):
+            for k, (solver, line) in enumerate(ours.groupby("solver", sort=False)):
                 ordered = line.sort_values("calls")
                 panel.errorbar(ordered[x], ordered["fid_mean"], yerr=ordered["fid_sd"].fillna(0), label=solver, lw=1.2, ms=4,
                                marker="osD^vPX"[k % 7], color=plots.COLOURS[k % 6], ls="-" if k < 6 else ":", capsize=2)
