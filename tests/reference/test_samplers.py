@@ -252,11 +252,13 @@ def test_papers_steps_by_hand():
 
 def test_dynamic_threshold_by_hand():
     """Four pixels |x0| = 0, 1, 2, 4. The 0.75 quantile lies at 0.75 x 3 = 2.25 between the third and fourth: 2 + 0.25 x 2 = 2.5.
-    A second image inside [-1, 1] has threshold 1 and stays."""
-    plan = make_plan(DiffusionConfig(objective="x0"), 10, clip="dynamic", threshold_ratio=0.75)
+    A second image inside [-1, 1] has threshold 1 and stays. A largest threshold of 0.5 is both images', below 1 though it is."""
     x0 = np.array([[0.0, -1.0, 2.0, -4.0], [0.0, 0.5, -0.5, 0.25]]).reshape(2, 1, 2, 2)
-    expected = np.array([[0.0, -0.4, 0.8, -1.0], [0.0, 0.5, -0.5, 0.25]]).reshape(2, 1, 2, 2)
-    np.testing.assert_allclose(samplers.clip_x0(x0, plan), expected, rtol=1e-15)
+    for most, expected in ((math.inf, [[0.0, -0.4, 0.8, -1.0], [0.0, 0.5, -0.5, 0.25]]),
+                           (2.0, [[0.0, -0.5, 1.0, -1.0], [0.0, 0.5, -0.5, 0.25]]),
+                           (0.5, [[0.0, -1.0, 1.0, -1.0], [0.0, 1.0, -1.0, 0.5]])):
+        plan = make_plan(DiffusionConfig(objective="x0"), 10, clip=f"dynamic:0.75:{most}")
+        np.testing.assert_allclose(samplers.clip_x0(x0, plan).reshape(2, 4), expected, rtol=1e-15)
 
 
 def test_clip():

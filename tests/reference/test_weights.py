@@ -94,7 +94,8 @@ def test_check_names_the_first_thing_wrong():
     for bad, message in (
         (missing, "file='conv_in.bias': parameter is missing"),
         (good | {"conv_in.bias": np.zeros(3, np.float32)}, "file='conv_in.bias (3,)': shape must be (16,)"),
-        (good | {"conv_in.bias": np.full(16, np.nan, np.float32)}, "file='conv_in.bias': holds a NaN or an infinity"),
+        *((good | {"conv_in.bias": np.array([0.0] * 15 + [value], np.float32)}, "file='conv_in.bias': holds a NaN or an infinity")
+          for value in (np.nan, np.inf, -np.inf)),
         (good | {"extra": np.zeros(1)}, "file=['extra']: parameter is not part of this network"),
     ):
         with pytest.raises(ConfigError, match="^" + re.escape(message)):
