@@ -86,8 +86,7 @@ def run(data_folder: Path | None, seed: int, epochs: int, threads: int) -> None:
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
     data, test = (load("fashion-mnist", split, data_folder) for split in ("train", "test"))
-    require(len(data) == REFERENCES["train"].stop, "--data", data_folder,
-            f"training needs the full data set, and this is {data.provenance}")
+    require(len(data) == REFERENCES["train"].stop, "--data", data.provenance, "training needs the full data set")
     start = time.perf_counter()
     net, told = train(data, test, seed, epochs)
     seconds = time.perf_counter() - start

@@ -247,8 +247,9 @@ def test_extrapolation_removes_a_one_over_n_bias():
     assert result["fid_inf"] == pytest.approx(2 * result["fid"] - result["fid_half"])
     halves = [fid.evaluate(held_out()[i::2])["fid"] for i in (0, 1)]
     assert result["fid_half"] == pytest.approx(sum(halves) / 2, rel=1e-4)
-    with pytest.raises(ConfigError, match="n > m > 0"):
-        fid.extrapolate(1.0, 500, 2.0, 500)
+    for m in (500, 0):
+        with pytest.raises(ConfigError, match="n > m > 0"):
+            fid.extrapolate(1.0, 500, 2.0, m)
 
 
 def test_smallest_allowed_number_of_images():
@@ -304,6 +305,8 @@ def test_fashion_mnist_as_a_data_set_has_its_shipped_statistics():
     full = datasets.load("fashion-mnist", "train")
     assert fid.evaluate(held_out()[:128], full) == fid.evaluate(held_out()[:128])
     assert fid.ceiling(128, full) == fid.ceiling(128)
+    for name, values in fmnist_cnn.stored_statistics("train").items():
+        np.testing.assert_array_equal(fid.target(full)[name], values)
     extractor = fmnist_cnn.extractor()
     assert fid.statistics_ship(full, extractor) and not fid.statistics_ship(own(full.images), extractor)
     assert not fid.statistics_ship(own(np.zeros((200, 1, 32, 32), np.uint8), "fashion-mnist"), extractor)

@@ -27,6 +27,7 @@ def held_out():
 def test_shipped_files_belong_together():
     record = json.loads(fmnist_cnn.RECORD.read_text())
     assert record["test_accuracy"] >= 0.91 and record["train_split"] == "train[:30000]"
+    assert fmnist_cnn.TRAINED_ON.indices(60000) == (0, 30000, 1) and fmnist_cnn.REFERENCES["train[30000:]"] == slice(30000, 60000)
     assert record["weights_sha256"] == fmnist_cnn.sha256()
     assert record["statistics_sha256"] == fmnist_cnn.sha256(fmnist_cnn.STATISTICS)
     assert record["subset_sha256"] == datasets.load_subset("fashion-mnist", "train").sha256
