@@ -193,14 +193,15 @@ def test_a_backend_that_cannot_be_calibrated_is_unknown_and_the_sum_goes_without
 
 
 def test_a_tables_budget_is_kept_and_said_with_the_calls_of_every_seed(tmp_path, monkeypatch, capsys):
-    """What could not be calibrated counts as nothing; several processes calibrate nothing."""
+    """What could not be calibrated counts as nothing; several processes calibrate nothing. Heun calls the network twice a step but in
+    the last one."""
     found = [forecast.Prediction("torch", "sample", "", 2.4, None), forecast.Prediction("jax", "all", "", None, None)]
     monkeypatch.setattr(forecast, "predict", lambda *_: found)
-    cells = {"torch": (Cell(5, 0.0, None, 0), Cell(20, 0.0, None, 0), Cell(5, 0.0, None, 1))}
+    cells = {"torch": (Cell(5, 0.0, None, 0), Cell(20, 0.0, None, 0), Cell(5, 0.0, None, 1), Cell(4, 0.0, None, 1, "heun"))}
     for processes, seconds in ((1, 2), (2, 0)):
         book = Notebook(Cells(tmp_path, fresh=False), "tiny")
         forecast.keep_budget(job_of(samples=11, cells=cells, processes=processes), book, table="ddim")
         assert capsys.readouterr().out.splitlines() == [
-            "torch: network calls for one image of every cell: 25 (seed 0), 5 (seed 1); for 11 images of each: 330",
+            "torch: network calls for one image of every cell: 25 (seed 0), 12 (seed 1); for 11 images of each: 407",
             f"predicted for the whole job: {seconds} s"]
         assert (book.rows[0].config["table"], len(book.rows[0].values["cells"])) == ("ddim", 2 if processes == 1 else 0)
