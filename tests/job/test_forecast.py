@@ -193,8 +193,8 @@ def test_a_backend_that_cannot_be_calibrated_is_unknown_and_the_sum_goes_without
 
 
 def test_a_tables_budget_is_kept_and_said_with_the_calls_of_every_seed(tmp_path, monkeypatch, capsys):
-    """What could not be calibrated counts as nothing; several processes calibrate nothing. Heun calls the network twice a step but in
-    the last one."""
+    """What could not be calibrated counts as nothing; several processes calibrate nothing. Heun calls the network twice a step, but
+    once in the last one."""
     found = [forecast.Prediction("torch", "sample", "", 2.4, None), forecast.Prediction("jax", "all", "", None, None)]
     monkeypatch.setattr(forecast, "predict", lambda *_: found)
     cells = {"torch": (Cell(5, 0.0, None, 0), Cell(20, 0.0, None, 0), Cell(5, 0.0, None, 1), Cell(4, 0.0, None, 1, "heun"))}

@@ -21,6 +21,7 @@ import resource
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import CodeType, FrameType, FunctionType
@@ -210,7 +211,7 @@ def mapped(session: pytest.Session, tree: Path, out: Path, leave_out: bool) -> i
         known.seconds[item.nodeid] = spent() - began
         if resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime > children:
             known.starts.append(item.nodeid)
-        for code in codes.values():
+        for code in codes.copy().values():  # a thread that a test left may go on
             file = Path(code.co_filename)
             if file.is_relative_to(tree):
                 of = known.called.setdefault(item.nodeid, {}).setdefault(file.relative_to(tree).as_posix(), [])
@@ -269,8 +270,13 @@ def forked(run: Callable[[], int], said: Path, seconds: float) -> int:
                 for descriptor in (1, 2):
                     os.dup2(file.fileno(), descriptor)
                 sys.stdout = sys.stderr = file
-                code = run()
-                file.flush()
+                try:
+                    code = run()
+                except BaseException:
+                    traceback.print_exc()
+                    raise
+                finally:
+                    file.flush()
         finally:
             os._exit(code)
     return os.waitpid(process, 0)[1]
