@@ -102,7 +102,10 @@ class Model:
         return self.follow(x, path, seed=seed, batch_size=batch_size)
 
     def fast_solver(self, sampler: str | None, convention: str) -> str | None:
-        """The fast solver that is asked for, or where no sampler is, with convention "diffusers", the weights' folder's."""
+        """The fast solver that is asked for, or where no sampler is, with convention "diffusers", the weights' folder's. Raises
+        `ConfigError` for a name that is no sampler's."""
+        known = ("ddim", "ddpm", *FAST)
+        require(sampler is None or sampler in known, "sampler", sampler, f"must be one of {', '.join(known)}")
         name = sampler or (self.scheduler.sampler if convention == "diffusers" else None)
         return name if name in FAST else None
 

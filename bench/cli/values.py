@@ -26,6 +26,13 @@ def real(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{text[:80]!r}: must be a number, such as 0.5 or 1e-3") from None
 
 
+def device(text: str) -> str:
+    """A device of the kinds that backends may claim, `backends.claims.NAMES`. Raises ArgumentTypeError."""
+    if not re.fullmatch(r"(cpu|ascend|tpu)|cuda(:\d{1,4})?", text):
+        raise argparse.ArgumentTypeError(f"{text!r}: must be cpu, cuda, cuda:N, ascend or tpu")
+    return text
+
+
 def place_to_write(text: str) -> Path:
     """A folder that a command makes or replaces as a whole. Raises ArgumentTypeError for one that the user is in, and for /."""
     if Path.cwd().is_relative_to(os.path.realpath(text)):

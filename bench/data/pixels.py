@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from bench.data.readers import DataError, npz_names, read_npz
 from bench.files import read_text, require_file
 from bench.paths import printable
-from reference.config import ConfigError, require
+from reference.config import ConfigError
 
 DIGEST = re.compile(r"[0-9a-f]{16}")  # of `weights_hash`
 CHUNK = 1 << 20  # values converted at once: 50,000 images in float64 would take gigabytes
@@ -52,14 +52,15 @@ def read_samples(path: Path) -> NDArray[np.uint8]:
     if path.suffix.lower() == ".npz":
         names = npz_names(require_file(path))
         name = "images" if "images" in names or len(names) != 1 else names[0]
-        require(name in names, "--images", str(path), f"must hold one array, or one called images; it has {printable(names[:10])}")
+        if name not in names:
+            raise DataError(f"{path}: must hold one array, or one called images; it has {printable(names[:10])}")
         return _samples(read_npz(path, name, floats=True), f"{path}: {printable(name)}")
     try:
         images = np.load(require_file(path), mmap_mode="r", allow_pickle=False)
     except ConfigError:
         raise
     except Exception as error:  # NumPy evaluates the header as a Python literal, which has many ways to fail
-        raise DataError(f"--images={str(path)!r}: can't be read as a NumPy array: {' '.join(str(error).split())[:200]}") from None
+        raise DataError(f"{path}: can't be read as a NumPy array: {' '.join(str(error).split())[:200]}") from None
     return _samples(images, str(path))
 
 
@@ -77,7 +78,8 @@ def drawn_by(path: Path) -> dict[str, str]:
 
 
 def _samples(images: Any, where: str) -> NDArray[np.uint8]:
-    require(isinstance(images, np.ndarray) and images.ndim == 4 and len(images) > 0 and images.dtype.kind in "uf"
-            and (images.dtype.kind == "f" or images.dtype == np.uint8), "--images", f"{where}, {getattr(images, 'dtype', '')} "
-            f"{getattr(images, 'shape', '')}", "must be uint8 or floats of shape (n, C, H, W)")
+    if not (isinstance(images, np.ndarray) and images.ndim == 4 and len(images) > 0 and images.dtype.kind in "uf"
+            and (images.dtype.kind == "f" or images.dtype == np.uint8)):
+        raise DataError(f"{where}, {getattr(images, 'dtype', '')} {getattr(images, 'shape', '')}: must be uint8 or floats of shape "
+                        "(n, C, H, W)")
     return np.array(images) if images.dtype == np.uint8 else to_uint8(images)

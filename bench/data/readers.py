@@ -132,6 +132,8 @@ def read_npy(path: Path, floats: bool = False) -> NDArray[Any]:
 
 def npz_names(path: Path) -> list[str]:
     """Names of the arrays in a .npz file."""
+    if path.is_file() and path.suffix.lower() not in (".npy", ".npz"):
+        raise DataError(f"{path}: is no folder and no .npz or .npy file")
     with _zip(path) as archive:
         return [name.removesuffix(".npy") for name in archive.namelist()]
 

@@ -87,6 +87,23 @@ def varied(preset: Preset, axis: str, value: int) -> Preset:
     return replace(preset, model=replace(model, block_out_channels=widths, norm_num_groups=math.gcd(value // 2, groups)))
 
 
+def able(backends: Sequence[str], crew: Crew, book: Notebook) -> list[str]:
+    """Those that start on this device, and a line in the notebook for each other one. Raises `ConfigError` where none does: before
+    anything is written, a device that is absent is the user's mistake."""
+    without: dict[str, Exception] = {}
+    for backend in backends:
+        try:
+            crew.start(backend)
+        except (WorkerError, ConfigError) as error:
+            without[backend] = error
+        finally:
+            crew.close()
+    book.missing += [f"missing: all points of {backend}: {error}" for backend, error in without.items()]
+    if len(without) == len(backends):
+        raise ConfigError(str(without[backends[0]]))
+    return [backend for backend in backends if backend not in without]
+
+
 def measure(p: Point, crew: Crew, book: Notebook) -> None:
     """Time one point, or read it back."""
     race, c = Race(p.preset, crew, book), Contender(p.backend, "tuned", "float32")
@@ -125,10 +142,10 @@ def run(axes: Sequence[str], preset: Preset, backends: Sequence[str], *, device:
     for axis in axes:
         require(axis in AXES, "--axes", axis, f"must be among {', '.join(AXES)}")
     require(threads >= 1, "--threads", threads, "must be at least 1")
-    wanted = list(points(axes, backends, preset, device, threads))
     book = Notebook(Cells(out, fresh), preset.name)
     spec = Spec(preset.model, preset.diffusion, preset.optim, device)
     with files.temporary_folder() as logs, Crew(spec, threads, logs, timeout, quiet=True) as crew:
+        wanted = list(points(axes, able(backends, crew, book), preset, device, threads))
         for p in tracked(wanted, desc="points", leave=False):
             measure(p, crew, book)
     print("\n".join(book.missing))

@@ -76,15 +76,16 @@ class Race:
             self.start(c)
             self.crew.stop(c.name)
 
-        out = []
+        out, without = [], []
         for c, error in zip(wanted, self.each(wanted, attempt, "start contenders"), strict=True):
             if error is None:
                 out.append(c)
             elif isinstance(error, NotInstalled) and c.backend in peers.LIBRARIES:  # asked for by name
                 raise error
             else:
-                self.book.missing.append(f"not run: {c.name}: {error}")
-        require(len(out) > 0, "contenders", [c.name for c in wanted], "none can run here; " + "".join(self.book.missing[:1]))
+                without.append(f"not run: {c.name}: {error}")
+        require(len(out) > 0, "contenders", len(wanted), "none can run here; " + "".join(without[:1]))
+        self.book.missing += without
         return out
 
     def key(self, c: Contender, workload: str, batch: int, **more: Any) -> dict[str, Any]:

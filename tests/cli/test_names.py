@@ -44,6 +44,16 @@ def test_the_root_of_all_files_is_no_data(words, tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err == "error: --data: '/': must not be the root of all files\n"
 
 
+@pytest.mark.parametrize("words", [["train", "--train-steps", "300", "--save", "x", "--data"],
+                                   ["sample", "--weights", str(SMALL), "--grid", "a.png", "--encode"]])
+def test_one_picture_is_no_set_of_images(words, tmp_path, monkeypatch, capsys):
+    """It was called no zip file."""
+    monkeypatch.chdir(tmp_path)
+    Image.new("L", (28, 28)).save("one.png")
+    assert main([*words, "one.png"]) == 2
+    assert capsys.readouterr().err == "error: one.png: is no folder and no .npz or .npy file\n"
+
+
 @pytest.mark.parametrize("name, value", [("backends", ""), ("backends", "."), ("backends", "/"), ("grid", "."), ("save", "/"),
                                          ("save", ""), ("grid", "a.jpg"), ("save", "a.png"), ("gif", "a.png"), ("save", "a.mat")])
 def test_a_name_that_promises_nothing_or_another_format_is_refused(name, value, tmp_path, monkeypatch, capsys):

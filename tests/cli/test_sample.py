@@ -117,6 +117,7 @@ def test_a_fast_solver_draws_the_oracles_images(net, tmp_path, sampler, options)
 
 
 @pytest.mark.parametrize(("words", "line"), [
+    ("--sampler dpmpp_2", "sampler='dpmpp_2': must be one of ddim, ddpm, heun, plms"),
     ("--sampler dpmpp_3m --steps 2", "steps=2: dpmpp_3m needs 3 <= S <= T=20"),
     ("--sampler heun --steps 5 --eta 0.5", "eta=0.5: heun has no noise to scale"),
     ("--sampler dpmpp_2m --steps 5 --eta sigma_hat", "eta='sigma_hat': dpmpp_2m has no noise to scale"),

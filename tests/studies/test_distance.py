@@ -65,6 +65,13 @@ def test_the_statistics_that_ship_are_a_name(images, tmp_path, capsys):
     assert f"= {fid.evaluate(images)['fid']:.3f}, n = 300" in said(capsys, tmp_path / "a.npy", "fashion-mnist")
 
 
+def test_a_file_that_is_no_array_is_named_by_its_path(tmp_path, capsys):
+    """And not by an option of another command."""
+    (tmp_path / "a.npy").write_bytes(b"x")
+    assert main(["fid", str(tmp_path / "a.npy"), "fashion-mnist"]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'a.npy'}: can't be read as a NumPy array: ")
+
+
 @pytest.mark.parametrize("array, line", [
     (np.zeros((300, 3, 28, 28), np.uint8), "its features are of grey 28 x 28 clothes, and {} holds RGB 28 x 28: --metric inception "
      "measures with the network of papers"),

@@ -156,7 +156,7 @@ def test_images_are_read_from_npz_too(tmp_path, name, array):
     if name == "images":
         np.testing.assert_array_equal(pixels.read_samples(tmp_path / "b.npz"), images)
     else:
-        with pytest.raises(ConfigError, match="b.npz': must hold one array, or one called images"):
+        with pytest.raises(ConfigError, match="b.npz: must hold one array, or one called images"):
             pixels.read_samples(tmp_path / "b.npz")
     np.savez(tmp_path / "c.npz", images=np.arange(16).reshape(1, 1, 4, 4))
     with pytest.raises(ConfigError, match="holds int64, and images must be uint8 in 0 .. 255 or floats"):

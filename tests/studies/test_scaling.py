@@ -30,7 +30,7 @@ from bench.studies import scaling
 from bench.workers.errors import WorkerError
 from bench.workers.process import Worker
 from reference import weights
-from reference.config import DiffusionConfig, ModelConfig
+from reference.config import ConfigError, DiffusionConfig, ModelConfig
 from tests.studies.test_speed import (
     PRESET,
     backend,  # noqa: F401  (a fixture)
@@ -100,6 +100,33 @@ def test_a_point_is_timed_with_its_own_batch_steps_and_threads(workload, command
         "timing", "scaling", "batch", 16, 7, 16, 2)
     assert (values["idle_rss_bytes"], values["peak_rss_bytes"], values["block_seconds"]) == (5, 9, [0.5])
     assert (crew.threads, crew.closed, book.preset, book.missing) == (2, 1, "varied", [])
+
+
+class Starting:
+    """A crew of which some can't start, and how often its workers were ended."""
+
+    def __init__(self, absent):
+        self.absent, self.closed = absent, 0
+
+    def start(self, name):
+        if name in self.absent:
+            raise self.absent[name]
+
+    def close(self):
+        self.closed += 1
+
+
+def test_a_backend_that_can_not_start_has_one_line_for_all_its_points():
+    book, crew = SimpleNamespace(missing=[]), Starting({"b": ConfigError("device='cuda': b has none"), "c": WorkerError("it died")})
+    assert scaling.able(["a", "b", "c"], crew, book) == ["a"] and crew.closed == 3
+    assert book.missing == ["missing: all points of b: device='cuda': b has none", "missing: all points of c: it died"]
+
+
+def test_where_no_backend_can_start_the_first_ones_reason_is_the_error():
+    """Each point was tried, minutes long, and the error was of their number."""
+    crew = Starting({"a": ConfigError("device='cuda': a has none"), "b": ConfigError("device='cuda': b has none")})
+    with pytest.raises(ConfigError, match="^device='cuda': a has none$"):
+        scaling.able(["a", "b"], crew, SimpleNamespace(missing=[]))
 
 
 def test_a_point_that_breaks_is_a_line_and_its_process_ends(tmp_path):

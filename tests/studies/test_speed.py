@@ -197,7 +197,7 @@ def test_engines_do_not_train_and_stock_modes_stay_out_of_the_largest_batch():
 
 def test_nobody_who_can_run_is_a_mistake(backend, tmp_path, monkeypatch):
     monkeypatch.setattr(speed, "contenders", lambda *_: [speed.Contender("nobody", "tuned", "float32")])
-    with pytest.raises(ConfigError, match="none can run here"):
+    with pytest.raises(ConfigError, match="^contenders=1: none can run here; not run: nobody tuned float32: backend='nobody': "):
         speed.run(PRESET, ["nobody"], **options(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
