@@ -19,7 +19,7 @@ from bench.data.catalogue import RECORDS, File, Record
 from bench.data.image_files import pad_to
 from bench.data.own_images import read_array, read_folder
 from bench.data.pixels import in_words
-from bench.data.readers import DataError
+from bench.data.readers import DataError, no_images
 from bench.data.splits import SPLITS
 from bench.paths import ASSETS, printable
 
@@ -129,7 +129,7 @@ def load_images(path: Path, shape: tuple[int, int, int], *, pad: bool = False) -
     elif path.suffix.lower() in (".npy", ".npz") and path.is_file():
         parts, unread = read_array(path, shape[0])
     else:
-        raise DataError(f"{path}: {'is no folder and no .npz or .npy file' if path.exists() else 'no such file or folder'}")
+        raise no_images(path)
     name = printable(path.name or path.resolve().name)
     more = f" and {len(unread) - SHOWN} more" if len(unread) > SHOWN else ""
     notes = [f"{name}: not read: {printable(', '.join(unread[:SHOWN]))}{more}"] if unread else []

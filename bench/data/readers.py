@@ -130,10 +130,15 @@ def read_npy(path: Path, floats: bool = False) -> NDArray[Any]:
         raise DataError(f"{path}: cannot be read: {error}") from error
 
 
+def no_images(path: Path) -> DataError:
+    """The error for a path that is neither a folder nor a file of arrays."""
+    return DataError(f"{path}: {'is no folder and no .npz or .npy file' if path.exists() else 'no such file or folder'}")
+
+
 def npz_names(path: Path) -> list[str]:
     """Names of the arrays in a .npz file."""
-    if path.is_file() and path.suffix.lower() not in (".npy", ".npz"):
-        raise DataError(f"{path}: is no folder and no .npz or .npy file")
+    if path.suffix.lower() not in (".npy", ".npz"):
+        raise no_images(path)
     with _zip(path) as archive:
         return [name.removesuffix(".npy") for name in archive.namelist()]
 

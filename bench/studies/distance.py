@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from bench.data.image_files import find_images, look
 from bench.data.own_images import in_order, shape_of
 from bench.data.pixels import in_words, read_samples
-from bench.data.readers import DataError, npz_names
+from bench.data.readers import no_images, npz_names
 from bench.metric import fid, fmnist_cnn
 from bench.metric.extractor import Extractor, Images, Statistics
 from bench.metric.resampling import resampled
@@ -54,7 +54,7 @@ def read(path: Path, extractor: Extractor) -> Side:
     elif path.suffix.lower() in (".npy", ".npz") and path.is_file():
         images = read_samples(path)
     else:
-        raise DataError(f"{path}: {'is no folder and no .npz or .npy file' if path.exists() else 'no such file or folder'}")
+        raise no_images(path)
     n = len(images)
     extractor.require_fitting(images.shape[1:], f"{path} holds")
     least = 2 * extractor.width
