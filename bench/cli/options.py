@@ -123,7 +123,7 @@ BACKENDS = _parent(("--backends", {"metavar": "A,B", "help": f"of {', '.join(bac
 NETWORK = _parent(("--network", {"metavar": "NAME", "help": "whose network a backend without one samples with; default: none, and "
                                  "such a backend is left out or refused"}))
 BACKEND = _parent(("--backend", {"metavar": "NAME", "default": backends.DEFAULT, "help": f"of {', '.join(backends.names())}"}))
-DEVICE = _parent(("--device", {"type": device, "default": "cpu", "help": "cpu, cuda, cuda:N, ascend or tpu"}))
+DEVICE = _parent(("--device", {"type": device, "metavar": "NAME", "default": "cpu", "help": "cpu, cuda, cuda:N, ascend or tpu"}))
 DTYPE = _parent(("--dtype", {"default": "float32", "help": "of the network: float32, bfloat16, float16 or float64"}))
 MODE = _parent(("--mode", {"default": "tuned", "help": "of the backend: tuned, stock, compiled, or, where it has it, exported"}))
 DATA = _parent(

@@ -56,7 +56,7 @@ def _neighbours(studies: Parser) -> None:
     p.add_argument("--weights", metavar="SOURCE", help=f"draw them from {WEIGHTS}; default: --images")
     p.add_argument("--name", help="of the row and the picture; default: that of the file or folder")
     p.add_argument("--backend", metavar="NAME", help="with --weights; default: torch")
-    p.add_argument("--device", type=device, help="with --weights: cpu, cuda, cuda:N, ascend or tpu; default: cpu")
+    p.add_argument("--device", type=device, metavar="NAME", help="with --weights: cpu, cuda, cuda:N, ascend or tpu; default: cpu")
     p.add_argument("--samples", type=int, help="with --weights: images to draw; default: 1000")
     p.add_argument("--steps", type=int, metavar="S", help="with --weights: sampling steps of DDIM, eta = 0; default: 50")
     p.add_argument("--sample-batch", type=int, help="with --weights: images drawn at once; default: 64")
