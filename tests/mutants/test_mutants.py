@@ -11,7 +11,7 @@ import backends
 from bench.paths import ROOT
 from tests.conformance.kit import LEVELS, Subject
 
-from . import solvers_mindspore
+from . import solvers_elsewhere
 from .catalogue import MUTANTS, Mutant
 from .catalogue_solvers import SOLVER_MISTAKES
 from .run import HERE, asked_first, edited, first_failure, mutated, recorded
@@ -46,16 +46,19 @@ def test_applies(mutant: Mutant) -> None:
     assert ast.dump(ast.parse(edited(mutant, text))) != ast.dump(ast.parse(text))
 
 
-@pytest.mark.parametrize("mutant", solvers_mindspore.mistakes(), ids=lambda m: m.name)
-def test_applies_in_mindspore(mutant: Mutant) -> None:
-    """The same of the solvers' mistakes and the MindSpore backend."""
-    text = (ROOT / "backends" / "mindspore" / f"{mutant.file}.py").read_text()
+@pytest.mark.parametrize(("backend", "mutant"), [(backend, m) for backend in solvers_elsewhere.WORDS
+                                                 for m in solvers_elsewhere.mistakes(backend)],
+                         ids=lambda v: v if isinstance(v, str) else v.name)
+def test_applies_elsewhere(backend: str, mutant: Mutant) -> None:
+    """The same of the solvers' mistakes and the other backends."""
+    text = (ROOT / "backends" / backend / f"{mutant.file}.py").read_text()
     planted = edited(mutant, text)
     assert ast.dump(ast.parse(planted)) != ast.dump(ast.parse(text)) and "torch" not in mutant.new
 
 
-def test_every_mistake_of_the_solvers_is_asked_of_mindspore() -> None:
-    assert len(solvers_mindspore.mistakes()) == len(SOLVER_MISTAKES)
+@pytest.mark.parametrize("backend", solvers_elsewhere.WORDS)
+def test_every_mistake_of_the_solvers_is_asked_of_the_other_backends(backend: str) -> None:
+    assert len(solvers_elsewhere.mistakes(backend)) == len(SOLVER_MISTAKES)
 
 
 def test_a_mistake_whose_text_has_moved_is_named() -> None:
