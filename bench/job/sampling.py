@@ -59,14 +59,17 @@ def rounded(job: Job, crew: Crew, found: dict[str, Any], drawn: dict[str, NDArra
     """The verdict `found` on the images of these ids that each backend has `drawn`. An error of float32 beyond the tolerance may be
     its rounding, which a network magnifies. Up to `ROUNDING` times the tolerance the images are drawn again in float64.
 
-    By each of the backends: they are right where they are `apart` by no more than float64's tolerance. Where one of two has no
-    float64, the other's tell how far float32 alone is off there, and its own may be off by `ALIKE` times as much.
+    By each of the backends: they are right where they are `apart` by no more than float64's tolerance. Where one has no float64,
+    those of another one tell how far float32 alone is off there, and its own may be off by `ALIKE` times as much.
     """
     error, within = found["error"], found["tolerance"]
     if found["ok"] or error is None or error > ROUNDING * within or job.dtype != "float32" or job.processes > 1:
         return found
     able = [backend for backend in drawn if "float64" in about(backend).dtypes]
-    exact = [_in_float64(job, crew, backend, cell, ids) for backend in able]
+    if not able and (others := [backend for backend in job.backends if "float64" in about(backend).dtypes]):
+        able = others[:1]
+        drawn = drawn | {able[0]: _redrawn(job, crew, able[0], cell, ids, "float32")}
+    exact = [_redrawn(job, crew, backend, cell, ids, "float64") for backend in able]
     if len(able) == len(drawn):
         error = apart(*exact)
         return found | {"float64": error, "ok": error <= TOLERANCES["float64"]["images"]}
@@ -77,10 +80,10 @@ def rounded(job: Job, crew: Crew, found: dict[str, Any], drawn: dict[str, NDArra
     return found | {"rounding": off, "ok": off[other] <= ALIKE * off[able[0]]}
 
 
-def _in_float64(job: Job, crew: Crew, backend: str, cell: Cell, ids: Iterable[int]) -> NDArray[np.float64]:
-    """The images of a cell that have these ids, drawn in float64 by a worker of their own."""
-    name = f"{backend} float64"
-    crew.start(backend, name, dtype="float64")
+def _redrawn(job: Job, crew: Crew, backend: str, cell: Cell, ids: Iterable[int], dtype: str) -> NDArray[Any]:
+    """The images of a cell that have these ids, drawn in this dtype by a worker of their own."""
+    name = f"{backend} {dtype}"
+    crew.start(backend, name, dtype=dtype)
     try:
         crew.load(name, job.trained)
         return np.concatenate([crew.draw(name, range(i, i + 1), job.draw(cell).plan, 1, cell.seed) for i in map(int, ids)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -109,6 +110,32 @@ def test_rounding_that_a_network_magnifies_is_told_from_a_mistake(tmp_path: Path
     assert ("ok in float64" in ended.stdout) == (code == 0)
 
 
+def shifted(by: float, which: int) -> Callable[..., np.ndarray]:
+    """Images drawn again, of which one has in float64 a pixel off by so much."""
+    redrawn = sampling._redrawn
+
+    def again(*asked: object) -> np.ndarray:
+        images = redrawn(*asked)
+        images[which, 0, 0, 0] += by if asked[-1] == "float64" else 0
+        return images
+
+    return again
+
+
+@pytest.mark.parametrize(("first", "ok"), [(1e-4, True), (2e-5, False)])
+def test_rounding_beside_the_oracle_of_a_backend_without_float64_is_held_to_that_of_another(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: float, ok: bool) -> None:
+    """The second is off by 0.0004, four times what is accepted."""
+    monkeypatch.setitem(wrong.MISTAKES, "off", ("", type("Off", (Off,), {"in_float32": 4e-4})))
+    dtypes = {"torch": ("float32", "float64"), "wrong": ("float32",)}
+    monkeypatch.setattr(sampling, "about", lambda backend: replace(about("torch"), dtypes=dtypes[backend]))
+    monkeypatch.setattr(sampling, "_redrawn", shifted(first, -1))
+    ended = run(job(("torch", "wrong"), etas=(0.0,), train_steps=0), tmp_path, "off")
+    found = [row.values["sampling"] for row in of(ended.book.rows, Checks) if "sampling" in row.values][-1]
+    np.testing.assert_allclose([found["rounding"]["torch"], found["rounding"]["wrong"]], [first, 4e-4 - first], atol=1e-5)
+    assert (found["ok"], ended.code) == (ok, 0 if ok else 4), ended.stderr
+
+
 @pytest.mark.parametrize(("first", "ok"), [(0.0, False), (1e-3, True), (-3e-4, False), (2.7e-4, False), (3.2e-4, True)])
 def test_rounding_of_a_backend_without_float64_is_held_to_that_of_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                                                             first: float, ok: bool) -> None:
@@ -116,14 +143,7 @@ def test_rounding_of_a_backend_without_float64_is_held_to_that_of_the_first(tmp_
     monkeypatch.setitem(wrong.MISTAKES, "off", ("", Off))
     dtypes = {"torch": ("float32", "float64"), "wrong": ("float32",)}
     monkeypatch.setattr(sampling, "about", lambda backend: replace(about("torch"), dtypes=dtypes[backend]))
-    exact = sampling._in_float64
-
-    def shifted(*asked: object) -> np.ndarray:
-        images = exact(*asked)
-        images[0, 0, 0, 0] += first  # of the worst image
-        return images
-
-    monkeypatch.setattr(sampling, "_in_float64", shifted)
+    monkeypatch.setattr(sampling, "_redrawn", shifted(first, 0))  # the worst image
     ended = run(job(("torch", "wrong"), etas=(0.0,), train_steps=0), tmp_path, "off")
     found = [row.values["images"] for row in of(ended.book.rows, Checks) if "images" in row.values][-1]
     np.testing.assert_allclose([found["rounding"]["torch"], found["rounding"]["wrong"]], [abs(first), 2e-3 - first], atol=1e-5)
