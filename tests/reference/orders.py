@@ -3,18 +3,38 @@
 from __future__ import annotations
 
 import argparse
+import math
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
-from bench.paths import ROOT
-from reference.rows import Variant
-from reference.solvers import multistep, unipc
+import numpy as np
 
-from .laws import ORDERS, PUBLIC, VARIANCES, Gaussian, Solver, TwoGaussians, error, slopes, variance_slopes
+from bench.paths import ROOT
+from reference import grids
+from reference.rows import Variant
+from reference.solvers import multistep, pndm, unipc
+
+from .laws import (
+    ALPHA_BARS,
+    ORDERS,
+    PUBLIC,
+    VARIANCES,
+    Gaussian,
+    Solver,
+    TwoGaussians,
+    error,
+    run,
+    slopes,
+    variance_slopes,
+    with_middles,
+)
 
 COUNTS = (12, 24, 48, 96, 192, 384, 768)
 NAMES = ("ddim", "heun", "plms", "dpmpp_2s", "dpmpp_2m", "dpmpp_3m", "unipc_2", "unipc_3")
+EVEN: dict[str, Solver] = {name: ORDERS[name][0] for name in ("ddim", "heun", "plms", "dpmpp_2m")} | {
+    "pndm": lambda n: pndm(with_middles("pndm", n))}
 CODES: dict[str, tuple[str, Solver, int]] = {  # what each line of the second table is: the code, its rows, the order it should have
     "DPM-Solver++(3M)": ("dpm-solver, diffusers DPMSolverMultistepScheduler, k-diffusion dpmpp_3m_sde at eta 0",
                          partial(multistep, v=PUBLIC, order=3), 3),
@@ -45,6 +65,20 @@ def ours(name: str) -> list[object]:
     (two,) = slopes(TwoGaussians(), solver, (192, 384))
     at_24, calls = error(Gaussian(), solver, 24)
     return [f"`{name}`", order, f"{low:.2f}", f"{high:.2f}", f"{two:.2f}", calls, f"{at_24:.1e}"]
+
+
+def even(name: str) -> list[float]:
+    """Slopes on a grid of equal steps in t, from t = 999 down to 0 and not beyond, whose number grows threefold."""
+    law, errors = Gaussian(), []
+    for steps in (111, 333, 999):
+        n = grids.on_schedule(np.linspace(999, 0, steps + 1), ALPHA_BARS)
+        errors.append(abs(run(EVEN[name](n), 1.3, law.predict) - law.exact(1.3, n)))
+    return [math.log(a / b, 3) for a, b in pairwise(errors)]
+
+
+def on_even(name: str) -> list[object]:
+    """A line of its table."""
+    return [f"`{name}`", 1 if name == "ddim" else 2, *(f"{slope:.2f}" for slope in even(name))]
 
 
 def public(name: str) -> list[object]:
@@ -82,6 +116,11 @@ solver at 1e-13 gives the exact path. The last two columns are of a path of 24 s
 
 UniPC-p has order p + 1, because each state is corrected once its prediction is known, at no further call. At few steps a high order
 says little: compare the errors, at equal calls.
+
+PNDM begins with Runge-Kutta steps through the middle of a step in t, so that its grid is one of equal steps in t: here from t = 999
+to t = 0, where the path ends. `plms` and `pndm` reach their order beyond some hundred steps.
+
+{table(["solver", "order", "111 to 333 steps", "333 to 999"], [on_even(name) for name in EVEN])}
 
 ## As public codes have them
 
