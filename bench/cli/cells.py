@@ -50,9 +50,7 @@ def samplers(args: argparse.Namespace, own: Scheduler) -> list[tuple[str | None,
         return [(None, eta) for eta in parse_eta(args.eta if args.eta is not None else "ddpm" if own.sampler == "ddpm" else "0")]
     names = (args.sampler or str(own.sampler)).split(",")
     for name in names:
-        near = difflib.get_close_matches(name, SOLVERS, 1)
-        require(name in SOLVERS, "--sampler", args.sampler, f"{name!r} is no sampler; "
-                + (f"did you mean {near[0]}?" if near else f"choose from {', '.join(SOLVERS)}"))
+        require_known(name, args.sampler)
     require(len(set(names)) == len(names), "--sampler", args.sampler, "every name must appear once")
     if not set(names) & set(NOISY):
         unused(args, f"to the sampler{'s' * (len(names) > 1)} {', '.join(names)}", "eta")
@@ -70,3 +68,10 @@ def samplers(args: argparse.Namespace, own: Scheduler) -> list[tuple[str | None,
             said = own.solver_choices.get("variant", {}) if name == own.sampler else {}
             out.append((name, said.get("eta", 0.0)))
     return out
+
+
+def require_known(name: str, said: str) -> None:
+    """Raise ConfigError for a name of no sampler in what `said` names."""
+    near = difflib.get_close_matches(name, SOLVERS, 1)
+    require(name in SOLVERS, "--sampler", said, f"{name!r} is no sampler; "
+            + (f"did you mean {near[0]}?" if near else f"choose from {', '.join(SOLVERS)}"))

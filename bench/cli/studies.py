@@ -172,6 +172,8 @@ def recipe(commands: Parser) -> None:
     p.add_argument("--weights", metavar="SOURCE", help=f"a trained network: {WEIGHTS}; default: train one")
     p.add_argument("--samples", type=int, help="images per set of samples; default: the recipe's")
     p.add_argument("--steps", type=int, metavar="S", help="sampling steps of the recipe's sampler; default: the recipe's")
+    p.add_argument("--sampler", metavar="NAME", help="of the pictures of samples: ddim, ddpm or a fast solver, as `ddim-bench "
+                   "sample` has them; default: the recipe's")
     p.add_argument("--sample-batch", type=int, default=64, help="images drawn at once")
     p.add_argument("--seeds", type=int, help="trainings per choice, where the recipe compares; default: 3")
     p.add_argument("--grid", action="store_true", help="also a grid of samples")

@@ -111,6 +111,8 @@ class Experiment:
                        + (f", learning rate {o.lr:g}" if o.lr else "") + ".")
         if self.dataset.name != name:
             out.append(f"Ran on {self.dataset.provenance}: the recipe's own data set, {name}, was not at hand.")
+        if left := [kind for kind in show.on_the_way(o.sampler) if kind in self.recipe.pictures]:
+            out.append(f"No {' and '.join(left)}: stops of {o.sampler} on the way would lose its earlier predictions.")
         return out
 
     @property
@@ -152,10 +154,7 @@ class Experiment:
 
     def plan(self, model: api.Model | None = None, **choices: Any) -> Plan:
         """The recipe's way to sample, with the command line's steps, and `choices` in place of its own."""
-        model = model or self.model
-        asked = {**self.recipe.sampling, **({"steps": self.options.steps} if self.options.steps else {})}
-        asked["steps"] = min(asked["steps"], model.spec.diffusion.timesteps)
-        return model.plan(**{**asked, **choices})
+        return self.recipe.plan(model or self.model, self.options.steps, **choices)
 
     def losses(self) -> None:
         """The picture of the loss curve, if this run trained."""
@@ -186,13 +185,15 @@ class Experiment:
 
     def show_samples(self) -> None:
         """Grid, strip and GIF of the recipe's own way to sample, those that it makes and those that were asked for."""
-        wanted = [kind for kind in show.KINDS if kind in self.recipe.pictures or kind in self.options.pictures]
+        o = self.options
+        wanted = [kind for kind in show.KINDS if kind in self.recipe.pictures or kind in o.pictures]
+        wanted = [kind for kind in wanted if kind not in show.on_the_way(o.sampler)]
         if not wanted:
             return
         places = {kind: self._file({"gif": "denoising"}.get(kind, kind), ".gif" if kind == "gif" else ".png") for kind in wanted}
-        images, captions = show.show(self.model, self.plan(), self.samples, places, seed=self.options.seed,
-                                       batch_size=self.options.sample_batch,
-                                       title=": ".join(filter(None, (self.recipe.name, self.label))) + "\n")
+        images, captions = show.show(self.model, self.recipe.shown(self.model, o.steps, o.sampler), self.samples, places,
+                                     seed=o.seed, batch_size=o.sample_batch,
+                                     title=": ".join(filter(None, (self.recipe.name, self.label))) + "\n")
         self.values["samples"] = {"n": len(images), "metric": self.measure(images)}
         self.made += [(places[kind].name, caption.replace("\n", ": ")) for kind, caption in captions.items()]
 
@@ -204,7 +205,7 @@ class Experiment:
                 "optim": shortened(p.optim, self.steps, self.recipe.steps, o.lr).to_dict(), "provenance": self.dataset.provenance,
                 "steps": self.steps, "batch_size": self.batch_size, "samples": self.samples, "seed": o.seed, "seeds": o.seeds,
                 "backend": o.backend, "device": o.device, "dtype": o.dtype, "mode": o.mode, "sampling_steps": o.steps,
-                "weights": None if o.weights is None else Path(o.weights).name}
+                "weights": None if o.weights is None else Path(o.weights).name, **({"sampler": o.sampler} if o.sampler else {})}
 
     def row(self) -> AnyRow:
         """Append the row of this run, and drop its training states, which are not needed any more."""
@@ -229,7 +230,7 @@ class Experiment:
     def _file(self, stem: str, suffix: str) -> Path:
         backend = "" if self.options.backend == self.recipe.backend else self.options.backend
         weights = "" if self.options.weights is None else Path(self.options.weights).name
-        return self.gallery / ("-".join(filter(None, (self.recipe.name, backend, weights, stem))) + suffix)
+        return self.gallery / ("-".join(filter(None, (self.recipe.name, backend, weights, self.options.sampler, stem))) + suffix)
 
     @cached_property
     def _data(self) -> tuple[Dataset, Dataset]:

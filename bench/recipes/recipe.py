@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import backends
+from bench import api
 from bench.data import datasets
 from bench.metric.extractor import Extractor
 from bench.presets import Preset, get_preset
 from bench.weights.unsaid import Unsaid
 from reference.config import OptimConfig, require
+from reference.conventions import Plan
+from reference.solver_plans import FAST, SolverPlan
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,19 @@ class Recipe:
         """Its numbers."""
         return get_preset(self.name)
 
+    def plan(self, model: api.Model, steps: int | None, **choices: Any) -> Plan:
+        """Its way to sample, in so many steps, with `choices` in place of its own."""
+        asked = {**self.sampling, **({"steps": steps} if steps else {})}
+        asked["steps"] = min(asked["steps"], model.spec.diffusion.timesteps)
+        return model.plan(**{**asked, **choices})
+
+    def shown(self, model: api.Model, steps: int | None, sampler: str | None) -> Plan | SolverPlan:
+        """How the pictures of samples are drawn: its own way, or another sampler as this project has it, in as many steps."""
+        own = self.plan(model, steps)
+        if sampler in (None, own.sampler):
+            return own
+        return (model.solver_plan if sampler in FAST else model.plan)(own.steps, sampler=sampler)
+
 
 @dataclass(frozen=True)
 class Options:
@@ -55,6 +71,7 @@ class Options:
     unsaid: Unsaid  # what their files don't say
     samples: int | None
     steps: int | None  # of sampling
+    sampler: str | None  # of the pictures of samples
     sample_batch: int
     seed: int
     seeds: int  # trainings per choice, where the recipe compares

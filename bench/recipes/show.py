@@ -12,11 +12,16 @@ from bench import api
 from bench.data.pixels import to_uint8
 from bench.pictures import grids
 from reference.conventions import Plan
-from reference.solver_plans import SolverPlan
+from reference.solver_plans import FAST, SolverPlan
 
 KINDS = ("grid", "strip", "gif")
 GRID_IMAGES, STRIP_FRAMES, STRIP_IMAGES, GIF_FRAMES = 256, 10, 6, 40
 COLUMNS = 8
+
+
+def on_the_way(sampler: str | None) -> tuple[str, ...]:
+    """The kinds that show states on the way to the images, which this sampler does not have."""
+    return ("strip", "gif") if sampler in FAST else ()
 
 
 def show(model: api.Model, plan: Plan | SolverPlan, n: int, wanted: Mapping[str, Path], *, seed: int = 0, batch_size: int = 64,

@@ -191,6 +191,29 @@ def test_weights_take_the_place_of_training_and_say_so(images):
         assert gif.n_frames == T + 1
 
 
+@pytest.mark.parametrize(("sampler", "how", "others"), [("unipc_3", "unipc_3, 4 network calls", []),
+                                                        ("ddim", "DDIM, S = 4", ["denoising.gif"])])
+def test_pictures_of_samples_are_drawn_by_the_sampler_asked_for(images, sampler, how, others):
+    """A fast solver has no states on the way, which a picture of the recipe's would show."""
+    row, = run(images, "fashion-mnist-mindspore", "--train-steps", "2", "--batch-size", "4", "--samples", "4", "--steps", "4",
+               "--sampler", sampler)
+    (file, caption), *more = (pair for pair in row.values["pictures"] if "losses" not in pair[0])
+    assert file == f"fashion-mnist-mindspore-torch-{sampler}-grid.png" and caption.endswith(how)
+    assert [name.rpartition("-")[2] for name, _ in more] == others and row.config["sampler"] == sampler
+    assert ("No gif: stops of unipc_3 on the way would lose its earlier predictions." in row.values["notes"]) == (not others)
+
+
+@pytest.mark.parametrize(("name", "options", "message"), [
+    ("fashion-mnist-mindspore", "--sampler lms", "--sampler='lms': 'lms' is no sampler; did you mean plms?"),
+    ("fashion-mnist-mindspore", "--sampler pndm --steps 3", "steps=3: pndm needs 4 <= S <= T=24"),
+    ("fashion-mnist-mindspore", "--sampler heun --strip", "--strip=True: stops of heun on the way would lose its"),
+    ("ddim-respaced", "--sampler heun", "--sampler='heun': ddim-respaced draws no samples unless it is asked to: add --grid"),
+    ("mnist-scratch", "--sampler heun", "--sampler='heun': does not apply to mnist-scratch, which draws pictures of its own")])
+def test_a_sampler_that_shows_nothing_is_refused_before_anything_is_trained(images, name, options, message, capsys):
+    run(images, name, *options.split(), code=2)
+    assert message in capsys.readouterr().err and not (images / "out").exists()
+
+
 def test_samples_during_training_are_drawn_at_the_steps_asked_for(images):
     row, = run(images, "fashion-mnist-mindspore", "--train-steps", "4", "--batch-size", "4", "--samples", "4", "--sample-at", "2,4")
     assert [file for file, _ in row.values["pictures"] if "step" in file] == [
