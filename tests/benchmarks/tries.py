@@ -1,7 +1,7 @@
 """What else could make a step faster, and what bounds it: `python -m tests.benchmarks.tries NAME`.
 
-`torch`, `mindspore`: one float32 call of the tuned network at batch 64, its time shifts made beforehand as in sampling, beside
-variants of it: other settings of the framework, and parts left out, whose output is wrong and whose time says what the part
+`torch`, `mindspore`, `jax`: one float32 call of the tuned network at batch 64, its time shifts made beforehand as in sampling,
+beside variants of it: other settings of the framework, and parts left out, whose output is wrong and whose time says what the part
 costs. `latency`: the same of the compiled torch network for one image, also in bfloat16. `training`: the same of a whole training
 step of the torch backend. `layout`: whole steps of the tuned torch backend, beside the same with the other memory layout. Blocks of
 all variants are timed in turn (A B B A) in one process. `results/tries.md` shows the last run of each, from its row.
@@ -207,6 +207,64 @@ def mindspore_variants() -> dict[str, Call]:
     }
 
 
+def jax_variants() -> dict[str, Call]:
+    """Every variant, warm."""
+    from contextlib import ExitStack
+    from unittest.mock import patch
+
+    import jax
+    import jax.numpy as jnp
+
+    from backends.jax import layers, unet
+    from backends.jax.devices import at_work, find_device
+
+    x, values = inputs()
+
+    class Variant:
+        device = find_device("cpu")
+
+        @at_work
+        def __init__(self, *patches: Any, dtype: str = "float32", compiled: bool = True, **xla: Any) -> None:
+            w = {name: jnp.array(value) for name, value in values.items()}
+            shifts = unet.time_shifts(w, SPEED, unet.time_embedding(w, SPEED, jnp.array([T]), dtype))
+            self.given = w, layers.in_dtype(jnp.array(x), dtype), shifts
+
+            def denoise(w: layers.Arrays, x: jax.Array, shifts: dict[str, jax.Array]) -> jax.Array:
+                return unet.denoise(w, SPEED, x, shifts)
+
+            with ExitStack() as stack:
+                for each in patches:
+                    stack.enter_context(each)
+                self.function = jax.jit(denoise).lower(*self.given).compile(xla) if compiled else denoise
+            self()
+
+        @at_work
+        def __call__(self) -> object:
+            return jax.block_until_ready(self.function(*self.given))
+
+    def conv(weight: jax.Array, bias: jax.Array, x: jax.Array, *others: Any) -> jax.Array:
+        if weight.shape[-1] > 1:
+            return kept(weight, bias, x, *others)  # type: ignore[no-any-return]
+        return layers.add_shift(x @ weight[:, :, 0, 0].T, bias[None])
+
+    def first(w: object, name: str, x: jax.Array, *others: object) -> jax.Array:
+        return x
+
+    kept = layers._conv
+    no_norm = [patch.object(module, "group_norm", first) for module in (layers, unet)]
+    return {
+        "tuned": Variant(),
+        "stock": Variant(compiled=False),
+        "bfloat16": Variant(dtype="bfloat16"),
+        "convolutions of one pixel as products": Variant(patch.object(layers, "_conv", conv)),
+        "xla_cpu_enable_fast_math": Variant(xla_cpu_enable_fast_math=True),
+        "xla_cpu_prefer_vector_width of 512": Variant(xla_cpu_prefer_vector_width=512),
+        "xla_cpu_use_thunk_runtime off": Variant(xla_cpu_use_thunk_runtime=False),
+        "without norm": Variant(*no_norm),
+        "without norm and attention": Variant(*no_norm, patch.object(unet, "attention", first)),
+    }
+
+
 def training_variants() -> dict[str, Call]:
     """Every variant, warm."""
     import torch._inductor.config as inductor
@@ -303,6 +361,9 @@ TRIES = {
     "mindspore": [Try("mindspore", "network call",
                       "Aimed at: 4 times as fast as stock. A variant would have to come near the last line, which has nothing but "
                       "convolutions, sums and the upsampling.", mindspore_variants)],
+    "jax": [Try("jax", "network call",
+                "Aimed at: 1.2 times as fast as stock. Names with xla_cpu are XLA's own settings. A variant would have to come "
+                "near the last line, which has nothing but convolutions, sums, SiLU and the upsampling.", jax_variants)],
     "latency": [Try("torch", "network call of the compiled backend, one image",
                     "Aimed at: one image as fast as the fastest engine draws it (results/speed.md). \"Tuned\" is `--mode compiled` "
                     "here. The last line has nothing but convolutions, sums and a few products.",
@@ -338,8 +399,9 @@ def measure(tried: Try, threads: int, count: int) -> Row:
 def render(every: list[Row]) -> str:
     """`tries.md`: the last row of each try."""
     newest = {_key(row.config): row for row in every}
+    names = [name for name, group in TRIES.items() if any((t.framework, t.workload, t.dtype) in newest for t in group)]
     text = ["# A step, tried otherwise", "",
-            "Made by `python -m tests.benchmarks.tries torch`, `mindspore`, `latency`, `training` and `layout`; raw block times: "
+            f"Made by `python -m tests.benchmarks.tries NAME`, NAME of {', '.join(names)}; raw block times: "
             "[rows/study.jsonl](rows/study.jsonl). The network of preset `speed` at batch "
             f"{BATCH} unless it says one image, milliseconds, median of blocks that were timed in turn; *against tuned*: median of "
             "the ratios of neighbouring blocks, with its 95% interval, above 1 where the variant is faster. *Without* a part the "
