@@ -18,6 +18,12 @@ from .run import Found, asked_first, first_failure, mutated, recorded
 
 PAGE = Path(__file__).parent / "MIRROR.md"
 WORDS = {"mindspore": (("torch.", "ops."), ("dim=", "axis=")), "jax": (("torch.", "jnp."), ("dim=", "axis="))}  # how another framework says what torch's text says
+# A mistake whose text stands in another backend too, where it is another one: JAX has Adam's moments beside the weights, and its
+# optimiser keeps the loss scaler alone.
+OTHERWISE = {
+    ("jax", "load_weights keeps Adam's moments"): (
+        'self.parts: Parts = {part:', 'kept = getattr(self, "parts", None)\n        self.parts: Parts = {part: kept[part] if kept and "adam" in part else'),
+    ("jax", "a resume forgets Adam's moments"): ('{name: state[f"{part}/{name}"]', '{name: state[f"{part}/{name}"] * (not part.startswith("adam"))')}
 # Levels of the kit that run a file's functions, or what these have made; the likeliest first. A mistake in it is asked of no other.
 REACH = {
     "schedules": ("L1", "L0", "L3", "L4", "L5", "L6"), "samplers": ("L1", "L0", "L5", "L6"), "solvers": ("L1", "L0", "L5"),
@@ -38,8 +44,9 @@ def mirrored(mutant: Mutant, backend: str) -> Mutant | None:
     if mutant.dtype != "float32" or not path.exists():
         return None
     text = path.read_text()
+    said = OTHERWISE.get((backend, mutant.name), (mutant.old, mutant.new))
     for words in ((), WORDS[backend]):
-        old, new = mutant.old, mutant.new
+        old, new = said
         for ours, theirs in words:
             old, new = old.replace(ours, theirs), new.replace(ours, theirs)
         if text.count(old) == mutant.places and _is_python(text.replace(old, new)):

@@ -15,7 +15,7 @@ from tests.conformance import guard
 from tests.conformance.kit import LEVELS, Subject
 
 from .catalogue import MUTANTS, Mutant
-from .mirror import MIRRORED, PAGE, REACH, ask, lines_of, mirrored
+from .mirror import MIRRORED, OTHERWISE, PAGE, REACH, ask, lines_of, mirrored
 from .run import checks, mutated
 from .test_mutants import UNCHANGED
 
@@ -37,6 +37,7 @@ def test_half_of_the_catalogue_is_mirrored_and_each_is_asked_of_a_level_that_it_
     """And what the page says was asked of these."""
     assert all(mutant.level in REACH[mutant.file] for mutant in MUTANTS if mutant.file in REACH)
     assert all(len(found) >= 170 for found in MIRRORED.values())
+    assert set(OTHERWISE) <= {(backend, mutant.name) for backend, found in MIRRORED.items() for mutant in found}
     asked = lines_of(PAGE.read_text())
     assert set(asked) <= {(backend, mutant.name) for backend, found in MIRRORED.items() for mutant in found}
     assert not [line for line in asked.values() if "nothing" in line]
