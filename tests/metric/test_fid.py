@@ -252,8 +252,10 @@ def test_extrapolation_removes_a_one_over_n_bias():
             fid.extrapolate(1.0, 500, 2.0, m)
 
 
-def test_smallest_allowed_number_of_images():
+def test_smallest_allowed_number_of_images(capsys):
+    """torch-fidelity prints nothing of its own."""
     result = fid.evaluate(held_out()[:128])
+    assert tuple(capsys.readouterr()) == ("", "")
     assert result["fid_half"] is None and result["fid_inf"] is None and result["kid_subset_size"] == 128
     assert result["fid"] > held_out_result()["fid"]
 

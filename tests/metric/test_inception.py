@@ -168,9 +168,12 @@ def test_the_fewest_images_that_are_measured(weights, monkeypatch, layer):
 
 
 def test_missing_file_tells_what_to_fetch_and_where_to_put_it(tmp_path, monkeypatch):
+    """Also where nothing has loaded torchvision yet, which torch-fidelity needs: see `torchvision_shim`."""
     network_class()
     import torch
 
+    called = []
+    monkeypatch.setattr(inception, "import_torchvision", lambda: called.append(True))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", None)  # nothing is fetched without being asked for
     place = tmp_path / "hub" / "checkpoints" / "weights-inception-2015-12-05-6726825d.pth"
@@ -182,6 +185,7 @@ def test_missing_file_tells_what_to_fetch_and_where_to_put_it(tmp_path, monkeypa
         assert all(word in str(error.value) for word in said) and "\n" not in str(error.value)
     with pytest.raises(ConfigError, match="mine.pth.*no such file"):
         inception.load(tmp_path / "mine.pth", download=True)  # it has a name of its own: nothing else may take its place
+    assert called == [True] * 3
 
 
 def test_download_goes_where_torch_fidelity_looks_and_is_checked(weights, tmp_path, monkeypatch):
