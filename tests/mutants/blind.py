@@ -3,13 +3,17 @@
 
 `python -m tests.mutants.blind` plants them and keeps every outcome in results/blind.jsonl, where the same command goes on;
 `python -m tests.mutants.generator --page` counts them on results/mutation.md. Those of MindSpore and JAX are asked of the kit's levels,
-as those of the catalogue are.
+as those of the catalogue are, and then of the backend's own tests.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import shutil
+import subprocess
 import sys
+import tempfile
 import tomllib
 from pathlib import Path
 
@@ -50,7 +54,19 @@ def by_level(room: str, one: Mutant) -> str:
         level, found = mirror.ask(planted, room, mirror.REACH[file])
         if found:
             return f"{level} {found.name}, float32, {mode}"
-    return ""
+    return by_own_tests(room, one)
+
+
+def by_own_tests(room: str, one: Mutant) -> str:
+    """The first test of the backend's own that fails in a copy of the repository with the mistake; "" where none does."""
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder) / "tree"
+        shutil.copytree(ROOT, tree, symlinks=True, ignore=shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build"))
+        (tree / one.file).write_text(one.planted((tree / one.file).read_text()))
+        done = subprocess.run([sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider",
+                               f"tests/backends/test_{room}.py"], cwd=tree, env={**os.environ, "PYTHONPATH": str(tree)},
+                              capture_output=True, text=True)
+    return next((line[:200] for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))), "")
 
 
 if __name__ == "__main__":
