@@ -40,7 +40,7 @@ class Recipe:
         """Its numbers."""
         return get_preset(self.name)
 
-    def plan(self, model: api.Model, steps: int | None, **choices: Any) -> Plan:
+    def plan(self, model: api.Model, steps: int | None, /, **choices: Any) -> Plan:
         """Its way to sample, in so many steps, with `choices` in place of its own."""
         asked = {**self.sampling, **({"steps": steps} if steps else {})}
         asked["steps"] = min(asked["steps"], model.spec.diffusion.timesteps)
