@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bench.sampling import bound, solver_table
 from bench.sampling.cell import Cell, Draw, plan_of
 from reference.config import ConfigError, DiffusionConfig
+from reference.schedules import alpha_bars, betas
 from reference.solver_plans import FEWEST
 
 PROCESS = DiffusionConfig(timesteps=20)
@@ -64,6 +66,15 @@ def test_a_bound_is_refused_where_the_network_has_none():
     assert list(bound.path(v, 20, ["small"]).timesteps) == list(range(20)) and bound.path(v, 5, ["small"]).steps == 5
     with pytest.raises(ConfigError, match="variance='learned_range': this network has small, large"):
         bound.path(PROCESS, 20, ["learned_range"])
+
+
+def test_a_shortened_bounds_process_is_the_whole_one_at_the_timesteps_that_it_keeps():
+    """Its alpha_bar is theirs, so that the noise drawn for a timestep is that of its state."""
+    whole = alpha_bars(betas(PROCESS))
+    for steps in (4, 7, 20):
+        path = bound.path(PROCESS, steps, ["small", "large"])
+        for process in path.processes.values():
+            np.testing.assert_allclose(alpha_bars(betas(process)), whole[list(path.timesteps)], rtol=1e-13)
 
 
 def test_a_cell_is_called_by_all_that_tells_it_from_others():
