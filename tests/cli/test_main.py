@@ -355,3 +355,10 @@ def test_the_list_says_what_is_not_installed(monkeypatch, capsys):
     monkeypatch.setattr(listing.backends, "installed", lambda name: name == "torch")
     assert main(["run", "--list"]) == 0
     assert 'backends: torch, mindspore (not installed: pip install -e ".[mindspore]"' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("codes", "ends"), [((4, 0), 4), ((0, 3), 3), ((0, 0), 0)])
+def test_a_table_of_two_networks_ends_with_the_worst_of_both(codes, ends, monkeypatch):
+    asked, left = [], list(codes)
+    monkeypatch.setattr(main_of_run, "_job", lambda args, command: asked.append(args.preset) or left.pop(0))
+    assert main(["run", "--table", "solvers"]) == ends and asked == ["table", "table-base"]

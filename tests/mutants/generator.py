@@ -348,10 +348,11 @@ def blind(out: Path) -> list[str]:
                   for when in (True, False))
     text = ["", "## Lists of sixty mistakes", "",
             "Each list was there before any of its mistakes was tried; [blind.jsonl](blind.jsonl) says by what each was caught. Who wrote the "
-            "first two and the fourth had read no test; who wrote the third knew some. The third and fourth are of all rooms. Most of the first list's of a backend were "
+            "first two, the fourth and the fifth had read no test; who wrote the third knew some. The last three are of all rooms. Most of the first list's of a backend were "
             "asked of one level, dtype and mode of the kit, and most of the third's of bench of the test files that look at their module; "
-            "those of the third and fourth that were not caught at first were asked again of one test each, which was then written for it; "
-            "but three of the fourth failed a test that was there, a slow one or one that starts a process, which were not asked at first. "
+            "those of the last three that were not caught at first were asked again of one test each, which was then written for it; "
+            "but three of the fourth and two of the fifth failed a test that was there, a slow one, one that starts a process or a "
+            "backend's own beside the kit, which were not asked at first. "
             "One whose text has changed since can't be asked again."] if first else []
     for name in LISTS:
         listed = [f"{said['file']} {said['name']}" for said in tomllib.loads((HERE / name).read_text())["mistake"]]
