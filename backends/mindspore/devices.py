@@ -13,7 +13,8 @@ LEAST_THREADS = 2  # that its runtime computes in: one starts the kernels and ta
 
 
 def find_device(name: str) -> str:
-    """MindSpore's name of this device, set for the process; `DeviceError` where this machine lacks it."""
+    """MindSpore's name of this device, set for the process; `DeviceError` where this machine lacks it, or where the process has
+    computed on another one."""
     kinds = {"cpu": "CPU", "ascend": "Ascend"}
     if name not in kinds:
         raise DeviceError(f"device={name!r}: the mindspore backend has cpu and ascend")
@@ -21,7 +22,9 @@ def find_device(name: str) -> str:
         ms.set_device(kinds[name])
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise DeviceError(f"device={name!r}: MindSpore {ms.__version__} can't use it here: {reason}") from None
+        # Nobody sets the device of a process that has computed, not even the one that it computes on.
+        if ms.get_current_device().device_target != kinds[name]:
+            raise DeviceError(f"device={name!r}: MindSpore {ms.__version__} can't use it here: {reason}") from None
     hold_threads()
     return kinds[name]
 

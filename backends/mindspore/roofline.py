@@ -14,7 +14,7 @@ DTYPES = {"float32": ms.float32, "float16": ms.float16}
 
 def gemm(n: int, device: str, dtype: str) -> tuple[Callable[[], Tensor], int]:
     """The product of two n x n matrices, and its FLOPs."""
-    find_device(device)  # before any use of the framework: it refuses a later one
+    find_device(device)
     a, b = (ops.ones((n, n), DTYPES[dtype]) for _ in range(2))
     multiply = ops.MatMul()
     return lambda: multiply(a, b), 2 * n**3

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from backends.protocol import Batch
+from backends.protocol import Batch, DeviceError
 from reference.config import ConfigError
 
 ms = pytest.importorskip("mindspore")
@@ -17,10 +17,14 @@ from backends.mindspore import devices, distributed, weight_files  # noqa: E402
 from backends.mindspore.backend import MindSporeBackend  # noqa: E402
 
 
-@pytest.fixture(scope="module", autouse=True)
-def device():
-    """Chosen before any kernel runs: MindSpore lets nobody choose it later, in other tests of this process either."""
-    devices.find_device("cpu")
+def test_a_process_that_has_computed_keeps_its_device():
+    """MindSpore lets nobody set it any more, not even the same one."""
+    assert (ms.ops.ones((2, 2)) + 1).asnumpy().sum() == 8
+    with pytest.raises(RuntimeError):
+        ms.set_device("CPU")
+    assert devices.find_device("cpu") == "CPU"
+    with pytest.raises(DeviceError, match="device='ascend': MindSpore .* can't use it here: "):
+        devices.find_device("ascend")
 
 
 @pytest.mark.parametrize("asked, taken, said", [
