@@ -38,6 +38,7 @@ from reference.config import ConfigError, DiffusionConfig, ModelConfig, OptimCon
 from reference.conventions import CLEAN, Plan, make_encode_plan, make_plan
 from reference.scheduler import SILENT, Scheduler
 from reference.solver_plans import FAST, SolverPlan, make_solver_plan
+from reference.solvers import SOLVERS
 
 Images = NDArray[np.floating[Any]]  # float32, float64 from a network of that dtype
 SOLVER_CHOICES = {"spacing", "eta", "convention", "clip", "final_alpha_bar", "steps_offset", "round_t", "variant"}
@@ -104,8 +105,7 @@ class Model:
     def fast_solver(self, sampler: str | None, convention: str) -> str | None:
         """The fast solver that is asked for, or where no sampler is, with convention "diffusers", the weights' folder's. Raises
         `ConfigError` for a name that is no sampler's."""
-        known = ("ddim", "ddpm", *FAST)
-        require(sampler is None or sampler in known, "sampler", sampler, f"must be one of {', '.join(known)}")
+        require(sampler is None or sampler in SOLVERS, "sampler", sampler, f"must be one of {', '.join(SOLVERS)}")
         name = sampler or (self.scheduler.sampler if convention == "diffusers" else None)
         return name if name in FAST else None
 

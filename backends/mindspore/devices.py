@@ -23,7 +23,7 @@ def find_device(name: str) -> str:
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         # Nobody sets the device of a process that has computed, not even the one that it computes on.
-        if ms.get_current_device().device_target != kinds[name]:
+        if "has been initialized" not in reason or ms.get_current_device().device_target != kinds[name]:
             raise DeviceError(f"device={name!r}: MindSpore {ms.__version__} can't use it here: {reason}") from None
     hold_threads()
     return kinds[name]

@@ -51,8 +51,8 @@ def _require_path(experiment: Experiment) -> None:
     o, recipe = experiment.options, experiment.recipe
     if o.sampler in FAST:
         process = recipe.preset.diffusion if o.weights is None else experiment.model.spec.diffusion
-        steps = min(o.steps or recipe.sampling["steps"], process.timesteps)
-        claims.require_claimed(backends.about(o.backend), plan=make_solver_plan(process, steps, sampler=str(o.sampler)))
+        plan = make_solver_plan(process, recipe.sampling_steps(o.steps, process), sampler=str(o.sampler))
+        claims.require_claimed(backends.about(o.backend), plan=plan)
 
 
 def _metric(name: str, experiment: Experiment) -> list[str]:

@@ -13,7 +13,7 @@ from bench.data import datasets
 from bench.metric.extractor import Extractor
 from bench.presets import Preset, get_preset
 from bench.weights.unsaid import Unsaid
-from reference.config import OptimConfig, require
+from reference.config import DiffusionConfig, OptimConfig, require
 from reference.conventions import Plan
 from reference.solver_plans import FAST, SolverPlan
 
@@ -40,11 +40,13 @@ class Recipe:
         """Its numbers."""
         return get_preset(self.name)
 
+    def sampling_steps(self, steps: int | None, diffusion: DiffusionConfig) -> int:
+        """So many steps, or else its own; at most all of the process."""
+        return min(steps or self.sampling["steps"], diffusion.timesteps)
+
     def plan(self, model: api.Model, steps: int | None, /, **choices: Any) -> Plan:
         """Its way to sample, in so many steps, with `choices` in place of its own."""
-        asked = {**self.sampling, **({"steps": steps} if steps else {})}
-        asked["steps"] = min(asked["steps"], model.spec.diffusion.timesteps)
-        return model.plan(**{**asked, **choices})
+        return model.plan(**{**self.sampling, "steps": self.sampling_steps(steps, model.spec.diffusion), **choices})
 
     def shown(self, model: api.Model, steps: int | None, sampler: str | None) -> Plan | SolverPlan:
         """How the pictures of samples are drawn: its own way, or another sampler as this project has it, in as many steps."""

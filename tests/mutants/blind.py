@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,7 +19,7 @@ from pathlib import Path
 from bench.paths import ROOT
 
 from . import catalogue, mirror
-from .generator import BLIND, LISTS, How, Mutant, ask, keep, outcomes
+from .generator import BLIND, LISTS, How, Mutant, ask, copy_to, keep, outcomes
 
 KITS = ("mindspore", "jax")  # rooms that are asked of the kit's levels
 PLACES = {"reference": "reference/", "torch": "backends/torch/", **{room: f"backends/{room}/" for room in KITS},
@@ -61,7 +60,7 @@ def by_own_tests(room: str, one: Mutant) -> str:
     """The first test of the backend's own that fails in a copy of the repository with the mistake; "" where none does."""
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder) / "tree"
-        shutil.copytree(ROOT, tree, symlinks=True, ignore=shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build"))
+        copy_to(tree)
         (tree / one.file).write_text(one.planted((tree / one.file).read_text()))
         done = subprocess.run([sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider",
                                f"tests/backends/test_{room}.py"], cwd=tree, env={**os.environ, "PYTHONPATH": str(tree)},

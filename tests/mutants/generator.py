@@ -217,12 +217,17 @@ def ask(name: str, asked: list[Mutant], seed: int, out: Path, how: How = ALL) ->
     with tempfile.TemporaryDirectory() as folder:
         trees = [Path(folder) / f"tree{i}" for i in range(how.processes)]
         for tree in trees:
-            shutil.copytree(ROOT, tree, symlinks=True, ignore=shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build"))
+            copy_to(tree)
         start = functools.partial(planted_in, name=name, out=out, seed=seed, how=how, known=map_of(name, how.slow))
         if how.processes > 1:  # the map is made once
             ended([start(trees[0], [], Value("i"))])
         following = Value("i")
         ended([start(tree, asked, following) for tree in trees])
+
+
+def copy_to(tree: Path) -> None:
+    """The repository as it is, with what git ignores left out."""
+    shutil.copytree(ROOT, tree, symlinks=True, ignore=shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build"))
 
 
 def map_of(room: str, slow: bool = False) -> Path:
