@@ -362,8 +362,9 @@ TRIES = {
                       "Aimed at: 4 times as fast as stock. A variant would have to come near the last line, which has nothing but "
                       "convolutions, sums and the upsampling.", mindspore_variants)],
     "jax": [Try("jax", "network call",
-                "Aimed at: 1.2 times as fast as stock. Names with xla_cpu are XLA's own settings. A variant would have to come "
-                "near the last line, which has nothing but convolutions, sums, SiLU and the upsampling.", jax_variants)],
+                "Aimed at: 1.2 times as fast as stock. Names with xla_cpu are XLA's own settings. The line without norm "
+                "and attention has little but convolutions, sums, SiLU and the upsampling: a variant would have to come near it.",
+                jax_variants)],
     "latency": [Try("torch", "network call of the compiled backend, one image",
                     "Aimed at: one image as fast as the fastest engine draws it (results/speed.md). \"Tuned\" is `--mode compiled` "
                     "here. The last line has nothing but convolutions, sums and a few products.",

@@ -272,6 +272,7 @@ def images(out):
     return found
 
 
+@pytest.mark.sampled
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["torch", pytest.param("mindspore", marks=pytest.mark.recorded), "jax"])
 def test_the_main_job_draws_the_same_images_on_many_processes(tmp_path, backend):

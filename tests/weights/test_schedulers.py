@@ -112,6 +112,7 @@ PATHS = [
 
 
 @pytest.mark.slow
+@pytest.mark.sampled
 @pytest.mark.parametrize("name, settings", PATHS)
 def test_whole_paths_of_the_network_that_ships(name, settings, tmp_path, monkeypatch):
     stated = json.loads((FMNIST_SMALL / FILE).read_text())

@@ -46,6 +46,7 @@ def test_diffusers_computes_our_function(model):
 
 
 @pytest.mark.slow
+@pytest.mark.sampled
 @pytest.mark.parametrize("model", [TINY, HEADS])
 def test_the_port_to_flax_computes_our_function(model):
     """Its network, path and, from the same batches, losses and weights."""
@@ -183,7 +184,7 @@ def test_diffusers_takes_our_training_steps(clip):
     assert np.abs(ours.weights()["conv_in.weight"] - start["conv_in.weight"]).max() > 1e-3
 
 
-@pytest.mark.parametrize("name", ["diffusers", pytest.param("lucidrains", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["diffusers", pytest.param("lucidrains", marks=[pytest.mark.slow, pytest.mark.sampled])])
 @pytest.mark.parametrize("dtype", peers.DTYPES)
 def test_every_peer_takes_the_commands_of_the_speed_table(name, dtype, tmp_path):
     worker = opened(name, replace(SPEC, dtype=dtype))

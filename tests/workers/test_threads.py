@@ -48,6 +48,7 @@ def usual(worker, work):
 
 
 @pytest.mark.slow
+@pytest.mark.sampled
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="this system does not say what each thread does")
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("backend", HERE)
