@@ -9,8 +9,11 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
+
+import pandas as pd
 
 from bench import files
 from bench.paths import command_line, printable, renamed
@@ -22,6 +25,7 @@ from bench.records.values import Timing
 from bench.report import ablation_page, noise_page, results, scaling_page, speed_page, table1_frames, table1_page
 from bench.report.html import page as html
 from bench.report.machines import page as machines_page
+from bench.report.machines import versus
 from bench.report.solvers import frames as solver_frames
 from bench.report.solvers import page as solvers_page
 from bench.report.studies import likelihood_page, round_trip_page, same_noise_page
@@ -36,9 +40,10 @@ def run(args: argparse.Namespace, command: str) -> int:
     out: Path = args.out
     require(args.json is None or args.json.suffix == ".json", "--json", str(args.json), "must end in .json")
     require(out.is_dir(), "--out", str(out), "is no folder; name one with rows, as ddim-bench run writes it")
-    found, kept = rows.read(out / "rows"), []
+    found, kept, made = rows.read(out / "rows"), [], []
     with Cells(out, fresh=False).shared("report"):
         for name, text in pages(found, out):
+            made.append((name, text))
             path = out / name
             shown = html.pictures(files.read_text(path)) if name == "report.html" and path.exists() else set()
             if lost := shown - html.pictures(text):
@@ -52,17 +57,23 @@ def run(args: argparse.Namespace, command: str) -> int:
                 with files.replacing(path) as file:
                     file.write(text.encode())
             print(f"page: {printable(path)}")
-    export(found, args.json, args.csv)
+    export(found, args.json, args.csv, made, machines_page.found(out))
     print("\n".join(kept), end="\n" * bool(kept), file=sys.stderr)
     return 3 if kept else 0
 
 
-def export(found: list[AnyRow], to_json: Path | None, to_csv: Path | None) -> None:
-    """The tables of images, times and comparisons, as one JSON object and as CSV files."""
+def export(found: list[AnyRow], to_json: Path | None, to_csv: Path | None, made: Sequence[tuple[str, str]] = (),
+           machines: versus.Runs | None = None) -> None:
+    """The tables of images, times and comparisons, those of the pages `made` (file name, Markdown), and what `compare` says of
+    several machines, as one JSON object and as CSV files."""
     if to_json is None and to_csv is None:
         return
     timed: list[AnyRow] = [row for row in of(found, Timing) if "peak_rss_bytes" in row.values]  # roofs have none
     tables = {"images": results.sample_table(found), "times": results.speed_table(timed), "checks": results.check_table(found)}
+    if machines and len(machines) > 1:
+        tables |= {slug(f"compared {name}"): table for name, table in versus.tables(machines).items()}
+    for name, text in made:
+        tables |= of_page(name.removesuffix(".md"), text) if name.endswith(".md") else {}
     if to_json is not None:
         text = json.dumps({name: json.loads(table.to_json(orient="records")) for name, table in tables.items()}, indent=2)
         with files.replacing(to_json) as file:
@@ -74,6 +85,33 @@ def export(found: list[AnyRow], to_json: Path | None, to_csv: Path | None) -> No
             with files.replacing(path) as file:
                 file.write(table.to_csv(index=False).encode())
             print(f"table: {printable(path)}")
+
+
+def of_page(page: str, text: str) -> dict[str, pd.DataFrame]:
+    """The Markdown tables of a page, named by the page and the heading above; numbers are numbers, other cells text."""
+    found, heading = dict[str, pd.DataFrame](), ""
+    for block in re.split(r"\n(?=#)|\n\n", text):
+        if block.startswith("#"):
+            heading = block.splitlines()[0].strip("# ")
+        if (lines := [line for line in block.splitlines() if line.startswith("|")]) and len(lines) > 2:
+            head, _, *body = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
+            name = slug(f"{page} {heading}")
+            same = sum(other == name or other.startswith(f"{name}-table-") for other in found)
+            frame = pd.DataFrame(body, columns=head)
+            found[f"{name}-table-{same + 1}" if same else name] = frame.apply(_numbers)
+    return found
+
+
+def _numbers(column: pd.Series[Any]) -> pd.Series[Any]:
+    try:
+        return pd.to_numeric(column)
+    except ValueError:
+        return column
+
+
+def slug(name: str) -> str:
+    """A name for a file: small letters, digits and -."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:100]
 
 
 def pages(found: list[AnyRow], out: Path) -> Iterator[tuple[str, str]]:

@@ -44,8 +44,8 @@ def _report(commands: Parser) -> None:
     A page keeps the command that it names as its maker. OUT/README.md is written by the main job alone.
     """
     p = commands.command("report", _report.__doc__, "ddim-bench report", (OUT,), body="report", goes_on_from="")
-    p.add_argument("--json", type=Path, metavar="FILE.json", help="also write the tables of images, times and comparisons there; "
-                   "default: nowhere")
+    p.add_argument("--json", type=Path, metavar="FILE.json", help="also write the tables of images, times and "
+                   "comparisons, and those of every page, there; default: nowhere")
     p.add_argument("--csv", type=Path, metavar="FOLDER", help="the same as NAME.csv in this folder; default: nowhere")
 
 

@@ -106,6 +106,12 @@ def _cpu_quota() -> str | None:
     return _text(f"{CGROUP}/cpu.max") or (f"{quota} {period}" if quota and period else None)
 
 
+def gpus(environment: dict[str, Any]) -> str:
+    """The GPUs of a machine, each without the clock of the moment, its third field: two rows of one machine differ in it."""
+    lines = [line.split(", ") for line in environment.get("gpu") or []]
+    return ", ".join(part for parts in lines for n, part in enumerate(parts) if n != 2 or not part.endswith("MHz"))
+
+
 def _gpu() -> list[str] | None:
     fields = "name,driver_version,clocks.sm,clocks.max.sm,memory.total"
     lines = _output("nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader")

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 import backends
+from bench.records import environment
 from bench.records.rows import AnyRow, Row
 from bench.records.values import Metric, Pooled, Sample, Timing
 from bench.streams import uniform_int
@@ -73,7 +74,7 @@ def cores(environment: dict[str, Any]) -> int | None:
 def hardware(row: AnyRow) -> str:
     """The GPU, or the CPU and the cores that the process may use."""
     e = row.environment
-    return ", ".join(e["gpu"]) if row.config["device"] != "cpu" and e.get("gpu") else f"{e.get('cpu')}, {cores(e)} cores"
+    return environment.gpus(e) if row.config["device"] != "cpu" and e.get("gpu") else f"{e.get('cpu')}, {cores(e)} cores"
 
 
 def versions(row: AnyRow) -> str:

@@ -1,6 +1,7 @@
 """`ddim-bench report` on the rows that ship."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -76,3 +77,21 @@ def test_the_committed_rows_are_exported(tmp_path):
     report.export(timings, tmp_path / "all.json", None)
     times = json.loads((tmp_path / "all.json").read_text())["times"]
     assert {"training step", "sampling step"} <= {line["workload"] for line in times}
+
+
+def test_every_table_of_every_page_that_is_made_from_rows_is_exported():
+    """By its page and heading, with numbers as numbers."""
+    pages = [(name, (ROOT / "results" / name).read_text()) for name in (*PAGES, "solvers.md", "likelihood.md")]
+    for name, text in pages:
+        tables = report.of_page(name.removesuffix(".md"), text)
+        assert len(tables) == len(re.findall(r"^\|[-:|]+\|$", text, re.MULTILINE)) and (tables or name == "gallery.md")
+        assert all(re.fullmatch("[a-z0-9-]+", key) and len(table) > 0 for key, table in tables.items())
+    steps = report.of_page("scaling", dict(pages)["scaling.md"])["scaling-steps"]["sampling steps S"]
+    assert steps.tolist() == sorted(steps) and steps.dtype.kind == "i"
+
+
+def test_two_tables_below_one_heading_have_two_names():
+    table = "| a | b |\n|--:|:--|\n| 1 | x |\n"
+    found = report.of_page("page", f"# A page\n\n## One, two\n\n{table}\n{table}\n## None\n\nText | of no table\n")
+    assert list(found) == ["page-one-two", "page-one-two-table-2"]
+    assert found["page-one-two"].to_dict("records") == [{"a": 1, "b": "x"}]

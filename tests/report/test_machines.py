@@ -109,6 +109,27 @@ def test_a_run_that_disagrees_and_a_value_without_an_interval(tmp_path, capsys):
     assert [(line["difference"], line["verdict"]) for line in found["distances"]] == [(0.0, "no difference"), (1.0, "cannot tell")]
 
 
+def test_a_comparison_that_was_made_again_counts_as_it_came_out_last():
+    """In whatever order the rows lie."""
+    wrong, mended = (replace(row, created=f"2026-01-0{day}T00:00:00+00:00")
+                     for day, row in ((1, check(1.0, ok=False)), (2, check(1e-6))))
+    for order in ([wrong, mended], [mended, wrong]):
+        (line,) = versus.agreement({"a": order}).to_dict("records")
+        assert (line["comparisons"], line["disagree"], line["verdict"]) == (1, 0, "agrees")
+        (line,) = page.table({"a": [timing([1.0] * 4), *order, replace(check(1.0), preset="other")]}).to_dict("records")
+        assert line["checks that agree"] == "2 of 2"
+
+
+def test_a_gpu_is_one_machine_whatever_its_clock_of_the_moment(tmp_path, capsys):
+    """Its greatest clock is the card's own, and is kept."""
+    gpu, out = "A card, 580.1, {} MHz, 1980 MHz, 81559 MiB", tmp_path / "gpu"
+    for clock in (345, 1980):
+        here = {**ENVIRONMENT, "gpu": [gpu.format(clock)]}
+        rows.append(out / "rows", replace(timing([1.0] * 4, device="cuda"), environment=here))
+    assert main(["submit", "--out", str(out), "--name", "mine", "--file", str(tmp_path / "x.jsonl")]) == 0
+    assert "2 rows of A card, 580.1, 1980 MHz, 81559 MiB\n" in capsys.readouterr().out
+
+
 def test_a_machine_that_was_busy_or_differs_from_itself_gives_no_ratio(two, tmp_path, capsys):
     """And is named with the reason; the times themselves stay."""
     busy = run_of(tmp_path / "busy", [1.0 + 0.01 * (n % 3) for n in range(20)], 20.0, 20 + SPREAD, load=[9.0, 1.0, 1.0])
@@ -203,7 +224,7 @@ def test_the_page_of_machines_has_the_last_of_each_device():
                      ENVIRONMENT, "c" * 40)
     found = [at(9, drawn, steps=5), *(at(day, drawn, steps=S) for day, S in ((2, 10), (3, 20), (4, 50))),
              at(5, timing([9.0] * 3)), at(6, timing([0.1, 0.2, 0.9])), at(7, timing([5.0] * 3, workload="training step")),
-             check(1e-6), check(1.0, ok=False), replace(check(1.0, ok=False), backend="torch2 oracle"),
+             check(1e-6), replace(check(1.0, ok=False), preset="base"), replace(check(1.0, ok=False), backend="torch2 oracle"),
              at(8, replace(timing([0.004] * 3), environment=ENVIRONMENT | {"gpu": ["a card"]}), device="cuda:0")]
     here, card = page.table({"mine": found}).to_dict("records")
     assert here == {"machine": "mine", "hardware": "a CPU, 2 cores", "backend": "PyTorch", "rows": 7,
@@ -248,6 +269,8 @@ def test_two_machines_are_packed_and_listed(two, tmp_path, capsys):
     exported = json.loads((tmp_path / "t.json").read_text())
     assert exported["times"][0]["images/s"] == pytest.approx(8, rel=0.1) and exported["checks"][0]["verdict"] == "ok"
     assert list(pd.read_csv(tmp_path / "csv" / "times.csv")["batch"]) == [8]
+    assert [line["machine"] for line in exported["machines-machines"]] == ["here", "other-2-cores"]
+    assert exported["compared-times"][0]["ratio"] == 1.5 and (tmp_path / "csv" / "compared-times.csv").exists()
 
 
 @pytest.mark.parametrize("more, said", [

@@ -8,7 +8,8 @@ import pandas as pd
 
 from bench.records import rows
 from bench.records.rows import AnyRow, of
-from bench.records.values import Checks, Sample, Timing
+from bench.records.values import Sample, Timing
+from bench.report.machines.versus import newest_checks
 from bench.report.measures import hardware, label, seconds_per_image, unit_seconds
 
 PAGE, FOLDER = "machines.md", "machines"
@@ -30,7 +31,7 @@ def table(machines: dict[str, list[AnyRow]]) -> pd.DataFrame:
             for backend in dict.fromkeys(row.backend for row in (*of(mine, Timing), *of(mine, Sample))):
                 drawn = [row for row in of(mine, Sample) if row.backend == backend]
                 timed = [row for row in of(mine, Timing) if row.backend == backend and row.config["workload"] == "sampling step"]
-                checks = [v["ok"] for row in of(all_rows, Checks) if backend in row.backend.split(" ")
+                checks = [v["ok"] for row in newest_checks(all_rows) if backend in row.backend.split(" ")
                           for v in row.values.values()]
                 newest = max([*drawn, *timed], key=lambda row: row.created, default=None)
                 lines.append({

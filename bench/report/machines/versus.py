@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from bench.records import environment
 from bench.records.rows import AnyRow, Row, of
 from bench.records.values import Checks, Metric, Pooled, Timing
 from bench.report.measures import (
@@ -58,17 +59,19 @@ def machines(runs: Runs) -> pd.DataFrame:
 
 def _described(row: AnyRow) -> dict[str, Any]:
     e = row.environment
-    gpu = {"gpu": ", ".join(e["gpu"])} if e.get("gpu") else {}
+    gpu = {"gpu": environment.gpus(e)} if e.get("gpu") else {}
     return {"commit": row.commit[:12], **{key: e.get(key) for key in MACHINE}, **gpu,
             **{package: version or "absent" for package, version in e.get("versions", {}).items()}}
 
 
 def agreement(runs: Runs) -> pd.DataFrame:
-    """Of each run and backends: how many comparisons with the oracle and between backends were made, and the worst."""
+    """Of each run and backends: how many comparisons with the oracle and between backends were made, and the worst. A comparison
+    that was made again counts as it came out last."""
     lines = []
     for name, rows in runs.items():
-        for backend in dict.fromkeys(row.backend for row in of(rows, Checks)):
-            found = [(what, v) for row in of(rows, Checks) if row.backend == backend for what, v in row.values.items()]
+        checks = newest_checks(rows)
+        for backend in dict.fromkeys(row.backend for row in checks):
+            found = [(what, v) for row in checks if row.backend == backend for what, v in row.values.items()]
             gated = [(v["error"] / v["tolerance"], what) for what, v in found if v["tolerance"] and v["error"] is not None]
             worst = max(gated, default=(0.0, ""))
             bad = sum(not v["ok"] for _, v in found)
@@ -76,6 +79,12 @@ def agreement(runs: Runs) -> pd.DataFrame:
                           "disagree": bad, "worst error / tolerance": round(worst[0], 3), "of": worst[1],
                           "verdict": "disagrees" if bad else "agrees"})
     return pd.DataFrame(lines)
+
+
+def newest_checks(rows: list[AnyRow]) -> list[Row[Checks]]:
+    """Of comparisons of the same backends in the same cell the last: rows are appended, and what was mended stays in them."""
+    ordered = sorted(of(rows, Checks), key=lambda row: row.created)
+    return list({(row.backend, row.preset, json.dumps(row.config, sort_keys=True)): row for row in ordered}.values())
 
 
 def distances(runs: Runs) -> pd.DataFrame:
