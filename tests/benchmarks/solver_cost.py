@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     """Print a line for each solver."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--backend", default=backends.DEFAULT, help=f"of {', '.join(backends.with_solvers())}")
-    parser.add_argument("--weights", default="results/checkpoints/fmnist-base")
+    parser.add_argument("--weights", default="results/checkpoints/fmnist-small")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--least", type=float, default=1.0, help="seconds of a block")
     parser.add_argument("--most", type=float, default=1.03, help="ratio that is accepted")
