@@ -222,6 +222,10 @@ def test_time_is_cancelled_where_a_group_is_one_channel():
     assert not dataclasses.replace(narrow, resnet_time_scale_shift="scale_shift").cancels_time
 
 
+def test_a_quantile_of_1_is_the_largest_pixel():
+    assert (parse_clip("dynamic:1").ratio, parse_clip("dynamic").ratio) == (1, 0.995)
+
+
 def test_thresholding_without_a_largest_value_goes_to_one():
     """As diffusers' own default."""
     assert Scheduler(thresholding=True).clip == "dynamic:0.995:1.0"

@@ -16,11 +16,13 @@ COSINE = DiffusionConfig(schedule="cosine", timesteps=400)
 
 @pytest.mark.parametrize("steps, options", [((10, 5), {}), (20, {"spacing": "leading"}),
                                             (7, {"convention": "plain", "spacing": "quad"})])
-def test_kept_steps_keep_alpha_bar_and_their_name(steps, options):
-    process, plan = respaced(COSINE, steps, **options), make_plan(COSINE, steps, **{"convention": "nichol2021"} | options)
+@pytest.mark.parametrize("whole", [COSINE, DiffusionConfig(objective="v", zero_terminal_snr=True)], ids=["cosine", "zero_snr"])
+def test_kept_steps_keep_alpha_bar_and_their_name(whole, steps, options):
+    """Also where the whole process ends at alpha_bar 0, which those kept may leave out."""
+    process, plan = respaced(whole, steps, **options), make_plan(whole, steps, **{"convention": "nichol2021"} | options)
     assert process.timesteps == plan.steps and process.told_timesteps == plan.network_t[::-1]
     bars = schedules.alpha_bars(schedules.betas(process))
-    np.testing.assert_allclose(bars[::-1], coefficients(plan)["alpha_bar"], rtol=1e-9)
+    np.testing.assert_allclose(bars[::-1], coefficients(plan)["alpha_bar"], rtol=1e-9, atol=1e-15)
 
 
 def test_the_whole_path_of_a_respaced_process_is_the_path_through_the_whole_one():
