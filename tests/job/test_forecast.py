@@ -165,6 +165,16 @@ def test_each_cell_costs_what_the_calibration_says(tmp_path, monkeypatch):
     assert first is asked.initial and second is asked.trained
 
 
+def test_the_first_backend_alone_trains_the_network_that_is_sampled_from(tmp_path, monkeypatch):
+    monkeypatch.setattr(forecast, "_seconds", counted)
+    monkeypatch.setattr(forecast.checks, "oracle", lambda *_: None)
+    asked = job_of(fit=30, train_steps=12, cells={"torch": (), "mindspore": ()})
+    free = SimpleNamespace(done=lambda name, key: False)
+    trained = {backend: [p.cell for p in forecast._backend(asked, Clockwork(tmp_path), None, free, backend) if p.stage == "train"]
+               for backend in asked.backends}
+    assert trained == {"torch": ["30 steps", "12 steps"], "mindspore": ["12 steps"]}
+
+
 def test_the_metric_costs_its_features_and_distances(monkeypatch):
     """Half a second each: loading 1 s, features of the 10 held-out images 0.05 s each; the first cell takes the reference's too."""
     monkeypatch.setattr(forecast, "_seconds", counted)

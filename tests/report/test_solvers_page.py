@@ -284,11 +284,12 @@ def test_report_writes_the_page_again_from_rows(tmp_path, capsys):
 
 
 def test_the_images_of_all_seeds_are_resampled_alike_in_every_cell(tmp_path, monkeypatch):
-    """Two cells of the same images have the same resamples; a cell of which a seed is missing is left out."""
+    """Two cells of the same images have the same resamples; a cell of which a seed is missing is left out. The target is the training
+    set, as of the other distances."""
     monkeypatch.setattr(pooled, "RESAMPLES", 3)
     monkeypatch.setattr(fid, "features", lambda images, *_: images.reshape(len(images), -1)[:, 300:303].astype(np.float64))
     target = fid.statistics(np.random.default_rng(1).normal(100, 50, (200, 3)))
-    monkeypatch.setattr(fid, "target", lambda *_: target)
+    monkeypatch.setattr(fid, "target", lambda found, *_: target if found is data else None)
     drawn = [Cell(5, 0.0, "trailing", seed, solver) for solver in ("dpmpp_2m", "heun", "unipc_3") for seed in (0, 1)]
     images = {}
     for cell in drawn[:-1]:
@@ -297,7 +298,8 @@ def test_the_images_of_all_seeds_are_resampled_alike_in_every_cell(tmp_path, mon
         images["torch", cell] = path
     data = datasets.load_subset("fashion-mnist", "test")
     preset = PRESETS["table"].changed(samples=64)
-    job = Job(preset, {}, {}, {"torch": tuple(drawn)}, "cpu", "float32", "plain", 0, data, data, 1, 1.0, 1.0, False)
+    job = Job(preset, {}, {}, {"torch": tuple(drawn)}, "cpu", "float32", "plain", 0, data, replace(data), 1,
+              1.0, 1.0, False)
     book = Notebook(Cells(tmp_path / "out", fresh=False), "table")
     pooled.keep(job, book, images, "solvers")
     found = of(book.rows, Pooled)
