@@ -162,6 +162,21 @@ def test_peak_memory_without_proc_is_in_the_unit_of_the_system(monkeypatch, plat
     assert memory.peak_memory() % 1024 == 0
 
 
+@pytest.mark.parametrize(("limits", "expected"), [
+    ({}, 1000), ({"memory.max": "max"}, 1000), ({"memory.max": "600"}, 600), ({"memory.limit_in_bytes": "400"}, 400),
+    ({"memory.limit_in_bytes": "9223372036854771712"}, 1000),  # what cgroup v1 says where there is no limit
+])
+def test_a_container_has_the_smaller_of_its_limit_and_the_machines_memory(monkeypatch, limits, expected):
+    def text(path):
+        if path.name not in limits:
+            raise FileNotFoundError(path)
+        return limits[path.name]
+
+    monkeypatch.setattr(memory.Path, "read_text", text)
+    monkeypatch.setattr(memory.os, "sysconf", {"SC_PHYS_PAGES": 10, "SC_PAGE_SIZE": 100}.get)
+    assert memory._memory() == expected
+
+
 @pytest.mark.parametrize(("error", "found"), [
     (MemoryError(), True), (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
     (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 800 bytes"), True),
