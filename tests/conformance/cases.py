@@ -182,6 +182,7 @@ DDIM, DDPM = ({"eta": 0.7}, {"variance": "small"})
 SPECIAL = {
     "one_step": plan_of("ddim", DDIM, {}, 1), "one_step_ddpm": plan_of("ddpm", DDPM, {}, 1),
     "odd_steps": plan_of("ddim", DDIM, {}, 7, spacing="trailing"),
+    "odd_timesteps": plan_of("ddim", DDIM, {"timesteps": 11, "beta_end": 0.5}, 11, convention="diffusers"),  # a middle
     "sections": plan_of("ddim", DDIM, {}, (10, 15, 20)),
     "sections_nichol2021": plan_of("ddpm", DDPM, {"schedule": "cosine", "timesteps": 4000}, (5, 3), convention="nichol2021"),
     "every_step": plan_of("ddpm", DDPM, {"timesteps": 20}, 20), "one_timestep": plan_of("ddpm", DDPM, {"timesteps": 1}, 1),

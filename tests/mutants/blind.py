@@ -48,12 +48,12 @@ def mistakes(room: str) -> list[Mutant]:
 
 def by_level(room: str, one: Mutant) -> str:
     """The first check of the kit that fails, with how it was asked; "" where none does."""
-    for mode in ("stock", "tuned"):
+    for dtype, mode in (("float32", "stock"), ("float32", "tuned"), ("float16", "stock")):
         file = Path(one.file).stem
-        planted = catalogue.Mutant(mirror.REACH[file][0], one.function, file, one.old, one.new, "float32", mode)
+        planted = catalogue.Mutant(mirror.REACH[file][0], one.function, file, one.old, one.new, dtype, mode)
         level, found = mirror.ask(planted, room, mirror.REACH[file])
         if found:
-            return f"{level} {found.name}, float32, {mode}"
+            return f"{level} {found.name}, {dtype}, {mode}"
     return by_own_tests(room, one)
 
 

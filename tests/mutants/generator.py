@@ -352,10 +352,10 @@ def blind(out: Path) -> list[str]:
     first, now = ({mutant.partition(": ")[0]: killed_by for room in outcomes(out, when).values() for mutant, killed_by in room.items()}
                   for when in (True, False))
     text = ["", "## Lists of sixty mistakes", "",
-            "Each list was there before any of its mistakes was tried; [blind.jsonl](blind.jsonl) says by what each was caught. Who wrote the "
-            "first two, the fourth and the fifth had read no test; who wrote the third knew some. The last three are of all rooms. Most of the first list's of a backend were "
-            "asked of one level, dtype and mode of the kit, and most of the third's of bench of the test files that look at their module; "
-            "those of the last three that were not caught at first were asked again of one test each, which was then written for it; "
+            "Each list was there before any of its mistakes was tried; [blind.jsonl](blind.jsonl) says by what each was caught. Who wrote the third "
+            "knew some of the tests, who wrote the others had read none. The last four are of all rooms. Most of the first list's of a "
+            "backend were asked of one level, dtype and mode of the kit, and most of the third's of bench of the test files that look at "
+            "their module, as were the sixth's of the harness; those of the last four that were not caught at first were asked again of one test each, which was then written for it; "
             "but three of the fourth and two of the fifth failed a test that was there, a slow one, one that starts a process or a "
             "backend's own beside the kit, which were not asked at first. "
             "One whose text has changed since can't be asked again."] if first else []

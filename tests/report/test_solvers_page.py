@@ -284,8 +284,8 @@ def test_report_writes_the_page_again_from_rows(tmp_path, capsys):
 
 
 def test_the_images_of_all_seeds_are_resampled_alike_in_every_cell(tmp_path, monkeypatch):
-    """Two cells of the same images have the same resamples; a cell of which a seed is missing is left out. The target is the training
-    set, as of the other distances."""
+    """Two cells of the same images have the same resamples; a cell of which a seed is missing is left out. The target is the
+    training set, as of the other distances."""
     monkeypatch.setattr(pooled, "RESAMPLES", 3)
     monkeypatch.setattr(fid, "features", lambda images, *_: images.reshape(len(images), -1)[:, 300:303].astype(np.float64))
     target = fid.statistics(np.random.default_rng(1).normal(100, 50, (200, 3)))
