@@ -57,7 +57,8 @@ def run(args: argparse.Namespace, command: str) -> int:
                 with files.replacing(path) as file:
                     file.write(text.encode())
             print(f"page: {printable(path)}")
-    export(found, args.json, args.csv, made, machines_page.found(out))
+    if args.json or args.csv:
+        export(found, args.json, args.csv, made, machines_page.found(out))
     print("\n".join(kept), end="\n" * bool(kept), file=sys.stderr)
     return 3 if kept else 0
 
@@ -66,8 +67,6 @@ def export(found: list[AnyRow], to_json: Path | None, to_csv: Path | None, made:
            machines: versus.Runs | None = None) -> None:
     """The tables of images, times and comparisons, those of the pages `made` (file name, Markdown), and what `compare` says of
     several machines, as one JSON object and as CSV files."""
-    if to_json is None and to_csv is None:
-        return
     timed: list[AnyRow] = [row for row in of(found, Timing) if "peak_rss_bytes" in row.values]  # roofs have none
     tables = {"images": results.sample_table(found), "times": results.speed_table(timed), "checks": results.check_table(found)}
     if machines and len(machines) > 1:

@@ -26,13 +26,13 @@ def table(machines: dict[str, list[AnyRow]]) -> pd.DataFrame:
     """A line for each machine and backend."""
     lines = []
     for name, all_rows in machines.items():
+        compared = newest_checks(all_rows)
         for where in dict.fromkeys(hardware(row) for row in all_rows if "device" in row.config):
             mine = [row for row in all_rows if "device" in row.config and hardware(row) == where]
             for backend in dict.fromkeys(row.backend for row in (*of(mine, Timing), *of(mine, Sample))):
                 drawn = [row for row in of(mine, Sample) if row.backend == backend]
                 timed = [row for row in of(mine, Timing) if row.backend == backend and row.config["workload"] == "sampling step"]
-                checks = [v["ok"] for row in newest_checks(all_rows) if backend in row.backend.split(" ")
-                          for v in row.values.values()]
+                checks = [v["ok"] for row in compared if backend in row.backend.split(" ") for v in row.values.values()]
                 newest = max([*drawn, *timed], key=lambda row: row.created, default=None)
                 lines.append({
                     "machine": name, "hardware": where, "backend": label(backend), "rows": len(mine),
