@@ -67,9 +67,10 @@ def pytest_configure(config: pytest.Config) -> None:
             raise pytest.UsageError(str(error)) from error
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Slow tests are deselected unless they are asked for, and by --sample all that a hash of their names leaves out; the summary
-    counts both."""
+    counts both. What -m and -k drop is gone by then: a sample is of what would run."""
     left_out = set() if config.getoption("--slow") else {item for item in items if item.get_closest_marker("slow")}
     tests: dict[str, list[pytest.Item]] = {}
     for item in items:
