@@ -108,6 +108,21 @@ def test_a_sample_is_fixed_and_has_every_test(tmp_path, n, counts):
     assert n == 1 or f"{15 - sum(counts)} deselected" in lines[0][-1]
 
 
+def test_a_sample_is_of_what_another_option_leaves(tmp_path):
+    (tmp_path / "test_it.py").write_text("""
+import pytest
+
+@pytest.mark.sampled
+@pytest.mark.parametrize("n", [1, *(pytest.param(n, marks=pytest.mark.long) for n in range(2, 9))])
+def test_it(n): pass
+""")
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n  sampled\n  long\n")
+    command = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "--collect-only", "-q", "--sample", "100", "-m", "not long"]
+    done = subprocess.run([*command, tmp_path], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True,
+                          text=True)
+    assert [line for line in done.stdout.splitlines() if "::" in line] == ["test_it.py::test_it[1]"]
+
+
 def test_a_sample_of_none_is_refused():
     done = subprocess.run([sys.executable, "-m", "pytest", "-n0", "--sample", "0", "--collect-only", "tests/test_ci.py"], cwd=ROOT,
                           capture_output=True, text=True)
