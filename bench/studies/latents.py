@@ -105,7 +105,7 @@ class Study:
                 apart = cdist(features[eta], reference)
                 own = np.diagonal(apart)
                 found[str(eta)] = {"own": _numbers(own), "others": _numbers((apart.sum(1) - own) / (len(own) - 1)),
-                                   "found": float((apart.argmin(1) == np.arange(len(own))).mean())}
+                                   "found": own_nearest(apart)}
             return self.book.row("study", self.model.name, key, {"n": len(x), "reference_steps": whole, "distance": found})
 
         self.book.cell("same-noise", key, compute)
@@ -166,6 +166,11 @@ def same_noise(asked: Settings, model: api.Model, steps: Sequence[int], out: Pat
 def _kept(folder: Path, name: str) -> NDArray[Any]:
     with np.load(folder / KEPT) as file:
         return np.asarray(file[name])
+
+
+def own_nearest(apart: NDArray[np.float64]) -> float:
+    """Of distances (n, n) of images from references the share of images that are nearest to their own, which the diagonal has."""
+    return float((apart.argmin(1) == np.arange(len(apart))).mean())
 
 
 def _numbers(values: NDArray[np.float64]) -> list[float]:

@@ -144,11 +144,11 @@ def counted(do):
 
 
 def test_each_cell_costs_what_the_calibration_says(tmp_path, monkeypatch):
-    """11 images in batches of 4; a network trained for 30 steps, and 12 to compare. What is finished costs nothing, and of the
-    blocks the one that took long counts no more than the others."""
+    """11 images in batches of 4; a network trained for 30 steps, and 12 to compare. What is finished costs nothing, of the blocks
+    the one that took long counts no more than the others, and 7 steps of Heun are 13 network calls."""
     monkeypatch.setattr(forecast, "_seconds", counted)
     monkeypatch.setattr(forecast.checks, "oracle", lambda *_: None)
-    cells = {"torch": (Cell(5, 0.0, None, 0), Cell(20, 0.0, None, 0), Cell(10, 0.0, None, 1))}
+    cells = {"torch": (Cell(5, 0.0, None, 0), Cell(20, 0.0, None, 0), Cell(10, 0.0, None, 1), Cell(7, 0.0, None, 0, "heun"))}
     asked = job_of(samples=11, sample_batch=4, batch_size=4, train_steps=12, blocks=10, fit=30, cells=cells)
     done = SimpleNamespace(done=lambda name, key: name == "train" or key.get("steps") == 10)
     crew = Clockwork(tmp_path)
@@ -156,7 +156,8 @@ def test_each_cell_costs_what_the_calibration_says(tmp_path, monkeypatch):
     assert [(p.stage, p.cell, p.seconds) for p in found] == [
         ("start", "", 0.5), ("train", "30 steps", 1 + 10 + 29 * 2.0), ("train", "12 steps", 0.0),
         ("time", "the training step", pytest.approx(5.4)), ("oracle", "", 0.5), ("time", "the sampling step", pytest.approx(5.4)),
-        *(("sample", f"{cell} n=11", 0.0 if cell.steps == 10 else 1.5 + 3 * (cell.steps * 0.25 + 1.0)) for cell in cells["torch"])]
+        *(("sample", f"{cell} n=11", 0.0 if cell.steps == 10 else 1.5 + 3 * ((13 if cell.sampler else cell.steps) * 0.25 + 1.0))
+          for cell in cells["torch"])]
     assert {p.memory for p in found} == {7}
     trained, = [one for one in crew.asked if isinstance(one, messages.Train)]
     drawn = [one for one in crew.asked if isinstance(one, messages.Sample)]

@@ -193,3 +193,11 @@ def test_a_choice_that_changes_no_path_is_in_no_key():
     own = job().plan(CELL).clip
     assert job(choices={"clip": own}).choices_key(CELL) == {} == job().choices_key(CELL)
     assert [job(choices=choices).choices_key(CELL) for choices in (same, other)].count({}) == 1
+
+
+def test_a_choice_is_in_the_key_of_every_cell_and_check_whose_path_it_changes():
+    """DDPM's way of noise clips by default, DDIM does not."""
+    ddpm = replace(CELL, eta="ddpm")
+    asked = job(cells={"torch": (CELL, ddpm)}, choices={"clip": "none"})
+    assert asked.choices_key(CELL) == {}
+    assert asked.choices_key(ddpm) == asked.choices_key(CELL, ddpm) == {"choices": {"clip": "none"}}

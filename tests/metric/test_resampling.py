@@ -17,6 +17,15 @@ def test_every_resample_is_another_one_and_takes_the_same_rows_of_other_features
     assert np.abs(near - values).max() < 1e-4 < np.std(values)  # other rows would differ by as much as resamples do
 
 
+def test_every_row_is_drawn_as_often_as_any_other(monkeypatch):
+    """600 draws of each of five rows have a standard deviation of 22."""
+    drawn = []
+    monkeypatch.setattr(fid, "statistics", drawn.append)
+    monkeypatch.setattr(fid, "distance", lambda *_: 0.0)
+    resampled(np.arange(5)[:, None], {}, 0, 600)
+    assert np.abs(np.bincount(np.concatenate(drawn).ravel(), minlength=5) - 600).max() < 90
+
+
 def test_the_spread_is_that_of_other_sets_of_as_many():
     rng = np.random.default_rng(1)
     target = {"mu": np.zeros(2), "sigma": np.eye(2)}

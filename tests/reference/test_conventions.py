@@ -166,6 +166,13 @@ def test_fixed_large_takes_beta_tilde_of_the_second_step_at_the_first(name, subs
     assert c["log_variance_max"][-1] == pytest.approx(expected, rel=1e-12)
 
 
+def test_a_learned_range_ends_at_beta_whatever_the_large_variance_is():
+    """ho2020's option is of the fixed large variance alone: at the last step of a learned range beta stays the upper end."""
+    process = dataclasses.replace(LINEAR, variance="learned_range", large_variance_first=True)
+    c = coefficients(make_plan(process, 20, sampler="ddpm", spacing="leading"))
+    assert c["log_variance_max"][-1] == pytest.approx(math.log(1 - c["alpha_bar"][-1]), rel=1e-12)
+
+
 def test_song2021_ddpm_adds_nothing_where_quad_repeats_a_step():
     """exp(0.5 log 0) = 0 there. S = 100 of T = 1000 begins 0, 0, 0, 0, 1, 2, 2, 3: one repeated step lies above 0."""
     plan = plan_of("song2021", 100, spacing="quad", sampler="ddpm")

@@ -128,6 +128,11 @@ def by_hand(apart, way):
     assert way["largest"][1] == pytest.approx(max(np.linalg.norm(b - a) for a, b in pairwise(between)), rel=0.05)
 
 
+def test_an_image_looks_for_its_own_among_all_references():
+    """Both images are nearest to reference 0, and both references to image 1."""
+    assert latents.own_nearest(np.array([[1.0, 2], [0, 3]])) == 0.5
+
+
 def test_a_cell_is_named_by_all_that_decides_its_images():
     """Another value of any of these is another cell; the weights are the averaged ones, which draw."""
     def key(steps=3, study="round trip", backend="torch", mean=0.0, spec=Spec(SIZE, PROCESS), **asked):  # noqa: B008

@@ -270,7 +270,9 @@ def test_a_process_that_diffusers_cannot_say_is_read_here_and_refused_there(tmp_
     DDPMScheduler(variance_type="fixed_small_log", timestep_spacing="linspace", beta_schedule="sigmoid"),
     DDPMScheduler(trained_betas=np.linspace(1e-3, 0.05, 200).tolist(), num_train_timesteps=200, variance_type="fixed_large"),
     DDIMScheduler(rescale_betas_zero_snr=True, prediction_type="v_prediction"),
-], ids=range(5))
+    DDIMScheduler(rescale_betas_zero_snr=True, prediction_type="v_prediction", trained_betas=np.linspace(1e-3, 0.05, 200).tolist(),
+                  num_train_timesteps=200),
+], ids=range(6))
 def test_what_was_read_is_written(net, tmp_path, scheduler):
     """By convert and by Model.save, and read again as the same."""
     before = json.loads((written(tmp_path / "a", scheduler, net) / FILE).read_text())
