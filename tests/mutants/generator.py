@@ -71,7 +71,7 @@ ROOMS = {
     "timing": Room(("bench/timing/*.py",), ("tests/timing", "tests/workers", "tests/studies")),
     "report": Room(("bench/report/*.py", "bench/report/*/*.py"), ("tests/report", "tests/studies", "tests/cli/test_report.py")),
     "job": Room(("bench/job/*.py",), ("tests/job/test_checks.py", "tests/job/test_keys.py", "tests/job/test_forecast.py",
-                                      "tests/job/test_timing.py", "tests/test_oracle.py")),
+                                      "tests/job/test_timing.py", "tests/job/test_stages.py", "tests/test_oracle.py")),
 }
 # Rooms whose mistakes are written by hand alone.
 FURTHER = {

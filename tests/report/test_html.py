@@ -377,13 +377,14 @@ def test_the_readmes_table_is_that_of_the_rows():
     assert shown == "\n".join([results.sample_table(order).to_markdown(index=False), "", *results.bounds(order)])
 
 
-def check_of_images(error: float) -> Row:
+def check_of_images(error: float | None) -> Row:
     found = {"error": error, "tolerance": None, "ok": True}
     return row("check", "torch mindspore", {"images": found}, "quick", stage="images", samples=256, steps=10, eta="0.0", seed=0)
 
 
 @pytest.mark.parametrize(("errors", "said"), [
     ([1e-4, 4.2e-4], "PyTorch and MindSpore agree to 4e-4 in every pixel."),
+    ([1e-4, None], "PyTorch and MindSpore differ by up to inf in a pixel, which ranges from -1 to 1."),  # JSON's inf and NaN
     ([1e-4, 0.25], "PyTorch and MindSpore differ by up to 2e-1 in a pixel, which ranges from -1 to 1."), ([], "")])
 def test_the_first_sentence_says_how_far_the_backends_are_apart(errors, said):
     assert first_screen.agreement([check_of_images(error) for error in errors]) == said
