@@ -47,13 +47,13 @@ def mistakes(room: str) -> list[Mutant]:
 
 def caught_by(room: str, one: Mutant) -> str:
     """The first of a backend's own tests that fails in a copy of the repository with the mistake, or else the first check of the kit,
-    with how it was asked; "" where none does. Its own are asked first: they take a minute, and the kit in three ways an hour."""
+    with how it was asked; "" where none does. Its own are asked first: they take minutes, and the kit in three ways an hour."""
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder) / "tree"
         copy_to(tree)
         (tree / one.file).write_text(one.planted((tree / one.file).read_text()))
         done = subprocess.run([sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider",
-                               f"tests/backends/test_{room}.py"], cwd=tree, env={**os.environ, "PYTHONPATH": str(tree)},
+                               f"tests/backends/test_{room}.py", "tests/backends/test_mirrors.py"], cwd=tree, env={**os.environ, "PYTHONPATH": str(tree)},
                               capture_output=True, text=True)
     if said := [line[:200] for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]:
         return said[0]
