@@ -64,7 +64,7 @@ ROOMS = {
                                             "tests/conformance/test_l2_network.py", "--backend=torch", "--mode=tuned")),
     "torch": Room(tuple(f"backends/torch/{name}.py" for name in ("schedules", "samplers", "solvers", "training", "layers", "unet")),
                   ("tests/conformance", "tests/backends/test_mirrors.py", "tests/backends/test_torch_devices.py",
-                   "tests/backends/test_torch.py", "--backend=torch")),
+                   "tests/backends/test_torch.py", "tests/workers/test_timed.py", "--backend=torch")),
     "mindspore": Room(tuple(f"backends/mindspore/{name}.py" for name in ("schedules", "samplers", "solvers", "training", "layers", "unet")),
                       ("tests/conformance", "tests/backends/test_mirrors.py", "--backend=mindspore")),
     "metric": Room(("bench/metric/*.py",), ("tests/metric",)),

@@ -244,6 +244,7 @@ def built(forward, **options):
     (lambda: 3, "holds no array"),
     (lambda: {"conv_in.weight": torch.zeros(3).to_sparse()}, "needs unpickling.*_rebuild_sparse_tensor"),
     (lambda: {"temb.dense.0.weight": torch.zeros(1).expand(10**13)}, "10000000000000 elements, more than the file holds"),
+    (lambda: {"temb.dense.0.weight": torch.zeros(1).expand(600)}, "600 elements, more than the file holds"),  # of 4 bytes each
     (lambda: {"a": bytearray(10)}, "needs unpickling.*bytearray"),  # of any size, which weights_only=True would allocate
     (lambda: {"weights": {"a": torch.zeros(3)}, "args": argparse.Namespace(lr=1)}, "needs unpickling.*argparse.Namespace"),
 ])
