@@ -18,7 +18,7 @@ from bench.job.job import GATED_STEPS
 from bench.metric import fid
 from bench.records.cells import Cells
 from bench.records.notebook import Notebook
-from bench.records.rows import of
+from bench.records.rows import Row, of
 from bench.records.values import Checks, Sample
 from bench.report import results
 from bench.sampling.cell import Cell
@@ -148,6 +148,21 @@ def test_rounding_of_a_backend_without_float64_is_held_to_that_of_the_first(tmp_
     found = [row.values["images"] for row in of(ended.book.rows, Checks) if "images" in row.values][-1]
     np.testing.assert_allclose([found["rounding"]["torch"], found["rounding"]["wrong"]], [abs(first), 2e-3 - first], atol=1e-5)
     assert (found["ok"], "ok: rounding" in ended.stdout, "torch wrong: images" in ended.stderr) == (ok, ok, not ok), ended.stderr
+
+
+def test_of_a_batch_the_first_the_middle_and_the_last_image_are_held_to_the_oracle() -> None:
+    assert [checks._some(n) for n in (1, 2, 3, 10)] == [[0], [0, 1], [0, 1, 2], [0, 5, 9]]
+
+
+def test_a_training_is_checked_where_its_row_has_both_losses() -> None:
+    """Rows of before have none."""
+    kept: list[dict[str, object]] = []
+    book = SimpleNamespace(keep=lambda name, kind, key, found: kept.append(found))
+    asked = SimpleNamespace(key=lambda *_, **__: {}, dtype="float32")
+    trained = [Row("train", "torch", "quick", {"train_steps": 3}, losses, {}, "abc", "2026-01-01T00:00:00+00:00") for losses in (
+        {}, {"loss_before": 1.0}, {"loss_after": 1.0}, {"loss_before": 2.0, "loss_after": 1.0})]
+    checks.training(asked, book, trained)
+    assert kept == [{"loss after 3 steps by that before": {"error": 0.5, "tolerance": checks.BELOW, "ok": True}}]
 
 
 @pytest.mark.parametrize(("steps", "verdict"), [(GATED_STEPS, "ok"), (GATED_STEPS + 1, "")])

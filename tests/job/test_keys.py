@@ -201,3 +201,12 @@ def test_a_choice_is_in_the_key_of_every_cell_and_check_whose_path_it_changes():
     asked = job(cells={"torch": (CELL, ddpm)}, choices={"clip": "none"})
     assert asked.choices_key(CELL) == {}
     assert asked.choices_key(ddpm) == asked.choices_key(CELL, ddpm) == {"choices": {"clip": "none"}}
+
+
+def test_what_lies_ahead_knows_the_trainings_and_cells_that_are_done():
+    """By their names and keys, as the stages look them up."""
+    asked = job(cells={"torch": (CELL, replace(CELL, seed=1))})
+    finished = [("train", asked.train_key("torch")), ("sample", asked.sample_key("torch", CELL))]
+    ahead = asked.agenda(SimpleNamespace(done=lambda *which: which in finished), table=False)
+    assert [(each.name, each.config.get("seed")) for each in ahead if each.done] == [("train", None), ("sample", 0)]
+    assert [each.name for each in ahead].count("train") == [each.name for each in ahead].count("sample") == 2
