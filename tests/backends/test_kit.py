@@ -11,13 +11,13 @@ import pytest
 
 import backends
 from backends.protocol import DeviceError
-from reference.config import DiffusionConfig, ModelConfig
+from reference.config import ConfigError, DiffusionConfig, ModelConfig, OptimConfig
 from reference.plan import Plan
 from reference.solver_plans import SolverPlan
 from tests.conformance import cases, fields, guard
 from tests.conformance import test_l3_gradients as l3
 from tests.conformance.conftest import SUBJECTS, UNCLAIMED, narrowed, of_no_subject, other_case, pytest_generate_tests
-from tests.conformance.kit import FULL, Subject
+from tests.conformance.kit import FULL, Subject, weights
 
 
 def adapter(**methods):
@@ -43,21 +43,49 @@ def fail(error):
     ("weights", lambda: None, "returned nothing, must be NumPy arrays by name"),
     ("loss_and_gradients", lambda batch: {}, "returned a dict, must be (loss, gradients)"),
     ("loss_and_gradients", lambda batch: (0.0, []), "returned a list, must be NumPy arrays by name"),
-    ("forward", fail(TypeError("two\nlines")), "raised TypeError: two lines"),
+    ("forward", fail(TypeError("two\nlines")), "raised TypeError: two lines (test_kit.py:@)"),
+    ("forward", fail(SystemExit(3)), "raised SystemExit: 3 (test_kit.py:@)"),
+    ("forward", lambda: None, "raised TypeError: <lambda>() takes 0 positional arguments but 1 was given"),
+    ("train_step", lambda batch: None, "returned nothing, must be a tensor"),
+    ("to_device", lambda array: [array], "returned a list, must be a tensor"),
+    ("step", lambda x: (x, x), "returned a tuple, must be a tensor"),
+    ("step", lambda x: x.astype("float16"), "returned dtype float16, must be x's, float32"),
+    ("sample", lambda x: x[:1], "returned shape (1, 1, 4, 4), must be (2, 1, 4, 4)"),
+    ("forward", lambda x: x[..., :2], "returned shape (2, 1, 4, 2), must be (2, 1, 4, 4)"),
+    ("weights", lambda: {}, "returned nothing for 'conv_in.weight'"),
+    ("state", lambda: {f"weights/{n}": v for n, v in weights(cases.TINY).items()}, "returned nothing for 'ema/conv_in.weight'"),
+    ("loss_and_gradients", lambda batch: (0.0, {n: v.T for n, v in weights(cases.TINY).items()}),
+     "returned shape (3, 3, 2, 8) for 'conv_in.weight', must be (8, 2, 3, 3)"),
 ])
 def test_a_wrong_method_is_one_line_with_the_level_and_its_name(monkeypatch, name, method, line):
     monkeypatch.setattr(guard, "level", "L5")
     backend = adapter(**{name: method} if method else {})
-    takes = {"tables", "to_host", "loss_and_gradients", "forward"}
-    with pytest.raises(pytest.fail.Exception, match=f"^{re.escape(f'L5, {name}: {line}')}$") as failed:
-        getattr(backend, name)(*[None] * (name in takes))
-    assert not failed.value.pytrace
+    given = [] if name in ("device_info", "weights", "state") else [np.zeros((2, 1, 4, 4), np.float32)]
+    with pytest.raises(pytest.fail.Exception) as failed:
+        getattr(backend, name)(*given)
+    assert re.fullmatch(re.escape(f"L5, {name}: {line}").replace("@", r"\d+"), str(failed.value))
+    assert not failed.value.pytrace and failed.value.__suppress_context__
+
+
+def test_another_number_of_channels_is_a_networks_own():
+    x = np.zeros((2, 1, 4, 4), np.float32)
+    assert adapter(forward=lambda x: np.concatenate((x, x), axis=1)).forward(x).shape == (2, 2, 4, 4)
+
+
+def test_a_refusal_that_no_test_asked_for_is_one_line(monkeypatch):
+    monkeypatch.setattr(guard, "level", "L1")
+    with pytest.raises(ConfigError) as caught:
+        adapter(tables=fail(ConfigError("clip='clip': not here"))).tables(None)
+    with pytest.raises(pytest.fail.Exception, match=r"^L1, tables: raised ConfigError: clip='clip': not here \(test_kit.py:\d+\)$"):
+        guard.unasked(caught.value)
+    guard.unasked(ConfigError("of the kit itself"))  # is raised as it is
 
 
 def test_a_module_without_create_or_with_one_that_raises_is_one_line(monkeypatch):
     monkeypatch.setattr(guard, "level", "L0")
+    raises = SimpleNamespace(__name__="my_port", create=fail(KeyError("cpu")))
     for module, line in ((SimpleNamespace(__name__="my_port"), "my_port has no such function"),
-                         (SimpleNamespace(__name__="my_port", create=fail(KeyError("cpu"))), "raised KeyError: 'cpu'")):
+                         (raises, r"raised KeyError: 'cpu' \(test_kit.py:\d+\)")):
         subject = Subject("my_port", module)
         with pytest.raises(pytest.fail.Exception, match=f"^L0, create: {line}$"):
             subject.create(subject.spec())
@@ -112,6 +140,11 @@ def test_every_field_of_a_config_is_changed_by_itself():
     for table, config in ((fields.PLAN, Plan), (fields.SOLVER_PLAN, SolverPlan), (fields.DIFFUSION, DiffusionConfig),
                           (fields.MODEL, ModelConfig)):
         assert set(table) == {field.name for field in dataclasses.fields(config)}, config.__name__
+
+
+def test_every_field_of_the_optimiser_meets_the_others():
+    """But the rate itself, Adam's second beta and its eps, which `cases.OPTIMS` move."""
+    assert {*cases.OPTIM_OPTIONS, "lr", "beta2", "eps"} == {field.name for field in dataclasses.fields(OptimConfig)}
 
 
 def test_a_test_runs_over_the_subjects_that_it_names():

@@ -93,7 +93,7 @@ LOSS_OPTIONS: dict[str, tuple[Any, ...]] = {
 }
 OPTIM_OPTIONS: dict[str, tuple[Any, ...]] = {
     "warmup_steps": (0, 3), "total_steps": (0, 6), "min_lr": (0.0, 5e-4), "max_grad_norm": (0.0, 0.5, 1e3),
-    "ema_decay": (0.0, 0.15, 0.9), "beta1": (0.9, 0.0),
+    "ema_decay": (0.0, 0.15, 0.9), "beta1": (0.9, 0.0), "decay_every": (1, 3),
 }
 
 
@@ -103,8 +103,8 @@ def allowed_loss(row: dict[str, Any]) -> bool:
 
 
 def allowed_optim(row: dict[str, Any]) -> bool:
-    """A floor under the rate needs a decay towards it."""
-    return not (row["min_lr"] and not row["total_steps"])
+    """A floor under the rate needs a decay towards it, and so do its steps."""
+    return bool(row["total_steps"]) or not (row["min_lr"] or row["decay_every"] > 1)
 
 
 def named(options: dict[str, tuple[Any, ...]], allowed: Callable[[dict[str, Any]], bool]) -> dict[str, dict[str, Any]]:

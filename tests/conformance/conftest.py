@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -200,6 +200,16 @@ def known_deviations(path: Path) -> Iterator[tuple[str, str]]:
             raise pytest.UsageError(f"{path.name}: {part!r} needs a reason: PART  # reason")
         if part:
             yield part, reason
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    """An error of ours that a test did not ask for is one line, as any other."""
+    try:
+        return (yield)
+    except ConfigError as error:
+        guard.unasked(error)
+        raise
 
 
 @pytest.fixture(autouse=True)

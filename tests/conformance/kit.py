@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -26,7 +26,7 @@ from reference.conventions import Plan
 from reference.solver_plans import SolverPlan
 
 from . import guard
-from .cases import TINY
+from .cases import ADOWN, AUP, ONE_LEVEL, TINY
 
 P = TypeVar("P", Plan, SolverPlan)
 DTYPES = ("float64", "float32", "bfloat16", "float16")
@@ -116,7 +116,7 @@ class Subject:
         def asks(plan: Plan | SolverPlan | None, trains: bool) -> None:
             self.leave_out(claims.unclaimed(self.about, spec, plan, trains))
 
-        return cast(Backend, guard.Guard(guard.watched("create", make)(spec), asks))
+        return cast(Backend, guard.Guard(guard.watched("create", make)(spec), asks, spec.model))
 
     def table(self, quantity: str) -> str:
         """The table that has this quantity's row: one of this mode alone where there is such a row, else that of the dtype."""
@@ -194,6 +194,28 @@ def weights(config: ModelConfig, seed: int = 0) -> dict[str, np.ndarray]:
         else:
             out[name] = np.float32(0.2) * value
     return out
+
+
+FAR = replace(ONE_LEVEL, down_block_types=(ADOWN,), up_block_types=(AUP,))
+FAR_CASES = ("means", "scores", "slopes")
+
+
+@cache
+def far(case: str) -> dict[str, np.ndarray]:
+    """Weights that take norms, softmax or SiLU to the ends of their range: means of 100 deviations, scores and inputs above 88."""
+    w = {name: value.copy() for name, value in weights(FAR).items()}
+    for name, value in w.items():
+        kind = name.removesuffix(".weight").removesuffix(".bias")
+        if case == "means" and kind.endswith(("conv_in", "conv1", "conv_shortcut")):
+            if name.endswith("bias"):
+                value += 100
+            elif kind.endswith("conv_shortcut"):
+                value -= value.mean(axis=1, keepdims=True)  # means of its input cancel: only its bias has one
+        elif case == "scores" and kind.endswith(("to_q", "to_k")):
+            value *= 12
+        elif case == "slopes" and "norm" in kind and "group_norm" not in kind:
+            value *= 40
+    return w
 
 
 def batch(spec: Spec, size: int = 3, step: int = 0) -> Batch:

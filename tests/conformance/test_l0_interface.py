@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from importlib.metadata import version
 
 import numpy as np
@@ -37,9 +38,9 @@ def test_methods(subject: Subject) -> None:
         for name in METHODS[kind]:
             ours, theirs = ({n: p.default for n, p in inspect.signature(getattr(of, name)).parameters.items() if n != "self"}
                             for of in (backend, getattr(protocol, kind)))
-            assert list(ours) == list(theirs), f"{name} takes {list(ours)}, the protocol says {list(theirs)}"
+            guard.must(name, list(ours) == list(theirs), f"takes {list(ours)}, the protocol says {list(theirs)}")
             wrong = [n for n in theirs if ours[n] is not theirs[n]]
-            assert not wrong, f"{name} has other defaults of {wrong}, the protocol says {[theirs[n] for n in wrong]}"
+            guard.must(name, not wrong, f"has other defaults of {wrong}, the protocol says {[theirs[n] for n in wrong]}")
 
 
 @pytest.mark.parametrize("case", ["real", "int64", "bool"])
@@ -51,8 +52,8 @@ def test_round_trip(subject: Subject, case: str) -> None:
     tensor = backend.to_device(array)
     array[...] = 0
     back = backend.to_host(tensor)
-    assert type(back) is np.ndarray and back.dtype == original.dtype
-    assert np.array_equal(back, original)
+    guard.must("to_host", back.dtype == original.dtype, f"returned {back.dtype} of {original.dtype}")
+    guard.must("to_host", np.array_equal(back, original), "returned other values than `to_device` was given, which must be copied")
     backend.synchronize(tensor)
     backend.synchronize()
 
@@ -76,10 +77,15 @@ def test_absent_device(subject: Subject) -> None:
 
 def test_tables_shape(subject: Subject) -> None:
     """The reference's keys, each (S,) float64 of NumPy."""
-    tables = subject.backend().tables(PLAN)
-    assert set(tables) == set(samplers.coefficients(PLAN))
+    check_shapes(subject.backend().tables(PLAN), samplers.coefficients(PLAN))
+
+
+def check_shapes(tables: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> None:
+    """Names, shapes and dtypes."""
+    guard.must("tables", set(tables) == set(expected), f"returned {sorted(tables)}, must be {sorted(expected)}")
     for name, table in tables.items():
-        assert type(table) is np.ndarray and table.dtype == np.float64 and table.shape == (PLAN.steps,), name
+        found, wanted = (table.dtype, table.shape), (np.dtype(np.float64), expected[name].shape)
+        guard.must("tables", found == wanted, f"returned {found[0]} {found[1]} for {name!r}, must be {wanted[0]} {wanted[1]}")
 
 
 def test_step_leaves_its_arguments(subject: Subject) -> None:
@@ -97,10 +103,7 @@ def test_step_leaves_its_arguments(subject: Subject) -> None:
 def test_solver_tables_shape(subject: Subject) -> None:
     """The reference's keys and shapes, float64 of NumPy."""
     for case in ("heun", "pndm"):
-        tables, expected = subject.backend().tables(SOLVED[case]), solving.coefficients(SOLVED[case])
-        assert set(tables) == set(expected)
-        for name, table in tables.items():
-            assert type(table) is np.ndarray and table.dtype == np.float64 and table.shape == expected[name].shape, name
+        check_shapes(subject.backend().tables(SOLVED[case]), solving.coefficients(SOLVED[case]))
 
 
 @pytest.mark.subjects(dtypes=FULL)

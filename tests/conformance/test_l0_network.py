@@ -141,6 +141,22 @@ def test_impossible_networks(subject: Subject, case: tuple[dict[str, object], st
         subject.create(subject.spec(replace(TINY, **changes)))
 
 
+@pytest.mark.subjects(dtypes=FULL)
+def test_silu_over_its_range(subject: Subject) -> None:
+    """x times its sigmoid, each value by itself, in a time embedding whose first layer is a constant and whose second is the
+    identity."""
+    values = np.linspace(-80, 80, TINY.time_width).astype(np.float32)
+    w = weights(TINY) | {f"time_embedding.linear_{n}.{part}": np.zeros_like(weights(TINY)[f"time_embedding.linear_{n}.{part}"])
+                         for n in (1, 2) for part in ("weight", "bias")}
+    w |= {"time_embedding.linear_1.bias": values, "time_embedding.linear_2.weight": np.eye(len(values), dtype=np.float32)}
+    backend = subject.backend()
+    backend.load_weights(w)
+    x, t = backend.to_device(normal(1, 1, 2, 4, 4).astype(subject.real)), backend.to_device(np.array([5]))
+    expected = values.astype(np.float64) / (1 + np.exp(-values.astype(np.float64)))
+    actual = backend.activations(x, t)["time_embedding"][0]
+    subject.close("L0.primitives", actual / expected, np.ones_like(expected), "silu")
+
+
 @pytest.mark.subjects(mode="tuned", dtypes=FULL)
 @pytest.mark.parametrize("case", [False, True])
 def test_likelihood_over_its_range(subject: Subject, case: bool) -> None:

@@ -16,7 +16,7 @@ from reference import samplers, solving
 from reference.conventions import Plan
 from reference.solver_plans import SolverPlan
 
-from . import cases, fields
+from . import cases, fields, guard
 from .kit import FULL, Subject, normal
 
 SHAPE = (2, 2, 4, 4)
@@ -27,7 +27,9 @@ def check_tables(subject: Subject, plan: Plan | SolverPlan, what: str) -> None:
     """Every entry of every table, by the rule of `bench.oracle.table_error`."""
     actual = subject.backend().tables(plan)
     for name, table in coefficients(plan).items():
-        assert actual[name].shape == table.shape, f"{name}, {what}"
+        guard.must("tables", name in actual, f"returned nothing for {name!r}, {what}")
+        shape = actual[name].shape
+        guard.must("tables", shape == table.shape, f"returned shape {shape} for {name!r}, must be {table.shape}, {what}")
         subject.within("L1.tables", oracle.table_error(actual[name], table), f"{name}, {what}")
 
 
@@ -132,6 +134,12 @@ def visited(solve: Callable[..., Any], plan: SolverPlan, x: Any, host: Callable[
 def test_solver_steps(subject: Subject, case: str) -> None:
     """Every state of a path whose calls give what is said, and the noise that is asked for."""
     check_solver_steps(subject, cases.SOLVED[case], case)
+
+
+@pytest.mark.subjects(solvers=True)
+def test_solver_steps_of_every_dtype(subject: Subject) -> None:
+    """States are float32 where the network is in less, as those of `test_special_steps` are."""
+    check_solver_steps(subject, cases.SOLVED["unipc_3"], "unipc_3")
 
 
 @pytest.mark.subjects(dtypes=("float32",), solvers=True)

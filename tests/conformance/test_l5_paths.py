@@ -106,20 +106,24 @@ def test_solver_path(subject: Subject, case: str) -> None:
     """Of every solver, from the same x_T with the same noise."""
     plan = cases.SOLVED[case]
     model = cases.network(plan.diffusion, cases.ONE_LEVEL)
+    actual = solved(subject, plan, model, weights(model), partial(predict, plan))
+    subject.close("L5.solver", actual, solver_path(case), case)
+
+
+def solved(subject: Subject, plan: SolverPlan, model: ModelConfig, named: Weights, network: Network) -> np.ndarray:
+    """`sampled` of a fast solver."""
     backend = subject.backend(model, plan.diffusion) if subject.trains else subject.backend()
     x = backend.to_device(X.astype(subject.real))
     if subject.trains:
-        backend.load_weights(weights(model))
-        actual = backend.sample(x, plan, NOISE.__getitem__)
-    else:
-        told = solving.coefficients(plan)["network_t"]
+        backend.load_weights(named)
+        return backend.to_host(backend.sample(x, plan, NOISE.__getitem__))
+    told = solving.coefficients(plan)["network_t"]
 
-        def network(x: Any, k: int, x0: Any) -> Any:
-            last = (backend.to_host(x0),) if plan.diffusion.self_conditioning else ()
-            return backend.to_device(predict(plan, backend.to_host(x), np.full(len(X), told[k]), *last).astype(subject.real))
+    def said(x: Any, k: int, x0: Any) -> Any:
+        last = (backend.to_host(x0),) if plan.diffusion.self_conditioning else ()
+        return backend.to_device(network(backend.to_host(x), np.full(len(X), told[k]), *last).astype(subject.real))
 
-        actual = cast(Solver, backend).solve(network, x, plan, lambda k: backend.to_device(NOISE[k].astype(subject.real)))
-    subject.close("L5.solver", backend.to_host(actual), solver_path(case), case)
+    return backend.to_host(cast(Solver, backend).solve(said, x, plan, lambda k: backend.to_device(NOISE[k].astype(subject.real))))
 
 
 @cache
@@ -142,14 +146,30 @@ def long_path() -> np.ndarray:
     return samplers.sample(lambda *inputs: predict(cases.LONG, *inputs), X.astype(np.float64), cases.LONG, NOISE.__getitem__)
 
 
-def test_images_are_not_rounded(subject: Subject) -> None:
-    """The path of a network that outputs a constant which every dtype has: what is left is the sampler's, in float32 or more."""
-    plan, constant = cases.PATHS["plain_eta"], np.float32([0.5, -0.25])
+CONSTANT = np.float32([0.5, -0.25])
+
+
+def constant(x: np.ndarray, *_: Any) -> np.ndarray:
+    """An output that every dtype has: what is left of an error is the sampler's."""
+    return np.broadcast_to(CONSTANT.astype(np.float64).reshape(1, 2, 1, 1), SHAPE)
+
+
+def constant_weights() -> Weights:
+    """The network that gives it."""
     named = weights(cases.ONE_LEVEL)
-    named = named | {"conv_out.weight": np.zeros_like(named["conv_out.weight"]), "conv_out.bias": constant}
+    return named | {"conv_out.weight": np.zeros_like(named["conv_out.weight"]), "conv_out.bias": CONSTANT}
 
-    def network(x: np.ndarray, t: np.ndarray) -> np.ndarray:
-        return np.broadcast_to(constant.astype(np.float64).reshape(1, 2, 1, 1), SHAPE)
 
-    expected = samplers.sample(network, X.astype(np.float64), plan, NOISE.__getitem__)
-    subject.close("L5.rounding", sampled(subject, plan, cases.ONE_LEVEL, named, network), expected, "constant output")
+def test_images_are_not_rounded(subject: Subject) -> None:
+    """A path's states are float32 or more, whatever the network's dtype."""
+    plan = cases.PATHS["plain_eta"]
+    expected = samplers.sample(constant, X.astype(np.float64), plan, NOISE.__getitem__)
+    subject.close("L5.rounding", sampled(subject, plan, cases.ONE_LEVEL, constant_weights(), constant), expected, "constant output")
+
+
+@pytest.mark.subjects(solvers=True)
+def test_images_of_a_solver_are_not_rounded(subject: Subject) -> None:
+    """The same of a fast solver's."""
+    plan = cases.SOLVED["dpmpp_2m"]
+    expected = solving.solve(constant, X.astype(np.float64), plan, NOISE.__getitem__)
+    subject.close("L1.solver", solved(subject, plan, cases.ONE_LEVEL, constant_weights(), constant), expected, "constant output")

@@ -128,8 +128,8 @@ def test_repeat(subject: Subject) -> None:
 
 
 def test_sampling_follows_training(subject: Subject) -> None:
-    """Sampling uses the weights of now, averaged or not, and not those that were there when a graph was built; and drops nothing,
-    though training did."""
+    """Sampling and `forward` use the weights of now, averaged or not, and not those that were there when a graph was built. They
+    drop nothing, though training did."""
     backend = subject.backend(replace(MODEL, dropout=0.3), PLAN.diffusion, cases.OPTIMS["schedule"])
     backend.load_weights(weights(MODEL))
     x = backend.to_device(normal(0, *SHAPE).astype(subject.real))
@@ -144,6 +144,12 @@ def test_sampling_follows_training(subject: Subject) -> None:
         expected = samplers.sample(lambda x, t, w=now: unet.forward(w, MODEL, x, t), normal(0, *SHAPE).astype(np.float64),
                                    cases.PATHS["plain_eta0"])
         subject.close("L5.path", sample(backend, ema), expected, f"after training, ema={ema}")
+    train(backend, subject, range(3, 4))  # sampling itself may have turned dropout off
+    t = np.full(SHAPE[0], 7)
+    for ema in (False, True):
+        expected = unet.forward(dict(backend.weights(ema=ema)), MODEL, normal(0, *SHAPE), t)
+        subject.close("L2.forward", backend.to_host(backend.forward(x, backend.to_device(t), ema=ema)), expected,
+                      f"forward after training, ema={ema}")
 
 
 @pytest.mark.compiled(alone=True)

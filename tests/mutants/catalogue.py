@@ -394,5 +394,20 @@ MUTANTS = [Mutant(*m) for m in (
     ("L3", "tables of training kept whatever the betas' ends", "training", "betas = schedules.betas(config)\n",
      "betas = schedules.__dict__.setdefault(\"kept\", {}).setdefault((config.schedule, config.timesteps, config.beta_scaling, config.zero_terminal_snr, config.trained_betas), schedules.betas(config))\n"),
     ("L6", "load_weights keeps the step", "backend", "self.optimiser.load_state(None)\n        self.step_count = 0\n", "self.optimiser.load_state(None)\n"),
+    # What other formulas than those of sampling have, and what comes back at a distance.
+    ("L0", "a SiLU whose input is clamped", "layers", "F.silu(self.linear_1(x))", "F.silu(self.linear_1(x).clamp(min=-20))"),
+    ("L3", "the variance of training's norm as a difference of squares", "layers", "        u, centred, scale = _channels_last_norm(x, weight, bias, groups, eps)\n",
+     "        mean = _group_mean(x.mean((2, 3)), groups)\n        scale = torch.rsqrt((_group_mean(x.square().mean((2, 3)), groups) - mean.square()).clamp(min=0) + eps)\n"
+     "        centred = x - mean\n        u = torch.addcmul(bias[:, None, None], centred, scale * weight[:, None, None])\n"),
+    ("L3", "a SiLU whose gradient overflows", "layers", "du = torch.ops.aten.silu_backward(gradients[0].contiguous(memory_format=torch.channels_last), u)",
+     "s = u.exp() / (1 + u.exp())\n        du = gradients[0].contiguous(memory_format=torch.channels_last) * s * (1 + u * (1 - s))"),
+    ("L3", "dropout repeats after 32 channels", "unet", "self.dropout(h)",
+     "(h * self.dropout(torch.ones_like(h[:, :32])).repeat(1, h.shape[1] // 32, 1, 1) if h.shape[1] % 32 == 0 else self.dropout(h))"),
+    ("L6", "forward drops after a training step", "backend", "network = (self.ema if ema else self.network).eval()\n        with self._autocast():",
+     "network = self.ema if ema else self.network\n        network.eval() if self.step_count == 0 else None\n        with self._autocast():"),
+    ("L1", "a solver's states in bfloat16", "backend", "return solving.solve(network, x, plan, solving.kept(plan), noise)",
+     "r = lambda v: v.to(DTYPES[self.spec.dtype]).to(v.dtype)\n        return solving.solve(lambda s, k, x0: network(r(s), k, x0), r(x), plan, solving.kept(plan), noise)", "bfloat16"),
+    ("L5", "a solver's images kept in bfloat16", "backend", "return (solving.solve(of_step, x, plan, c, z, on_step)",
+     "return (solving.solve(of_step, x, plan, c, z, on_step).to(DTYPES[self.spec.dtype]).to(self.dtype)", "bfloat16"),
     *SOLVER_MISTAKES,
 )]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -76,3 +77,8 @@ def test_catalogue() -> None:
     table = (HERE / "README.md").read_text()
     assert list(recorded()) == [m.name for m in MUTANTS], "run python -m tests.mutants.run --missing"
     assert all(f"| {m.name} | {m.level} | `test_" in table for m in MUTANTS)
+
+
+@pytest.mark.parametrize("page", ["README.md", "README.zh-CN.md", "tests/conformance/README.md"])
+def test_the_pages_say_how_many_mistakes_were_tried(page: str) -> None:
+    assert re.search(rf"\b{len(MUTANTS)}(?!\d)", (ROOT / page).read_text()), f"the catalogue has {len(MUTANTS)} mistakes"

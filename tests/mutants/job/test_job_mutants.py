@@ -156,3 +156,6 @@ def test_catalogue() -> None:
     for patch in PATCHES:
         with planted(patch.where, patch.old, patch.new):
             pass
+    for page, said in (("README.md", f"all {len(names)} of"),
+                       ("tests/conformance/README.md", f"{len(MISTAKES)} wrong backends and {len(PATCHES)}")):
+        assert said in " ".join((ROOT / page).read_text().split()), f"{page}: the catalogue has {len(MISTAKES)} and {len(PATCHES)}"
