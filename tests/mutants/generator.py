@@ -380,16 +380,18 @@ if __name__ == "__main__":
     parser.add_argument("--room", choices=ROOMS, action="append", default=[], help="may be repeated")
     parser.add_argument("--mutants", type=int, default=300, help="of each room; default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="of the choice; default: %(default)s")
-    parser.add_argument("--again", action="store_true", help="ask those that survived again")
+    parser.add_argument("--again", action="store_true", help="ask those that survived again, but for equivalent ones")
     parser.add_argument("--out", type=Path, default=FOUND, help="default: results/mutation.jsonl")
     parser.add_argument("--processes", type=int, default=1, help="default: %(default)s")
     parser.add_argument("--seconds", type=float, default=math.inf, help="of CPU at most, that the tests of a mistake take; default: all")
     parser.add_argument("--leave-out", action="store_true", help="the tests that fail without a mistake, instead of ending there")
     parser.add_argument("--page", action="store_true", help="write results/mutation.md")
     asked = parser.parse_args()
+    reasons = tomllib.loads((HERE / "equivalent.toml").read_text())
     for room_name in asked.room:
-        known = {mutant for mutant, killed_by in outcomes(asked.out)[room_name].items() if killed_by or not asked.again}
+        known = {mutant for mutant, killed_by in outcomes(asked.out)[room_name].items()
+                 if killed_by or mutant in reasons or not asked.again}
         ask(room_name, [m for m in sample(ROOMS[room_name], asked.mutants, asked.seed) if m.name not in known], asked.seed, asked.out,
             How(asked.processes, asked.seconds, asked.leave_out))
     if asked.page:
-        (ROOT / "results" / "mutation.md").write_text(page(asked.out, tomllib.loads((HERE / "equivalent.toml").read_text())))
+        (ROOT / "results" / "mutation.md").write_text(page(asked.out, reasons))
