@@ -102,6 +102,21 @@ def test_a_table_is_held_number_by_number_and_a_row_by_its_largest(expected: lis
     assert oracle.table_error(np.array(found), np.array(expected)) == pytest.approx(error, rel=1e-6, abs=0)
 
 
+def test_gradients_are_held_to_the_slope_of_the_loss() -> None:
+    """Along the direction that is tried: too small and too large are wrong, and so is the wrong sign."""
+    batch, draw = right().batch, np.random.Generator(np.random.Philox(0)).standard_normal
+    way = {name: draw(w.shape) for name, w in sorted(WEIGHTS.items())}
+    size = math.sqrt(sum(float((d**2).sum()) for d in way.values()))
+
+    def error(slope: float) -> float:
+        return oracle.gradient_error({name: d * slope / size**2 for name, d in way.items()}, SPEC, WEIGHTS, batch)
+
+    slope = min((error(0), -error(0)), key=error)  # without gradients the error is the slope's size
+    assert error(slope) < 1e-6
+    for times in (0.5, 2, -1):
+        assert error(times * slope) == pytest.approx(abs(times - 1) * size / abs(times), rel=1e-6)
+
+
 def test_a_path_is_followed_with_its_noise() -> None:
     """Errors are relative to the largest value above 1; noise that is not added shows."""
     network, x = oracle.oracle_network(WEIGHTS, SPEC), np.random.default_rng(0).standard_normal((2, 1, 8, 8))
