@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 from _pytest.mark.expression import Expression
@@ -94,14 +95,18 @@ def test_another(n): pass
 """
 
 
+def collected(folder: Path, *options: str) -> list[str]:
+    """What pytest says of the tests of a folder that it would run."""
+    command = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "--collect-only", "-q", *options, folder]
+    return subprocess.run(command, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True,
+                          text=True).stdout.splitlines()
+
+
 @pytest.mark.parametrize("n, counts", [(1, (9, 2, 1, 3)), (2, (5, 1, 1, 3)), (4, (3, 1, 1, 3)), (100, (1, 1, 1, 3))])
 def test_a_sample_is_fixed_and_has_every_test(tmp_path, n, counts):
     (tmp_path / "test_it.py").write_text(TESTS)
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = sampled\n")
-    command = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "--collect-only", "-q", tmp_path]
-    variables = {**os.environ, "PYTHONPATH": str(ROOT)}
-    lines = [subprocess.run([*command, *(["--sample", str(n)] if n > 1 else [])], cwd=tmp_path, env=variables, capture_output=True,
-                            text=True).stdout.splitlines() for _ in range(2)]
+    lines = [collected(tmp_path, *(["--sample", str(n)] if n > 1 else [])) for _ in range(2)]
     chosen = [[line for line in each if "::" in line] for each in lines]
     assert chosen[0] == chosen[1]
     assert tuple(sum(f"::test_{name}" in line for line in chosen[0]) for name in ("many", "two", "one", "another")) == counts
@@ -117,10 +122,8 @@ import pytest
 def test_it(n): pass
 """)
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n  sampled\n  long\n")
-    command = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "--collect-only", "-q", "--sample", "100", "-m", "not long"]
-    done = subprocess.run([*command, tmp_path], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True,
-                          text=True)
-    assert [line for line in done.stdout.splitlines() if "::" in line] == ["test_it.py::test_it[1]"]
+    lines = collected(tmp_path, "--sample", "100", "-m", "not long")
+    assert [line for line in lines if "::" in line] == ["test_it.py::test_it[1]"]
 
 
 def test_a_sample_of_none_is_refused():

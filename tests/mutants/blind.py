@@ -53,12 +53,12 @@ def caught_by(room: str, one: Mutant) -> str:
         copy_to(tree)
         (tree / one.file).write_text(one.planted((tree / one.file).read_text()))
         done = subprocess.run([sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider",
-                               f"tests/backends/test_{room}.py", "tests/backends/test_mirrors.py"], cwd=tree, env={**os.environ, "PYTHONPATH": str(tree)},
-                              capture_output=True, text=True)
+                               f"tests/backends/test_{room}.py", "tests/backends/test_mirrors.py"], cwd=tree,
+                              env={**os.environ, "PYTHONPATH": str(tree)}, capture_output=True, text=True)
     if said := [line[:200] for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]:
         return said[0]
+    file = Path(one.file).stem
     for dtype, mode in (("float32", "stock"), ("float32", "tuned"), ("float16", "stock")):
-        file = Path(one.file).stem
         planted = catalogue.Mutant(mirror.REACH[file][0], one.function, file, one.old, one.new, dtype, mode)
         level, found = mirror.ask(planted, room, mirror.REACH[file])
         if found:

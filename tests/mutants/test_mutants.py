@@ -15,6 +15,7 @@ from tests.conformance.kit import LEVELS, Subject
 from . import solvers_elsewhere
 from .catalogue import MUTANTS, Mutant
 from .catalogue_solvers import SOLVER_MISTAKES
+from .generator import FOUND, outcomes
 from .run import HERE, asked_first, edited, first_failure, mutated, recorded
 
 UNCHANGED = Mutant("L0", "nothing", "samplers", "return x0\n", "return x0\n")
@@ -81,4 +82,6 @@ def test_catalogue() -> None:
 
 @pytest.mark.parametrize("page", ["README.md", "README.zh-CN.md", "tests/conformance/README.md"])
 def test_the_pages_say_how_many_mistakes_were_tried(page: str) -> None:
-    assert re.search(rf"\b{len(MUTANTS)}(?!\d)", (ROOT / page).read_text()), f"the catalogue has {len(MUTANTS)} mistakes"
+    text, asked = (ROOT / page).read_text(), sum(map(len, outcomes(FOUND).values()))
+    assert re.search(rf"\b{len(MUTANTS)}(?!\d)", text), f"the catalogue has {len(MUTANTS)} mistakes"
+    assert re.search(rf"\b{asked:,}(?!\d)", text), f"results/mutation.md has {asked:,} mistakes"
