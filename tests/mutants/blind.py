@@ -1,5 +1,5 @@
 """Mistakes of lists that were there before any was tried ([blind.toml](blind.toml), [blind-2.toml](blind-2.toml) to
-[blind-7.toml](blind-7.toml)), planted as the generator's are.
+[blind-8.toml](blind-8.toml)), planted as the generator's are.
 
 `python -m tests.mutants.blind` plants them and keeps every outcome in results/blind.jsonl, where the same command goes on;
 `python -m tests.mutants.generator --page` counts them on results/mutation.md. Those of MindSpore and JAX are asked of the
