@@ -19,8 +19,12 @@ from .run import Found, asked_first, first_failure, mutated, recorded
 PAGE = Path(__file__).parent / "MIRROR.md"
 WORDS = {"mindspore": (("torch.", "ops."), ("dim=", "axis=")), "jax": (("torch.", "jnp."), ("dim=", "axis="))}  # how another framework says what torch's text says
 # A mistake whose text stands in another backend too, where it is another one: JAX has Adam's moments beside the weights, and its
-# optimiser keeps the loss scaler alone.
+# optimiser keeps the loss scaler alone; MindSpore's `mul_` leaves its tensor as it was, and its plain layers do not interpolate.
 OTHERWISE = {
+    ("mindspore", "a step scales x in place"): ('c["x0_from_x"][i] * x +', 'x.assign_value(c["x0_from_x"][i] * x) +'),
+    ("mindspore", "bilinear upsampling"): (
+        "ops.repeat_interleave(ops.repeat_interleave(x, 2, 2), 2, 3)",
+        'ops.interpolate(x, size=(2 * x.shape[2], 2 * x.shape[3]), mode="bilinear")'),
     ("jax", "load_weights keeps Adam's moments"): (
         'self.parts: Parts = {part:', 'kept = getattr(self, "parts", None)\n        self.parts: Parts = {part: kept[part] if kept and "adam" in part else'),
     ("jax", "a resume forgets Adam's moments"): ('{name: state[f"{part}/{name}"]', '{name: state[f"{part}/{name}"] * (not part.startswith("adam"))')}
