@@ -146,8 +146,23 @@ def test_a_solver_is_named_beside_its_network_calls_and_has_its_own_metric(tmp_p
         assert [path.name for path, _ in figures.curves([ddim, heun, *measured], tmp_path)] == [
             "metric.png", "seconds.png", "calls.png", "cost.png"]
         assert [call.args for call in plotted.call_args_list[2:]] == [
-            ("network calls for an image", "FID[x]"), ("seconds for an image", "FID[x]")]
+            ("network calls for an image", "FID[x]", (6, 4)), ("seconds for an image", "FID[x]", (6, 4))]
         assert [path.name for path, _ in figures.curves([ddim, *measured[:1]], tmp_path)] == ["metric.png", "seconds.png"]
+
+
+def test_eight_series_are_told_apart_and_their_legend_covers_none(tmp_path: Path) -> None:
+    """A solver has one colour on both backends, a backend its dashes; the legend lies beside the axes."""
+    rows = [sample(backend, s, [s / 5], sampler=solver) for backend in ("torch", "mindspore") for s in (5, 10)
+            for solver in ("ddim", "heun", "dpmpp_2m", "unipc_3")]
+    drawn = []
+    with patch.object(figures.plots, "save", side_effect=lambda figure, _: drawn.append(figure)):
+        figures.curves(rows, tmp_path)
+    lines, (legend,) = drawn[0].axes[0].lines, drawn[0].legends
+    assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == len(lines) == 8
+    for color, dashes in ((line.get_color(), line.get_linestyle()) for line in lines):
+        assert sum(line.get_color() == color for line in lines) == 2 and sum(line.get_linestyle() == dashes for line in lines) == 4
+    drawn[0].draw_without_rendering()
+    assert not legend.get_window_extent().overlaps(drawn[0].axes[0].get_window_extent())
 
 
 def test_bounds() -> None:

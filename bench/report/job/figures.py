@@ -17,6 +17,7 @@ from bench.records.values import Metric, Sample, Train
 from bench.report.measures import calls, fast, label, sampler, seconds_per_image
 from bench.sampling.cell import Cell
 
+DASHES = ("-", "--", ":", "-.")
 Images = Mapping[tuple[str, Cell], Path]  # backend, cell: the file, (n, C, H, W) float32
 
 
@@ -39,16 +40,22 @@ def curves(rows: list[AnyRow], folder: Path) -> list[tuple[Path, str]]:
         wanted += [("calls.png", "network calls for an image", name, calls, fids),
                    ("cost.png", "seconds for an image", name, seconds_per_image, fids)]
     series = sorted(sorted({line(r) for r in samples}, reverse=True), key=lambda which: order(which[0]))
+    # With more series than colours a colour is that of a sampler, and a backend has its dashes.
+    many, kinds = len(series) > len(COLOURS), sorted({which[1:] for which in series})
+    names = list(dict.fromkeys(which[0] for which in series))
     made = []
     for file, xlabel, ylabel, x, ys in wanted:
         points = {which: sorted((x(r), y) for r in samples if line(r) == which for y in ys(r)) for which in series}
         if not any(points.values()):
             continue  # nothing was measured, as with --metric none
-        figure, axes = plots.plot(xlabel, ylabel)
+        figure, axes = plots.plot(xlabel, ylabel, (8.5, 4) if many else (6, 4))
         for i, which in enumerate(series):
             # Backends that agree lie on one another: the later one is drawn smaller, on top.
-            axes.plot(*zip(*points[which], strict=True), marker="os^Dvx"[i % 6], markersize=max(9 - 3 * i, 3), lw=max(4 - 2 * i, 1),
-                      color=COLOURS[i % 6], label=f"{label(which[0])}, {which[1]}eta {which[2]}") if points[which] else None
+            rank = names.index(which[0]) if many else i
+            colour, dashes = (kinds.index(which[1:]), DASHES[rank % 4]) if many else (i, "-")
+            axes.plot(*zip(*points[which], strict=True), marker="os^Dvx"[colour % 6], markersize=max(9 - 3 * rank, 3),
+                      lw=max(4 - 2 * rank, 1), ls=dashes, color=COLOURS[colour % 6],
+                      label=f"{label(which[0])}, {which[1]}eta {which[2]}") if points[which] else None
         if ys is fids:
             for bound, style in (("real", ":"), ("noise", "--")):
                 for limit in (limit for limit in of(rows, Metric) if limit.backend == bound):
@@ -58,7 +65,7 @@ def curves(rows: list[AnyRow], folder: Path) -> list[tuple[Path, str]]:
             plots.logarithmic(axes, axis)
         if x in (calls, _steps):
             plots.mark(axes, {x(r) for r in samples})
-        axes.legend()
+        figure.legend(loc="outside right upper") if many else axes.legend()
         plots.save(figure, folder / file)
         made.append((folder / file, f"{ylabel} against {xlabel.removeprefix('sampling steps ')}"))
     return made
