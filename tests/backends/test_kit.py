@@ -67,9 +67,21 @@ def test_a_wrong_method_is_one_line_with_the_level_and_its_name(monkeypatch, nam
     assert not failed.value.pytrace and failed.value.__suppress_context__
 
 
+@pytest.mark.parametrize("name, result, said", [
+    ("train_step", np.float32(1), "float32"), ("train_step", 1.0, "float"), ("forward", np.ones((2, 1, 4, 4)), "ndarray"),
+    ("loss_and_gradients", (np.ones(()), weights(cases.TINY)), "ndarray")])
+def test_numpy_for_the_frameworks_tensor_is_the_fault_of_who_returns_it(name, result, said):
+    """Not of to_host, which can't read it. A backend whose tensors are NumPy's may return it."""
+    given = np.zeros((2, 1, 4, 4))
+    assert getattr(adapter(**{name: lambda _: result}, to_device=lambda array: array), name)(given) is result
+    with pytest.raises(pytest.fail.Exception, match=f"{name}: returned a {said}, must be a tensor, a memoryview"):
+        getattr(adapter(**{name: lambda _: result}, to_device=memoryview), name)(given)
+
+
 def test_another_number_of_channels_is_a_networks_own():
     x = np.zeros((2, 1, 4, 4), np.float32)
-    assert adapter(forward=lambda x: np.concatenate((x, x), axis=1)).forward(x).shape == (2, 2, 4, 4)
+    port = adapter(forward=lambda x: np.concatenate((x, x), axis=1), to_device=lambda array: array)
+    assert port.forward(x).shape == (2, 2, 4, 4)
 
 
 def test_a_refusal_that_no_test_asked_for_is_one_line(monkeypatch):

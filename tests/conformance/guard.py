@@ -40,11 +40,12 @@ class Guard:
         if found is None:
             refuse(name, f"{type(self._backend).__name__} has no such method")
         must(name, callable(found), f"is {kind(found)}, must be a method")
-        return watched(name, found, self._asks, self._model)
+        return watched(name, found, self._asks, self._model, lambda: self.to_device(np.zeros(1, np.float32)))
 
 
-def watched(name: str, method: Any, asks: Asks | None = None, model: ModelConfig | None = None) -> Any:
-    """The method, which fails the test in one line."""
+def watched(name: str, method: Any, asks: Asks | None = None, model: ModelConfig | None = None,
+            tensor: Callable[[], Any] | None = None) -> Any:
+    """The method, which fails the test in one line; `tensor` makes one of the framework's."""
     @functools.wraps(method)
     def call(*args: Any, **kwargs: Any) -> Any:
         plan = next((value for value in (*args, *kwargs.values()) if isinstance(value, Plan | SolverPlan)), None)
@@ -62,6 +63,9 @@ def watched(name: str, method: Any, asks: Asks | None = None, model: ModelConfig
             check_like(name, kwargs["x"] if "x" in kwargs else args[OF_X[name]], out)
         if model and name in ("weights", "state", "loss_and_gradients"):
             check_parameters(name, out[1] if name == "loss_and_gradients" else out, model)
+        result = out[0] if name == "loss_and_gradients" else out if name in TENSORS[1:] else None
+        if tensor and isinstance(result, np.ndarray | np.generic | float):  # to_host would be blamed
+            must(name, isinstance(tensor(), np.ndarray), f"returned {kind(result)}, must be a tensor, {kind(tensor())}")
         return out
 
     return call
