@@ -1,6 +1,7 @@
 """The catalogue's mistakes in the text of the other backends, which have the same files and functions; and what each can reach.
 
-`python -m tests.mutants.mirror` plants all of them and writes [MIRROR.md](MIRROR.md); with `--missing` those that it does not have.
+`python -m tests.mutants.mirror` plants all of them and writes [MIRROR.md](MIRROR.md); with `--missing` those that it does not have, with
+`--backend` those of one backend.
 """
 
 from __future__ import annotations
@@ -84,11 +85,11 @@ def lines_of(page: str) -> dict[tuple[str, str], str]:
     return {(row.split(" | ")[0].strip("| "), row.split(" | ")[1]): row for row in rows}
 
 
-def main(missing: bool) -> None:
+def main(missing: bool, backends: Sequence[str]) -> None:
     """Write the page, after every mistake anew."""
-    known = lines_of(PAGE.read_text()) if missing and PAGE.exists() else {}
-    for backend, mutants in MIRRORED.items():
-        for mutant in mutants:
+    known = {line: said for line, said in lines_of(PAGE.read_text()).items() if missing or line[0] not in backends}
+    for backend in backends:
+        for mutant in MIRRORED[backend]:
             if (backend, mutant.name) not in known:
                 level, found = ask(mutant, backend, [mutant.level])
                 known[backend, mutant.name] = f"| {backend} | {mutant.name} | {level} | {f'`{found.name}`' if found else 'nothing'} |"
@@ -100,4 +101,6 @@ def main(missing: bool) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m tests.mutants.mirror", description=__doc__)
     parser.add_argument("--missing", action="store_true", help="ask about mistakes that the page does not have alone")
-    main(parser.parse_args().missing)
+    parser.add_argument("--backend", choices=tuple(MIRRORED), action="append", help="may be repeated; default: all")
+    asked = parser.parse_args()
+    main(asked.missing, asked.backend or tuple(MIRRORED))
