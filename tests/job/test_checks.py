@@ -181,11 +181,12 @@ def test_images_of_so_many_steps_are_compared_with_a_verdict(tmp_path: Path, ste
 
 
 def test_the_losses_of_every_further_backend_are_compared(tmp_path: Path) -> None:
-    """A third one's, too."""
+    """A third one's, too; of each the first ten."""
     book = Notebook(Cells(tmp_path, fresh=False), "tiny")
     asked = job(("torch",))
-    trained = [book.row("train", name, asked.train_key(name), {"losses": [loss] * 12, "seconds": 1.0, "first_seconds": 1.0})
-               for name, loss in (("torch", 1.0), ("one", 1.0), ("two", 2.0))]
+    trained = [book.row("train", name, asked.train_key(name), {"losses": [first] * 10 + [last] * 2, "seconds": 1.0,
+                                                                "first_seconds": 1.0})
+               for name, first, last in (("torch", 1.0, 0.5), ("one", 1.0, 0.25), ("two", 2.0, 0.5))]
     checks.losses(asked, book, trained)
     assert [(row.backend, row.values["losses_of_10_steps"]["ok"]) for row in book.rows] == [
         ("torch one", True), ("torch two", False)]
