@@ -131,6 +131,12 @@ def test_training_visits_every_image_once_an_epoch():
     assert np.array_equal(np.concatenate([batch.ids for batch in seen]), np.arange(20))
 
 
+def test_training_draws_every_timestep():
+    """From the first to the last, as its stream says."""
+    t = training_batch(3, IMAGES, 0, 100, 4).t
+    assert np.array_equal(t, uniform_int(3, "t", np.arange(100), 4)) and set(t) == {0, 1, 2, 3}
+
+
 def test_training_batch_does_not_depend_on_the_batch_size():
     big, small = training_batch(3, IMAGES, 1, 30, 1000, flip=True, self_conditioning=True), [
         training_batch(3, IMAGES, step, 6, 1000, flip=True, self_conditioning=True) for step in range(5, 10)]
