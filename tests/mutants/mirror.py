@@ -33,7 +33,7 @@ OTHERWISE = {
 REACH = {
     "schedules": ("L1", "L0", "L3", "L4", "L5", "L6"), "samplers": ("L1", "L0", "L5", "L6"), "solvers": ("L1", "L0", "L5"),
     "solving": ("L1", "L0", "L5"), "training": ("L3", "L4", "L0", "L2", "L5", "L6"), "layers": ("L2", "L3", "L0", "L4", "L5", "L6"),
-    "unet": ("L2", "L3", "L0", "L4", "L5", "L6"), "backend": ("L0", "L1", "L2", "L3", "L4", "L5", "L6")}
+    "unet": ("L2", "L3", "L0", "L4", "L5", "L6"), "adam": ("L4", "L0", "L5", "L6"), "backend": ("L0", "L1", "L2", "L3", "L4", "L5", "L6")}
 HEAD = """# The catalogue in the other backends
 
 A mistake of [catalogue.py](catalogue.py) is written once, as an edit of torch's text. Where the same text stands in another backend, but
