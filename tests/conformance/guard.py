@@ -63,9 +63,10 @@ def watched(name: str, method: Any, asks: Asks | None = None, model: ModelConfig
             check_like(name, kwargs["x"] if "x" in kwargs else args[OF_X[name]], out)
         if model and name in ("weights", "state", "loss_and_gradients"):
             check_parameters(name, out[1] if name == "loss_and_gradients" else out, model)
-        result = out[0] if name == "loss_and_gradients" else out if name in TENSORS[1:] else None
+        result = out[0] if name == "loss_and_gradients" else out if name in ("train_step", *OF_X) else None
         if tensor and isinstance(result, np.ndarray | np.generic | float):  # to_host would be blamed
-            must(name, isinstance(tensor(), np.ndarray), f"returned {kind(result)}, must be a tensor, {kind(tensor())}")
+            right = tensor()
+            must(name, isinstance(right, np.ndarray), f"returned {kind(result)}, must be a tensor, {kind(right)}")
         return out
 
     return call
