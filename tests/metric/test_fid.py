@@ -183,6 +183,17 @@ def test_the_ceiling_is_of_this_projects_streams(monkeypatch):
     assert 0.25 < np.mean((seen[0] == 0) | (seen[0] == 255)) < 0.4, "32% of a normal distribution is clipped"
 
 
+def test_floor_and_ceiling_are_of_ten_thousand_images(monkeypatch):
+    """As many as FID is usual for; of a held-out set that is larger, those that come first."""
+    seen = []
+    monkeypatch.setattr(fid, "evaluate", lambda images, *_, **__: seen.append(images))
+    images = np.zeros((10_002, 1, 1, 1), np.uint8)
+    images[:, 0, 0, 0] = np.arange(10_002) % 251
+    fid.floor(test=own(images))
+    fid.ceiling(reference=own(images))
+    assert np.array_equal(seen[0], images[:10_000]) and seen[1].shape == (10_000, 1, 1, 1)
+
+
 def test_images_that_the_extractor_saw_do_not_flatter_the_reference():
     """With and without them in the reference set: 0.2176 and 0.2466 for these images, where half flips cost 10."""
     unseen = fid.evaluate(held_out(), "train[30000:]")
@@ -217,8 +228,9 @@ def test_every_seed_chooses_subsets_of_its_own():
     """torch-fidelity's NumPy takes seeds below 2**32, and a job's may be larger."""
     rng = np.random.default_rng(0)
     found, target = rng.normal(size=(30, 3)), rng.normal(size=(90, 3)) + 0.1  # 30 of which are drawn
-    kids = [fid.compare(found, fid.statistics(target), target, seed)["kid"] for seed in (5, 2**31 + 5, 2**32 - 1, 2**40 + 6)]
-    assert len(set(kids)) == 4
+    kids = [fid.compare(found, fid.statistics(target), target, seed)["kid"]
+            for seed in (5, 2**31 + 5, 2**32 - 1, 2**32 + 7, 2**40 + 6)]
+    assert len(set(kids)) == 5
 
 
 def test_both_halves_of_an_odd_number_of_images_count():

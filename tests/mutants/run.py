@@ -20,6 +20,7 @@ import pytest
 import backends
 from tests.conformance import guard, kit
 from tests.conformance.kit import LEVELS, Subject
+from tests.helpers import threads  # noqa: F401  # before the frameworks
 
 from .catalogue import MUTANTS, Mutant
 

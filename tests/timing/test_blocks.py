@@ -50,7 +50,7 @@ def test_calibration_grows_tenfold_at_most_and_then_to_a_fifth_more_than_is_need
 
 
 def test_calibration_of_nothing_ends():
-    with pytest.raises(ConfigError, match="nothing is being timed"):
+    with pytest.raises(ConfigError, match="k=1048576: .*nothing is being timed"):
         calibrate(lambda k: 0.0)
 
 
@@ -59,6 +59,7 @@ def test_warm_up_ends_when_two_medians_agree():
     assert warm_up(block, 1, 60) == ([1, 1, 1, 1, .5, .5, .5, .5, .5], True)
     assert warm_up(Clock(lambda n: 0.96 ** (n // 3)), 1, 60)[1] is True  # 4% apart
     assert len(warm_up(Clock(lambda n: 0.9 ** (n // 3)), 1, 10)[0]) > 6  # 10% apart
+    assert len(warm_up(Clock(lambda n: (20.0, 21.0, 21.0)[n // 3]), 1, 200)[0]) == 6  # 5% apart, which is within
 
 
 def test_a_median_of_warm_up_is_of_its_own_group():
@@ -132,6 +133,8 @@ def test_summary_by_hand():
     for bad in ([], [0.0], [float("nan")], [1.0, float("inf")]):
         with pytest.raises(ConfigError, match="samples"):
             summary(bad)
+    with pytest.raises(ConfigError, match=r"samples=\[0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0\]: "):  # the first eight
+        summary(np.arange(9.0))
 
 
 def test_peak_memory_counts_what_the_process_itself_touched():
@@ -239,7 +242,8 @@ def test_room_is_asked_for_four_float32_arrays_of_each_image(monkeypatch):
     monkeypatch.setattr(memory, "_memory", lambda: 10 * 4 * 4 * 784)
     memory.require_room("batch_size", 10, (1, 28, 28))
     memory.require_room("batch_size", 5, (1, 28, 28), kept=4 * 4 * 784)
-    for count, kept in ((11, 0), (6, 4 * 4 * 784)):
+    for less, count, kept in ((0, 11, 0), (0, 6, 4 * 4 * 784), (1, 10, 0)):
+        monkeypatch.setattr(memory, "_memory", lambda less=less: 10 * 4 * 4 * 784 - less)
         with pytest.raises(ConfigError, match=f"batch_size={count}: images of 1 x 28 x 28 need"):
             memory.require_room("batch_size", count, (1, 28, 28), kept)
 
