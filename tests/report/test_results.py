@@ -11,11 +11,13 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 
+from bench.pictures.plots import COLOURS
 from bench.records.rows import Row
 from bench.report import results, speed_page
 from bench.report.job import figures
 from bench.report.measures import interval, label
 from bench.sampling.cell import Cell
+from reference.solvers import SOLVERS
 
 TORCH, MINDSPORE = label("torch"), label("mindspore")
 
@@ -163,6 +165,16 @@ def test_eight_series_are_told_apart_and_their_legend_covers_none(tmp_path: Path
         assert sum(line.get_color() == color for line in lines) == 2 and sum(line.get_linestyle() == dashes for line in lines) == 4
     drawn[0].draw_without_rendering()
     assert not legend.get_window_extent().overlaps(drawn[0].axes[0].get_window_extent())
+
+
+def test_every_solver_of_one_backend_has_a_look_of_its_own(tmp_path: Path) -> None:
+    """Where there are more of them than colours, too."""
+    rows = [sample("torch", s, [s / 5], sampler=solver) for s in (5, 10) for solver in SOLVERS]
+    drawn = []
+    with patch.object(figures.plots, "save", side_effect=lambda figure, _: drawn.append(figure)):
+        figures.curves(rows, tmp_path)
+    lines = drawn[0].axes[0].lines
+    assert len({(line.get_color(), line.get_marker()) for line in lines}) == len(lines) == len(SOLVERS) > len(COLOURS)
 
 
 def test_bounds() -> None:

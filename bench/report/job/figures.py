@@ -53,7 +53,7 @@ def curves(rows: list[AnyRow], folder: Path) -> list[tuple[Path, str]]:
             # Backends that agree lie on one another: the later one is drawn smaller, on top.
             rank = names.index(which[0]) if many else i
             colour, dashes = (kinds.index(which[1:]), DASHES[rank % 4]) if many else (i, "-")
-            axes.plot(*zip(*points[which], strict=True), marker="os^Dvx"[colour % 6], markersize=max(9 - 3 * rank, 3),
+            axes.plot(*zip(*points[which], strict=True), marker="os^DvxP"[colour % 7], markersize=max(9 - 3 * rank, 3),
                       lw=max(4 - 2 * rank, 1), ls=dashes, color=COLOURS[colour % 6],
                       label=f"{label(which[0])}, {which[1]}eta {which[2]}") if points[which] else None
         if ys is fids:
