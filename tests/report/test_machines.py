@@ -215,6 +215,11 @@ def test_a_ratio_within_what_a_contender_differs_from_itself_is_no_difference():
     assert line(0.85) == (0.85, "0.850 .. 0.850", "less")
 
 
+def test_distances_are_told_to_three_digits_and_their_difference_to_four():
+    found = versus._distance("a", "b", pooled(20.12345, SPREAD), 0.00456, 0.0021)
+    assert (found["a"], found["b"], found["difference"], found["95% interval"]) == (20.123, 20.128, 0.0046, "+0.002 .. +0.007")
+
+
 def test_the_page_of_machines_has_the_last_of_each_device():
     """Three cells, in their order, and one timing of sampling steps, the median of its blocks; checks are of the backend's name."""
     def at(day, row, **config):
@@ -224,10 +229,12 @@ def test_the_page_of_machines_has_the_last_of_each_device():
                      ENVIRONMENT, "c" * 40)
     found = [at(9, drawn, steps=5), *(at(day, drawn, steps=S) for day, S in ((2, 10), (3, 20), (4, 50))),
              at(5, timing([9.0] * 3)), at(6, timing([0.1, 0.2, 0.9])), at(7, timing([5.0] * 3, workload="training step")),
+             replace(at(8, timing([7.0] * 3)), backend="mindspore"),
              check(1e-6), replace(check(1.0, ok=False), preset="base"), replace(check(1.0, ok=False), backend="torch2 oracle"),
              at(8, replace(timing([0.004] * 3), environment=ENVIRONMENT | {"gpu": ["a card"]}), device="cuda:0")]
-    here, card = page.table({"mine": found}).to_dict("records")
-    assert here == {"machine": "mine", "hardware": "a CPU, 2 cores", "backend": "PyTorch", "rows": 7,
+    here, other, card = page.table({"mine": found}).to_dict("records")
+    assert (other["backend"], other["s/image, S"], other["ms a sampling step"]) == ("MindSpore", "", "7e+03")
+    assert here == {"machine": "mine", "hardware": "a CPU, 2 cores", "backend": "PyTorch", "rows": 8,
                     "s/image, S": "0.5, 10; 0.5, 20; 0.5, 50", "ms a sampling step": "200", "checks that agree": "1 of 2",
                     "newest": "2026-01-09"}
     assert (card["hardware"], card["rows"], card["ms a sampling step"], card["s/image, S"]) == ("a card", 1, "4", "")
@@ -248,8 +255,8 @@ def test_the_ratio_of_blocks_that_were_not_taken_in_turn():
     again = ratio(a, a)
     assert again[0] == 1 and again[1] < 0.999 < 1.001 < again[2], "each is resampled on its own"
     drawn = np.random.default_rng(3)
-    medians = [np.median(drawn.choice(a, 30)) / np.median(drawn.choice(b, 30)) for _ in range(4000)]
-    assert [low, high] == pytest.approx(np.quantile(medians, (0.025, 0.975)), abs=0.1 * (high - low))
+    medians = np.median(drawn.choice(a, (50_000, 30)), axis=1) / np.median(drawn.choice(b, (50_000, 30)), axis=1)
+    assert [low, high] == pytest.approx(np.quantile(medians, (0.025, 0.975)), abs=0.03 * (high - low))
     wide = ratio(np.random.default_rng(1).normal(2, 0.5, 30), b)
     assert wide[2] - wide[1] > 2 * (high - low)
 

@@ -155,6 +155,7 @@ def test_a_machine_that_is_not_fit_is_told_by_its_load_and_by_a_contender_that_d
     quiet, busy = ({"usable_cores": 2, "load": [load, 9.0, 9.0]} for load in (2.9, 3.1))
     assert unfit([timing([1.0], quiet)], [Ratio(1.1, 0.68, 1.49)]) == "" == unfit([])
     assert unfit([timing([1.0], quiet), timing([1.0], busy)]) == "load average 3.1 on 2 cores"
+    assert unfit([timing([1.0], {"usable_cores": 2, "load": [3.0]})]) == "", "as much as may be"
     assert unfit([timing([1.0], busy, load_before=[1.0, 1.0, 1.0])]) == "", "what was before the race counts, where it is known"
     assert unfit([timing([1.0], quiet, load_before=[4.0, 1.0, 1.0])]) == "load average 4.0 on 2 cores"
     assert unfit([], [Ratio(1.0, 0.64, 1.01)]) == unfit([], [Ratio(1.0, 0.99, 1.5625)]) == (

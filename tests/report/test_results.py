@@ -207,6 +207,15 @@ def test_the_terminal_shows_all(wanted: str) -> None:
     assert wanted.replace("PyTorch", TORCH).replace("250.0", "225.0") in results.shown(rows, ["missing: x"])
 
 
+def test_a_table_in_parts_says_in_each_which_cell_a_line_is_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its backend, S and eta; of a speed its backend and workload; of a job that drew nothing there is no such table."""
+    said: list[list[str]] = []
+    monkeypatch.setattr(results.terminal, "fit", lambda table, keys: said.append(list(table)[:keys]) or "")
+    results.shown([sample("torch", 10, [2.0]), timing("torch", [0.5] * 10), check("torch oracle")], [])
+    results.shown([timing("torch", [0.5] * 10)], [])
+    assert said[0] == ["backend", "S", "eta"] and said[1] == said[3] == ["backend", "workload"] and len(said) == 5
+
+
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The figures that are drawn meanwhile, in order."""
