@@ -1,5 +1,6 @@
 """The metric: the distance is the formula, torch-fidelity computes the same, and the numbers mean what they say."""
 
+import dataclasses
 import functools
 import json
 
@@ -289,11 +290,13 @@ def test_too_few_reference_images():
 @pytest.mark.parametrize("change, message", [
     (lambda x: x / np.float32(255), "images=.*float32.*uint8"),
     (lambda x: x[:, 0], "images=.*takes images of shape"),
+    (lambda x: x[:0], r"images=\(0, 1, 28, 28\): .*takes images of shape"),
+    (lambda x: x.tolist(), "images='list': must be a uint8 array"),
     (lambda x: np.repeat(x, 3, axis=1), "images=.*takes images of shape"),
 ])
 def test_wrong_kind_of_images(change, message):
     with pytest.raises(ConfigError, match=message):
-        fid.evaluate(change(held_out()[:200]))
+        fid.features(change(held_out()[:200]))
 
 
 def test_unknown_reference_and_device():
@@ -342,6 +345,16 @@ def test_own_images_are_the_reference_and_the_row_says_what_was_converted():
         fid.evaluate(held_out(), own(images[:100]))
 
 
+def test_the_target_is_of_the_extractor_that_is_asked_for():
+    """Here one whose features are the means of an image's halves, and Fashion-MNIST's shipped statistics are not of it."""
+    halves = dataclasses.replace(fmnist_cnn.extractor(), name="halves", width=2, sha256="0" * 64,
+                                 network=lambda device: lambda x: x.double().reshape(len(x), 2, -1).mean(2))
+    data = own(held_out()[:200], "fashion-mnist")
+    expected = data.images.reshape(200, 2, -1).mean(2)
+    found = fid.target(data, extractor=halves)
+    assert np.allclose(found["mu"], expected.mean(0), rtol=1e-12) and np.allclose(found["sigma"], np.cov(expected.T), rtol=1e-9)
+
+
 def test_features_of_both_sides_are_taken_on_the_device_that_was_asked_for(monkeypatch):
     """Of images and their reference, of the shipped images that KID needs, of floor and ceiling; a reference's once."""
     asked = []
@@ -370,6 +383,15 @@ def test_the_deviation_of_two_features_by_hand():
     moved = (2 * (x - m) * (m - mu) + (1 - sigma / s) * (x - m) ** 2).sum(1)
     found = deviation(x, {"mu": mu, "sigma": np.diag(sigma**2)})
     assert found == pytest.approx(moved.std(ddof=1) / 8**0.5, rel=1e-9)
+
+
+def test_features_that_lie_in_a_plane_have_the_deviation_of_the_plane():
+    """Of 64 dimensions 62 have eigenvalues of rounding alone, which are left out."""
+    rng = np.random.default_rng(0)
+    plane, turned = rng.normal(size=(200, 2)) * [1, 3] + [0.3, 0.2], np.linalg.qr(rng.normal(size=(64, 64)))[0][:2]
+    expected = deviation(plane, {"mu": np.zeros(2), "sigma": np.diag([1.0, 2.0])})
+    found = deviation(plane @ turned, {"mu": np.zeros(64), "sigma": turned.T @ np.diag([1.0, 2.0]) @ turned})
+    assert found == pytest.approx(expected, rel=1e-11)
 
 
 def test_the_deviation_is_that_of_the_bootstrap_and_of_other_sets_of_images():

@@ -107,6 +107,15 @@ def test_weights_statistics_and_record_belong_together(tmp_path, monkeypatch, ca
     assert record["subset_sha256"] == whole.sha256 and json.loads(capsys.readouterr().out) == record
 
 
+def test_a_program_that_is_not_a_clone_has_no_place_for_them(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(make_fmnist_cnn, "require_clone", lambda *said: asked.append(said))
+    monkeypatch.setattr(make_fmnist_cnn, "load", lambda name, split, folder: datasets.load_subset(name, split))
+    with pytest.raises(ConfigError, match="--data"):
+        make_fmnist_cnn.run(tmp_path, 0, 1, 1)
+    assert asked == [("study extractor", "its files are written to bench/assets")]
+
+
 def test_a_part_of_the_training_set_is_not_enough(tmp_path, monkeypatch):
     monkeypatch.setattr(make_fmnist_cnn, "load", lambda name, split, folder: datasets.load_subset(name, split))
     with pytest.raises(ConfigError, match=r"subset train [(]4000[)]': training needs the full data set$"):

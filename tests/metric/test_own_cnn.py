@@ -89,6 +89,12 @@ def test_the_weights_are_those_of_the_seed():
     assert not bool((one == other).any())
 
 
+def test_a_hidden_layer_of_128_lies_between_features_and_turns():
+    """So that the features need not be the four classes alone."""
+    found = {name: tuple(values.shape) for name, values in own_cnn._seeded(SHAPE, 64, 5).named_parameters() if "head" in name}
+    assert found == {"head.1.weight": (128, 64), "head.1.bias": (128,), "head.3.weight": (4, 128), "head.3.bias": (4,)}
+
+
 def test_initial_weights_are_hes_of_a_stream_each():
     """Normal of variance 2 / fan-in, with biases of 0; stream 0 is that of the order."""
     for number, (name, values) in enumerate(own_cnn._seeded(SHAPE, 64, 5).named_parameters(), start=1):
