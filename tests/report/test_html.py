@@ -421,6 +421,22 @@ def test_the_first_screen_is_of_the_table_and_without_one_of_the_main_job(whole,
     assert "FID[fmnist-cnn] against time" in page.images and "Images of preset quick" in page.text
 
 
+def test_two_cells_of_a_table_are_enough_for_the_second_sentence(tmp_path):
+    """Those that it is about."""
+    found = [made for S, seed in ((50, 0), (50, 1), (1000, 0)) for made in cell_rows("torch", S, "0.0", "leading", seed)]
+    said = "50 DDIM steps are as good as 1000 cannot be told: the difference is +19"
+    assert said in Reader(html_page.render(found, tmp_path)).text
+    assert "DDIM steps are as good as" not in Reader(html_page.render(found[:4], tmp_path)).text
+
+
+def test_a_first_chart_is_against_steps_where_the_machine_was_not_fit_for_times(whole, tmp_path):
+    busy = [replace(r, environment=r.environment | {"load": [40.0], "usable_cores": 2}) for r in table_rows()]
+    page = Reader(html_page.render(busy, tmp_path))
+    told = "The machine had other work, and was not fit for times."
+    assert "FID[fmnist-cnn] against steps" in page.images and any(told in caption for caption in page.captions)
+    assert "FID[fmnist-cnn] against steps" not in whole.images and not any(told in caption for caption in whole.captions)
+
+
 def test_verdicts_come_first_and_the_best_cell_is_marked():
     import pandas as pd
 
