@@ -335,7 +335,8 @@ def answered(out: Path) -> list[str]:
     text = ["", "## What was asked, and where", "",
             "Where a mistake's tests had a limit, those ran that come first: the likeliest, then the quickest. One that survived them may "
             "fail another test of its room. So may one that only a process runs which a test starts: the first answers did not ask such tests. A "
-            "survivor that was asked again has an answer more, in metric, timing and report of some test files alone.", ""]
+            "survivor that was asked again has an answer more, in metric, timing and report of some test files alone. In report a limit leaves out "
+            "the test that compares every committed page with its rows, and most of its survivors were not asked again yet.", ""]
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     for (room, where, most), number in Counter((row["room"], row.get("environment"), row.get("seconds")) for row in rows).items():
         limit = "no limit" if most is None else f"tests of at most {most:g} s of CPU for each mistake"
