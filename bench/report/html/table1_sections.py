@@ -175,6 +175,8 @@ def curves(found: list[Grid], command: str) -> Section:
             panels = [(f"eta = {eta}", [_series(part, label(first)), *(
                 _series(cells, label(other), alone=True) for other in others if len(cells := g.of(other, spacing, ETAS[k])))])
                 for k, eta, part in g.lines(first, spacing)]
+            if not panels:  # a table may have one spacing alone
+                continue
             ticks = sorted({x for _, series in panels for one in series for x in one.x})
             s.figures.append(Figure(f"{g.metric} against steps, {words} spacing", [("", svg.multiples(
                 panels, "sampling steps S", g.metric, bounds=g.bounds, ticks=ticks))], f"One eta a panel, the others pale. On "
