@@ -76,6 +76,7 @@ LOSSES = {name: DiffusionConfig(**changes) for name, changes in {
     "learned_range-nichol2021": {"variance": "learned_range", "approximate_cdf": True, "rescale_timesteps": True, "timesteps": 400},
     "previous-sum-min_snr": {"objective": "previous", "loss_sum": True, "loss_weight": "min_snr", "schedule": "cosine",
                              "timesteps": 100},
+    "previous-p2": {"objective": "previous", "loss_weight": "p2", "timesteps": 100},
     "previous-rescaled_kl-learned": {"loss": "rescaled_kl", "objective": "previous", "variance": "learned_range", "timesteps": 40,
                                      "beta_scaling": True},
     "self_cond-previous": {"self_conditioning": True, "objective": "previous", "schedule": "const", "beta_end": 0.1,
