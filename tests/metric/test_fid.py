@@ -290,11 +290,18 @@ def test_too_few_reference_images():
 @pytest.mark.parametrize("change, message", [
     (lambda x: x / np.float32(255), "images=.*float32.*uint8"),
     (lambda x: x[:, 0], "images=.*takes images of shape"),
-    (lambda x: x[:0], r"images=\(0, 1, 28, 28\): .*takes images of shape"),
-    (lambda x: x.tolist(), "images='list': must be a uint8 array"),
     (lambda x: np.repeat(x, 3, axis=1), "images=.*takes images of shape"),
 ])
 def test_wrong_kind_of_images(change, message):
+    with pytest.raises(ConfigError, match=message):
+        fid.evaluate(change(held_out()[:200]))
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda x: x[:0], r"images=\(0, 1, 28, 28\): .*takes images of shape"),
+    (lambda x: x.tolist(), "images='list': must be a uint8 array"),
+])
+def test_no_images_and_no_array_have_no_features(change, message):
     with pytest.raises(ConfigError, match=message):
         fid.features(change(held_out()[:200]))
 
