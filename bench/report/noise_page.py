@@ -98,7 +98,7 @@ def figure(studies: list[Row[Noise]], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     lines = -(-len(studies) // 2)
-    fig, panels = plt.subplots(lines, 2, squeeze=False, figsize=(8, 3.4 * lines), layout="constrained")
+    fig, panels = plt.subplots(lines, 2, figsize=(8, 3.4 * lines), layout="constrained")
     for panel in panels.flat[len(studies):]:
         panel.axis("off")
     for panel, row in zip(panels.flat, studies, strict=False):

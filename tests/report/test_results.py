@@ -71,6 +71,8 @@ def test_speed_lines() -> None:
     assert (line["ms (median)"], line["images/s"], line["CV"], line["steady"]) == (200.0, 80.0, "0.0%", "no")
     line, = results.speed_table([timing("torch", [0.6, 0.62])]).to_dict("records")
     assert line["steady"] == "yes"
+    line, = results.speed_table([timing("torch", [0.0246912], peak_rss_bytes=10**12)]).to_dict("records")
+    assert (line["ms (median)"], line["peak memory MB"]) == (12.35, 1_000_000)
 
 
 def test_ratio_lines() -> None:
@@ -105,8 +107,10 @@ def test_a_machine_that_is_not_fit_gives_no_ratio_and_no_table_of_the_readme(tmp
 
 
 def test_a_single_backend_has_no_ratio() -> None:
-    """Nor has a workload that nobody was timed on."""
-    assert results.ratio_lines([timing("torch", [1.0] * 10)]) == []
+    """Nor has a workload that nobody was timed on; on a busy machine, too, there was none to leave out."""
+    alone = timing("torch", [1.0] * 10)
+    assert results.ratio_lines([alone]) == []
+    assert results.ratio_lines([replace(alone, environment={"usable_cores": 2, "load": [7.0, 7.0, 7.0]})]) == []
 
 
 def test_sample_lines() -> None:
@@ -268,9 +272,11 @@ def test_the_pictures_of_a_cell_stand_in_the_column_of_its_backend(drawn: list[A
 
 
 def test_tables_of_the_page_have_no_column_of_numbers_of_lines(tmp_path: Path) -> None:
-    """The first column of each is what it is about."""
+    """The first column of each is what it is about; the machine is told in words, its lists left out."""
     rows = [sample("torch", 10, [2.0]), of_cell("torch", 10, 2.5, 0.25), check("torch oracle"), timing("torch", [0.5] * 10)]
+    rows = [replace(r, environment={"cpu": "a processor", "load": [0.0], "versions": {"torch": "2"}}) for r in rows]
     lines = results.render(rows, {}, tmp_path, "ddim-bench run", []).read_text().splitlines()
+    assert lines[lines.index("## Machine") + 2:] == ["- cpu: a processor", "- torch: 2"]
     heads = [line.strip("|").split("|")[0].strip() for line, below in zip(lines, lines[1:], strict=False) if below.startswith("|:")]
     assert heads == ["backend", "backend", "who"]
 

@@ -257,6 +257,18 @@ def test_times_of_a_machine_with_other_work_are_not_shown(tmp_path, monkeypatch)
     assert len(section.figures) == 1 and any(measures.NO_TIMES in line for line in section.text)
 
 
+def test_the_caption_is_of_the_run_that_began_the_table():
+    """Its cells may have been drawn by a later one."""
+    found = table()
+    said = page.caption([found[0], *(replace(r, commit="later", preset="other") for r in found[1:])])
+    assert "preset table:" in said[0] and said[-1].endswith("commit c")
+
+
+def test_calls_that_one_solver_made_alone_are_no_comparison():
+    stats = frames.statistics(frames.measurements([budget(), *of_cell("ddim", 10, 20.0)]))
+    assert page.by_calls(stats).empty and page.by_calls(stats).columns.tolist() == ["calls", "solvers, by FID"]
+
+
 def test_a_comparison_beyond_its_tolerance_is_on_the_page():
     """Of this table's cells alone; one within it is no line."""
     def check(error, **config):
