@@ -61,6 +61,8 @@ def test_no_tensor_of_a_training_step_stays_on_the_host(elsewhere, process, mode
     backend = elsewhere(mode, process)
     assert backend.train_step(batch(backend.spec)).device.type == "meta"
     assert all(p.grad is not None and p.grad.device.type == "meta" for p in backend.network.parameters())
+    counters = {state["step"].device.type for state in backend.optimiser.adam.state.values()}
+    assert counters == {"meta" if mode == "tuned" else "cpu"}  # the fused kernel reads them there, the plain one on the host
 
 
 @pytest.mark.parametrize("mode", ["stock", "tuned"])

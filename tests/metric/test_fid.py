@@ -126,6 +126,20 @@ def test_precision_and_recall_are_those_of_the_paper():
     assert 0.1 < found["recall"] < found["precision"] < 1 and found["prc_size"] == 150
 
 
+def test_torchvision_is_mended_before_torch_fidelity_imports_it(monkeypatch):
+    """Where its operators do not load, `import_torchvision` is what makes the import work."""
+    fid.import_torchvision()
+    import torch_fidelity.metric_kid
+
+    some, done = np.random.default_rng(0).normal(size=(8, 2)), []
+    target = fid.statistics(some)
+    monkeypatch.setattr(fid, "import_torchvision", lambda: done.append("mended"))
+    monkeypatch.setattr(torch_fidelity.metric_kid, "kid_features_to_metric", lambda *_, **__: done.append("used"))
+    with pytest.raises(TypeError):  # of the None in place of KID
+        fid.compare(some, target, some, 0)
+    assert done[:2] == ["mended", "used"]
+
+
 def test_one_class_alone_is_precise_but_covers_little_and_noise_is_neither():
     images, labels = (getattr(datasets.load_subset("fashion-mnist", "test"), name) for name in ("images", "labels"))
     real, one_class, noise = held_out_result(), fid.evaluate(images[labels == 1]), fid.ceiling(200)

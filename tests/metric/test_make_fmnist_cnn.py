@@ -44,6 +44,15 @@ def test_it_learns_each_of_the_first_images_once_an_epoch_in_whole_batches(monke
         assert [first[image.numpy().tobytes()] for image in images] == labels.tolist()
 
 
+def test_the_batch_of_the_shipped_network(monkeypatch):
+    monkeypatch.setattr(make_fmnist_cnn, "TRAINED_ON", slice(0, 300))
+    found = []
+    monkeypatch.setattr(make_fmnist_cnn, "fit", lambda net, batches, steps: found.extend(len(images) for images, _ in batches))
+    data, test = (datasets.load_subset("fashion-mnist", split) for split in ("train", "test"))
+    make_fmnist_cnn.train(data, test, 0, 1)
+    assert found == [128, 128]
+
+
 def test_a_network_learns_to_tell_what_it_was_shown():
     """Black from white, in 20 steps; it is left in evaluation mode, where dropout and batch statistics rest."""
     import torch

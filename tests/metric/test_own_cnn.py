@@ -315,9 +315,11 @@ def files(tmp_path, trained, monkeypatch):
     (tmp_path / "half").write_bytes(trained[0].read_bytes()[:-100])
     net = {name: part.numpy() for name, part in own_cnn.train(scenes(2, 0), 4, 0, 1).state_dict().items()}
     about = {"shape": SHAPE, "width": 4}
-    wide = {name: part.numpy() for name, part in own_cnn._network(SHAPE, own_cnn.WIDTH + 1).state_dict().items()}
+    wide, empty = ({name: part.numpy() for name, part in own_cnn._network(SHAPE, width).state_dict().items()}
+                   for width in (own_cnn.WIDTH + 1, 0))
     for name, parts, said in (("narrow", net, about | {"width": 5}), ("large", net, about | {"shape": [3, 512, 512]}),
                               ("wide", wide, about | {"width": own_cnn.WIDTH + 1}),
+                              ("empty", empty, about | {"width": 0}),
                               ("inf", net | {"head.1.bias": np.full(own_cnn.HIDDEN, np.inf, np.float32)}, about),
                               ("list", net, []), ("less", {"x": np.zeros(2)}, about),
                               ("nan", net | {"head.1.bias": np.full(own_cnn.HIDDEN, np.nan, np.float32)}, about)):
@@ -328,7 +330,8 @@ def files(tmp_path, trained, monkeypatch):
     np.save("few.npy", scenes(63, 0))
 
 
-@pytest.mark.parametrize("name", ["words", "half", "narrow", "large", "wide", "list", "less", "nan", "inf",
+@pytest.mark.filterwarnings("ignore:Initializing zero-element")
+@pytest.mark.parametrize("name", ["words", "half", "narrow", "large", "wide", "empty", "list", "less", "nan", "inf",
                                   str(CHECKPOINTS.parents[1] / "bench" / "assets" / "fmnist-cnn.safetensors")])
 def test_other_files_are_refused_in_one_line(name, files, capsys):
     assert main(["fid", "a.npy", "a.npy", "--metric", name]) == 2
