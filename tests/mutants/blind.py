@@ -9,19 +9,15 @@ kit's levels, as those of the catalogue are, and of the backend's own tests.
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
 import sys
-import tempfile
 import tomllib
 from pathlib import Path
 
 from bench.paths import ROOT
 
-from . import catalogue, mirror
-from .generator import BLIND, LISTS, How, Mutant, ask, copy_to, keep, outcomes
+from .generator import BLIND, LISTS, How, Mutant, ask, keep, outcomes
+from .kits import KITS, caught_by
 
-KITS = ("mindspore", "jax")  # rooms that are asked of the kit's levels
 PLACES = {"reference": "reference/", "torch": "backends/torch/", **{room: f"backends/{room}/" for room in KITS},
           **{room: f"bench/{room}/" for room in ("metric", "timing", "report", "job")}}  # of rooms; "harness" has all others
 
@@ -43,35 +39,6 @@ def mistakes(room: str) -> list[Mutant]:
             start = text.index(old)
             out.append(Mutant(said["file"], said["name"], start, start + len(old), said["old"], said["new"]))
     return out
-
-
-def caught_by(room: str, one: Mutant) -> str:
-    """What catches a mistake in a backend: the first check of the kit that fails, with how it was asked, or the first of the backend's
-    own tests; "" where none does. The quickest way to ask the kit comes first, its others last."""
-    return (kits(room, one, "float32", "stock") or own(room, one) or kits(room, one, "float32", "tuned")
-            or kits(room, one, "float16", "stock"))
-
-
-def kits(room: str, one: Mutant, dtype: str, mode: str) -> str:
-    """The first check of the kit that fails, of the levels that the mistake's file reaches."""
-    file = Path(one.file).stem
-    if file not in mirror.REACH:
-        return ""
-    planted = catalogue.Mutant(mirror.REACH[file][0], one.function, file, one.old, one.new, dtype, mode)
-    level, found = mirror.ask(planted, room, mirror.REACH[file])
-    return f"{level} {found.name}, {dtype}, {mode}" if found else ""
-
-
-def own(room: str, one: Mutant) -> str:
-    """The first of a backend's own tests that fails in a copy of the repository with the mistake."""
-    with tempfile.TemporaryDirectory() as folder:
-        tree = Path(folder) / "tree"
-        copy_to(tree)
-        (tree / one.file).write_text(one.planted((tree / one.file).read_text()))
-        done = subprocess.run([sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider",
-                               f"tests/backends/test_{room}.py", "tests/backends/test_mirrors.py"], cwd=tree,
-                              env={**os.environ, "PYTHONPATH": str(tree)}, capture_output=True, text=True)
-    return next((line[:200] for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))), "")
 
 
 if __name__ == "__main__":

@@ -48,6 +48,7 @@ OTHERS = ("cli", "data", "diagnosis", "pictures", "recipes", "records", "samplin
 TESTS = ("data", "weights", "records", "pictures", "sampling", "training", "timing", "metric", "diagnosis", "recipes", "studies", "report", "job",
          "workers", "cli")
 FILES = ("api", "oracle", "streams", "progress", "terminal", "routes", "fuzz", "examples")
+PARTS = ("schedules", "samplers", "solvers", "training", "layers", "unet")  # of a backend, where a wrong number can be born
 INTERFACE = ("about", "borrowing", "claims", "devices", "protocol", "kit")
 
 
@@ -62,11 +63,10 @@ ROOMS = {
     "reference": Room(("reference/*.py",), ("tests/reference", "tests/weights/test_solver_schedulers.py",
                                             "tests/weights/test_solver_folders.py", "tests/weights/test_schedulers.py",
                                             "tests/conformance/test_l2_network.py", "--backend=torch", "--mode=tuned")),
-    "torch": Room(tuple(f"backends/torch/{name}.py" for name in ("schedules", "samplers", "solvers", "training", "layers", "unet")),
+    "torch": Room(tuple(f"backends/torch/{part}.py" for part in PARTS),
                   ("tests/conformance", "tests/backends/test_mirrors.py", "tests/backends/test_torch_devices.py",
                    "tests/backends/test_torch.py", "tests/workers/test_timed.py", "--backend=torch")),
-    "mindspore": Room(tuple(f"backends/mindspore/{name}.py" for name in ("schedules", "samplers", "solvers", "training", "layers", "unet")),
-                      ("tests/conformance", "tests/backends/test_mirrors.py", "--backend=mindspore")),
+    **{name: Room(tuple(f"backends/{name}/{part}.py" for part in PARTS), ()) for name in ("mindspore", "jax")},  # of the kit (kits.py)
     "metric": Room(("bench/metric/*.py",), ("tests/metric",)),
     "timing": Room(("bench/timing/*.py",), ("tests/timing", "tests/workers", "tests/studies")),
     "report": Room(("bench/report/*.py", "bench/report/*/*.py"), ("tests/report", "tests/studies", "tests/cli/test_report.py")),
@@ -75,8 +75,6 @@ ROOMS = {
 }
 # Rooms whose mistakes are written by hand alone.
 FURTHER = {
-    "jax": Room(tuple(f"backends/jax/{name}.py" for name in ("schedules", "samplers", "solvers", "training", "layers", "unet")),
-                ("tests/conformance", "tests/backends/test_mirrors.py", "--backend=jax")),
     "harness": Room(("backends/*.py", "bench/*.py", *(f"bench/{name}/*.py" for name in OTHERS)),
                     tuple(f"tests/{name}" for name in (*TESTS, *(f"test_{name}.py" for name in FILES),
                                                        *(f"backends/test_{name}.py" for name in INTERFACE)))),
@@ -335,8 +333,9 @@ def answered(out: Path) -> list[str]:
     text = ["", "## What was asked, and where", "",
             "Where a mistake's tests had a limit, those ran that come first: the likeliest, then the quickest. One that survived them may "
             "fail another test of its room. So may one that only a process runs which a test starts: the first answers did not ask such tests. A "
-            "survivor that was asked again has an answer more, in metric, timing and report of some test files alone. In report a limit leaves out "
-            "the test that compares every committed page with its rows, and most of its survivors were not asked again yet.", ""]
+            "survivor that was asked again has an answer more, in torch, metric, timing and report of some test files alone. Mistakes in MindSpore and JAX "
+            "are asked of the conformance kit's levels that run their file, in float32; survivors, where they are asked again, of the backend's own "
+            "tests, of all levels of the tuned network and of float16, too.", ""]
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     for (room, where, most), number in Counter((row["room"], row.get("environment"), row.get("seconds")) for row in rows).items():
         limit = "no limit" if most is None else f"tests of at most {most:g} s of CPU for each mistake"
@@ -361,8 +360,9 @@ def blind(out: Path) -> list[str]:
             "float16 or a backend's own beside the kit, which were not asked at first. "
             "One whose text has changed since can't be asked again."] if first else []
     for name in LISTS:
-        listed = tuple(f"{said['file']} {said['name']}: " for said in tomllib.loads((HERE / name).read_text())["mistake"])
-        asked = [mutant for mutant in first if mutant.startswith(listed)]
+        listed = tomllib.loads((HERE / name).read_text())["mistake"]
+        names = {Mutant(said["file"], said["name"], 0, 0, said["old"], said["new"]).name for said in listed}
+        asked = [mutant for mutant in first if mutant in names]
         if asked:
             left = [mutant for mutant in asked if not now[mutant]]
             text += ["", f"[{name}](../tests/mutants/{name}): of {len(asked)} that were asked {sum(map(bool, map(first.get, asked)))} were "
@@ -392,7 +392,12 @@ if __name__ == "__main__":
     for room_name in asked.room:
         known = {mutant for mutant, killed_by in outcomes(asked.out)[room_name].items()
                  if killed_by or mutant in reasons or not asked.again}
-        ask(room_name, [m for m in sample(ROOMS[room_name], asked.mutants, asked.seed) if m.name not in known], asked.seed, asked.out,
-            How(asked.processes, asked.seconds, asked.leave_out))
+        left = [m for m in sample(ROOMS[room_name], asked.mutants, asked.seed) if m.name not in known]
+        if ROOMS[room_name].tests:
+            ask(room_name, left, asked.seed, asked.out, How(asked.processes, asked.seconds, asked.leave_out))
+            continue
+        from .kits import caught_by
+        for mistake in left:
+            keep(asked.out, room_name, mistake.name, caught_by(room_name, mistake, asked.again), asked.seed)
     if asked.page:
         (ROOT / "results" / "mutation.md").write_text(page(asked.out, reasons))

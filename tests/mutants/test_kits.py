@@ -1,0 +1,55 @@
+"""Mistakes in backends whose framework reads functions' text: which ways they are asked, and that no answer is lost."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from bench.paths import ROOT
+
+from . import kits, mirror
+from .generator import Mutant, mutants
+from .run import Found
+
+FILE = "backends/jax/solvers.py"
+ONE = mutants(FILE, (ROOT / FILE).read_text())[0]
+
+
+def test_the_likeliest_level_is_asked_of_both_networks_before_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the backend's own tests; float16 comes last, and asks every level."""
+    asked: list[tuple[object, ...]] = []
+    monkeypatch.setattr(mirror, "ask", lambda planted, room, levels: asked.append((planted.dtype, planted.mode, levels)) or ("none", None))
+    monkeypatch.setattr(kits, "own", lambda *_: asked.append(("own",)) or "")
+    assert kits.caught_by("jax", ONE, thorough=False) == "" and len(asked) == 3
+    asked.clear()
+    assert kits.caught_by("jax", ONE) == ""
+    first, rest = mirror.REACH["solvers"][:1], mirror.REACH["solvers"][1:]
+    assert asked == [("float32", "stock", first), ("float32", "tuned", first), ("float32", "stock", rest), ("own",),
+                     ("float32", "tuned", rest), ("float16", "stock", first + rest)]
+
+
+def test_the_mistake_is_in_the_text_that_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Found("test_x", None, (), AssertionError())
+
+    def ask(planted, room, levels):
+        assert (ROOT / FILE).read_text() == planted.old and ONE.planted(planted.old) == planted.new != planted.old
+        return "L1", found
+
+    monkeypatch.setattr(mirror, "ask", ask)
+    assert kits.caught_by("jax", ONE) == "L1 test_x, float32, stock"
+
+
+def test_one_that_does_not_end_or_cannot_be_imported_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kits, "LONGEST", 1)
+    monkeypatch.setattr(mirror, "ask", lambda *_: time.sleep(60))
+    assert kits.kits("jax", ONE, "float32", "stock") == "Failed: took longer than 1 s"
+    monkeypatch.undo()
+    wrong = Mutant(FILE, "f", 0, 0, "", "1 = 2\n")
+    pytest.importorskip("jax")
+    assert kits.kits("jax", wrong, "float32", "stock").startswith("SyntaxError: ")
+
+
+def test_a_file_that_no_level_reaches_is_asked_of_the_backends_own_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kits, "own", lambda *_: "FAILED x")
+    assert kits.caught_by("jax", ONE._replace(file="backends/jax/devices.py")) == "FAILED x"
