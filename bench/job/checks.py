@@ -63,9 +63,10 @@ def oracle(job: Job, crew: Crew, book: Notebook, backend: str) -> None:
     book.cell("oracle", key, compute)
 
 
-def _some(n: int) -> list[int]:
-    """The first, the middle and the last of n."""
-    return sorted({0, n // 2, n - 1})
+def _some(n: int, batch: int = 0) -> list[int]:
+    """The first and the last of n, and one in the midst: of those that are made in batches, in the midst of its batch."""
+    size = min(batch or n, n)
+    return sorted({0, min(n // 2 // size * size + size // 2, n - 1), n - 1})
 
 
 def _steps(job: Job, crew: Crew, backend: str, batch: Batch) -> dict[str, float]:
@@ -96,16 +97,16 @@ def paths(job: Job, crew: Crew, book: Notebook, backend: str, drawn: Images) -> 
 
 
 def _path(job: Job, crew: Crew, backend: str, cell: Cell, drawn: Images) -> dict[str, Any]:
-    """The first, the middle and the last image of a cell, and one that another one repeats. A long path takes the oracle minutes:
-    then a shorter one is drawn of the same batch or, where the convention has none, the last image compared."""
+    """The first and the last image of a cell, one in the midst of a batch, and one that repeats another. A long path takes the
+    oracle minutes: then a shorter one is drawn of the same batch or, where the convention has none, the last image compared."""
     cell, long = job.compared(cell), cell
+    size = job.draw(cell).batch
     if cell != long:
         crew.load(backend, job.trained)
-        size = job.draw(cell).batch
         images = crew.draw(backend, range(size), job.draw(cell).plan, size, cell.seed)
     else:
         images = np.load(drawn[backend, cell], mmap_mode="r")
-    ids = np.array(sorted({*_some(len(images)), *_repeated(images)}) if cell.steps <= GATED_STEPS else [len(images) - 1])
+    ids = np.array(sorted({*_some(len(images), size), *_repeated(images)}) if cell.steps <= GATED_STEPS else [len(images) - 1])
     apart = partial(_path_error, job, network=reference_check.oracle_network(job.trained, job.spec), cell=cell, ids=ids)
     within = TOLERANCES[job.dtype]["sampling" if cell.steps <= reference_check.STEPS else "images"]
     error = apart(images[ids])

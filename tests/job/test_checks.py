@@ -49,6 +49,19 @@ SOLVED = (Cell(4, 0.0, None, 0), *(Cell(4, eta, None, 0, name) for name, eta in 
     ("heun", 0.0), ("dpmpp_2s", 0.0), ("dpmpp_2m", 0.0), ("dpmpp_2m_sde", 1.0), ("dpmpp_2m_sde", 0.5), ("unipc_3", 0.0))))
 
 
+@pytest.mark.parametrize("wrong", ["the image in the midst of a batch wrong", "the last image of a batch wrong"])
+def test_of_several_batches_the_midst_of_one_is_compared_too(wrong: str, tmp_path: Path) -> None:
+    asked = job(etas=(0.0,), train_steps=0)
+    ended = run(replace(asked, preset=replace(asked.preset, samples=16)), tmp_path, wrong)
+    assert ended.code == 4 and "wrong oracle: sampling, S=4, eta=0.0 off by" in ended.stderr
+
+
+def test_the_images_that_are_compared() -> None:
+    """First, last, and the middle row of the middle batch; a last batch may be short."""
+    found = [checks._some(*given) for given in ((8,), (8, 8), (16, 8), (24, 8), (9, 8), (12, 8), (17, 16), (1, 8), (3, 2))]
+    assert found == [[0, 4, 7], [0, 4, 7], [0, 12, 15], [0, 12, 23], [0, 4, 8], [0, 4, 11], [0, 8, 16], [0], [0, 1, 2]]
+
+
 def test_a_path_of_every_solver_is_held_to_the_oracle(tmp_path: Path) -> None:
     """Each has a row and comparisons of its own, and its network calls; the page names it."""
     ended = run(job(("torch",), cells={"torch": SOLVED}, train_steps=0), tmp_path)

@@ -10,6 +10,7 @@ import pytest
 
 import backends
 from backends.protocol import Spec
+from bench import streams
 from bench.messages import TimeForward, TimeKernel, TimeMetric, TimePath, TimeRoof, TimeSample, TimeStep, TimeTables, TimeTrain
 from bench.workers import timed
 from bench.workers.child import COMMANDS
@@ -92,7 +93,12 @@ class Device:
         self.wait(not self.lazy)
 
     def to_device(self, array):
+        self.made()
         return array
+
+    def made(self):
+        """An input, which takes half a second."""
+        self.now += 0.5
 
     def to_host(self, tensor):
         self.wait()
@@ -125,6 +131,9 @@ def on(device, monkeypatch, tmp_path, command):
     np.save(tmp_path / "images.npy", np.zeros((20, 1, 8, 8), np.uint8))
     worker = Session("torch", Spec(TINY, DiffusionConfig(timesteps=20)), device, lambda *_: None, print)
     monkeypatch.setattr(timed.time, "perf_counter", device.clock)
+    for module, name in ((streams, "normal"), (timed, "batch_of")):  # what makes inputs
+        make = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *given, make=make, **more: device.made() or make(*given, **more))
     return COMMANDS[type(command)](worker, command)
 
 

@@ -84,6 +84,12 @@ class BeyondTheFourth(Changed):
         return torch.cat((x[:4], 0.9 * x[4:]))
 
 
+@mistake("the image in the midst of a batch wrong", "sampling")
+class MiddleImage(Changed):
+    def images(self, x: Tensor) -> Tensor:
+        return torch.cat((x[:len(x) // 2], 0.9 * x[len(x) // 2:len(x) // 2 + 1], x[len(x) // 2 + 1:]))
+
+
 @mistake("the last image of a batch wrong", "sampling")
 class LastImage(Changed):
     def images(self, x: Tensor) -> Tensor:
