@@ -198,6 +198,7 @@ SPECIAL = {
     "previous": plan_of("ddim", DDIM, {"objective": "previous"}, clip="clip"),
     "previous_final_first": plan_of("ddim", DDIM, {"objective": "previous"}, clip="clip", final_alpha_bar="first"),
     "large_variance_cut": plan_of("ddpm", {"variance": "large"}, {"large_variance_first": True}).cut(0, 6),  # not to its end
+    "previous_not_rederived": plan_of("ddim", DDIM, {"objective": "previous"}, clip="clip", rederive_eps=False),
     "previous_of_path": plan_of("ddpm", {"variance": "large"}, {"objective": "previous"}, convention="nichol2021"),
     "previous_encoded": make_encode_plan(DiffusionConfig(objective="previous"), 6, convention="nichol2021"),
     "encode_clipped": make_encode_plan(DiffusionConfig(), 6, clip=0.5),
