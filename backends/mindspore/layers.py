@@ -81,7 +81,12 @@ class GroupNorm(nn.Cell):
         return self.bias_add(y.reshape(n, c, h, w) * self.weight.reshape(1, c, 1, 1), self.bias)
 
 
-ACTIVATIONS = {"silu": ops.silu, "swish": ops.silu, "relu": ops.relu, "gelu": ops.gelu, "mish": ops.mish}
+def mish(x: Tensor) -> Tensor:
+    """MindSpore's own, and x itself above 20, where float32 has no difference: on a CPU it is NaN from 45 on (MindSpore 2.8)."""
+    return ops.mish(ops.minimum(x, 20)) + ops.relu(x - 20)
+
+
+ACTIVATIONS = {"silu": ops.silu, "swish": ops.silu, "relu": ops.relu, "gelu": ops.gelu, "mish": mish}
 
 
 class AddShift(nn.Cell):

@@ -157,6 +157,39 @@ def test_silu_over_its_range(subject: Subject) -> None:
     subject.close("L0.primitives", actual / expected, np.ones_like(expected), "silu")
 
 
+@pytest.mark.subjects(dtypes=FULL)
+@pytest.mark.parametrize("case", ["relu", "gelu", "mish"])
+def test_activations_over_their_range(subject: Subject, case: str) -> None:
+    """Each value by itself, 64 from -100 to 100: shifts of a norm whose scale is 0, behind which a convolution is the identity."""
+    model = replace(ONE_LEVEL, block_out_channels=(64,), act_fn=case)
+    values, block = np.linspace(-100, 100, 64).astype(np.float32), "down_blocks.0.resnets.0"
+    w = weights(model) | {name: np.zeros_like(weights(model)[name]) for name in (
+        "conv_in.weight", "conv_in.bias", f"{block}.norm2.weight", f"{block}.conv2.weight", f"{block}.conv2.bias")}
+    w[f"{block}.norm2.bias"], w[f"{block}.conv2.weight"][:, :, 1, 1] = values, np.eye(64)
+    backend = subject.backend(model)
+    backend.load_weights(w)
+    x, t = backend.to_device(normal(1, 1, 2, 4, 4).astype(subject.real)), backend.to_device(np.array([5]))
+    expected = unet.ACTIVATIONS[case](values.astype(np.float64))
+    size = np.maximum(1, np.abs(expected))
+    actual = backend.activations(x, t)[block][0, :, 1, 1]
+    subject.close("L0.primitives", actual / size, expected / size, case)
+
+
+@pytest.mark.subjects(dtypes=FULL)
+@pytest.mark.parametrize("case", [1e-4, 1e4])
+def test_norms_over_the_range_of_variances(subject: Subject, case: float) -> None:
+    """1 / sqrt(variance + eps), of variances from about 1e-8, where eps is all, to 1e8: what enters the network is scaled."""
+    w = weights(ONE_LEVEL)
+    w = w | {f"conv_in.{part}": np.float32(case) * w[f"conv_in.{part}"] for part in ("weight", "bias")}
+    backend, x, t = subject.backend(ONE_LEVEL), normal(3, 2, 2, 4, 4), np.array([5, 900])
+    backend.load_weights(w)
+    seen: dict[str, np.ndarray] = {}
+    unet.forward(w, ONE_LEVEL, x, t, seen)
+    actual = backend.activations(backend.to_device(x.astype(subject.real)), backend.to_device(t))
+    for name, expected in seen.items():
+        subject.close("L2.block", actual[name], expected, f"{name}, scale {case:g}")
+
+
 @pytest.mark.subjects(mode="tuned", dtypes=FULL)
 @pytest.mark.parametrize("case", [False, True])
 def test_likelihood_over_its_range(subject: Subject, case: bool) -> None:
