@@ -41,7 +41,7 @@ def kits(room: str, one: Mutant, dtype: str, mode: str, part: slice = slice(None
         return ""
     text = (ROOT / one.file).read_text()
     planted = catalogue.Mutant(mirror.REACH[file][0], one.function, file, text, one.planted(text), dtype, mode)
-    signal.signal(signal.SIGALRM, lambda *_: pytest.fail(f"took longer than {LONGEST} s"))
+    before = signal.signal(signal.SIGALRM, lambda *_: pytest.fail(f"took longer than {LONGEST} s"))
     signal.alarm(LONGEST)
     try:
         level, found = mirror.ask(planted, room, mirror.REACH[file][part])
@@ -49,6 +49,7 @@ def kits(room: str, one: Mutant, dtype: str, mode: str, part: slice = slice(None
         return f"{type(error).__name__}: {error}"[:200].splitlines()[0]
     finally:
         signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
     return f"{level} {found.name}, {dtype}, {mode}" if found else ""
 
 

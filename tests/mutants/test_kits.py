@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 
 import pytest
@@ -43,7 +44,9 @@ def test_the_mistake_is_in_the_text_that_is_asked(monkeypatch: pytest.MonkeyPatc
 def test_one_that_does_not_end_or_cannot_be_imported_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kits, "LONGEST", 1)
     monkeypatch.setattr(mirror, "ask", lambda *_: time.sleep(60))
+    before = signal.getsignal(signal.SIGALRM)
     assert kits.kits("jax", ONE, "float32", "stock") == "Failed: took longer than 1 s"
+    assert signal.getsignal(signal.SIGALRM) == before  # other tests' processes end by it
     monkeypatch.undo()
     wrong = Mutant(FILE, "f", 0, 0, "", "1 = 2\n")
     pytest.importorskip("jax")
