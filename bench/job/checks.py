@@ -99,8 +99,7 @@ def paths(job: Job, crew: Crew, book: Notebook, backend: str, drawn: Images) -> 
 def _path(job: Job, crew: Crew, backend: str, cell: Cell, drawn: Images) -> dict[str, Any]:
     """The first and the last image of a cell, one in the midst of a batch, and one that repeats another. A long path takes the
     oracle minutes: then a shorter one is drawn of the same batch or, where the convention has none, the last image compared."""
-    cell, long = job.compared(cell), cell
-    size = job.draw(cell).batch
+    cell, long, size = job.compared(cell), cell, job.draw(cell).batch
     if cell != long:
         crew.load(backend, job.trained)
         images = crew.draw(backend, range(size), job.draw(cell).plan, size, cell.seed)
