@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import backends
 from bench.paths import ROOT
 
 from . import catalogue, mirror
@@ -30,8 +31,9 @@ def caught_by(room: str, one: Mutant, thorough: bool = True) -> str:
     first, rest = (slice(1), slice(1, None))
     quick = (kits(room, one, "float32", "stock", first) or kits(room, one, "float32", "tuned", first)
              or kits(room, one, "float32", "stock", rest))
-    return quick or (thorough and (own(room, one) or kits(room, one, "float32", "tuned", rest)
-                                   or kits(room, one, "float16", "stock"))) or ""
+    if quick or not thorough:
+        return quick
+    return own(room, one) or kits(room, one, "float32", "tuned", rest) or kits(room, one, "float16", "stock")
 
 
 def kits(room: str, one: Mutant, dtype: str, mode: str, part: slice = slice(None)) -> str:
@@ -41,6 +43,7 @@ def kits(room: str, one: Mutant, dtype: str, mode: str, part: slice = slice(None
         return ""
     text = (ROOT / one.file).read_text()
     planted = catalogue.Mutant(mirror.REACH[file][0], one.function, file, text, one.planted(text), dtype, mode)
+    backends.load(room)  # what fails without the mistake is not caught
     before = signal.signal(signal.SIGALRM, lambda *_: pytest.fail(f"took longer than {LONGEST} s"))
     signal.alarm(LONGEST)
     try:

@@ -8,12 +8,14 @@ import time
 import pytest
 
 from bench.paths import ROOT
+from reference.config import ConfigError
 
 from . import kits, mirror
 from .generator import Mutant, mutants
 from .run import Found
 
-FILE = "backends/jax/solvers.py"
+pytest.importorskip("torch", reason="the backend that is asked")
+FILE = "backends/torch/solvers.py"
 ONE = mutants(FILE, (ROOT / FILE).read_text())[0]
 
 
@@ -22,9 +24,9 @@ def test_the_likeliest_level_is_asked_of_both_networks_before_the_others(monkeyp
     asked: list[tuple[object, ...]] = []
     monkeypatch.setattr(mirror, "ask", lambda planted, room, levels: asked.append((planted.dtype, planted.mode, levels)) or ("none", None))
     monkeypatch.setattr(kits, "own", lambda *_: asked.append(("own",)) or "")
-    assert kits.caught_by("jax", ONE, thorough=False) == "" and len(asked) == 3
+    assert kits.caught_by("torch", ONE, thorough=False) == "" and len(asked) == 3
     asked.clear()
-    assert kits.caught_by("jax", ONE) == ""
+    assert kits.caught_by("torch", ONE) == ""
     first, rest = mirror.REACH["solvers"][:1], mirror.REACH["solvers"][1:]
     assert asked == [("float32", "stock", first), ("float32", "tuned", first), ("float32", "stock", rest), ("own",),
                      ("float32", "tuned", rest), ("float16", "stock", first + rest)]
@@ -38,21 +40,30 @@ def test_the_mistake_is_in_the_text_that_is_asked(monkeypatch: pytest.MonkeyPatc
         return "L1", found
 
     monkeypatch.setattr(mirror, "ask", ask)
-    assert kits.caught_by("jax", ONE) == "L1 test_x, float32, stock"
+    assert kits.caught_by("torch", ONE) == "L1 test_x, float32, stock"
 
 
 def test_one_that_does_not_end_or_cannot_be_imported_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kits, "LONGEST", 1)
     monkeypatch.setattr(mirror, "ask", lambda *_: time.sleep(60))
     before = signal.getsignal(signal.SIGALRM)
-    assert kits.kits("jax", ONE, "float32", "stock") == "Failed: took longer than 1 s"
+    assert kits.kits("torch", ONE, "float32", "stock") == "Failed: took longer than 1 s"
     assert signal.getsignal(signal.SIGALRM) == before  # other tests' processes end by it
     monkeypatch.undo()
     wrong = Mutant(FILE, "f", 0, 0, "", "1 = 2\n")
-    pytest.importorskip("jax")
-    assert kits.kits("jax", wrong, "float32", "stock").startswith("SyntaxError: ")
+    assert kits.kits("torch", wrong, "float32", "stock").startswith("SyntaxError: ")
 
 
 def test_a_file_that_no_level_reaches_is_asked_of_the_backends_own_tests(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kits, "own", lambda *_: "FAILED x")
-    assert kits.caught_by("jax", ONE._replace(file="backends/jax/devices.py")) == "FAILED x"
+    assert kits.caught_by("torch", ONE._replace(file="backends/torch/devices.py")) == "FAILED x"
+
+
+def test_a_backend_that_cannot_be_loaded_catches_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without its framework every mistake would count as caught."""
+    def load(name: str) -> None:
+        raise ConfigError(f"backend={name!r}: is not installed")
+
+    monkeypatch.setattr(kits.backends, "load", load)
+    with pytest.raises(ConfigError, match="is not installed"):
+        kits.caught_by("torch", ONE)
