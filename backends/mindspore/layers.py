@@ -82,7 +82,7 @@ class GroupNorm(nn.Cell):
 
 
 def mish(x: Tensor) -> Tensor:
-    """MindSpore's own, and x itself above 20, where float32 has no difference: on a CPU it is NaN from 45 on (MindSpore 2.8)."""
+    """MindSpore's own, and x itself above 20, where float32 has no difference: on a CPU it is NaN above 44 (MindSpore 2.8)."""
     return ops.mish(ops.minimum(x, 20)) + ops.relu(x - 20)
 
 

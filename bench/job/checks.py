@@ -66,7 +66,7 @@ def oracle(job: Job, crew: Crew, book: Notebook, backend: str) -> None:
 def _some(n: int, batch: int = 0) -> list[int]:
     """The first and the last of n, and one in the midst: of those that are made in batches, in the midst of its batch."""
     size = min(batch or n, n)
-    return sorted({0, min(n // 2 // size * size + size // 2, n - 1), n - 1})
+    return sorted({0, n // 2 // size * size + size // 2, n - 1})
 
 
 def _steps(job: Job, crew: Crew, backend: str, batch: Batch) -> dict[str, float]:

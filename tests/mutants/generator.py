@@ -333,9 +333,7 @@ def answered(out: Path) -> list[str]:
     text = ["", "## What was asked, and where", "",
             "Where a mistake's tests had a limit, those ran that come first: the likeliest, then the quickest. One that survived them may "
             "fail another test of its room. So may one that only a process runs which a test starts: the first answers did not ask such tests. A "
-            "survivor that was asked again has an answer more, in torch, metric, timing and report of some test files alone. Mistakes in MindSpore and JAX "
-            "are asked of the conformance kit's levels that run their file, in float32; survivors, where they are asked again, of the backend's own "
-            "tests, of all levels of the tuned network and of float16, too.", ""]
+            "survivor that was asked again has an answer more, in torch, metric, timing and report of some test files alone.", ""]
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     for (room, where, most), number in Counter((row["room"], row.get("environment"), row.get("seconds")) for row in rows).items():
         limit = "no limit" if most is None else f"tests of at most {most:g} s of CPU for each mistake"
